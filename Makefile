@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine with Python >= 3.10:
+#   make demo   sets up .venv and runs the main job on a picture
+#   make test   sets up .venv, lints, type-checks and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types tests clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,3p' Makefile
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "samedge needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	# torch first and alone: pinned, so that nothing later asks for another build of it.
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+tests: $(STAMP)
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test: lint types tests
+
+demo: $(STAMP)
+	$(BIN)/python -m samedge.cli.demo
+
+clean:
+	rm -rf $(VENV) demo dist build

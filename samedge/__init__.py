@@ -1,0 +1,63 @@
+"""samedge: Segment Anything on the edge.
+
+    import samedge
+    predictor = samedge.load("sam_b-samedge")         # a bundle that `samedge export sam_b.pt` wrote; no torch needed
+    predictor.set_image("photo.jpg")
+    prediction = predictor.predict(points=[[400, 300]])
+
+Names are loaded when they are first used, so that ``import samedge`` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+__version__: Final = "0.1.0"
+
+if TYPE_CHECKING:
+    from samedge.api import SAM, SAMPredictor
+    from samedge.errors import SamedgeError
+    from samedge.export.exporter import export_model
+    from samedge.runtime.load import load
+    from samedge.runtime.predictor import Prediction, Predictor
+    from samedge.runtime.results import Boxes, Masks, Results
+
+_HOMES: Final = {
+    "SAM": "samedge.api",
+    "SAMPredictor": "samedge.api",
+    "SamedgeError": "samedge.errors",
+    "export_model": "samedge.export.exporter",
+    "load": "samedge.runtime.load",
+    "Prediction": "samedge.runtime.predictor",
+    "Predictor": "samedge.runtime.predictor",
+    "Boxes": "samedge.runtime.results",
+    "Masks": "samedge.runtime.results",
+    "Results": "samedge.runtime.results",
+}
+
+__all__ = [
+    "SAM",
+    "Boxes",
+    "Masks",
+    "Prediction",
+    "Predictor",
+    "Results",
+    "SAMPredictor",
+    "SamedgeError",
+    "__version__",
+    "export_model",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'samedge' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

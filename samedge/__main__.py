@@ -1,0 +1,6 @@
+"""``python -m samedge`` is the same program as ``samedge``."""
+
+from samedge.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What a backend must be, and the one wrapper that checks every call.
+
+A backend is a class that fulfils `RawEngine`: it describes its inputs and outputs, runs, and closes. It may trust what it is
+given, because nothing reaches it except through `Engine`, which checks names, dtypes, shapes and state once, for all backends.
+Knows arrays and nothing of SAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from typing_extensions import Self
+
+from samedge.errors import EngineError, TensorMismatchError
+from samedge.types import Array, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a backend should run a graph.
+
+    Attributes:
+        device: "cpu", "cuda", "cuda:1", or a backend's own name for a device; None lets the backend take its default.
+        threads: CPU threads for one run; None for all physical cores.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend works here and, where it does not, why and what to do.
+
+    Attributes:
+        ok: It can be opened on this machine.
+        reason: Version and devices if ok, otherwise the cause.
+        cure: What to install or change; None if ok.
+        devices: The devices that can be asked for, fastest first.
+    """
+
+    ok: bool
+    reason: str
+    cure: str | None = None
+    devices: tuple[str, ...] = ()
+
+
+class RawEngine(Protocol):
+    """One graph loaded by one backend on one device."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def device(self) -> str:
+        """The device really used, such as "cpu" or "cuda:0"."""
+        ...
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs the graph on checked, C-contiguous feeds and returns the outputs that were asked for."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RawEngineFactory(Protocol):
+    """A backend's class object: it can say whether it works here, and open a graph file."""
+
+    @staticmethod
+    def probe() -> Availability: ...
+
+    def __call__(self, path: Path, options: EngineOptions) -> RawEngine: ...
+
+
+class Engine:
+    """A loaded graph that can be run: the same for every backend.
+
+    Use it as a context manager, or call `close` when done; a closed engine refuses to run.
+    """
+
+    def __init__(self, raw: RawEngine, *, backend: str, name: str) -> None:
+        self._raw: RawEngine | None = raw
+        self._inputs = dict(raw.inputs)
+        self._outputs = dict(raw.outputs)
+        self.backend = backend
+        self.device = raw.device
+        self.name = name
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Input name to shape and dtype."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """Output name to shape and dtype."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Runs the graph and returns its outputs by name.
+
+        Args:
+            feeds: One array for each input of the graph, of exactly its dtype and of a shape that fits.
+            outputs: The outputs to compute; None for all.
+
+        Raises:
+            TensorMismatchError: A name, shape or dtype does not fit the graph.
+            EngineError: The engine was closed, or the backend failed.
+        """
+        if self._raw is None:
+            raise EngineError("this engine was closed", where=self.name, cure="Open it again before running it")
+        wanted = list(self._outputs) if outputs is None else list(outputs)
+        unknown = [name for name in wanted if name not in self._outputs]
+        if unknown:
+            raise TensorMismatchError(
+                f"the graph has no output {unknown[0]!r}",
+                where=self.name,
+                cure=f"Its outputs are {', '.join(self._outputs)}",
+            )
+        return self._raw.run(self._checked(feeds), wanted)
+
+    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if feeds.keys() != self._inputs.keys():
+            missing = sorted(self._inputs.keys() - feeds.keys())
+            extra = sorted(feeds.keys() - self._inputs.keys())
+            what = f"input {missing[0]!r} is missing" if missing else f"the graph has no input {extra[0]!r}"
+            raise TensorMismatchError(what, where=self.name, cure=f"Its inputs are {', '.join(self._inputs)}")
+        checked: dict[str, Array] = {}
+        for name, spec in self._inputs.items():
+            array = feeds[name]
+            if array.dtype != spec.dtype or not spec.accepts(array.shape):
+                have = TensorSpec(array.shape, array.dtype)
+                raise TensorMismatchError(
+                    f"input {name!r} is {have}, and the graph takes {spec}", where=self.name, have=have, want=spec
+                )
+            checked[name] = np.ascontiguousarray(array)
+        return checked
+
+    def close(self) -> None:
+        """Frees what the backend holds. May be called twice."""
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._raw is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""The runtime: prompts in, masks out. Knows SAM and nothing of onnxruntime or TensorRT; imports no torch."""

@@ -1,0 +1,41 @@
+"""The values that cross from one stage to the next. Knows numpy and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
+IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
+Verdict: TypeAlias = Literal["passed", "failed", "unchecked"]
+
+Array: TypeAlias = NDArray[Any]
+FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int32]
+BoolArray: TypeAlias = NDArray[np.bool_]
+ImageArray: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape and dtype of one input or output of a graph.
+
+    Attributes:
+        shape: One entry an axis: its size, or the name of the axis where the size is free.
+        dtype: numpy dtype.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: np.dtype[Any]
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape fits: same rank, and the same size wherever the size is fixed."""
+        return len(shape) == len(self.shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(self.shape, shape, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{', '.join(str(axis) for axis in self.shape)}]"
