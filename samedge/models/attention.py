@@ -88,5 +88,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Te
     Returns:
         ``[B, heads, R, d]``.
     """
-    bias = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).flatten(-2)
+    bias = (rel_h.unsqueeze(-1) + rel_w.unsqueeze(-2)).reshape(-1, q.shape[1], q.shape[2], k.shape[3])
     return (q @ k + bias).softmax(-1) @ v

@@ -42,13 +42,15 @@ def window_index(grid: int, window: int) -> tuple[Tensor, Tensor]:
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to tokens."""
 
-    def __init__(self, patch_size: int, dim: int) -> None:
+    def __init__(self, patch_size: int, dim: int, grid: int) -> None:
         super().__init__()
+        # Every reshape names all sizes but the batch: a -1 there, and the graph computes no shapes.
+        self.shape = (-1, dim, grid * grid)
         self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps ``[N, 3, S, S]`` to ``[N, tokens, dim]``."""
-        out: Tensor = self.proj(image).flatten(2).transpose(1, 2)
+        out: Tensor = self.proj(image).reshape(self.shape).transpose(1, 2)
         return out
 
 
@@ -135,7 +137,7 @@ class ImageEncoderViT(nn.Module):
         self.image_size = image_size
         self.grid = image_size // patch_size
         self.embed_dim = embed_dim
-        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, self.grid)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, embed_dim))
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_dim, self.grid, window_sizes[i]) for i in range(depth)

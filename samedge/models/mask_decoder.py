@@ -58,13 +58,15 @@ class MaskDecoder(nn.Module):
         Returns:
             Mask logits float32 ``[B, tokens, 4 * g, 4 * g]`` and predicted IoUs float32 ``[B, tokens]``.
         """
-        grid = image_pe.shape[-1]
+        channels, grid = self.transformer_dim, image_pe.shape[-1]
         learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).unsqueeze(0)
         tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], dim=1)
-        tokens, image = self.transformer(src.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens)
+        flat, flat_pe = (map_.reshape(-1, channels, grid * grid).transpose(1, 2) for map_ in (src, image_pe))
+        tokens, image = self.transformer(flat, flat_pe, tokens)
 
-        upscaled = self.output_upscaling(image.transpose(1, 2).reshape(-1, self.transformer_dim, grid, grid))
+        upscaled = self.output_upscaling(image.transpose(1, 2).reshape(-1, channels, grid, grid))
+        upscaled = upscaled.reshape(-1, channels // 8, 16 * grid * grid)
         mask_tokens = tokens[:, 1 : 1 + self.num_mask_tokens]
         weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        masks = (weights @ upscaled.flatten(2)).reshape(-1, self.num_mask_tokens, 4 * grid, 4 * grid)
+        masks = (weights @ upscaled).reshape(-1, self.num_mask_tokens, 4 * grid, 4 * grid)
         return masks, self.iou_prediction_head(tokens[:, 0])
