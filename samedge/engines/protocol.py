@@ -1,8 +1,8 @@
 """What a backend must be, and the one wrapper that checks every call.
 
-A backend is a class that fulfils `RawEngine`: it describes its inputs and outputs, runs, and closes. It may trust what it is
-given, because nothing reaches it except through `Engine`, which checks names, dtypes, shapes and state once, for all backends.
-Knows arrays and nothing of SAM.
+A backend is a class that fulfils `RawEngine`: it describes its inputs and outputs, runs, and closes. It may trust what
+it is given, because nothing reaches it except through `Engine`, which checks names, dtypes, shapes and state once, for
+all backends. Knows arrays and nothing of SAM.
 """
 
 from __future__ import annotations
@@ -54,36 +54,72 @@ class RawEngine(Protocol):
     """One graph loaded by one backend on one device."""
 
     @property
-    def inputs(self) -> Mapping[str, TensorSpec]: ...
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Input name to shape and dtype."""
+        ...
 
     @property
-    def outputs(self) -> Mapping[str, TensorSpec]: ...
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """Output name to shape and dtype."""
+        ...
 
     @property
     def device(self) -> str:
         """The device really used, such as "cpu" or "cuda:0"."""
         ...
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Runs the graph on checked, C-contiguous feeds and returns the outputs that were asked for."""
+    @property
+    def details(self) -> Mapping[str, str]:
+        """What a report should say about how the graph runs here: versions, threads, providers."""
         ...
 
-    def close(self) -> None: ...
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs the graph on checked, C-contiguous feeds and returns the outputs that were asked for.
+
+        Raises:
+            EngineError: The backend failed; its own exceptions never pass.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees what the backend holds. Called once."""
+        ...
 
 
 class RawEngineFactory(Protocol):
     """A backend's class object: it can say whether it works here, and open a graph file."""
 
     @staticmethod
-    def probe() -> Availability: ...
+    def probe() -> Availability:
+        """Whether the backend works here; opens no graph, raises nothing."""
+        ...
 
-    def __call__(self, path: Path, options: EngineOptions) -> RawEngine: ...
+    def __call__(self, path: Path, options: EngineOptions) -> RawEngine:
+        """Opens a graph.
+
+        Raises:
+            BackendUnavailableError: The backend is not installed.
+            DeviceUnavailableError: `options.device` cannot be had.
+            EngineError: The graph cannot be opened.
+        """
+        ...
 
 
 class Engine:
     """A loaded graph that can be run: the same for every backend.
 
     Use it as a context manager, or call `close` when done; a closed engine refuses to run.
+
+    Args:
+        raw: What the backend opened.
+        backend: Name of the backend, as in the table of backends.
+        name: What error messages call this graph, such as its file.
+
+    Attributes:
+        backend: As given.
+        device: The device really used, such as "cpu" or "cuda:0".
+        details: What a report should say about how the graph runs here: versions, threads, providers.
+        name: As given.
     """
 
     def __init__(self, raw: RawEngine, *, backend: str, name: str) -> None:
@@ -92,6 +128,7 @@ class Engine:
         self._outputs = dict(raw.outputs)
         self.backend = backend
         self.device = raw.device
+        self.details = dict(raw.details)
         self.name = name
 
     @property
@@ -109,7 +146,7 @@ class Engine:
 
         Args:
             feeds: One array for each input of the graph, of exactly its dtype and of a shape that fits.
-            outputs: The outputs to compute; None for all.
+            outputs: The outputs to return; None for all.
 
         Raises:
             TensorMismatchError: A name, shape or dtype does not fit the graph.
@@ -134,13 +171,26 @@ class Engine:
             what = f"input {missing[0]!r} is missing" if missing else f"the graph has no input {extra[0]!r}"
             raise TensorMismatchError(what, where=self.name, cure=f"Its inputs are {', '.join(self._inputs)}")
         checked: dict[str, Array] = {}
+        axes: dict[str, tuple[int, str]] = {}
         for name, spec in self._inputs.items():
             array = feeds[name]
+            have = TensorSpec(array.shape, array.dtype)
             if array.dtype != spec.dtype or not spec.accepts(array.shape):
-                have = TensorSpec(array.shape, array.dtype)
                 raise TensorMismatchError(
                     f"input {name!r} is {have}, and the graph takes {spec}", where=self.name, have=have, want=spec
                 )
+            for axis, size in zip(spec.shape, array.shape, strict=True):
+                if not isinstance(axis, str) or not axis:
+                    continue
+                first, owner = axes.setdefault(axis, (size, name))
+                if first != size:
+                    raise TensorMismatchError(
+                        f"axis {axis!r} is {size} in input {name!r} and {first} in input {owner!r}",
+                        where=self.name,
+                        cure="Axes of one name must have one size",
+                        have=have,
+                        want=spec,
+                    )
             checked[name] = np.ascontiguousarray(array)
         return checked
 

@@ -1,0 +1,350 @@
+"""ONNX graphs through onnxruntime: on the CPU, and on any accelerator that the installed wheel brings.
+
+A device that was named is used or is an error. onnxruntime itself would fall back to the CPU with a log line at most;
+here the session is asked what it really got. The home of onnxruntime in this package; knows nothing of SAM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from samedge.engines.cores import usable_cores
+from samedge.engines.protocol import Availability, EngineOptions
+from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
+from samedge.types import Array, TensorSpec
+
+_CPU: Final = "CPUExecutionProvider"
+_CUDA: Final = "CUDAExecutionProvider"
+_TENSORRT: Final = "TensorrtExecutionProvider"
+
+_PROVIDERS: Final = {
+    "tensorrt": _TENSORRT,
+    "cuda": _CUDA,
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cpu": _CPU,
+}
+_WHEELS: Final = {
+    _TENSORRT: "onnxruntime-gpu",
+    _CUDA: "onnxruntime-gpu",
+    "ROCMExecutionProvider": "onnxruntime-rocm",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+    "DmlExecutionProvider": "onnxruntime-directml",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "QNNExecutionProvider": "onnxruntime-qnn",
+}
+_INDEXED: Final = (_TENSORRT, _CUDA, "ROCMExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
+_DTYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+}
+# One Identity node, serialised. An accelerator that cannot even open this is not to be had, whatever the real graph is.
+_IDENTITY: Final = (
+    b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A device as onnxruntime knows it. `name` is what reports call it: "cpu", "cuda:0"."""
+
+    name: str
+    provider: str
+    index: int
+
+    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
+        """The list for a session. The CPU comes last, for the nodes that the accelerator has no kernel for."""
+        if self.provider == _CPU:
+            return [_CPU]
+        options: dict[str, str] = {}
+        if self.provider in _INDEXED:
+            options["device_id"] = str(self.index)
+        if self.provider == _CUDA:
+            # The exhaustive search of convolutions makes the first call of every new shape take seconds, and arena
+            # blocks that double hold memory that a board shares with its CPU.
+            options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        chain: list[str | tuple[str, dict[str, str]]] = [(self.provider, options)]
+        if self.provider == _TENSORRT:
+            chain.append((_CUDA, {"device_id": str(self.index)}))
+        return [*chain, _CPU]
+
+
+class OrtEngine:
+    """One ONNX graph in one onnxruntime session.
+
+    External data is found beside the graph file.
+
+    Args:
+        path: The ONNX file.
+        options: Device and threads. Devices: "cpu", "cuda", "tensorrt", "rocm", "migraphx" and "dml" (or "directml")
+            with an optional index as in "cuda:1", "openvino", "coreml", or the full name of an execution provider.
+            None takes CUDA where it works and the CPU elsewhere.
+
+    Raises:
+        BackendUnavailableError: onnxruntime is not installed.
+        DeviceUnavailableError: The device cannot be had.
+        EngineError: The graph cannot be opened.
+    """
+
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        found = self.probe()
+        if not found.ok:
+            raise BackendUnavailableError(found.reason, cure=found.cure)
+        ort = import_module("onnxruntime")
+        target = _default_target(ort) if options.device is None else _parse_device(options.device)
+        if options.device is not None:
+            _require(ort, target)
+        threads = options.threads or usable_cores()
+        self._where = path.name
+        with _foreign_errors(self._where, f"onnxruntime {ort.__version__} cannot open this graph"):
+            self._session = _session(ort, str(path), target, threads)
+        self._device = target.name
+        self._inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
+        self._outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
+        self._details = {
+            "onnxruntime": str(ort.__version__),
+            "providers": ", ".join(self._session.get_providers()),
+            "threads": str(threads),
+        }
+
+    @staticmethod
+    def probe() -> Availability:
+        """Whether onnxruntime is installed, and the devices that this build of it knows."""
+        cure = "Install it with: pip install 'samedge[cpu]' (or 'samedge[cuda]' for an NVIDIA GPU)"
+        try:
+            ort = import_module("onnxruntime")
+        except ModuleNotFoundError:
+            return Availability(False, "onnxruntime is not installed", cure)
+        except (ImportError, OSError) as error:
+            return Availability(False, f"onnxruntime is installed and cannot be imported: {error}", _reinstall_cure())
+        if not hasattr(ort, "InferenceSession"):
+            # What is left when one of two wheels that share the folder was uninstalled.
+            return Availability(False, "the installation of onnxruntime is broken", _reinstall_cure())
+        known = ort.get_available_providers()
+        devices = tuple(name for name, provider in _PROVIDERS.items() if provider in known and name != "directml")
+        return Availability(True, f"onnxruntime {ort.__version__} with {', '.join(devices)}", devices=devices)
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Input name to shape and dtype."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """Output name to shape and dtype."""
+        return self._outputs
+
+    @property
+    def device(self) -> str:
+        """The device really used."""
+        return self._device
+
+    @property
+    def details(self) -> Mapping[str, str]:
+        """Version, threads, and the providers in order: nodes that the first lacks run on those after it."""
+        return self._details
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs the graph.
+
+        Raises:
+            EngineError: onnxruntime failed.
+        """
+        with _foreign_errors(self._where, "onnxruntime failed while running this graph"):
+            results = self._session.run(list(outputs), dict(feeds))
+        return dict(zip(outputs, results, strict=True))
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session = None
+
+
+def _session(ort: Any, graph: str | bytes, target: _Target, threads: int) -> Any:
+    """Opens a session on the target; its providers are still to be checked."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1  # SAM's graphs are chains: there is nothing to run side by side
+    # Threads that spin make the decoder's many small steps quick; between two calls they would only heat the board.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 4  # what goes wrong is raised as well: nothing to add on stderr
+    # Without `enable_fallback=0` the session prints to stdout and goes on with the CPU.
+    return ort.InferenceSession(graph, options, providers=target.providers(), enable_fallback=0)
+
+
+def _parse_device(device: str) -> _Target:
+    name, colon, number = device.partition(":")
+    provider = name if name.endswith("ExecutionProvider") else _PROVIDERS.get(name.lower())
+    if provider is None or (colon and not number.isdecimal()):
+        raise DeviceUnavailableError(
+            f"onnxruntime knows no device {device!r}",
+            cure=f"Choose one of {', '.join(_PROVIDERS)}, with a number as in cuda:1 where there are several",
+            device=device,
+        )
+    if colon and provider not in _INDEXED:
+        raise DeviceUnavailableError(
+            f"onnxruntime's device {name!r} takes no number", where=device, cure=f"Ask for {name!r}", device=device
+        )
+    index = int(number) if colon else 0
+    short = {"directml": "dml"}.get(name.lower(), name if provider == name else name.lower())
+    return _Target(f"{short}:{index}" if provider in _INDEXED else short, provider, index)
+
+
+def _default_target(ort: Any) -> _Target:
+    """CUDA where it works, the CPU elsewhere: nobody named a device, so taking the CPU breaks no promise."""
+    with contextlib.suppress(DeviceUnavailableError):
+        cuda = _parse_device("cuda")
+        if _CUDA in ort.get_available_providers():
+            _require(ort, cuda)
+            return cuda
+    return _parse_device("cpu")
+
+
+def _require(ort: Any, target: _Target) -> None:
+    """Opens a tiny graph on the target, and compares the session's first provider with the one that was asked for.
+
+    Raises:
+        DeviceUnavailableError: With the cause and the fix.
+    """
+    if target.provider not in ort.get_available_providers():
+        raise DeviceUnavailableError(
+            f"the device {target.name!r} cannot be had: the installed onnxruntime {ort.__version__} was built without "
+            f"{target.provider}{_double_install()}",
+            cure=_wheel_cure(target.provider),
+            device=target.name,
+            available=tuple(ort.get_available_providers()),
+        )
+    if target.provider == _CPU:
+        return
+    causes = [_preload(ort)] if target.provider in (_CUDA, _TENSORRT) else []
+    got: list[str] = []
+    try:
+        got = _session(ort, _IDENTITY, target, 1).get_providers()
+    except Exception as error:  # noqa: BLE001 - onnxruntime's classes have no base of their own
+        causes.insert(0, _first_line(error))
+    if got[:1] == [target.provider]:
+        return
+    causes.append(_library_cause(ort, target.provider))
+    cause = "; ".join(cause for cause in causes if cause) or "onnxruntime did not say why"
+    raise DeviceUnavailableError(
+        f"the device {target.name!r} cannot be had: {cause}{_double_install()}",
+        cure="Install the driver and the libraries that this build of onnxruntime needs "
+        "(https://onnxruntime.ai/docs/execution-providers), or ask for device 'cpu'",
+        device=target.name,
+        available=tuple(got),
+    )
+
+
+def _preload(ort: Any) -> str:
+    """Loads CUDA's libraries from pip's wheels; returns what onnxruntime prints when it does not find them."""
+    printed = io.StringIO()
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(printed):
+            ort.preload_dlls()
+    return " ".join(printed.getvalue().split())[:300]
+
+
+def _library_cause(ort: Any, provider: str) -> str:
+    """What the system's loader says of the provider's library: it names the one that is missing."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    if not library.is_file():
+        return ""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _installed_wheels() -> list[str]:
+    wheels: list[str] = []
+    for wheel in sorted({"onnxruntime", *_WHEELS.values()}):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version(wheel)
+            wheels.append(wheel)
+    return wheels
+
+
+def _double_install() -> str:
+    wheels = _installed_wheels()
+    return f" ({' and '.join(wheels)} are installed together and overwrite each other)" if len(wheels) > 1 else ""
+
+
+def _reinstall_cure() -> str:
+    wheels = _installed_wheels() or ["onnxruntime"]
+    return f"Reinstall it: pip uninstall -y {' '.join(wheels)} && pip install {wheels[-1]}"
+
+
+def _wheel_cure(provider: str) -> str:
+    wheel = _WHEELS.get(provider)
+    if provider in (_CUDA, _TENSORRT) and platform.machine() == "aarch64":
+        return (
+            "Install the onnxruntime-gpu wheel that NVIDIA builds for this board's JetPack "
+            "(https://elinux.org/Jetson_Zoo), or ask for device 'cpu'"
+        )
+    if wheel is None:
+        return "Install a build of onnxruntime that has it, or ask for device 'cpu'"
+    installed = " ".join(_installed_wheels()) or "onnxruntime"
+    return f"Run: pip uninstall -y {installed} && pip install {wheel}, or ask for device 'cpu'"
+
+
+def _spec(node: Any, where: str) -> TensorSpec:
+    dtype = _DTYPES.get(node.type)
+    if dtype is None:
+        raise EngineError(
+            f"{node.name!r} is a {node.type}, which has no numpy dtype", where=where, cure="Export a graph of tensors"
+        )
+    # An axis without a name gets one of its own, so that two of them are never taken for the same.
+    shape = tuple(axis if isinstance(axis, int) else axis or f"{node.name}.{at}" for at, axis in enumerate(node.shape))
+    return TensorSpec(shape, np.dtype(dtype))
+
+
+@contextlib.contextmanager
+def _foreign_errors(where: str, what: str) -> Iterator[None]:
+    """Turns whatever onnxruntime raises inside the block into an `EngineError` with a cure."""
+    try:
+        yield
+    except Exception as error:
+        cause = _first_line(error)
+        cures = (
+            ("alloc", "There is not enough memory: close other programs, or take a smaller model or precision"),
+            ("external", "A file with weights that belongs beside the graph is missing or damaged: copy it again"),
+            ("Protobuf", "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again"),
+            ("opset", "Update onnxruntime, or export the checkpoint with a lower opset"),
+            ("IR version", "Update onnxruntime, or export the checkpoint with a lower opset"),
+            ("NOT_IMPLEMENTED", "The graph has an operator that this build lacks: update onnxruntime"),
+        )
+        cure = next((cure for sign, cure in cures if sign.lower() in cause.lower()), "Export the checkpoint again")
+        raise EngineError(f"{what} ({cause})", where=where, cure=cure, kind=type(error).__name__) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The cause as one short line, without onnxruntime's prefix."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[ONNXRuntimeError\] : (\d+ : )?", "", lines[0])[:300]
