@@ -59,8 +59,8 @@ def test_a_function_that_lies_is_found_out(result: dict[str, Array], message: st
 def test_closes_once_and_then_refuses() -> None:
     raw = FakeEngine({"x": ROW}, {"twice": ROW, "half": ROW}, double)
     with Engine(raw, backend="fake", name="toy") as engine:
-        assert not raw.closed
-    assert raw.closed
+        closed_inside = raw.closed
+    assert [closed_inside, raw.closed] == [False, True]
     with pytest.raises(EngineError, match=r"toy: this engine was closed"):
         engine.run({"x": np.ones((1, 2), np.float32)})
     with pytest.raises(EngineError, match=r"closed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -84,7 +85,7 @@ class TestDevices:
         assert "CPUExecutionProvider" in str(caught.value.facts["available"])
 
     def test_a_jetson_is_not_sent_to_pypi(self, identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
         with pytest.raises(DeviceUnavailableError, match=r"JetPack"):
             open_engine(identity, device="cuda")
 
@@ -134,10 +135,12 @@ class TestDevices:
     def test_two_wheels_that_overwrite_each_other_are_found(
         self, identity: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(
-            backend.metadata, "version", lambda name: {"onnxruntime": "1", "onnxruntime-gpu": "1"}[name]
-        )
-        monkeypatch.setattr(backend.metadata, "PackageNotFoundError", KeyError)
+        def version(name: str) -> str:
+            if name not in ("onnxruntime", "onnxruntime-gpu"):
+                raise PackageNotFoundError(name)
+            return "1.32.0"
+
+        monkeypatch.setattr("importlib.metadata.version", version)
         with pytest.raises(DeviceUnavailableError, match=r"onnxruntime and onnxruntime-gpu are installed together"):
             open_engine(identity, device="cuda")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,8 +19,6 @@ SPEC = {"x": TensorSpec(("n",), np.dtype(np.float32))}
 
 class Working(FakeEngine):
     """A backend that opens anything on the CPU."""
-
-    found: ClassVar = Availability(True, "fine", devices=("cpu",))
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         super().__init__(SPEC, SPEC, dict)
