@@ -1,0 +1,68 @@
+"""What a model is, in numbers: layers, parameters, floating point operations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from samedge.models.load import LoadedModel, load_model
+from samedge.models.sam import Sam
+from samedge.runtime.manifest import ModelRecord
+
+
+def describe_checkpoint(source: str | Path, *, image_size: int | None = None) -> ModelRecord:
+    """Reads a checkpoint and returns what `samedge info` says about its model.
+
+    Args:
+        source: Path or known name of a checkpoint.
+        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        DownloadError: A known name could not be fetched.
+    """
+    return describe_model(load_model(source, image_size=image_size))
+
+
+def describe_model(loaded: LoadedModel) -> ModelRecord:
+    """Returns the manifest's record of a loaded model."""
+    sam = loaded.model
+    encoder, decoder = count_gflops(sam)
+    return ModelRecord(
+        name=loaded.name,
+        licence=loaded.licence,
+        checkpoint=loaded.checkpoint,
+        checkpoint_sha256=loaded.sha256,
+        seeded=loaded.seeded,
+        layers=sum(1 for module in sam.modules() if next(module.children(), None) is None),
+        parameters=sum(parameter.numel() for parameter in sam.parameters()),
+        encoder_gflops=encoder,
+        decoder_gflops=decoder,
+    )
+
+
+def count_gflops(sam: Sam) -> tuple[float, float]:
+    """Counts 1e9 floating point operations, 2 a multiply-add, of matrix products and convolutions.
+
+    Nothing is computed: shapes alone run through the model.
+
+    Returns:
+        The encoder's for one image, and the decoder's for one prompt of one point and its padding point.
+    """
+    size, grid = sam.image_size, sam.embedding_size
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with FlopCounterMode(display=False) as encoder:
+            embedding = sam.encode(torch.zeros(1, 3, size, size))
+        prompt: tuple[Tensor, ...] = (
+            torch.zeros(1, 2, 2),
+            torch.zeros(1, 2, dtype=torch.int32),
+            torch.zeros(1, 1, 4 * grid, 4 * grid),
+            torch.zeros(1),
+        )
+        with FlopCounterMode(display=False) as decoder:
+            sam.decode(embedding, *prompt)
+    return encoder.get_total_flops() / 1e9, decoder.get_total_flops() / 1e9

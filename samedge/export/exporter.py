@@ -1,0 +1,193 @@
+"""From a checkpoint to a proved bundle: the one call behind ``samedge export``."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, get_args
+
+import samedge
+from samedge.engines.protocol import Engine
+from samedge.engines.registry import open_engine
+from samedge.errors import UsageError, storage_errors
+from samedge.export.describe import describe_model
+from samedge.export.graphs import plan_graphs
+from samedge.export.onnx_file import save_graph
+from samedge.export.parity import compare
+from samedge.export.probes import probe_set
+from samedge.export.runners import GraphRunner, TorchRunner
+from samedge.export.staging import check_target, staged_bundle
+from samedge.export.trace import trace
+from samedge.models.load import LoadedModel, load_model
+from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD
+from samedge.runtime.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    GraphRecord,
+    GraphRole,
+    InputRecord,
+    Manifest,
+    ParityRecord,
+    encode_manifest,
+)
+from samedge.types import IOScheme, Precision
+
+ExportFormat: TypeAlias = Literal["onnx"]
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with a sentence about the present step and the share of the whole that is done, 0..1."""
+
+OPSETS: Final = range(17, 21)
+"""16 has no LayerNormalization; above 20 the accelerators of common runtimes lack kernels."""
+
+_VERSIONED: Final = ("torch", "onnx", "onnxslim", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+def export_model(
+    model: str | Path,
+    *,
+    format: ExportFormat = "onnx",
+    precision: Precision = "fp32",
+    io: IOScheme = "native",
+    opset: int = 17,
+    output: str | Path | None = None,
+    image_size: int | None = None,
+    check: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a checkpoint as a bundle of ONNX graphs, proves them against the torch model, and returns its path.
+
+    Args:
+        model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
+        format: What to write. "onnx" is the only one so far.
+        precision: What the graphs compute in. "fp32" is the only one so far.
+        io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
+        opset: ONNX opset, 17 to 20.
+        output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
+            folder. An older bundle there is replaced.
+        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        check: Compare the graphs with the torch model on the probe set and write the verdict into the manifest.
+        progress: Called as the work goes on.
+
+    Returns:
+        The bundle's path. Its manifest has the verdict: a bundle that failed is written, and refused when it is loaded.
+
+    Raises:
+        UsageError: An option that is not known.
+        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
+        DownloadError: A known name could not be fetched.
+        ExportError: A graph could not be written, or something is in the way of the bundle.
+        StorageError: The file system said no.
+    """
+    _check_options(format, precision, io, opset)
+    report = progress or (lambda _step, _share: None)
+    stem = Path(model).stem.replace(":", "-")
+    target = Path(output) if output is not None else Path(default_name(stem, io))
+    check_target(target)
+
+    report("Reading the checkpoint", 0.0)
+    loaded = load_model(model, image_size=image_size)
+    record = describe_model(loaded)
+    with staged_bundle(target) as stage:
+        graphs = _write_graphs(loaded, stage, stem, io, precision, opset, report)
+        parity = _check_parity(loaded, stage, graphs, io, report) if check else ParityRecord(verdict="unchecked")
+        manifest = Manifest(
+            schema=SCHEMA_VERSION,
+            model=record,
+            input=InputRecord(
+                image_size=loaded.model.image_size,
+                pixel_mean=PIXEL_MEAN,
+                pixel_std=PIXEL_STD,
+                mask_threshold=MASK_THRESHOLD,
+            ),
+            io=io,
+            graphs=graphs,
+            parity=parity,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            versions=_versions(),
+        )
+        path = stage / MANIFEST_NAME
+        with storage_errors(path):
+            path.write_bytes(encode_manifest(manifest))
+    report("Done", 1.0)
+    return target
+
+
+def default_name(stem: str, io: IOScheme) -> str:
+    """Returns the folder name that an export gets if none is given."""
+    return f"{stem}-samedge" if io == "native" else f"{stem}-samedge-{io}"
+
+
+def _check_options(format_: str, precision: str, io: str, opset: int) -> None:
+    for option, value, known in (
+        ("format", format_, get_args(ExportFormat)),
+        ("precision", precision, ("fp32",)),
+        ("io", io, get_args(IOScheme)),
+    ):
+        if value not in known:
+            raise UsageError(
+                f"there is no {option} {value!r}", where=f"--{option}", cure=f"Choose one of: {', '.join(known)}"
+            )
+    if opset not in OPSETS:
+        raise UsageError(
+            f"opset {opset} is not supported", where="--opset", cure=f"Choose {OPSETS.start} to {OPSETS.stop - 1}"
+        )
+
+
+def _write_graphs(
+    loaded: LoadedModel,
+    stage: Path,
+    stem: str,
+    io: IOScheme,
+    precision: Precision,
+    opset: int,
+    report: Progress,
+) -> tuple[GraphRecord, ...]:
+    plans = plan_graphs(loaded.model, io)
+    records = []
+    for done, plan in enumerate(plans):
+        report(f"Writing the {plan.role.replace('_', ' ')}", 0.05 + 0.35 * done / len(plans))
+        graph = trace(plan, opset)
+        records.append(save_graph(graph, plan, stage, stem, precision=precision, opset=opset))
+        del graph
+        gc.collect()  # a traced model holds its weights in reference cycles
+    return tuple(records)
+
+
+def _check_parity(
+    loaded: LoadedModel, stage: Path, graphs: tuple[GraphRecord, ...], io: IOScheme, report: Progress
+) -> ParityRecord:
+    sam = loaded.model
+    probes = probe_set(sam.image_size, sam.embedding_size)
+
+    def probed(done: int) -> None:
+        report(f"Comparing with the checkpoint: image {done} of {len(probes)}", 0.4 + 0.6 * done / len(probes))
+
+    report("Opening the graphs", 0.4)
+    with ExitStack() as stack:
+        engines: dict[GraphRole, Engine] = {
+            graph.role: stack.enter_context(open_engine(stage / graph.graph.file, backend="onnxruntime", device="cpu"))
+            for graph in graphs
+        }
+        encoder = engines["encoder"]
+        return compare(
+            TorchRunner(sam, tuple(role for role in engines if role != "encoder")),
+            GraphRunner(engines, io, sam.image_size, sam.embedding_size),
+            probes,
+            backend=f"{encoder.backend} {encoder.device}",
+            progress=probed,
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"samedge": samedge.__version__, "python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,84 @@
+"""ONNX files on disk: saved whole or with external data, checked, and described for the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import onnx
+from onnx import helper
+
+from samedge.digest import sha256_file
+from samedge.errors import ExportError, storage_errors
+from samedge.export.graphs import GraphPlan
+from samedge.runtime.manifest import FileRecord, GraphRecord, TensorRecord
+from samedge.types import Precision
+
+EXTERNAL_DATA_BYTES: Final = 1_800_000_000
+"""Models from this size on keep their weights in a file beside: protobuf cannot hold 2 GiB."""
+
+
+def save_graph(
+    model: onnx.ModelProto, plan: GraphPlan, folder: Path, stem: str, *, precision: Precision, opset: int
+) -> GraphRecord:
+    """Saves a graph into a bundle's folder, checks the file, and returns its record.
+
+    Args:
+        model: The graph with its weights. Emptied of its weights where they go to a file beside.
+        plan: What it was traced from.
+        folder: The bundle's folder.
+        stem: Beginning of the file name.
+        precision: For the record.
+        opset: For the record.
+
+    Raises:
+        ExportError: The file does not pass the ONNX checker.
+        StorageError: It cannot be written.
+    """
+    path = folder / f"{stem}.{plan.role.replace('_', '.')}.onnx"
+    data = path.with_name(path.name + ".data")
+    nodes = len(model.graph.node)
+    inputs, outputs = _tensor_records(model.graph.input), _tensor_records(model.graph.output)
+    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= EXTERNAL_DATA_BYTES
+    with storage_errors(path):
+        if external:
+            onnx.save(
+                model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name,
+                size_threshold=1024,
+            )  # fmt: skip
+        else:
+            onnx.save(model, str(path))
+    try:
+        onnx.checker.check_model(str(path), full_check=not external)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the {plan.role} graph is not valid ONNX: {str(error).splitlines()[0]}",
+            where=path,
+            cure="Report this with your torch and onnx versions",
+        ) from error
+    return GraphRecord(
+        role=plan.role,
+        graph=file_record(path, folder),
+        precision=precision,
+        opset=opset,
+        inputs=inputs,
+        outputs=outputs,
+        nodes=nodes,
+        external_data=(file_record(data, folder),) if external else (),
+    )
+
+
+def file_record(path: Path, folder: Path) -> FileRecord:
+    """Returns name, SHA-256 and size of a file, its name relative to the folder."""
+    digest = sha256_file(path)
+    return FileRecord(file=path.relative_to(folder).as_posix(), sha256=digest, size=path.stat().st_size)
+
+
+def _tensor_records(values: object) -> dict[str, TensorRecord]:
+    records: dict[str, TensorRecord] = {}
+    for value in values:  # type: ignore[attr-defined]  # a protobuf repeated field
+        tensor = value.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        shape = tuple(axis.dim_param or int(axis.dim_value) for axis in tensor.shape.dim)
+        records[value.name] = TensorRecord(dtype=str(dtype), shape=shape)
+    return records

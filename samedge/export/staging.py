@@ -1,0 +1,119 @@
+"""Folders and files that appear whole or not at all.
+
+A bundle is written under a temporary name beside its target and renamed when it is complete: a process that is killed
+leaves nothing that loads, and two that export at once do not see each other's halves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from samedge.errors import ExportError, StorageError, storage_errors
+from samedge.runtime.manifest import MANIFEST_NAME
+
+ARCHIVE_SUFFIX: Final = ".samedge"
+_PREFIX: Final = ".tmp-"
+
+
+@contextmanager
+def staged_bundle(target: Path) -> Iterator[Path]:
+    """Gives a folder to fill with a bundle, and puts it at its target when the block ends well.
+
+    Args:
+        target: The bundle's folder, or its file if the name ends with ``.samedge``. An older bundle there is replaced.
+
+    Raises:
+        ExportError: Something that is not a bundle is in the way.
+        StorageError: The file system said no.
+    """
+    check_target(target)
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    stage = target.parent / f"{_PREFIX}{target.name}-{os.getpid()}-{uuid4().hex[:8]}"
+    try:
+        with storage_errors(target):
+            stage.mkdir()
+            yield stage
+            if target.suffix == ARCHIVE_SUFFIX:
+                _archive(stage, target)
+            else:
+                _replace(stage, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_target(target: Path) -> None:
+    """Refuses a target that holds something other than a bundle, before any work is done.
+
+    Raises:
+        ExportError: Something that is not a bundle is in the way.
+    """
+    if target.suffix == ARCHIVE_SUFFIX:
+        if target.is_dir():
+            raise ExportError("there is a folder of this name", where=target, cure="Choose another output")
+        return
+    if target.is_file():
+        raise ExportError("there is a file of this name", where=target, cure="Choose another output folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+        raise ExportError(
+            "the folder is not empty and holds no bundle, so it is not replaced",
+            where=target,
+            cure="Choose another output folder",
+        )
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what exports to this target left behind when they were killed."""
+    for stage in target.parent.glob(f"{_PREFIX}{target.name}-*"):
+        owner = stage.name.rsplit("-", 2)[1]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.unlink(missing_ok=True) if stage.is_file() else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _replace(stage: Path, target: Path) -> None:
+    """Renames the stage to the target; an older bundle is moved away first and removed after."""
+    old = target.parent / f"{stage.name}-old-{os.getpid()}-{uuid4().hex[:8]}"
+    for _ in range(10):
+        try:
+            stage.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        else:
+            break
+        try:
+            target.rename(old)
+        except FileNotFoundError:
+            continue  # another process moved it away at the same moment
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        raise StorageError("other processes keep writing here", where=target, cure="Choose another output folder")
+
+
+def _archive(stage: Path, target: Path) -> None:
+    """Packs the stage into one uncompressed zip file and renames it to the target."""
+    packed = stage / f"bundle{ARCHIVE_SUFFIX}"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for path in sorted(stage.iterdir()):
+            if path != packed:
+                archive.write(path, path.name)
+    packed.replace(target)
