@@ -1,0 +1,112 @@
+"""How an image becomes the encoder's square input: Meta's ResizeLongestSide, for pixels and for coordinates.
+
+The long side is resized to the side of the square, the image lies top left, the rest is zero after normalising. What
+people call an image is read in `samedge.runtime.image`. Knows no prompts and no engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from samedge.types import FloatArray, ImageArray
+
+# Rows of so many pixels are resized at a time: PIL needs four bytes for each.
+_BAND_PIXELS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGeometry:
+    """Sizes of an image before and after resizing.
+
+    Attributes:
+        height: Rows of the original image.
+        width: Columns of the original image.
+        resized_height: Rows that it takes in the encoder's input, at least 1.
+        resized_width: Columns that it takes in the encoder's input, at least 1.
+        image_size: Side of the encoder's square input, px.
+    """
+
+    height: int
+    width: int
+    resized_height: int
+    resized_width: int
+    image_size: int
+
+    @classmethod
+    def of(cls, height: int, width: int, image_size: int) -> Self:
+        """Returns the geometry of an image of so many rows and columns.
+
+        Meta's ``get_preprocess_shape``: ``int(side * scale + 0.5)``, in double precision. A side that would be rounded
+        to 0 px (Meta's code fails there) is 1 px.
+        """
+        scale = image_size * 1.0 / max(height, width)
+        return cls(
+            height=height,
+            width=width,
+            resized_height=max(1, int(height * scale + 0.5)),
+            resized_width=max(1, int(width * scale + 0.5)),
+            image_size=image_size,
+        )
+
+    def to_input(self, xy: NDArray[np.float64]) -> FloatArray:
+        """Maps coordinates (x, y) in px of the original image to px of the resized one.
+
+        Each axis has a scale of its own, as in Meta's ``apply_coords``; computed in float64, returned in float32.
+
+        Args:
+            xy: ``[..., 2]``.
+        """
+        scale = np.array([self.resized_width / self.width, self.resized_height / self.height])
+        scaled: FloatArray = (xy * scale).astype(np.float32)
+        return scaled
+
+    def resize(self, bgr: ImageArray) -> ImageArray:
+        """Returns the image as RGB uint8 ``(resized_height, resized_width, 3)``.
+
+        PIL's antialiased bilinear filter, which is what Meta's code uses, to the last bit. PIL filters rows first and
+        columns then, with 8 bits in between: so rows are done in bands, and no second copy of a large image is made.
+        """
+        from PIL import Image
+
+        bands: list[ImageArray] = []
+        step = max(1, _BAND_PIXELS // self.width)
+        for top in range(0, self.height, step):
+            band = Image.fromarray(np.ascontiguousarray(bgr[top : top + step]))
+            bands.append(np.asarray(band.resize((self.resized_width, band.height), Image.Resampling.BILINEAR)))
+        rows = Image.fromarray(np.concatenate(bands) if len(bands) > 1 else bands[0])
+        resized = np.asarray(rows.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
+        return resized[..., ::-1]
+
+    def pad(self, channels: FloatArray) -> FloatArray:
+        """Returns ``(C, resized_height, resized_width)`` in the top left of zeros ``(C, image_size, image_size)``."""
+        square = np.zeros((len(channels), self.image_size, self.image_size), np.float32)
+        square[:, : self.resized_height, : self.resized_width] = channels
+        return square
+
+
+def normalised_input(
+    bgr: ImageArray, geometry: ImageGeometry, mean: Sequence[float], std: Sequence[float]
+) -> FloatArray:
+    """Returns the native encoder's input: float32 ``[1, 3, S, S]``, RGB, normalised, then padded with zeros.
+
+    Args:
+        bgr: uint8 ``(H, W, 3)``.
+        geometry: Of this image.
+        mean: Taken from each channel, RGB, 0..255.
+        std: Divisor of each channel, RGB, 0..255.
+    """
+    channels = geometry.resize(bgr).transpose(2, 0, 1).astype(np.float32)
+    channels -= np.asarray(mean, np.float32).reshape(3, 1, 1)
+    channels /= np.asarray(std, np.float32).reshape(3, 1, 1)
+    return geometry.pad(channels)[None]
+
+
+def raw_input(bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
+    """Returns the input of samexporter's encoder: float32 ``[H, W, 3]``, RGB, 0..255, resized and not padded."""
+    return geometry.resize(bgr).astype(np.float32)

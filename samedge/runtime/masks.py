@@ -1,0 +1,139 @@
+"""From low-resolution mask logits to masks of the image, in bands of rows.
+
+Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each of
+which treats rows and columns alike and apart. Here their product is applied at once: a row of the image is a mixture of
+at most four rows of logits, which are first stretched to the image's width. Nothing of the size of the image is made
+but the masks that were asked for. Knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.runtime.geometry import ImageGeometry
+from samedge.types import BoolArray, FloatArray
+
+# Logits of so many pixels are at hand at a time, in float32.
+_BAND_PIXELS: Final = 1 << 18
+_BAND_ROWS: Final = 1 << 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Taps:
+    """Along one axis, the sources of each target: indices ``[n, 4]`` (repeats allowed) and weights ``[n, 4]``."""
+
+    index: NDArray[np.intp]
+    weight: FloatArray
+
+
+def upscale_bands(logits: FloatArray, geometry: ImageGeometry) -> Iterator[tuple[int, FloatArray]]:
+    """Yields the logits of one mask at the size of the image, some rows at a time.
+
+    Args:
+        logits: float32 ``[h, w]`` as the decoder gives them; they cover the whole square input.
+        geometry: Of the image.
+
+    Yields:
+        The number of the band's first row, and the band: float32 ``[rows, W]``. The next band may reuse its memory.
+    """
+    rows = _taps(logits.shape[0], geometry.image_size, geometry.resized_height, geometry.height)
+    columns = _taps(logits.shape[1], geometry.image_size, geometry.resized_width, geometry.width)
+    height, width = geometry.height, geometry.width
+    step = max(1, min(height, _BAND_ROWS, _BAND_PIXELS // width))
+    band = np.empty((step, width), np.float32)
+    for top in range(0, height, step):
+        index, weight = rows.index[top : top + step], rows.weight[top : top + step]
+        first, last = int(index.min()), int(index.max())
+        stretched = _stretch(logits[first : last + 1], columns)
+        mixture = np.zeros((len(index), last + 1 - first), np.float32)
+        for tap in range(4):
+            mixture[np.arange(len(index)), index[:, tap] - first] += weight[:, tap]
+        yield top, np.matmul(mixture, stretched, out=band[: len(index)])
+
+
+def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> Iterator[tuple[int, BoolArray]]:
+    """Yields one mask at the size of the image, some rows at a time: where the logit is greater than the threshold.
+
+    Args:
+        logits: float32 ``[h, w]``.
+        geometry: Of the image.
+        threshold: The manifest's `mask_threshold`.
+
+    Yields:
+        The number of the band's first row, and the band: bool ``[rows, W]``.
+    """
+    for top, band in upscale_bands(logits, geometry):
+        yield top, band > threshold
+
+
+def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out: BoolArray) -> None:
+    """Writes one mask into ``out``, bool ``[H, W]``; for the arguments see `mask_bands`."""
+    for top, band in upscale_bands(logits, geometry):
+        np.greater(band, threshold, out=out[top : top + len(band)])
+
+
+def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> FloatArray:
+    """Returns the tight box of one mask without drawing the mask: float32 ``(x1, y1, x2, y2)``.
+
+    As in Meta's ``batched_mask_to_box``: the first and the last column and row that belong to the mask, in px; zeros
+    where the mask is empty. For the arguments see `mask_bands`.
+    """
+    columns = np.zeros(geometry.width, np.bool_)
+    top_row, bottom_row = -1, -1
+    for top, band in mask_bands(logits, geometry, threshold):
+        rows = np.flatnonzero(band.any(axis=1))
+        if len(rows):
+            columns |= band.any(axis=0)
+            top_row = top + int(rows[0]) if top_row < 0 else top_row
+            bottom_row = top + int(rows[-1])
+    if top_row < 0:
+        return np.zeros(4, np.float32)
+    inside = np.flatnonzero(columns)
+    return np.array([inside[0], top_row, inside[-1], bottom_row], np.float32)
+
+
+def _stretch(rows: FloatArray, columns: _Taps) -> FloatArray:
+    """Applies the taps of the columns to some rows of logits: ``[n, w]`` to ``[n, W]``."""
+    stretched = rows[:, columns.index[:, 0]] * columns.weight[:, 0]
+    for tap in range(1, 4):
+        stretched += rows[:, columns.index[:, tap]] * columns.weight[:, tap]
+    return stretched
+
+
+def _taps(low: int, square: int, cropped: int, original: int) -> _Taps:
+    """Composes low -> square (bilinear), the crop, and cropped -> original (bilinear) along one axis."""
+    inner_low, inner_high, inner = _bilinear(low, square)
+    outer_low, outer_high, outer = _bilinear(cropped, original)
+    index = np.stack(
+        [inner_low[outer_low], inner_high[outer_low], inner_low[outer_high], inner_high[outer_high]], axis=1
+    )
+    near, far = np.float32(1) - outer, outer
+    weight = np.stack(
+        [
+            near * (np.float32(1) - inner[outer_low]),
+            near * inner[outer_low],
+            far * (np.float32(1) - inner[outer_high]),
+            far * inner[outer_high],
+        ],
+        axis=1,
+    )
+    return _Taps(index, weight)
+
+
+def _bilinear(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
+    """For each target, the two sources and the weight of the second.
+
+    torch's ``interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, clamped at 0. Rounded where torch
+    rounds (the scale to float32, then one fused multiply-subtract), or weights would differ by 1e-4 at the far end.
+    """
+    scale = np.float32(source) / np.float32(target)
+    at = (np.float64(scale) * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
+    at = np.maximum(at, np.float32(0))
+    low = np.minimum(at.astype(np.intp), source - 1)
+    high = np.minimum(low + 1, source - 1)
+    return low, high, np.clip(at - low.astype(np.float32), np.float32(0), np.float32(1))
