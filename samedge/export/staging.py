@@ -6,11 +6,12 @@ leaves nothing that loads, and two that export at once do not see each other's h
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -92,21 +93,18 @@ def _alive(pid: int) -> bool:
 def _replace(stage: Path, target: Path) -> None:
     """Renames the stage to the target; an older bundle is moved away first and removed after."""
     old = target.parent / f"{stage.name}-old-{os.getpid()}-{uuid4().hex[:8]}"
-    for _ in range(10):
+    for _ in range(100):
         try:
             stage.rename(target)
-        except OSError:
-            if not target.is_dir():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
-            break
-        try:
+            return
+        with suppress(FileNotFoundError):  # another process moved it away at the same moment
             target.rename(old)
-        except FileNotFoundError:
-            continue  # another process moved it away at the same moment
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        raise StorageError("other processes keep writing here", where=target, cure="Choose another output folder")
+            shutil.rmtree(old, ignore_errors=True)
+    raise StorageError("other processes keep writing here", where=target, cure="Choose another output folder")
 
 
 def _archive(stage: Path, target: Path) -> None:
