@@ -64,7 +64,7 @@ class _Worst:
 def mask_iou(a: BoolArray, b: BoolArray) -> float:
     """Returns intersection over union of two binary masks of one shape; 1 where both are empty."""
     union = np.count_nonzero(a | b)
-    return 1.0 if union == 0 else np.count_nonzero(a & b) / union
+    return 1.0 if union == 0 else float(np.count_nonzero(a & b) / union)
 
 
 def compare(
