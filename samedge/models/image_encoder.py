@@ -76,8 +76,8 @@ class Block(nn.Module):
             dim,
             num_heads,
             window or grid,
-            # All heads at once: taken one by one they need less memory still, but twelve times the nodes, and a graph of
-            # thousands of nodes takes a minute to simplify and seconds to open.
+            # All heads at once: taken one by one they need less memory still, but twelve times the nodes, and a graph
+            # of thousands of nodes takes a minute to simplify and seconds to open.
             chunk_rows=max(1, 256 // grid) if chunked else 0,
         )
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
