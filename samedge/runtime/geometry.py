@@ -66,22 +66,22 @@ class ImageGeometry:
         scaled: FloatArray = (xy * scale).astype(np.float32)
         return scaled
 
-    def resize(self, bgr: ImageArray) -> ImageArray:
-        """Returns the image as RGB uint8 ``(resized_height, resized_width, 3)``.
+    def resize(self, pixels: ImageArray) -> ImageArray:
+        """Returns uint8 ``(H, W, ...)`` as ``(resized_height, resized_width, ...)``.
 
-        PIL's antialiased bilinear filter, which is what Meta's code uses, to the last bit. PIL filters rows first and
-        columns then, with 8 bits in between: so rows are done in bands, and no second copy of a large image is made.
+        PIL's antialiased bilinear filter, which is what Meta's code uses, to the last bit. PIL filters along rows first
+        and along columns then, with 8 bits in between: so rows are done in bands, and no second copy of a large image
+        is made.
         """
         from PIL import Image
 
         bands: list[ImageArray] = []
         step = max(1, _BAND_PIXELS // self.width)
         for top in range(0, self.height, step):
-            band = Image.fromarray(np.ascontiguousarray(bgr[top : top + step]))
+            band = Image.fromarray(np.ascontiguousarray(pixels[top : top + step]))
             bands.append(np.asarray(band.resize((self.resized_width, band.height), Image.Resampling.BILINEAR)))
         rows = Image.fromarray(np.concatenate(bands) if len(bands) > 1 else bands[0])
-        resized = np.asarray(rows.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
-        return resized[..., ::-1]
+        return np.asarray(rows.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
 
     def pad(self, channels: FloatArray) -> FloatArray:
         """Returns ``(C, resized_height, resized_width)`` in the top left of zeros ``(C, image_size, image_size)``."""
@@ -101,7 +101,7 @@ def normalised_input(
         mean: Taken from each channel, RGB, 0..255.
         std: Divisor of each channel, RGB, 0..255.
     """
-    channels = geometry.resize(bgr).transpose(2, 0, 1).astype(np.float32)
+    channels = geometry.resize(bgr)[..., ::-1].transpose(2, 0, 1).astype(np.float32)
     channels -= np.asarray(mean, np.float32).reshape(3, 1, 1)
     channels /= np.asarray(std, np.float32).reshape(3, 1, 1)
     return geometry.pad(channels)[None]
@@ -109,4 +109,4 @@ def normalised_input(
 
 def raw_input(bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
     """Returns the input of samexporter's encoder: float32 ``[H, W, 3]``, RGB, 0..255, resized and not padded."""
-    return geometry.resize(bgr).astype(np.float32)
+    return geometry.resize(bgr)[..., ::-1].astype(np.float32)

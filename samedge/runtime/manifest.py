@@ -177,25 +177,39 @@ def read_manifest(path: Path) -> Manifest:
     """
     with storage_errors(path, "read"):
         data = path.read_bytes()
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, where: object) -> Manifest:
+    """Checks the contents of a manifest file.
+
+    Args:
+        data: The contents.
+        where: What error messages call the file.
+
+    Raises:
+        BundleError: It is not JSON, is of a newer schema, or a field is missing or of the wrong type.
+    """
     cure = "The bundle is damaged or was not made by samedge: export the checkpoint again"
     try:
         head: object = json.loads(data)
-    except ValueError as error:
-        raise BundleError(f"the manifest is not valid JSON ({error})", where=path, cure=cure) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"the manifest is not valid JSON ({error})", where=where, cure=cure) from error
     schema = head.get("schema") if isinstance(head, Mapping) else None
     if schema != SCHEMA_VERSION:
         newer = isinstance(schema, int) and schema > SCHEMA_VERSION
         raise BundleError(
             f"the manifest has schema {schema!r}, and this samedge reads schema {SCHEMA_VERSION}",
-            where=path,
+            where=where,
             cure="Update samedge, or export the checkpoint again" if newer else cure,
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:
-        raise BundleError(f"the manifest is not valid: {error}", where=path, cure=cure) from error
+        raise BundleError(f"the manifest is not valid: {error}", where=where, cure=cure) from error
     for record in manifest.files:
-        name = PurePosixPath(record.file)
-        if name.is_absolute() or ".." in name.parts or not record.file:
-            raise BundleError(f"the manifest names a file outside the bundle: {record.file!r}", where=path, cure=cure)
+        # Also what only Windows takes for a path: a bundle is copied between systems.
+        name = PurePosixPath(record.file.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in record.file or not record.file:
+            raise BundleError(f"the manifest names a file outside the bundle: {record.file!r}", where=where, cure=cure)
     return manifest

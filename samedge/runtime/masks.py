@@ -1,4 +1,4 @@
-"""From low-resolution mask logits to masks of the image, in bands of rows.
+"""From low-resolution mask logits to masks of the image, in bands of rows; and from a mask back to logits.
 
 Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each of
 which treats rows and columns alike and apart. Here their product is applied at once: a row of the image is a mixture of
@@ -21,6 +21,8 @@ from samedge.types import BoolArray, FloatArray
 # Logits of so many pixels are at hand at a time, in float32.
 _BAND_PIXELS: Final = 1 << 18
 _BAND_ROWS: Final = 1 << 9
+# What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
+_PROMPT_LOGIT: Final = np.float32(10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,28 @@ def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> F
         return np.zeros(4, np.float32)
     inside = np.flatnonzero(columns)
     return np.array([inside[0], top_row, inside[-1], bottom_row], np.float32)
+
+
+def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> FloatArray:
+    """Returns a mask of the image as low-resolution logits, the form in which SAM takes masks as prompts.
+
+    The mask goes the way of the image (antialiased resize, top left of the square), is averaged down to ``side``, and
+    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with masks that users draw. Outside the image
+    it is -10.
+
+    Args:
+        mask: bool ``[H, W]``.
+        geometry: Of the image.
+        side: Rows and columns of the decoder's ``mask_input``.
+    """
+    from PIL import Image
+
+    square = np.zeros((geometry.image_size, geometry.image_size), np.uint8)
+    square[: geometry.resized_height, : geometry.resized_width] = geometry.resize(mask.astype(np.uint8) * np.uint8(255))
+    coverage = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BOX), np.float32) / np.float32(
+        255
+    )
+    return (np.float32(2) * coverage - np.float32(1)) * _PROMPT_LOGIT
 
 
 def _stretch(rows: FloatArray, columns: _Taps) -> FloatArray:

@@ -1,0 +1,228 @@
+"""Opening a bundle: a folder with a manifest, or one ``.samedge`` file; every file is what the manifest says.
+
+A ``.samedge`` file is unpacked once into the cache, under the digest of its manifest, which names the digest of every
+other file. Knows files and nothing of engines.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from samedge.cache import cache_folder
+from samedge.digest import sha256_file
+from samedge.errors import BundleError, IntegrityError, ParityError, StorageError, storage_errors
+from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, parse_manifest, read_manifest
+
+ARCHIVE_SUFFIX: Final = ".samedge"
+CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
+
+_TEMPORARY: Final = ".tmp-"
+_MANIFEST_LIMIT: Final = 1 << 24
+_LEFTOVER_SECONDS: Final = 24 * 60 * 60
+_AGAIN: Final = "Copy the bundle again, or export the checkpoint again"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose files were found and checked.
+
+    Attributes:
+        path: The folder or file that was opened.
+        folder: Where its files are.
+        manifest: What it says about itself.
+    """
+
+    path: Path
+    folder: Path
+    manifest: Manifest
+
+    def graph_path(self, role: GraphRole) -> Path:
+        """Returns the path of the graph with this role.
+
+        Raises:
+            BundleError: The bundle has none.
+        """
+        return self.folder / self.manifest.graph(role).graph.file
+
+
+def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bool = True) -> Bundle:
+    """Opens a bundle.
+
+    Args:
+        path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
+        force: Open a bundle whose parity verdict is "failed" as well.
+        verify: Compare size and SHA-256 of every file with the manifest.
+
+    Raises:
+        BundleError: It is not a bundle, or not a whole one.
+        IntegrityError: A file is missing or is not the one that the manifest names.
+        ParityError: Its graphs do not give the checkpoint's masks.
+        StorageError: The file system said no.
+    """
+    path = Path(path)
+    if path.name == MANIFEST_NAME:
+        path = path.parent
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        raise BundleError(
+            "this is a checkpoint, and a bundle is needed",
+            where=path,
+            cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
+        )
+    if path.name.startswith(_TEMPORARY):
+        raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
+    with storage_errors(path, "read"):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
+        bundle = Bundle(path, path, _folder_manifest(path))
+        if verify:
+            verify_files(bundle.folder, bundle.manifest)
+    elif is_file:
+        bundle = _open_archive(path, verify=verify)
+    else:
+        raise BundleError("there is no such bundle", where=path, cure="Check the path, or make one: samedge export")
+    verdict = bundle.manifest.parity
+    if verdict.verdict == "failed" and not force:
+        raise ParityError(
+            f"the graphs do not give the checkpoint's masks (mask IoU {verdict.mask_iou_min:.4f} at worst), so the "
+            "bundle is not loaded",
+            where=path,
+            cure="Export it again at a higher precision, or load it with force=True (--force)",
+            parity=verdict,
+        )
+    return bundle
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compares size and SHA-256 of every file with the manifest.
+
+    Raises:
+        IntegrityError: Names the file that is missing or different.
+        StorageError: A file cannot be read.
+    """
+    for record in manifest.files:
+        file = folder / record.file
+        with storage_errors(file, "read"):
+            size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            raise IntegrityError("this file of the bundle is missing", where=file, cure=_AGAIN, file=record.file)
+        if size != record.size:
+            raise IntegrityError(
+                f"this file has {size} bytes, and the manifest says {record.size}: it is cut short or not the one that "
+                "was exported",
+                where=file,
+                cure=_AGAIN,
+                file=record.file,
+            )
+        digest = sha256_file(file)
+        if digest != record.sha256:
+            raise IntegrityError(
+                f"this file is not the one that was exported: its SHA-256 is {digest[:12]}…, and the manifest says "
+                f"{record.sha256[:12]}…",
+                where=file,
+                cure=_AGAIN,
+                file=record.file,
+            )
+
+
+def _folder_manifest(folder: Path) -> Manifest:
+    if (folder / MANIFEST_NAME).is_file():
+        return read_manifest(folder / MANIFEST_NAME)
+    with storage_errors(folder, "read"):
+        graphs = any(entry.suffix == ".onnx" for entry in folder.iterdir())
+    if graphs:
+        raise BundleError(
+            f"the folder has ONNX graphs and no {MANIFEST_NAME}: the export did not end, or another tool wrote it",
+            where=folder,
+            cure="Export the checkpoint again: samedge export",
+        )
+    raise BundleError(
+        f"the folder is not a bundle: it has no {MANIFEST_NAME}", where=folder, cure="Make one: samedge export"
+    )
+
+
+def _open_archive(path: Path, *, verify: bool) -> Bundle:
+    cache = cache_folder() / "bundles"
+    try:
+        with storage_errors(path, "read"), zipfile.ZipFile(path) as archive:
+            data = _read_manifest_entry(archive, path)
+            manifest = parse_manifest(data, f"{path}/{MANIFEST_NAME}")
+            folder = cache / sha256(data).hexdigest()[:32]
+            if folder.is_dir():
+                try:
+                    if verify:
+                        verify_files(folder, manifest)
+                except IntegrityError:
+                    shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    return Bundle(path, folder, manifest)
+            _unpack(archive, data, manifest, folder, path)
+            return Bundle(path, folder, manifest)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        cure = _AGAIN if path.suffix == ARCHIVE_SUFFIX else f"Give a bundle: a folder or a {ARCHIVE_SUFFIX} file"
+        raise BundleError(f"the file is not a bundle, or is damaged: {error}", where=path, cure=cure) from error
+
+
+def _read_manifest_entry(archive: zipfile.ZipFile, path: Path) -> bytes:
+    try:
+        entry = archive.getinfo(MANIFEST_NAME)
+    except KeyError as error:
+        raise BundleError(
+            f"the file is not a bundle: there is no {MANIFEST_NAME} in it", where=path, cure="Make one: samedge export"
+        ) from error
+    if entry.file_size > _MANIFEST_LIMIT:
+        raise BundleError(f"the manifest has {entry.file_size} bytes", where=path, cure=_AGAIN)
+    return archive.read(entry)
+
+
+def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: Path, path: Path) -> None:
+    """Unpacks what the manifest names, and only that, and renames the folder when all of it is there and right."""
+    stage = folder.parent / f"{_TEMPORARY}{folder.name}-{uuid4().hex[:8]}"
+    with storage_errors(stage):
+        stage.mkdir(parents=True)
+        for leftover in folder.parent.glob(f"{_TEMPORARY}*"):
+            if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        for record in manifest.files:
+            try:
+                entry = archive.getinfo(record.file)
+            except KeyError as error:
+                raise IntegrityError(
+                    f"the file {record.file!r} is missing in it", where=path, cure=_AGAIN, file=record.file
+                ) from error
+            if entry.file_size != record.size:
+                raise IntegrityError(
+                    f"the file {record.file!r} in it has {entry.file_size} bytes, and the manifest says {record.size}",
+                    where=path,
+                    cure=_AGAIN,
+                    file=record.file,
+                )
+            with storage_errors(stage / record.file):
+                (stage / record.file).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as source, (stage / record.file).open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        verify_files(stage, manifest)
+        with storage_errors(folder):
+            (stage / MANIFEST_NAME).write_bytes(data)
+            _rename(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _rename(stage: Path, folder: Path) -> None:
+    try:
+        stage.rename(folder)
+    except OSError as error:
+        # Another process unpacked the same bundle in the meantime: the digest says that it is the same.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not folder.is_dir():
+            raise StorageError(f"cannot rename to this: {error.strerror}", where=folder) from error

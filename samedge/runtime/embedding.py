@@ -1,0 +1,100 @@
+"""Image embeddings on disk, so that an image is encoded once and prompted later, elsewhere or again.
+
+One ``.npz`` file with the embedding, the size of the image, and the model that made it; no pickles. Knows files and
+nothing of engines.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import numpy as np
+
+from samedge.errors import ImageError, storage_errors
+from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.manifest import Manifest
+from samedge.types import FloatArray
+
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEmbedding:
+    """An encoded image.
+
+    Attributes:
+        values: float32 ``[1, C, g, g]``.
+        geometry: Of the image.
+    """
+
+    values: FloatArray
+    geometry: ImageGeometry
+
+
+def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
+    """Writes an embedding to exactly this path; the file appears whole or not at all.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    stage = path.with_name(f".tmp-{path.name}-{uuid4().hex[:8]}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with stage.open("wb") as file:
+                np.savez(
+                    file,
+                    version=np.int64(_VERSION),
+                    embedding=embedding.values,
+                    image_height=np.int64(embedding.geometry.height),
+                    image_width=np.int64(embedding.geometry.width),
+                    input_size=np.int64(embedding.geometry.image_size),
+                    model=np.str_(manifest.model.name),
+                    checkpoint_sha256=np.str_(manifest.model.checkpoint_sha256),
+                    io=np.str_(manifest.io),
+                )
+            stage.replace(path)
+        finally:
+            stage.unlink(missing_ok=True)
+
+
+def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
+    """Reads an embedding that the manifest's model made; through which graphs does not matter.
+
+    Raises:
+        ImageError: The file is not an embedding, is damaged, or is of another model or input size.
+        StorageError: It cannot be read.
+    """
+    try:
+        with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            version = int(saved["version"])
+            values = saved["embedding"]
+            height, width = int(saved["image_height"]), int(saved["image_width"])
+            input_size = int(saved["input_size"])
+            model, digest = str(saved["model"]), str(saved["checkpoint_sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ImageError(
+            f"this is not an embedding that samedge saved, or it is damaged ({error})",
+            where=path,
+            cure="Set the image and save its embedding again",
+        ) from error
+    cure = "Set the image with this model and save its embedding again"
+    if version != _VERSION:
+        raise ImageError(
+            f"the embedding has format {version}, and this samedge reads {_VERSION}", where=path, cure=cure
+        )
+    if digest != manifest.model.checkpoint_sha256 or input_size != manifest.input.image_size:
+        raise ImageError(
+            f"the embedding is of another model: {model} at {input_size} px with checkpoint {digest[:12]}, and this is "
+            f"{manifest.model.name} at {manifest.input.image_size} px with {manifest.model.checkpoint_sha256[:12]}",
+            where=path,
+            cure=cure,
+            model=model,
+        )
+    if values.dtype != np.float32 or not np.isfinite(values).all() or min(height, width) < 1:
+        raise ImageError("the embedding is damaged: not finite float32 numbers of an image", where=path, cure=cure)
+    return ImageEmbedding(values, ImageGeometry.of(height, width, input_size))

@@ -1,0 +1,257 @@
+"""An image in, prompts in, masks out: the three steps of using SAM, on any backend.
+
+    with samedge.load("sam_b-samedge") as predictor:
+        predictor.set_image("photo.jpg")
+        prediction = predictor.predict(points=[[400, 300]])
+
+Encoding the image is the heavy step and is done once; each call of `predict` then costs milliseconds a prompt. Knows
+engines, and nothing of the runtimes behind them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType, TracebackType
+from typing import Final
+
+import numpy as np
+from typing_extensions import Self
+
+from samedge.engines.protocol import Engine
+from samedge.errors import ImageError, UsageError
+from samedge.runtime.embedding import ImageEmbedding, read_embedding, write_embedding
+from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.image import ImageSource, as_bgr
+from samedge.runtime.manifest import Manifest
+from samedge.runtime.prediction import Prediction
+from samedge.runtime.prompt_shapes import PromptLike
+from samedge.runtime.prompts import parse_prompts
+from samedge.runtime.schemes import MASK_TOKENS, SamGraphs
+from samedge.types import FloatArray
+
+__all__ = ["Prediction", "Predictor"]
+
+PROMPTS_PER_CALL: Final = 64
+
+
+class Predictor:
+    """Segments one image at a time by prompts.
+
+    `samedge.load` makes one from a bundle. Use it as a context manager, or call `close` when done. It holds the state
+    of one image, so give each thread one of its own.
+
+    Args:
+        manifest: Of the bundle.
+        encoder: The opened encoder graph.
+        decoder: The opened graph of role "decoder".
+        prompts_per_call: Prompts that the decoder gets at once; more are done in several calls. Less memory, or more
+            speed on a large GPU; the masks are the same.
+
+    Raises:
+        BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
+        UsageError: `prompts_per_call` is less than 1.
+    """
+
+    def __init__(
+        self, manifest: Manifest, encoder: Engine, decoder: Engine, *, prompts_per_call: int = PROMPTS_PER_CALL
+    ) -> None:
+        self._manifest = manifest
+        self._graphs = SamGraphs(manifest, encoder, decoder)
+        self._image: ImageEmbedding | None = None
+        self._speed: dict[str, float] = {}
+        self._encode_ms = 0.0
+        self.prompts_per_call = prompts_per_call
+
+    @property
+    def prompts_per_call(self) -> int:
+        """Prompts that the decoder gets at once."""
+        return self._prompts_per_call
+
+    @prompts_per_call.setter
+    def prompts_per_call(self, value: int) -> None:
+        if value < 1:
+            raise UsageError(f"prompts_per_call is {value}", cure="Give 1 or more")
+        self._prompts_per_call = value
+
+    @property
+    def info(self) -> Manifest:
+        """What the bundle says about itself: model, licence, parity."""
+        return self._manifest
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs the graphs."""
+        return self._graphs.encoder.backend
+
+    @property
+    def device(self) -> str:
+        """The device really used, such as "cpu" or "cuda:0"."""
+        return self._graphs.encoder.device
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Milliseconds for the present image: "preprocess", "inference" and "postprocess".
+
+        Inference is the encoder and the last call of `predict`; postprocess does not count drawing masks.
+        """
+        return dict(self._speed)
+
+    @property
+    def image_embedding(self) -> FloatArray:
+        """What the encoder made of the present image: float32 ``[1, C, g, g]``.
+
+        Raises:
+            UsageError: No image is set.
+        """
+        return self._present().values
+
+    @property
+    def geometry(self) -> ImageGeometry:
+        """Sizes of the present image.
+
+        Raises:
+            UsageError: No image is set.
+        """
+        return self._present().geometry
+
+    def set_image(self, source: ImageSource) -> None:
+        """Encodes an image, which later calls of `predict` are about. If that fails, no image is set.
+
+        Args:
+            source: A path; a PIL image of any mode; or an array, BGR as OpenCV reads it: ``(H, W, 3)``, ``(H, W)``,
+                ``(H, W, 1)`` or ``(H, W, 4)``, of uint8, uint16 or bool.
+
+        Raises:
+            ImageError: The image cannot be read or used.
+            EngineError: The encoder failed.
+        """
+        self.reset_image()
+        start = perf_counter()
+        bgr = as_bgr(source)
+        geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], self._manifest.input.image_size)
+        prepared = self._graphs.prepare(bgr, geometry)
+        ready = perf_counter()
+        values = self._graphs.run_encoder(prepared)
+        self._image = ImageEmbedding(values, geometry)
+        self._speed = {
+            "preprocess": (ready - start) * 1e3,
+            "inference": (perf_counter() - ready) * 1e3,
+            "postprocess": 0.0,
+        }
+        self._encode_ms = self._speed["inference"]
+
+    def reset_image(self) -> None:
+        """Forgets the present image."""
+        self._image = None
+        self._speed = {}
+        self._encode_ms = 0.0
+
+    def predict(
+        self,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        boxes: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        multimask: bool = False,
+        conf: float | None = None,
+    ) -> Prediction:
+        """Segments the present image by prompts: one mask a prompt, or three with ``multimask``, in their order.
+
+        Where points, boxes and masks are given together, the i-th of each make up the i-th prompt; lists may hold None
+        where a prompt has none. Prompts do not influence each other.
+
+        Args:
+            points: (x, y) in px of the image: ``[x, y]`` is one prompt, ``(N, 2)`` N prompts of one point each,
+                ``(N, P, 2)`` N prompts of P points; a list of N arrays where their numbers differ.
+            labels: 1 for points on the object, 0 for points beside it, in the shape of the points without the last
+                axis; all 1 if left out.
+            boxes: (x1, y1, x2, y2) in px of the image: ``(4,)`` or ``(N, 4)``. Cut off at the border of the image.
+            masks: Low-resolution logits of an earlier prediction, float ``[side, side]``, or masks of the image's size,
+                bool or uint8 ``(H, W)``, not 0 inside; N of them in an array or a list.
+            multimask: Return the three masks for ambiguous prompts (a click on a shirt: shirt, person, crowd) instead
+                of the one for clear ones. This is the torch reference's rule: mask 0, or masks 1 to 3.
+            conf: Keep only masks whose predicted IoU is greater. None keeps all.
+
+        Raises:
+            PromptError: A prompt cannot be used; says which one and why.
+            UsageError: No image is set.
+            EngineError: The decoder failed.
+        """
+        image = self._present()
+        start = perf_counter()
+        side = self._graphs.mask_side
+        batch = parse_prompts(image.geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
+        tokens = np.arange(1, MASK_TOKENS) if multimask else np.arange(1)
+        logits = np.empty((batch.count, len(tokens), side, side), np.float32)
+        scores = np.empty((batch.count, len(tokens)), np.float32)
+        parsed = perf_counter()
+        for group in batch.groups:
+            for chunk in group.chunks(self._prompts_per_call):
+                decoded = self._graphs.decode(image.values, chunk)
+                logits[chunk.index] = decoded.low_res[:, tokens]
+                scores[chunk.index] = decoded.scores[:, tokens]
+        done = perf_counter()
+        prompt_index = np.repeat(np.arange(batch.count), len(tokens))
+        mask_index = np.tile(tokens, batch.count)
+        flat_logits, flat_scores = logits.reshape(-1, side, side), scores.reshape(-1)
+        if conf is not None:
+            keep = flat_scores > conf
+            flat_logits, flat_scores = flat_logits[keep], flat_scores[keep]
+            prompt_index, mask_index = prompt_index[keep], mask_index[keep]
+        self._speed = {
+            "preprocess": self._speed.get("preprocess", 0.0),
+            "inference": self._encode_ms + (done - parsed) * 1e3,
+            "postprocess": (parsed - start + perf_counter() - done) * 1e3,
+        }
+        threshold = self._manifest.input.mask_threshold
+        return Prediction(
+            flat_logits, flat_scores, prompt_index, mask_index, image.geometry, threshold, MappingProxyType(self.speed)
+        )
+
+    def save_embedding(self, path: str | os.PathLike[str]) -> None:
+        """Writes the present image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
+
+        Raises:
+            UsageError: No image is set.
+            StorageError: The file system said no.
+        """
+        write_embedding(Path(path), self._present(), self._manifest)
+
+    def load_embedding(self, path: str | os.PathLike[str]) -> None:
+        """Sets the image whose embedding was saved here, by a bundle of the same checkpoint.
+
+        Raises:
+            ImageError: The file is not an embedding, is damaged, or is of another model.
+            StorageError: It cannot be read.
+        """
+        self.reset_image()
+        image = read_embedding(Path(path), self._manifest)
+        spec = self._graphs.decoder.inputs["image_embeddings"]
+        if not spec.accepts(image.values.shape):
+            raise ImageError(
+                f"the embedding has the shape {image.values.shape}, and the decoder takes {spec}",
+                where=path,
+                cure="Set the image with this model and save its embedding again",
+            )
+        self._image = image
+
+    def close(self) -> None:
+        """Frees the graphs. May be called twice."""
+        self.reset_image()
+        self._graphs.encoder.close()
+        self._graphs.decoder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _present(self) -> ImageEmbedding:
+        if self._image is None:
+            raise UsageError("no image is set", cure="Call set_image or load_embedding first")
+        return self._image
