@@ -145,7 +145,7 @@ SMALL_TINY_VIT: Final = SamConfig(
         depths=(2, 1, 2, 1),
         num_heads=(0, 2, 3, 10),
         window_sizes=(0, 7, 3, 5),
-        mlp_dims=(64, 128, 192, 640),
+        mlp_dims=(64, 64, 96, 640),
     )
 )
 
