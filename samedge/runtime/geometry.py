@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
 from samedge.types import FloatArray, ImageArray
-
-# Rows of so many pixels are resized at a time: PIL needs four bytes for each.
-_BAND_PIXELS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +65,13 @@ class ImageGeometry:
     def resize(self, pixels: ImageArray) -> ImageArray:
         """Returns uint8 ``(H, W, ...)`` as ``(resized_height, resized_width, ...)``.
 
-        PIL's antialiased bilinear filter, which is what Meta's code uses, to the last bit. PIL filters along rows first
-        and along columns then, with 8 bits in between: so rows are done in bands, and no second copy of a large image
-        is made.
+        PIL's antialiased bilinear filter, because it is what Meta's code uses: the result is the same to the last bit.
         """
         from PIL import Image
 
-        bands: list[ImageArray] = []
-        step = max(1, _BAND_PIXELS // self.width)
-        for top in range(0, self.height, step):
-            band = Image.fromarray(np.ascontiguousarray(pixels[top : top + step]))
-            bands.append(np.asarray(band.resize((self.resized_width, band.height), Image.Resampling.BILINEAR)))
-        rows = Image.fromarray(np.concatenate(bands) if len(bands) > 1 else bands[0])
-        return np.asarray(rows.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
+        # Channels are turned after this step, not before: that is a copy of the small image and not of the large one.
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
 
     def pad(self, channels: FloatArray) -> FloatArray:
         """Returns ``(C, resized_height, resized_width)`` in the top left of zeros ``(C, image_size, image_size)``."""
