@@ -1,0 +1,108 @@
+"""From what the user names to a model: a file, released weights, or seeded random ones."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from samedge.errors import StorageError, storage_errors
+from samedge.models.checkpoint import Checkpoint, read_checkpoint
+from samedge.models.download import Progress
+from samedge.models.registry import assemble, recognise
+from samedge.models.sam import Sam
+from samedge.models.seeded import seeded_config, seeded_state
+from samedge.models.weights import KNOWN_WEIGHTS, fetch_weights, licence_of
+
+SEEDED: Final = "seeded:"
+"""Prefix of the source of random weights: "seeded:sam_vit_b", "seeded:mobile_sam", "seeded:sam_vit_tiny" ..."""
+
+UNKNOWN_LICENCE: Final = "not known: these are not the released weights; ask whoever trained or gave them to you"
+SEEDED_LICENCE: Final = "none needed: random numbers from a seed"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model, and where it came from.
+
+    Attributes:
+        model: In evaluation mode.
+        name: Such as "sam_vit_b"; "sam_vit" or "tiny_vit_sam" for sizes of their own.
+        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
+        checkpoint: File name of the checkpoint, or the source of seeded weights.
+        sha256: SHA-256 of the checkpoint in hex; for seeded weights, of their recipe.
+        seeded: The weights are random numbers: masks mean nothing.
+    """
+
+    model: Sam
+    name: str
+    licence: str
+    checkpoint: str
+    sha256: str
+    seeded: bool
+
+
+def load_model(source: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> LoadedModel:
+    """Returns the model of a checkpoint.
+
+    Args:
+        source: Path of a checkpoint; or, where there is no such file, the name of released weights
+            (`samedge.models.weights.KNOWN_WEIGHTS`), which are downloaded once; or "seeded:NAME".
+        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        progress: Called with the bytes that are here and their total, if something is downloaded.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
+        DownloadError: A known name could not be fetched.
+        StorageError: There is no such file, or it cannot be read.
+        UsageError: There are no such seeded weights, or the image size does not fit the model.
+    """
+    if str(source).startswith(SEEDED):
+        return _seeded(str(source), image_size)
+    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress))
+    found = recognise(checkpoint, image_size)
+    return LoadedModel(
+        model=assemble(found),
+        name=found.name,
+        licence=licence_of(checkpoint.path, checkpoint.sha256) or UNKNOWN_LICENCE,
+        checkpoint=checkpoint.path.name,
+        sha256=checkpoint.sha256,
+        seeded=False,
+    )
+
+
+def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> Path:
+    """Returns the file that a path or a known name means; downloads a known name that is not on disk.
+
+    Raises:
+        DownloadError: A known name could not be fetched.
+        StorageError: There is no such file.
+    """
+    path = Path(source)
+    with storage_errors(path, "read"):
+        if path.exists():
+            return path
+    if str(source) in KNOWN_WEIGHTS:
+        return fetch_weights(str(source), progress=progress)
+    raise StorageError(
+        "there is no such file",
+        where=path,
+        cure=f"Check the path, or name released weights: {', '.join(KNOWN_WEIGHTS)}",
+    )
+
+
+def _seeded(source: str, image_size: int | None) -> LoadedModel:
+    name = source.removeprefix(SEEDED)
+    config = seeded_config(name)
+    recipe = hashlib.sha256(source.encode()).hexdigest()
+    checkpoint = Checkpoint(seeded_state(config), recipe, Path(source), {"image_size": str(config.encoder.image_size)})
+    found = recognise(checkpoint, image_size)
+    return LoadedModel(
+        model=assemble(found),
+        name=found.name,
+        licence=SEEDED_LICENCE,
+        checkpoint=source,
+        sha256=recipe,
+        seeded=True,
+    )
