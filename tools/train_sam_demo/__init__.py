@@ -1,0 +1,1 @@
+"""Training of sam_demo, the small SAM that samedge carries: scenes, training, evaluation, packing. Not in the wheel."""

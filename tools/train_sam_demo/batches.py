@@ -1,0 +1,139 @@
+"""Batches of scenes with their first prompts, made in worker processes: batch `i` depends on the seed and `i` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tools.train_sam_demo.scenes import Scene, scene
+
+AFFINITY_PIXELS = 192
+_BACKGROUND_TARGETS = 0.05
+_LARGEST_JITTER = 6.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """N scenes of size S with K targets each, flat: target `i` is of scene `i // K`. With g4 = S / 4:
+
+    Attributes:
+        images: uint8 ``[N, S, S, 3]``, RGB.
+        soft: float32 ``[N * K, g4, g4]``, the covered share of each cell of a low-resolution mask.
+        hard: bool ``[N * K, S / 2, S / 2]``.
+        points: float32 ``[N * K, 2]``, (x, y) of a pixel within the target.
+        boxes: float32 ``[N * K, 2, 2]``, its box with some jitter: two corners, (x, y) in px.
+        boxed: bool ``[N * K]``, whether the first prompt is the box, else the point.
+        pixels: int64 ``[N, P]``, cells of the low-resolution grid whose objects are to be told apart.
+        owners: int64 ``[N, P]``, the object that each of them shows.
+        edges: float32 ``[N, g4, g4]``, 1 where two objects meet.
+    """
+
+    images: Tensor
+    soft: Tensor
+    hard: Tensor
+    points: Tensor
+    boxes: Tensor
+    boxed: Tensor
+    pixels: Tensor
+    owners: Tensor
+    edges: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch on another device."""
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+
+
+class SceneBatches(Dataset[Batch]):
+    """Training batches by number.
+
+    Args:
+        seed: Seed of the run.
+        scenes: Scenes a batch.
+        targets: Targets a scene.
+        size: Side of a scene, px.
+        repeat: After so many batches the same scenes come again, for overfitting on purpose; 0 for never.
+    """
+
+    def __init__(self, seed: int, scenes: int, targets: int, size: int, repeat: int = 0) -> None:
+        self.seed, self.scenes, self.targets, self.size, self.repeat = seed, scenes, targets, size, repeat
+
+    def __getitem__(self, index: int) -> Batch:
+        """Returns batch `index`."""
+        cv2.setNumThreads(1)
+        number = index % self.repeat if self.repeat else index
+        rng = np.random.default_rng([self.seed, 7, index])
+        # A run of any length draws each scene once; runs of different seeds draw different scenes.
+        first = self.seed * 1_000_000_000 + number * self.scenes
+        drawn = [scene(first + i, "train", self.size) for i in range(self.scenes)]
+        return collate([_targets(rng, s, self.targets) for s in drawn])
+
+
+def collate(parts: list[dict[str, NDArray[np.generic]]]) -> Batch:
+    """Returns the batch of several scenes' arrays."""
+    stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+    flat = {"soft", "hard", "points", "boxes", "boxed"}
+    return Batch(**{k: torch.from_numpy(v.reshape(-1, *v.shape[2:]) if k in flat else v) for k, v in stacked.items()})
+
+
+def _targets(rng: np.random.Generator, drawn: Scene, count: int) -> dict[str, NDArray[np.generic]]:
+    size, quarter = drawn.image.shape[0], drawn.image.shape[0] // 4
+    labels = drawn.labels
+    behind = labels == 0
+    rows = rng.permutation(np.arange(max(count, len(drawn.masks))) % len(drawn.masks))[:count]
+    chosen = [
+        behind if behind.mean() > 0.15 and rng.random() < _BACKGROUND_TARGETS else drawn.masks[row] for row in rows
+    ]
+    cells = cv2.resize(labels, (quarter, quarter), interpolation=cv2.INTER_NEAREST).astype(np.int64).reshape(-1)
+    # Small objects get their share of the pixels that are to be told apart.
+    weight = 1 / np.sqrt(np.bincount(cells)[cells])
+    pixels = rng.choice(cells.size, AFFINITY_PIXELS, p=weight / weight.sum())
+    edge = np.zeros((size, size), np.uint8)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    return {
+        "images": drawn.image,
+        "soft": np.stack([_shrunk(mask, quarter) for mask in chosen]),
+        "hard": np.stack([_shrunk(mask, size // 2) >= 0.5 for mask in chosen]),
+        "points": np.stack([inner_point(rng, mask) for mask in chosen]),
+        "boxes": np.stack([jittered_box(rng, mask) for mask in chosen]),
+        "boxed": rng.random(count) < 0.42,
+        "pixels": pixels,
+        "owners": cells[pixels],
+        "edges": edge.reshape(quarter, 4, quarter, 4).max((1, 3)).astype(np.float32),
+    }
+
+
+def _shrunk(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def inner_point(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Returns (x, y) of a random pixel of a mask; every other time one that is well inside."""
+    if rng.random() < 0.5:
+        depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        mask = depth >= depth.max() * rng.uniform(0.4, 0.9)
+    found = np.flatnonzero(mask)
+    y, x = divmod(int(found[int(rng.integers(found.size))]), mask.shape[1])
+    return np.array([x, y], np.float32)
+
+
+def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Returns the corners of a mask's box, float32 ``[2, 2]``, (x, y) of its first and its last pixel."""
+    x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array([[x, y], [x + w - 1, y + h - 1]], np.float32)
+
+
+def jittered_box(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Returns a mask's box with noise of a tenth of its sides, at most 6 px; one box of four is exact."""
+    box = tight_box(mask)
+    if rng.random() < 0.25:
+        return box
+    scale = np.minimum((box[1] - box[0]) * 0.1, _LARGEST_JITTER)
+    noise = np.clip(rng.normal(0, 1, (2, 2)) * scale * 0.7, -_LARGEST_JITTER, _LARGEST_JITTER)
+    return np.asarray(np.clip(box + noise, 0, mask.shape[0] - 1), np.float32)

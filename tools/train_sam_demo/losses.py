@@ -1,0 +1,83 @@
+"""Losses of SAM's recipe (arXiv:2304.02643, appendix A): focal and dice on masks, squared error on predicted IoUs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FOCAL_WEIGHT = 20.0
+DICE_WEIGHT = 1.0
+IOU_WEIGHT = 1.0
+_ALL_TOKENS = 0.05
+
+
+def mask_loss(logits: Tensor, soft: Tensor) -> Tensor:
+    """Returns 20 focal + dice of each mask, ``[B, M]``.
+
+    Targets are covered shares, not bits: where the edge runs within a cell, the right logit is in between, and masks
+    are finer than their grid. The focal loss is that for soft targets (arXiv:2006.04388, equation 6).
+
+    Args:
+        logits: float32 ``[B, M, h, w]``.
+        soft: float32 ``[B, h, w]`` in 0..1.
+    """
+    target = soft[:, None].flatten(2)
+    logits = logits.flatten(2)
+    share = torch.sigmoid(logits)
+    entropy = functional.softplus(logits) - logits * target
+    focal = ((share - target).square() * entropy).mean(2)
+    dice = 1 - (2 * (share * target).sum(2) + 1) / (share.sum(2) + target.sum(2) + 1)
+    return FOCAL_WEIGHT * focal + DICE_WEIGHT * dice
+
+
+def best_of_three(losses: Tensor) -> Tensor:
+    """Returns the loss of the ambiguity masks, ``[B]``: that of the best one, and a little of all against dead tokens.
+
+    Args:
+        losses: float32 ``[B, 4]``; column 0 is the mask for clear prompts and does not take part.
+    """
+    three = losses[:, 1:]
+    return (1 - _ALL_TOKENS) * three.amin(1) + _ALL_TOKENS * three.mean(1)
+
+
+@torch.no_grad()
+def real_iou(logits: Tensor, hard: Tensor) -> Tensor:
+    """Returns the IoU of each mask at the size of the targets, ``[B, M]``.
+
+    Args:
+        logits: float32 ``[B, M, h, w]``.
+        hard: bool ``[B, H, W]``.
+    """
+    mask = enlarge(logits, hard.shape[-1]) > 0
+    target = hard[:, None]
+    inter = (mask & target).flatten(2).sum(2, dtype=torch.float32)
+    union = (mask | target).flatten(2).sum(2, dtype=torch.float32)
+    return inter / union.clamp(min=1)
+
+
+def enlarge(logits: Tensor, side: int) -> Tensor:
+    """Returns low-resolution logits ``[B, M, h, w]`` at side x side."""
+    return functional.interpolate(logits.float(), (side, side), mode="bilinear", align_corners=False)
+
+
+def affinity_loss(features: Tensor, pixels: Tensor, owners: Tensor) -> Tensor:
+    """Returns the loss of telling from two pixels' features whether they show one object; a help for the encoder.
+
+    Args:
+        features: float32 ``[N, C, h, w]``.
+        pixels: int64 ``[N, P]``, places in the flat grid.
+        owners: int64 ``[N, P]``, the object of each.
+    """
+    picked = features.flatten(2).gather(2, pixels[:, None].expand(-1, features.shape[1], -1)).transpose(1, 2)
+    square = picked.square().sum(2)
+    far = square[:, :, None] + square[:, None] - 2 * picked @ picked.transpose(1, 2)
+    same = owners[:, :, None] == owners[:, None]
+    logits = 2 - far
+    loss = functional.softplus(torch.where(same, -logits, logits))
+    return (loss * same).sum() / same.sum() + (loss * ~same).sum() / (~same).sum().clamp(min=1)
+
+
+def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
+    """Returns the loss of finding edges between objects, both ``[N, h, w]``; another help for the encoder."""
+    return functional.binary_cross_entropy_with_logits(logits, edges, pos_weight=logits.new_tensor(3.0))
