@@ -2,7 +2,7 @@
 
     predictor = fake_predictor()
     predictor.set_image(np.zeros((480, 640, 3), np.uint8))
-    predictor.predict(boxes=[10, 20, 200, 300]).masks     # the box, filled
+    predictor.predict(boxes=[10, 20, 200, 300]).masks     # the box, filled, corners a little round
 
 Everything is the real thing but the two graphs: images are read and resized, prompts are checked, masks are drawn. In
 place of the graphs two functions draw what was asked for: a box is filled, a foreground point is a disc around it, a

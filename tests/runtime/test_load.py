@@ -1,0 +1,159 @@
+"""`samedge.load` on real graphs: what it opens, what it refuses, and that it needs no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from bundles import file_record, pack, write_any_bundle, write_small_bundle
+
+import samedge
+from samedge.engines import registry
+from samedge.engines.protocol import Engine
+from samedge.errors import (
+    BackendUnavailableError,
+    BundleError,
+    DeviceUnavailableError,
+    EngineError,
+    IntegrityError,
+    ParityError,
+)
+from samedge.runtime import load as module
+from samedge.runtime.load import load
+from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, TensorRecord, encode_manifest, read_manifest
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_small_bundle(tmp_path / "small-samedge")
+
+
+def replace_graph(folder: Path, role: GraphRole, **changes: object) -> None:
+    """Changes the manifest's record of a graph; the digest of its file is made to fit."""
+    path = folder / MANIFEST_NAME
+    manifest = read_manifest(path)
+    graphs = []
+    for record in manifest.graphs:
+        new = record
+        if record.role == role:
+            data = (folder / record.graph.file).read_bytes()
+            new = msgspec.structs.replace(record, graph=file_record(record.graph.file, data), **changes)
+        graphs.append(new)
+    path.write_bytes(encode_manifest(msgspec.structs.replace(manifest, graphs=tuple(graphs))))
+
+
+def test_a_bundle_becomes_a_predictor(folder: Path) -> None:
+    with load(folder) as predictor:
+        assert (predictor.backend, predictor.device) == ("onnxruntime", "cpu")
+        assert isinstance(predictor.info, Manifest)
+        predictor.set_image(IMAGE)
+        prediction = predictor.predict(points=[40, 30], boxes=[10, 10, 70, 50])
+        assert prediction.masks.shape == (1, 60, 80)
+    assert samedge.load is load
+
+
+def test_one_file_gives_the_same_as_the_folder(folder: Path, tmp_path: Path) -> None:
+    archive = pack(folder, tmp_path / "small.samedge")
+    scores = []
+    for path in (folder, archive, str(archive)):
+        with load(path, "onnxruntime", "cpu", threads=1) as predictor:
+            predictor.set_image(IMAGE)
+            scores.append(predictor.predict(points=[40, 30]).scores)
+    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[0], scores[2])
+
+
+def test_a_failed_verdict_needs_force(tmp_path: Path) -> None:
+    folder = write_small_bundle(tmp_path / "failed-samedge", verdict="failed")
+    with pytest.raises(ParityError):
+        load(folder)
+    load(folder, force=True).close()
+
+
+def test_a_checkpoint_says_what_to_do() -> None:
+    with pytest.raises(BundleError, match=r"samedge export sam_b\.pt, or use samedge\.SAM\('sam_b\.pt'\)"):
+        load("sam_b.pt")
+
+
+def test_an_unknown_backend_and_a_device_that_cannot_be_had_are_errors(folder: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"there is no backend 'abacus'"):
+        load(folder, backend="abacus")
+    with pytest.raises(DeviceUnavailableError, match=r"pip install onnxruntime-gpu"):
+        load(folder, device="cuda")
+
+
+def test_a_graph_that_is_cut_short_is_an_error(folder: Path) -> None:
+    graph = next(folder.glob("*.decoder.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-100])
+    with pytest.raises(IntegrityError, match=r"small\.decoder\.onnx: this file has \d+ bytes"):
+        load(folder)
+
+
+def test_a_graph_that_is_cut_short_is_an_error_although_the_manifest_knows_it(folder: Path) -> None:
+    graph = next(folder.glob("*.decoder.onnx"))
+    graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
+    replace_graph(folder, "decoder")
+    with pytest.raises(EngineError, match=r"small\.decoder\.onnx: onnxruntime .* cannot open this graph"):
+        load(folder)
+
+
+def test_files_that_are_no_graphs_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"encoder\.onnx"):
+        load(write_any_bundle(tmp_path / "any"))
+
+
+def test_a_manifest_that_does_not_match_the_graph_is_an_error(folder: Path) -> None:
+    record = read_manifest(folder / MANIFEST_NAME).graph("decoder")
+    inputs = {**record.inputs, "point_labels": TensorRecord("int64", ("prompts", "points"))}
+    replace_graph(folder, "decoder", inputs=inputs)
+    with pytest.raises(IntegrityError, match=r"'point_labels' is int32\[prompts, points\] in the graph and int64"):
+        load(folder)
+
+
+def test_the_graphs_of_another_scheme_are_an_error(folder: Path) -> None:
+    path = folder / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"io": "native"', '"io": "meta"'))
+    with pytest.raises(BundleError, match=r"I/O scheme 'meta'"):
+        load(folder)
+
+
+@pytest.mark.parametrize("broken", ["encoder", "decoder"])
+def test_what_was_opened_is_closed_when_the_rest_fails(
+    folder: Path, broken: GraphRole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Engine] = []
+
+    def open_engine(*args: object, **kwargs: object) -> Engine:
+        engine = registry.open_engine(*args, **kwargs)  # type: ignore[arg-type]
+        opened.append(engine)
+        return engine
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    replace_graph(folder, broken, inputs={})
+    with pytest.raises(IntegrityError):
+        load(folder)
+    assert len(opened) == (1 if broken == "encoder" else 2)
+    assert all(engine.closed for engine in opened)
+
+
+def test_loading_and_predicting_needs_neither_torch_nor_onnx_nor_cv2(folder: Path) -> None:
+    code = f"""
+import sys, json
+for name in ("torch", "onnx", "cv2"):
+    sys.modules[name] = None
+import numpy as np, samedge
+predictor = samedge.load({str(folder)!r}, threads=1)
+predictor.set_image(np.zeros((40, 60, 3), np.uint8))
+prediction = predictor.predict(points=[[10, 10], [20, 20]], masks=np.zeros((2, 40, 60), bool))
+print(json.dumps([prediction.masks.shape, predictor.device]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[2, 40, 60], "cpu"]
+    assert done.stderr == ""

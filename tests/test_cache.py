@@ -1,0 +1,46 @@
+"""Where the cache is, on every system."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from samedge.cache import cache_folder
+from samedge.errors import StorageError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SAMEDGE_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+
+
+@pytest.mark.parametrize(
+    ("system", "environment", "expected"),
+    [
+        ("linux", {}, "/home/me/.cache/samedge"),
+        ("linux", {"XDG_CACHE_HOME": "/fast"}, "/fast/samedge"),
+        ("darwin", {"XDG_CACHE_HOME": "/fast"}, "/home/me/Library/Caches/samedge"),
+        ("win32", {}, "/home/me/AppData/Local/samedge"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/samedge"),
+        ("linux", {"SAMEDGE_CACHE": "/named", "XDG_CACHE_HOME": "/fast"}, "/named"),
+        ("win32", {"SAMEDGE_CACHE": "/named", "LOCALAPPDATA": "/local"}, "/named"),
+    ],
+)
+def test_the_place(system: str, environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(expected)
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(StorageError, match=r"Set SAMEDGE_CACHE to a folder"):
+        cache_folder()
