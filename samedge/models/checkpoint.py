@@ -155,7 +155,12 @@ def _torch_load(path: Path, *, mmap: bool) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            # By name torch takes a file for safetensors or not, and mapping works by name only.
+            if mmap and path.suffix != ".safetensors":
+                content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:
+                with path.open("rb") as file:
+                    content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  whatever a foreign byte stream makes the unpickler stumble over
         _refuse(path, error)
     return content
