@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tools.train_sam_demo.letterbox import cut, padding
 from tools.train_sam_demo.scenes import Scene, scene
 
 AFFINITY_PIXELS = 192
 _BACKGROUND_TARGETS = 0.05
+_CUT = 0.3
 _LARGEST_JITTER = 6.0
 
 
@@ -71,6 +73,7 @@ class SceneBatches(Dataset[Batch]):
         # A run of any length draws each scene once; runs of different seeds draw different scenes.
         first = self.seed * 1_000_000_000 + number * self.scenes
         drawn = [scene(first + i, "train", self.size) for i in range(self.scenes)]
+        drawn = [cut(s, rng) if rng.random() < _CUT else s for s in drawn]
         return collate([_targets(rng, s, self.targets) for s in drawn])
 
 
@@ -84,7 +87,7 @@ def collate(parts: list[dict[str, NDArray[np.generic]]]) -> Batch:
 def _targets(rng: np.random.Generator, drawn: Scene, count: int) -> dict[str, NDArray[np.generic]]:
     size, quarter = drawn.image.shape[0], drawn.image.shape[0] // 4
     labels = drawn.labels
-    behind = labels == 0
+    behind = (labels == 0) & ~padding(drawn.image)
     rows = rng.permutation(np.arange(max(count, len(drawn.masks))) % len(drawn.masks))[:count]
     chosen = [
         behind if behind.mean() > 0.15 and rng.random() < _BACKGROUND_TARGETS else drawn.masks[row] for row in rows

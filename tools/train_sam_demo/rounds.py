@@ -178,7 +178,7 @@ def step_backward(
         )
         if turn < len(plan.corrections):
             keep = torch.randperm(len(prompts.rows), generator=generator)
-            keep = keep[: round(len(batch.soft) * plan.corrections[turn])].to(leaf.device)
+            keep = keep[: max(1, round(len(batch.soft) * plan.corrections[turn]))].to(leaf.device)
             prompts = prompts.take(keep)
             prompts = corrected(prompts, answers[keep], batch.hard[prompts.rows], generator)
 

@@ -1,0 +1,54 @@
+"""Scenes that are not square: cut at the right or the bottom, and padded as SAM pads, with the mean colour."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.models.sam import PIXEL_MEAN
+from tools.train_sam_demo.scenes import SMALLEST_SHARE, Scene
+
+_NARROWEST = 0.5
+
+
+def padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Returns a picture uint8 ``[h, w, 3]``, h and w at most size, at the top left of a size x size one."""
+    out = np.empty((size, size, 3), np.uint8)
+    # The nearest bytes to what SAM pads with, which is 0 after normalisation.
+    out[:] = np.round(PIXEL_MEAN)
+    out[: image.shape[0], : image.shape[1]] = image
+    return out
+
+
+def padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Returns where a picture uint8 ``[H, W, 3]`` has just the padding's colour, bool ``[H, W]``."""
+    return np.asarray((image == np.round(PIXEL_MEAN).astype(np.uint8)).all(2))
+
+
+def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Returns a picture with its longer side resized to `size`; its aspect ratio stays."""
+    scale = size / max(image.shape[:2])
+    height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def cut(drawn: Scene, rng: np.random.Generator) -> Scene:
+    """Returns the scene as a portrait or landscape picture with padding, or as it is where no mask would be left."""
+    size = drawn.image.shape[0]
+    kept = round(size * rng.uniform(_NARROWEST, 1.0))
+    view = (slice(kept), slice(size)) if rng.random() < 0.6 else (slice(size), slice(kept))
+    masks = np.zeros_like(drawn.masks)
+    masks[:, view[0], view[1]] = drawn.masks[:, view[0], view[1]]
+    before, after = drawn.masks.sum((1, 2)), masks.sum((1, 2))
+    rows = np.flatnonzero((after >= SMALLEST_SHARE * size**2) & (after > 0.3 * before))
+    if not rows.size:
+        return drawn
+    new_row = {int(old): new for new, old in enumerate(rows)}
+    return Scene(
+        image=padded(drawn.image[view], size),
+        masks=masks[rows],
+        families=tuple(drawn.families[row] for row in rows),
+        parents=np.array([new_row.get(int(drawn.parents[row]), -1) for row in rows], np.int64),
+    )

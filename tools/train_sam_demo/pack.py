@@ -1,0 +1,70 @@
+"""Packs the averaged weights of a run: `python -m tools.train_sam_demo.pack RUN [--output FILE]`.
+
+The file holds fp16 tensors under Meta's names and says in its metadata where they come from. Rounding to fp16 is
+checked here: a value that fp16 cannot hold would be an infinity in every later use.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tools.train_sam_demo.network import SAM_DEMO
+from tools.train_sam_demo.weights import averaged_weights
+
+OUTPUT: Final = Path(__file__).parents[2] / "samedge" / "assets" / "sam_demo.safetensors"
+LARGEST_BYTES: Final = 16_000_000
+
+
+def pack(weights: dict[str, Tensor], metadata: dict[str, str], output: Path) -> int:
+    """Writes weights as fp16 safetensors; returns the file's size in bytes.
+
+    Args:
+        weights: The state dict of a `Sam`.
+        metadata: Goes into the file's header.
+        output: The file; its folder is made.
+
+    Raises:
+        ValueError: A weight does not fit fp16, or the file would be larger than the project carries.
+    """
+    halves = {name: value.half().contiguous() for name, value in weights.items()}
+    for name, value in halves.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} has values beyond fp16")
+    size = sum(value.numel() * 2 for value in halves.values())
+    if size > LARGEST_BYTES:
+        raise ValueError(f"{size} bytes are more than the {LARGEST_BYTES} that the project carries")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_file(halves, output, metadata)
+    return output.stat().st_size
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a training run")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args(arguments)
+    weights, step, settings = averaged_weights(options.run)
+    metadata = {
+        "name": "sam_demo",
+        "image_size": str(SAM_DEMO.image_size),
+        "licence": "Apache-2.0",
+        "training_steps": str(step),
+        "seed": settings["seed"],
+        "training_hours": settings["hours"],
+        "scenes_a_step": settings["scenes"],
+        "targets_a_scene": settings["targets"],
+        "source": "tools/train_sam_demo",
+    }
+    size = pack(weights, metadata, options.output)
+    print(f"{options.output}: {size / 1e6:.1f} MB, {step} steps")
+
+
+if __name__ == "__main__":
+    main()
