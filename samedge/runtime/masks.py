@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -129,6 +130,7 @@ def _stretch(rows: FloatArray, columns: _Taps) -> FloatArray:
     return stretched
 
 
+@lru_cache(maxsize=8)  # every mask of an image has the same
 def _taps(low: int, square: int, cropped: int, original: int) -> _Taps:
     """Composes low -> square (bilinear), the crop, and cropped -> original (bilinear) along one axis."""
     inner_low, inner_high, inner = _bilinear(low, square)

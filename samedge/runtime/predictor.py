@@ -33,7 +33,8 @@ from samedge.types import FloatArray
 
 __all__ = ["Prediction", "Predictor"]
 
-PROMPTS_PER_CALL: Final = 64
+# A prompt needs some 28 MB inside SAM's decoder: 16 of them stay below what the encoder needs, 64 need 1.8 GB.
+PROMPTS_PER_CALL: Final = 16
 
 
 class Predictor:

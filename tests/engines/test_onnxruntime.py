@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from samedge.engines import onnxruntime as backend
+from samedge.engines.cores import usable_cores
 from samedge.engines.onnxruntime import OrtEngine
 from samedge.engines.protocol import EngineOptions
 from samedge.engines.registry import open_engine
@@ -309,5 +310,10 @@ class TestSpecs:
         result = engine.run({"a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)})["y"]
         np.testing.assert_array_equal(result, np.array([1, 1, 0, 0, 0], np.float32))
 
-    def test_threads_are_as_asked(self, identity: Path) -> None:
+    def test_threads_are_as_asked(self, identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert open_engine(identity, threads=1).details["threads"] == "1"
+        opened = fake_onnxruntime(monkeypatch, GPU_WHEEL, lambda providers: FakeSession(names(providers)))
+        open_engine(identity, device="cpu", threads=3)
+        assert opened[-1]["options"].intra_op_num_threads == 3
+        open_engine(identity, device="cpu")
+        assert opened[-1]["options"].intra_op_num_threads == usable_cores()

@@ -135,7 +135,7 @@ class TestChoice:
 
 
 class TestChunks:
-    @pytest.mark.parametrize(("size", "expected"), [(64, [5]), (5, [5]), (2, [2, 2, 1]), (1, [1] * 5)])
+    @pytest.mark.parametrize(("size", "expected"), [(16, [5]), (5, [5]), (2, [2, 2, 1]), (1, [1] * 5)])
     def test_long_batches_are_done_in_several_calls(self, predictor: Predictor, size: int, expected: list[int]) -> None:
         predictor.prompts_per_call = size
         boxes = [[at, at, at + 40, at + 40] for at in (60, 0, 20, 80, 40)]
@@ -148,9 +148,9 @@ class TestChunks:
         with pytest.raises(UsageError, match=rf"prompts_per_call is {size}"):
             predictor.prompts_per_call = size
 
-    def test_the_default_is_64(self, predictor: Predictor) -> None:
-        predictor.predict(points=np.full((150, 2), 5.0))
-        assert [len(call["point_coords"]) for call in calls(predictor)] == [64, 64, 22]
+    def test_the_default_is_16(self, predictor: Predictor) -> None:
+        predictor.predict(points=np.full((40, 2), 5.0))
+        assert [len(call["point_coords"]) for call in calls(predictor)] == [16, 16, 8]
 
 
 class TestPrediction:

@@ -205,14 +205,14 @@ def mixture(rng: np.random.Generator, count: int, height: int, width: int) -> di
     return rows
 
 
-@pytest.mark.parametrize(("seed", "chunk"), [(0, 64), (1, 1), (2, 3), (3, 7)])
+@pytest.mark.parametrize(("seed", "chunk"), [(0, 16), (1, 1), (2, 3), (3, 7)])
 @pytest.mark.parametrize("multimask", [False, True])
 def test_any_mixture_equals_one_by_one(exact: Predictor, seed: int, chunk: int, multimask: bool) -> None:
     exact.set_image(draw(90, 120))
     rows = mixture(np.random.default_rng(seed), 17, 90, 120)
     exact.prompts_per_call = chunk
     together = exact.predict(**rows, multimask=multimask)
-    exact.prompts_per_call = 64
+    exact.prompts_per_call = 16
     each = 3 if multimask else 1
     assert len(together) == 17 * each
     np.testing.assert_array_equal(together.prompt_index, np.repeat(np.arange(17), each))
