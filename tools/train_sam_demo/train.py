@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -69,6 +70,11 @@ class Trainer:
         self.plan = Plan(bfloat16=settings.precision == "bf16")
         self.step = 0
         self.seconds = 0.0
+        self.stopped = False
+
+    def stop(self, *_: object) -> None:
+        """Lets the run end, and save its state, after the step that it is at; a handler of signals."""
+        self.stopped = True
 
     def save(self) -> None:
         """Writes the state of the run; a run that dies meanwhile leaves the last state in place."""
@@ -131,13 +137,27 @@ def log(settings: Settings, kind: str, step: int, values: dict[str, float]) -> N
 
 
 def run(settings: Settings) -> None:
-    """Trains until the planned number of steps is made."""
+    """Trains until the planned number of steps is made, or SIGTERM asks for an end; saves either way."""
     settings.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(settings.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(settings, device)
     resumed = trainer.resume()
     print(f"{'resumed' if resumed else 'started'} at step {trainer.step} of {settings.steps} on {device}", flush=True)
+    before = signal.signal(signal.SIGTERM, trainer.stop)
+    try:
+        loop(trainer, settings)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    trainer.save()
+    if trainer.stopped:
+        print(f"stopped after step {trainer.step}", flush=True)
+    else:
+        log(settings, "eval", trainer.step, trainer.evaluate())
+
+
+def loop(trainer: Trainer, settings: Settings) -> None:
+    """Makes the steps that are left, until the run is stopped."""
     data = SceneBatches(settings.seed, settings.scenes, settings.targets, SAM_DEMO.image_size, settings.overfit)
     loader = DataLoader(
         data,
@@ -165,13 +185,13 @@ def run(settings: Settings) -> None:
                 means = {name: value / since_log for name, value in sums.items()}
                 log(settings, "train", trainer.step, {**means, "hours": trainer.seconds / 3600})
                 sums, since_log = {}, 0
+            if trainer.stopped:
+                return
             if time.monotonic() - saved > settings.save_minutes * 60:
                 trainer.save()
                 saved = time.monotonic()
             if settings.eval_every and trainer.step % settings.eval_every == 0:
                 log(settings, "eval", trainer.step, trainer.evaluate())
-    trainer.save()
-    log(settings, "eval", trainer.step, trainer.evaluate())
 
 
 def default_precision() -> str:
