@@ -10,6 +10,8 @@ from torch import Tensor
 
 BATCH_NORM_EPS: Final = 1e-5
 
+_PARTS: Final = ("weight", "bias", "running_mean", "running_var")
+
 
 def fold_batch_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the weights with every batch norm merged into the convolution before it.
@@ -19,20 +21,24 @@ def fold_batch_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             evaluation mode. Weights that have none are returned as they are.
 
     Returns:
-        The same with ``X.weight`` and ``X.bias`` in their place, float32.
+        The same with ``X.weight`` and ``X.bias`` in their place, float32. Pairs that are not complete, or do not fit
+        each other, stay as they are.
     """
-    folded = {}
-    for key, value in state.items():
-        name, dot, last = key.rpartition(".bn.")
-        if dot and f"{name}.c.weight" in state:
-            if last != "weight":
-                continue
-            # In float64: the convolution's rounding stays the only difference from two steps.
-            mean, var, bias = (state[f"{name}.bn.{part}"].double() for part in ("running_mean", "running_var", "bias"))
-            scale = value.double() / torch.sqrt(var + BATCH_NORM_EPS)
-            kernel = state[f"{name}.c.weight"].double()
-            folded[f"{name}.weight"] = (kernel * scale.reshape(-1, 1, 1, 1)).float()
-            folded[f"{name}.bias"] = (bias - mean * scale).float()
-        elif not (key.endswith(".c.weight") and f"{key.removesuffix('.c.weight')}.bn.weight" in state):
-            folded[key] = value
+    folded = dict(state)
+    for key in state:
+        name = key.removesuffix(".c.weight")
+        if name == key or not _is_pair(state, name):
+            continue
+        # In float64: the convolution's rounding stays the only difference from two steps.
+        kernel = folded.pop(key).double()
+        scale, bias, mean, var = (folded.pop(f"{name}.bn.{part}").double() for part in _PARTS)
+        folded.pop(f"{name}.bn.num_batches_tracked", None)
+        scale = scale / torch.sqrt(var + BATCH_NORM_EPS)
+        folded[f"{name}.weight"] = (kernel * scale.reshape(-1, 1, 1, 1)).float()
+        folded[f"{name}.bias"] = (bias - mean * scale).float()
     return folded
+
+
+def _is_pair(state: Mapping[str, Tensor], name: str) -> bool:
+    kernel, norms = state[f"{name}.c.weight"], [state.get(f"{name}.bn.{part}") for part in _PARTS]
+    return kernel.ndim == 4 and all(norm is not None and norm.shape == kernel.shape[:1] for norm in norms)

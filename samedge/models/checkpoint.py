@@ -5,13 +5,13 @@ What a file is follows from its first bytes, never from its name.
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import IO, Final, NoReturn
 
@@ -26,6 +26,7 @@ _ZIP: Final = b"PK\x03\x04"
 _DOWNLOAD_AGAIN: Final = "Get the file again"
 _SAVE_AGAIN: Final = "Load it where it was made and save its weights alone: torch.save(model.state_dict(), path)"
 _MAX_HEADER: Final = 100_000_000
+_MAX_PICKLE: Final = 1 << 24
 _PLAIN_GLOBALS: Final = re.compile(r"(torch|collections)\b")
 
 
@@ -192,18 +193,20 @@ def _foreign_globals(path: Path) -> Iterator[str]:
                 for name in archive.namelist():
                     if name.endswith("/data.pkl"):
                         with archive.open(name) as file:
-                            yield from _globals_of_pickle(file)
+                            yield from _globals_of_pickle(io.BytesIO(file.read(_MAX_PICKLE)))
         else:
-            with path.open("rb") as file:
-                for _ in range(5):  # the old format: magic number, version, system, content, keys of storages
-                    yield from _globals_of_pickle(file)
-    except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile):
+            with path.open("rb") as opened:
+                # In memory: a damaged length then ends at the end, instead of asking for that much.
+                content = io.BytesIO(opened.read(_MAX_PICKLE))
+            for _ in range(5):  # the old format: magic number, version, system, content, keys of storages
+                yield from _globals_of_pickle(content)
+    except Exception:  # noqa: BLE001  the file is refused anyway; this only looks for a better reason
         return
 
 
 def _globals_of_pickle(file: IO[bytes]) -> Iterator[str]:
     strings = ["", ""]
-    for opcode, argument, _ in islice(pickletools.genops(file), 1_000_000):
+    for opcode, argument, _ in pickletools.genops(file):
         if isinstance(argument, str):
             strings = [strings[1], argument]
         name = None

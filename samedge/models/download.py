@@ -109,19 +109,23 @@ def _attempt(url: str, part: Path, memory: Path, progress: Progress | None, time
         error.close()
         if have and content_range.replace(" ", "") == f"bytes*/{have}":
             return  # whole already: an earlier process was stopped after the last byte
-        with storage_errors(part):
-            part.unlink(missing_ok=True)
-        raise _BrokenOffError("the part that was here does not fit the file") from error
+        raise _start_over(part, "the part that was here does not fit the file") from error
     with response:
         resumed = response.status == _HTTP_PARTIAL and _starts_at(response.headers.get("Content-Range"), have)
         if response.status == _HTTP_PARTIAL and not resumed:
-            raise _BrokenOffError("the server sent another part than the one asked for")
+            raise _start_over(part, "the server sent another part than the one asked for")
         start = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
         with storage_errors(part), part.open("ab" if resumed else "wb") as file:
             _remember(memory, _Origin.of(url, response.headers))
             _copy(response, file, start, total, progress)
+
+
+def _start_over(part: Path, why: str) -> _BrokenOffError:
+    with storage_errors(part):
+        part.unlink(missing_ok=True)
+    return _BrokenOffError(why)
 
 
 def _copy(

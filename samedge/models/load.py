@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from samedge.errors import StorageError, storage_errors
 from samedge.models.checkpoint import Checkpoint, read_checkpoint
 from samedge.models.download import Progress
 from samedge.models.registry import assemble, recognise
 from samedge.models.sam import Sam
 from samedge.models.seeded import seeded_config, seeded_state
-from samedge.models.weights import KNOWN_WEIGHTS, fetch_weights, licence_of
+from samedge.models.weights import find_checkpoint, licence_of
 
 SEEDED: Final = "seeded:"
 """Prefix of the source of random weights: "seeded:sam_vit_b", "seeded:mobile_sam", "seeded:sam_vit_tiny" ..."""
@@ -69,26 +68,6 @@ def load_model(source: str | Path, *, image_size: int | None = None, progress: P
         checkpoint=checkpoint.path.name,
         sha256=checkpoint.sha256,
         seeded=False,
-    )
-
-
-def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> Path:
-    """Returns the file that a path or a known name means; downloads a known name that is not on disk.
-
-    Raises:
-        DownloadError: A known name could not be fetched.
-        StorageError: There is no such file.
-    """
-    path = Path(source)
-    with storage_errors(path, "read"):
-        if path.exists():
-            return path
-    if str(source) in KNOWN_WEIGHTS:
-        return fetch_weights(str(source), progress=progress)
-    raise StorageError(
-        "there is no such file",
-        where=path,
-        cure=f"Check the path, or name released weights: {', '.join(KNOWN_WEIGHTS)}",
     )
 
 

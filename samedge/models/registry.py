@@ -92,7 +92,7 @@ def recognise(checkpoint: Checkpoint, image_size: int | None = None) -> Recognis
         UnknownArchitectureError: The keys and shapes are of no known model.
         UsageError: The image size does not fit the model.
     """
-    state = fold_batch_norms(_without_normalisation(checkpoint))
+    state = _folded(checkpoint)
     spec = next((spec for spec in MODELS if spec.marker in state), None)
     if spec is None:
         raise _unknown(checkpoint, "it has the keys of no known model", unexpected=list(checkpoint.state))
@@ -124,14 +124,13 @@ def _fit_vit(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
     encoder = config.encoder
     if not isinstance(encoder, ViTConfig):
         raise TypeError("not the sizes of a ViT")
-    fitted = dict(state)
+    fitted, rows = dict(state), 2 * encoder.grid - 1
     for i, window in enumerate(encoder.window_sizes):
-        rows = 2 * (window or encoder.grid) - 1
-        for axis in "hw":
-            key = f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"
-            table = state.get(key)
-            if table is not None and table.ndim == 2 and table.shape[0] != rows:
-                columns = table.T.unsqueeze(0)
+        high, wide = (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for axis in "hw")
+        # Only tables of one shape: anything else is an odd one, which the check of shapes names.
+        if window == 0 and len(state[high]) != rows and wide in state and state[wide].shape == state[high].shape:
+            for key in (high, wide):
+                columns = state[key].T.unsqueeze(0)
                 fitted[key] = torch.nn.functional.interpolate(columns, size=rows, mode="linear")[0].T.contiguous()
     return fitted
 
@@ -147,6 +146,18 @@ MODELS: Final = (
     ModelSpec("sam_vit", "image_encoder.patch_embed.proj.weight", vit_sizes, _fit_vit),
     ModelSpec("tiny_vit_sam", "image_encoder.patch_embed.seq.0.weight", tiny_vit_sizes, _fit_tiny_vit),
 )
+
+
+def _folded(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    state = fold_batch_norms(_without_normalisation(checkpoint))
+    for key, value in state.items():
+        if key not in checkpoint.state and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"the batch norm at {key.rpartition('.')[0]!r} divides by zero or by the root of a negative variance",
+                where=checkpoint.path,
+                cure="The training diverged or the file is damaged: use another checkpoint",
+            )
+    return state
 
 
 def _without_normalisation(checkpoint: Checkpoint) -> dict[str, Tensor]:

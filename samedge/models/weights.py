@@ -14,7 +14,7 @@ from typing import Final
 
 from samedge.cache import cache_folder
 from samedge.digest import sha256_file
-from samedge.errors import DownloadError, UsageError, storage_errors
+from samedge.errors import DownloadError, StorageError, UsageError, storage_errors
 from samedge.models.download import Progress, download, file_lock
 
 MIRROR: Final = "SAMEDGE_MIRROR"
@@ -106,6 +106,26 @@ def fetch_weights(name: str, *, progress: Progress | None = None, timeout: float
         else:
             _verify(weights, target, target)
     return target
+
+
+def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> Path:
+    """Returns the file that a path or a known name means; downloads a known name that is not on disk.
+
+    Raises:
+        DownloadError: A known name could not be fetched.
+        StorageError: There is no such file.
+    """
+    path = Path(source)
+    with storage_errors(path, "read"):
+        if path.exists():
+            return path
+    if str(source) in KNOWN_WEIGHTS:
+        return fetch_weights(str(source), progress=progress)
+    raise StorageError(
+        "there is no such file",
+        where=path,
+        cure=f"Check the path, or name released weights: {', '.join(KNOWN_WEIGHTS)}",
+    )
 
 
 def licence_of(path: Path, sha256: str) -> str | None:

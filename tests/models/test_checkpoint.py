@@ -252,6 +252,7 @@ class TestOtherFiles:
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 375042383\n", "git lfs pull"),
             (b"\x89PNG\r\n\x1a\n" + bytes(200), "no checkpoint"),
             (b"\x08\x09\x12\x07pytorch", "no checkpoint"),
+            (b"\x80\x05\x96" + b"\xff" * 7 + b"\x3f" + b"claims 4 EiB", "no checkpoint"),
         ],
     )
     def test_a_file_of_another_kind(self, tmp_path: Path, content: bytes, says: str) -> None:
