@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from tools.train_sam_demo import train
 from tools.train_sam_demo.batches import Batch, SceneBatches, jittered_box, tight_box
-from tools.train_sam_demo.everything import best_ious, suppress
+from tools.train_sam_demo.everything import best_ious, everything, suppress
 from tools.train_sam_demo.losses import best_of_three, mask_loss, real_iou
 from tools.train_sam_demo.network import SAM_DEMO, TINY, build, cosine_filters, normalise
 from tools.train_sam_demo.optimisation import Optimisers, RunningMean, rate
@@ -134,6 +134,14 @@ def test_scores_are_ious_of_every_object() -> None:
     assert all(0 <= value <= 1 for value in mean_ious(targets).values())
     for target in targets:
         assert target.iou["click_best_iou"] >= target.iou["click_best_score"]
+
+
+@pytest.mark.parametrize("least", [-10.0, 10.0])
+def test_everything_may_be_nothing(least: float) -> None:
+    drawn = scene(1, size=TINY.image_size)
+    found = everything(build(TINY).eval(), drawn, 4, score=least, stability=0.0, overlap=0.7)
+    assert found.shape[1:] == (64, 64)
+    assert len(found) == 0 or least < 0
 
 
 def test_suppression_keeps_the_best_of_those_that_overlap() -> None:

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     sam = read_sam(options.weights)
-    console = Console()
+    console = Console(width=120)
     report: dict[str, Any] = {"held_out": evaluate_scenes(sam, "held_out", options.scenes, options.recall_scenes)}
     if options.train_scenes:
         report["train_kinds"] = evaluate_scenes(sam, "train", options.train_scenes, 0)

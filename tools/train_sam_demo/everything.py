@@ -50,6 +50,8 @@ def everything(sam: Sam, drawn: Scene, side: int, *, score: float, stability: fl
     logits, scores = torch.cat(kept_logits), torch.cat(kept_scores)
     order = scores.argsort(descending=True)
     chosen = suppress((logits[order] > 0).flatten(1).float(), overlap)
+    if not chosen:  # nothing is good enough
+        return torch.zeros(0, size, size, dtype=torch.bool)
     return enlarge(logits[order][chosen][None], size)[0] > 0
 
 

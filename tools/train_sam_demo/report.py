@@ -55,7 +55,7 @@ def summary(targets: list[Target]) -> dict[str, object]:
 
 def show(title: str, figures: dict[str, dict[str, float]], console: Console) -> None:
     """Prints the mean IoUs of groups of objects as a table."""
-    table = Table("objects", "n", *MEASURES, title=title)
+    table = Table("objects", "n", *(name.replace("_", " ") for name in MEASURES), title=title)
     for name, row in figures.items():
         table.add_row(name, str(int(row["objects"])), *(f"{row[m]:.3f}" for m in MEASURES))
     console.print(table)
