@@ -110,7 +110,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).index_select(1, self.cut)
         tokens = self.window * self.window
         qkv = qkv.reshape(-1, tokens, self.num_heads, 3 * self.head_dim).transpose(1, 2)
-        q, k, v = qkv.chunk(3, -1)
+        q, k, v = torch.split(qkv, self.head_dim, dim=-1)
         logits = (q * self.scale) @ k.transpose(-2, -1) + self.attention_biases[:, self.offset]
         attended = (logits.softmax(-1) @ v).transpose(1, 2)
         attended = attended.reshape(-1, self.cut.numel(), self.dim).index_select(1, self.place)
