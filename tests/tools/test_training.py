@@ -15,12 +15,13 @@ from tools.train_sam_demo import train
 from tools.train_sam_demo.batches import Batch, SceneBatches, jittered_box, tight_box
 from tools.train_sam_demo.everything import best_ious, everything, suppress
 from tools.train_sam_demo.losses import best_of_three, mask_loss, real_iou
-from tools.train_sam_demo.network import SAM_DEMO, TINY, build, cosine_filters, normalise
+from tools.train_sam_demo.network import SAM_DEMO, TINY, Shape, build, cosine_filters, normalise
 from tools.train_sam_demo.optimisation import Optimisers, RunningMean, rate
 from tools.train_sam_demo.pack import LARGEST_BYTES, pack
 from tools.train_sam_demo.rounds import Guide, Plan, corrected, first_prompts, step_backward
 from tools.train_sam_demo.scenes import scene
 from tools.train_sam_demo.scoring import innermost, mean_ious, next_click, score
+from tools.train_sam_demo.token_decoder import decode_tokens
 from tools.train_sam_demo.weights import read_sam
 
 SQUARE = np.zeros((16, 16), np.bool_)
@@ -116,6 +117,28 @@ def test_chunks_of_prompts_do_not_change_the_gradient() -> None:
     assert any(name.startswith("image_encoder.blocks.0.") for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [TINY, SAM_DEMO])
+def test_the_decoder_of_the_training_is_the_model_s(shape: Shape) -> None:
+    sam, generator = build(shape), torch.Generator().manual_seed(4)
+    grid = shape.image_size // 16
+    images = torch.randn(2, shape.decoder_dim, grid, grid, generator=generator)
+    rows = torch.tensor([0, 1, 1])
+    coords = torch.rand(3, 3, 2, generator=generator) * shape.image_size
+    sparse = sam.prompt_encoder.embed_points(coords, torch.tensor([[1, 0, -1], [2, 3, 1], [1, 1, -1]]))
+    place = sam.prompt_encoder.dense_pe()
+    results = []
+    for masks, ious in (
+        sam.mask_decoder(images[rows], place, sparse),
+        decode_tokens(sam.mask_decoder, images, rows, place, sparse),
+    ):
+        sam.zero_grad()
+        torch.autograd.backward(masks.square().mean() + ious.sum(), retain_graph=True)
+        gradients = {n: p.grad.clone() for n, p in sam.mask_decoder.named_parameters() if p.grad is not None}
+        results.append((masks, ious, gradients))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_clicks_are_innermost() -> None:

@@ -23,6 +23,7 @@ from tools.train_sam_demo.losses import (
     real_iou,
 )
 from tools.train_sam_demo.network import normalise
+from tools.train_sam_demo.token_decoder import decode_tokens
 
 _FEATURES = 8
 _WITHOUT_MASK = 0.3
@@ -193,13 +194,14 @@ def _decode_chunk(
     """Decodes some prompts, adds their gradient, and returns the answer to correct, ``[B, g4, g4]``."""
     per_image = len(batch.soft) // len(batch.images)
     with torch.autocast(leaf.device.type, torch.bfloat16, enabled=plan.bfloat16):
-        images = leaf.index_select(0, prompts.rows // per_image)
+        sparse = sam.prompt_encoder.embed_points(prompts.coords, prompts.labels)
+        rows = prompts.rows // per_image
         if turn:
-            logits, predicted = sam.decode(images, prompts.coords, prompts.labels, prompts.mask, prompts.has_mask)
-        else:  # the same numbers without the convolutions over masks that are not there
-            sparse = sam.prompt_encoder.embed_points(prompts.coords, prompts.labels)
-            images = images + sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-            logits, predicted = sam.mask_decoder(images, sam.prompt_encoder.dense_pe(), sparse)
+            images = leaf.index_select(0, rows) + sam.prompt_encoder.embed_masks(prompts.mask, prompts.has_mask)
+            rows = torch.arange(len(rows), device=rows.device)
+        else:  # without masks the dense prompt is the same for all: pictures are not yet told apart by prompt
+            images = leaf + sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        logits, predicted = decode_tokens(sam.mask_decoder, images, rows, sam.prompt_encoder.dense_pe(), sparse)
     logits, predicted = logits.float(), predicted.float()
     iou = real_iou(logits, batch.hard[prompts.rows])
     losses = mask_loss(logits, batch.soft[prompts.rows])
