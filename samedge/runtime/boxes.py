@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from samedge.errors import UsageError
 from samedge.runtime.extent import mask_extent
+from samedge.runtime.host_arrays import HostArrays
 from samedge.types import Array, BoolArray, FloatArray
 
 Selection: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray[np.integer]"
@@ -27,7 +27,7 @@ def selected_rows(count: int, selection: Selection) -> NDArray[np.intp]:
     return rows
 
 
-class Boxes:
+class Boxes(HostArrays):
     """N boxes with score and class.
 
     For masks of SAM, a box runs from the first to the last column and row of its mask, the score is the IoU that the
@@ -121,22 +121,6 @@ class Boxes:
     def _scale(self) -> FloatArray:
         height, width = self.orig_shape
         return np.array([width, height, width, height], np.float32)
-
-    def cpu(self) -> Self:
-        """Returns itself: results are numpy arrays."""
-        return self
-
-    def numpy(self) -> Self:
-        """Returns itself: results are numpy arrays."""
-        return self
-
-    def cuda(self) -> Self:
-        """Returns itself: results are numpy arrays and stay where they are."""
-        return self
-
-    def to(self, *_: object) -> Self:
-        """Returns itself: results are numpy arrays and stay where they are."""
-        return self
 
 
 def boxes_of_masks(masks: BoolArray) -> FloatArray:

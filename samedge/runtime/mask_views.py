@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from typing_extensions import Self
 
 from samedge.errors import UsageError
 from samedge.runtime.boxes import Selection, selected_rows
+from samedge.runtime.host_arrays import HostArrays
 from samedge.runtime.polygons import Parts, mask_to_polygons
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.rle import Rle, encode_rle
 from samedge.types import BoolArray, FloatArray
 
 
-class Masks:
+class Masks(HostArrays):
     """N masks of the size of the image.
 
     Args:
@@ -117,19 +117,3 @@ class Masks:
     @property
     def _scale(self) -> FloatArray:
         return np.array(self.orig_shape[::-1], np.float32)
-
-    def cpu(self) -> Self:
-        """Returns itself: results are numpy arrays."""
-        return self
-
-    def numpy(self) -> Self:
-        """Returns itself: results are numpy arrays."""
-        return self
-
-    def cuda(self) -> Self:
-        """Returns itself: results are numpy arrays and stay where they are."""
-        return self
-
-    def to(self, *_: object) -> Self:
-        """Returns itself: results are numpy arrays and stay where they are."""
-        return self
