@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
+
+# One thread a process, before torch is imported: the tests run in parallel, and threads that wait for each other on too
+# few cores are many times slower than none.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadlines: how long an example takes says nothing on a shared machine. No example database: runs are reproducible.
 settings.register_profile("samedge", deadline=None, database=None, derandomize=True)

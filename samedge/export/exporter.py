@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
@@ -90,7 +91,7 @@ def export_model(
     check_target(target)
 
     report("Reading the checkpoint", 0.0)
-    loaded = load_model(model, image_size=image_size)
+    loaded = load_model(model, image_size=image_size, progress=partial(_report_download, report, str(model)))
     record = describe_model(loaded)
     with staged_bundle(target) as stage:
         graphs = _write_graphs(loaded, stage, stem, io, precision, opset, report)
@@ -115,6 +116,11 @@ def export_model(
             path.write_bytes(encode_manifest(manifest))
     report("Done", 1.0)
     return target
+
+
+def _report_download(report: Progress, name: str, done: int, total: int | None) -> None:
+    size = "" if total is None else f" of {total / 1e6:.0f}"
+    report(f"Downloading {name}: {done / 1e6:.0f}{size} MB", 0.0)
 
 
 def default_name(stem: str, io: IOScheme) -> str:

@@ -48,7 +48,8 @@ class TorchRunner:
     @torch.no_grad()
     def embed(self, probe: Probe) -> FloatArray:
         """Encodes the image: float32 ``[1, C, g, g]``."""
-        self._geometry = ImageGeometry.of(*probe.image.shape[:2], self._sam.image_size)
+        height, width = probe.image.shape[:2]
+        self._geometry = ImageGeometry.of(height, width, self._sam.image_size)
         image = normalised_input(probe.image, self._geometry, PIXEL_MEAN, PIXEL_STD)
         self._embedding = self._sam.encode(torch.from_numpy(image))
         embedding: FloatArray = self._embedding.numpy()
@@ -87,7 +88,8 @@ class GraphRunner:
 
     def embed(self, probe: Probe) -> FloatArray:
         """Encodes the image: float32 ``[1, C, g, g]``."""
-        self._geometry = ImageGeometry.of(*probe.image.shape[:2], self._image_size)
+        height, width = probe.image.shape[:2]
+        self._geometry = ImageGeometry.of(height, width, self._image_size)
         feeds: dict[str, Array]
         if self._io == "samexporter":
             feeds = {"input_image": raw_input(probe.image, self._geometry)}

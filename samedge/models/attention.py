@@ -66,12 +66,12 @@ class RelPosAttention(nn.Module):
         if self.chunk_heads == heads and self.chunk_rows == side:
             out = _attend(q, k, v, rel_h, rel_w)
         else:
-            by_head = [part.split(self.chunk_heads, 1) for part in (q, k, v, rel_h, rel_w)]
+            by_head = [torch.split(part, self.chunk_heads, 1) for part in (q, k, v, rel_h, rel_w)]
             out = torch.cat([self._attend_by_rows(*group) for group in zip(*by_head, strict=True)], 1)
         return out.transpose(1, 2).reshape(-1, tokens, heads * dim)
 
     def _attend_by_rows(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-        by_row = [part.split(self.chunk_rows * self.grid, 2) for part in (q, rel_h, rel_w)]
+        by_row = [torch.split(part, self.chunk_rows * self.grid, 2) for part in (q, rel_h, rel_w)]
         return torch.cat([_attend(q, k, v, h, w) for q, h, w in zip(*by_row, strict=True)], 2)
 
 

@@ -77,12 +77,15 @@ class PromptEncoder(nn.Module):
         """
         # The centre of a pixel is half a pixel from its corner.
         position = self.pe_layer((coords + 0.5) / self.image_size)
-        kinds = torch.cat([self.not_a_point_embed.weight, *[kind.weight for kind in self.point_embeddings]])
+        embeddings: list[Tensor] = [self.not_a_point_embed.weight]
+        embeddings.extend(kind.get_parameter("weight") for kind in self.point_embeddings)
+        kinds = torch.cat(embeddings)
         known = torch.arange(-1, 4, dtype=labels.dtype, device=labels.device)
         # A product with a one-hot row instead of a lookup: exact, and no label can index outside the table.
         one_hot = (labels.unsqueeze(-1) == known).to(coords.dtype)
         is_point = (labels != -1).unsqueeze(-1).to(coords.dtype)
-        return position * is_point + one_hot @ kinds
+        embedded: Tensor = position * is_point + one_hot @ kinds
+        return embedded
 
     def embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
         """Embeds low-resolution masks, or their absence.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -77,6 +77,10 @@ class Prediction:
         """
         boxes = [mask_box(logits, self.geometry, self.mask_threshold) for logits in self.low_res_logits]
         return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
+
+    def resized(self, height: int, width: int) -> Prediction:
+        """The same masks for a larger or smaller copy of the image, drawn from the same logits."""
+        return replace(self, geometry=replace(self.geometry, height=height, width=width))
 
     def __getitem__(self, index: int | slice | NDArray[np.bool_] | NDArray[np.intp] | list[int]) -> Prediction:
         """Some of the masks, as a prediction."""

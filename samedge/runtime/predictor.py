@@ -229,14 +229,30 @@ class Predictor:
         """
         self.reset_image()
         image = read_embedding(Path(path), self._manifest)
+        self.set_embedding(image.values, image.geometry.height, image.geometry.width, where=path)
+
+    def set_embedding(self, values: FloatArray, height: int, width: int, *, where: object = None) -> None:
+        """Sets an image by the embedding that this model made of it.
+
+        Args:
+            values: `image_embedding`, float32 ``[1, C, g, g]``.
+            height: Rows of the image.
+            width: Columns of the image.
+            where: What to name in an error.
+
+        Raises:
+            ImageError: The embedding is of another shape or dtype, or the image has no pixels.
+        """
+        self.reset_image()
         spec = self._graphs.decoder.inputs["image_embeddings"]
-        if not spec.accepts(image.values.shape):
+        if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
             raise ImageError(
-                f"the embedding has the shape {image.values.shape}, and the decoder takes {spec}",
-                where=path,
-                cure="Set the image with this model and save its embedding again",
+                f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, and the "
+                f"decoder takes {spec}",
+                where=where,
+                cure="Set the image with this model and take its embedding again",
             )
-        self._image = image
+        self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
 
     def close(self) -> None:
         """Frees the graphs. May be called twice."""

@@ -1,0 +1,67 @@
+"""The program ``samedge``: its commands, and how errors are shown: one line, no traceback, a status that is not 0."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from samedge import __version__
+from samedge.cli.demo import demo
+from samedge.cli.export import export
+from samedge.cli.info import info
+from samedge.cli.predict import predict
+from samedge.errors import SamedgeError
+
+app = typer.Typer(
+    name="samedge",
+    help="Segment Anything on the edge: export, prove and run SAM checkpoints.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (export, predict, info, demo):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"samedge {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Segment Anything on the edge: export, prove and run SAM checkpoints."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the program and exits: 0 if all went well, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs the program and returns its status; errors that are not ours are bugs and keep their traceback."""
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="samedge", standalone_mode=False)
+    except SamedgeError as error:
+        return _fail(str(error), 1)
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stdout.write(f"{error.ctx.get_help() if error.ctx else error}\n")
+        return 2
+    except click.ClickException as error:
+        return _fail(" ".join(error.format_message().split()), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status

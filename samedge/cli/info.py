@@ -1,0 +1,77 @@
+"""``samedge info``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from samedge.runtime.manifest import Manifest, ModelRecord
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="Bundle, checkpoint, or known name.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Shows model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity."""
+    import msgspec
+
+    from samedge.api import SAM, is_bundle
+    from samedge.runtime.bundle import open_bundle
+
+    manifest: Manifest | None = None
+    size: int | None
+    if is_bundle(model):
+        manifest = open_bundle(model, force=True).manifest
+        record, size = manifest.model, sum(file.size for file in manifest.files)
+    else:
+        record, size = SAM(model).record(), _size_of(model)
+    if json:
+        document: dict[str, Any] = {"model": msgspec.to_builtins(record), "size_bytes": size}
+        if manifest is not None:
+            document |= msgspec.to_builtins(manifest)
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    else:
+        _show(model, record, size, manifest)
+
+
+def _size_of(model: str) -> int | None:
+    from samedge.models.weights import find_checkpoint
+
+    return None if model.startswith("seeded:") else find_checkpoint(model).stat().st_size
+
+
+def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from samedge.cli.tables import graphs_table, parity_table
+
+    console = Console()
+    table = Table(title=model, title_justify="left", show_header=False)
+    rows = {
+        "model": record.name + (" (seeded random weights: masks mean nothing)" if record.seeded else ""),
+        "licence": record.licence,
+        "checkpoint": f"{record.checkpoint}\nSHA-256 {record.checkpoint_sha256}",
+        "layers": f"{record.layers:,}",
+        "parameters": f"{record.parameters:,}",
+        "GFLOPs": f"encoder {record.encoder_gflops:.1f}, decoder {record.decoder_gflops:.2f} a prompt",
+        "size": "" if size is None else f"{size / 1e6:.1f} MB",
+    }
+    if manifest is not None:
+        source = manifest.input
+        rows |= {
+            "input": f"{source.image_size} px, mean {source.pixel_mean}, std {source.pixel_std}",
+            "I/O scheme": manifest.io,
+            "created": f"{manifest.created} by {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}",
+            "parity": manifest.parity.verdict,
+        }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    if manifest is not None:
+        console.print(graphs_table(manifest))
+        if manifest.parity.rows:
+            console.print(parity_table(manifest.parity))

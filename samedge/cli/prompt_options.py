@@ -1,0 +1,101 @@
+"""Prompts as they are typed: ``--point 10,20,0``, ``--box 1,2,3,4``, ``--mask FILE``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.errors import PromptError, UsageError, storage_errors
+from samedge.runtime.image import read_image
+
+
+def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
+    """Returns coordinates and labels of ``X,Y`` and ``X,Y,LABEL``.
+
+    Raises:
+        UsageError: A value is something else.
+    """
+    points, labels = [], []
+    for value in values:
+        numbers = _numbers(value, "--point", (2, 3), "--point 400,300 or, beside the object, --point 400,300,0")
+        points.append(numbers[:2])
+        label = numbers[2] if len(numbers) == 3 else 1.0
+        if label not in (0, 1):
+            raise UsageError(
+                f"{value!r} has the label {numbers[2]:g}", where="--point", cure="It is 1 (inside) or 0 (outside)"
+            )
+        labels.append(int(label))
+    return points, labels
+
+
+def parse_boxes(values: list[str]) -> list[list[float]]:
+    """Returns the corners of ``X1,Y1,X2,Y2``.
+
+    Raises:
+        UsageError: A value is something else.
+    """
+    return [_numbers(value, "--box", (4,), "--box 100,80,500,420") for value in values]
+
+
+def _numbers(text: str, option: str, counts: tuple[int, ...], example: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts:
+        raise UsageError(f"{text!r} cannot be read", where=option, cure=f"Write it like this: {example}")
+    return numbers
+
+
+def read_mask(path: Path) -> NDArray[Any]:
+    """Reads a mask prompt: low-resolution logits from ``.npy``, or a picture whose pixels are not black where it is.
+
+    Raises:
+        PromptError: The file is not an array of two axes.
+        ImageError: The picture cannot be read.
+        StorageError: The file cannot be read.
+    """
+    if path.suffix != ".npy":
+        picture: NDArray[Any] = read_image(path).max(axis=2)
+        return picture > 0
+    with storage_errors(path, "read"):
+        try:
+            mask: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise PromptError(f"the mask cannot be read: {error}", where=path, cure="Use numpy.save") from error
+    if mask.ndim != 2:
+        raise PromptError(f"the mask has {mask.ndim} axes", where=path, cure="Save one mask, (height, width)")
+    return mask
+
+
+def combine(
+    points: list[list[float]], labels: list[int], boxes: list[list[float]], masks: list[NDArray[Any]], each_point: bool
+) -> dict[str, Any]:
+    """Returns the prompts as `SAM.predict` takes them.
+
+    All points of one command describe one object, together with the box if there is one; each box is a prompt, and so
+    is each point with ``--each-point``.
+
+    Raises:
+        UsageError: Several boxes with points that belong to none of them, or several masks for one object.
+    """
+    prompts: dict[str, Any] = {}
+    if points:
+        if each_point:
+            prompts |= {"points": [[point] for point in points], "labels": [[label] for label in labels]}
+        else:
+            prompts |= {"points": [points], "labels": [labels]}
+            if len(boxes) > 1:
+                raise UsageError(
+                    f"there are {len(boxes)} boxes, and the points can belong to one object only",
+                    where="--point",
+                    cure="Give one box, or one point a box with --each-point, or run the command for each object",
+                )
+    if boxes:
+        prompts["bboxes"] = boxes
+    if masks:
+        prompts["masks"] = masks
+    return prompts

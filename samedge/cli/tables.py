@@ -1,0 +1,63 @@
+"""What the commands show as tables."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from samedge.runtime.manifest import Manifest, ParityRecord
+from samedge.runtime.results import Results
+
+
+def parity_table(parity: ParityRecord) -> Table:
+    """Returns the verdict, one row for each kind of prompt; its worst image counts."""
+    colour = {"passed": "green", "failed": "red"}.get(parity.verdict, "yellow")
+    table = Table(title=f"parity: [{colour}]{parity.verdict}[/] ({parity.backend})", title_justify="left")
+    table.add_column("prompt")
+    for name in ("mask IoU, worst", "mask IoU, mean", "predicted IoU error"):
+        table.add_column(name, justify="right")
+    for kind in dict.fromkeys(row.prompt for row in parity.rows):
+        rows = [row for row in parity.rows if row.prompt == kind]
+        ious = [row.mask_iou for row in rows]
+        error = max(row.iou_error for row in rows)
+        table.add_row(kind, f"{min(ious):.6f}", f"{sum(ious) / len(ious):.6f}", f"{error:.1e}")
+    table.add_section()
+    table.add_row("all", f"{parity.mask_iou_min:.6f}", f"{parity.mask_iou_mean:.6f}", f"{parity.iou_error_max:.1e}")
+    table.caption = f"embedding error {parity.embedding_error_max:.1e} over {_images(parity)} images"
+    table.caption_justify = "left"
+    return table
+
+
+def _images(parity: ParityRecord) -> int:
+    return len({row.image for row in parity.rows})
+
+
+def graphs_table(manifest: Manifest) -> Table:
+    """Returns the graphs of a bundle: what they take and give."""
+    table = Table(title="graphs", title_justify="left")
+    for name in ("role", "file", "MB", "precision", "opset", "nodes", "inputs", "outputs"):
+        table.add_column(name, overflow="fold")
+    for graph in manifest.graphs:
+        size = sum(file.size for file in graph.files) / 1e6
+        ports = [
+            "\n".join(f"{name} {'×'.join(map(str, port.shape))}" for name, port in side.items())
+            for side in (graph.inputs, graph.outputs)
+        ]
+        cells = (graph.role, graph.graph.file, f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
+        table.add_row(*cells, *ports)
+    return table
+
+
+def results_table(results: Results) -> Table:
+    """Returns the masks that were found: one row each."""
+    table = Table(title=f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}")
+    table.title_justify = "left"
+    for name in ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px"):
+        table.add_column(name, justify="right")
+    if results.boxes is not None and results.masks is not None:
+        for index, box, score, mask in zip(
+            results.prompt_index, results.boxes.xyxy, results.boxes.conf, results.masks.data, strict=True
+        ):
+            table.add_row(str(index), f"{score:.3f}", *(f"{side:.0f}" for side in box), str(int(mask.sum())))
+    for index in results.dropped:
+        table.add_row(str(index), "below --conf: dropped")
+    return table

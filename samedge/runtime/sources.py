@@ -1,0 +1,61 @@
+"""What to segment, as users say it: a file, a folder, a pattern, an array, a PIL image, or a list of these."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from samedge.errors import ImageError, storage_errors
+from samedge.runtime.image import ImageSource
+
+IMAGE_SUFFIXES: Final = (
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""What counts as an image in a folder."""
+
+Source: TypeAlias = ImageSource | Sequence[ImageSource]
+
+
+def iter_sources(source: Source) -> Iterator[ImageSource]:
+    """Yields single images: paths where paths were given, files of folders in natural order, arrays as they are.
+
+    Raises:
+        ImageError: A folder or a pattern has no image.
+        StorageError: A folder cannot be read.
+    """
+    if isinstance(source, (list, tuple)):
+        for item in source:
+            yield from iter_sources(item)
+    elif isinstance(source, (str, os.PathLike)):
+        yield from find_images(Path(source))
+    else:
+        yield source  # type: ignore[misc]  # a str is a Sequence as well; it was taken above
+
+
+def find_images(path: Path) -> list[Path]:
+    """Returns the images that a path stands for: itself, a folder's (not those of its subfolders), or a pattern's.
+
+    Raises:
+        ImageError: There are none.
+        StorageError: The folder cannot be read.
+    """
+    with storage_errors(path, "read"):
+        if path.is_dir():
+            found = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+        elif not path.exists() and any(sign in str(path) for sign in "*?["):
+            anchor = Path(path.anchor)
+            found = [entry for entry in anchor.glob(str(path.relative_to(anchor))) if entry.is_file()]
+        else:
+            return [path]
+    if not found:
+        raise ImageError("there are no images here", where=path, cure=f"Looked for {', '.join(IMAGE_SUFFIXES)}")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Orders frame2 before frame10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
