@@ -41,6 +41,7 @@ def pack(weights: dict[str, Tensor], metadata: dict[str, str], output: Path) -> 
         raise ValueError(f"{size} bytes are more than the {LARGEST_BYTES} that the project carries")
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file(halves, output, metadata)
+    output.chmod(0o644)  # save_file leaves it readable by its owner alone, and packages keep that
     return output.stat().st_size
 
 
