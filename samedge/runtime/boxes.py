@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -67,6 +67,10 @@ class Boxes(HostArrays):
     def __getitem__(self, selection: Selection) -> Boxes:
         """Some of the boxes, as `Boxes`."""
         return Boxes(self.data[selected_rows(len(self), selection)], self.orig_shape)
+
+    def __iter__(self) -> Iterator[Boxes]:
+        """Yields the boxes, each as `Boxes` of one."""
+        return (self[at] for at in range(len(self)))
 
     def __repr__(self) -> str:
         return f"Boxes({len(self)} in an image of {self.orig_shape[1]} x {self.orig_shape[0]} px)"

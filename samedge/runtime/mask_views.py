@@ -62,6 +62,10 @@ class Masks(HostArrays):
             return Masks(self._masks.masks[rows], self.orig_shape)  # drawn already
         return Masks(self._masks[rows], self.orig_shape)
 
+    def __iter__(self) -> Iterator[Masks]:
+        """Yields the masks, each as `Masks` of one."""
+        return (self[at] for at in range(len(self)))
+
     def __repr__(self) -> str:
         return f"Masks({len(self)} of {self.orig_shape[1]} x {self.orig_shape[0]} px)"
 

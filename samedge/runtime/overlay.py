@@ -88,7 +88,7 @@ def draw_box(canvas: ImageArray, box: Array, colour: Colour, *, line_width: int 
 
     width = line_width_for(*canvas.shape[:2]) if line_width is None else max(1, line_width)
     x1, y1, x2, y2 = _pixels(box)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width)
 
 
 def draw_label(
@@ -164,7 +164,7 @@ def draw_prompts(
         for own, kinds in zip(dots, read_labels(labels, dots), strict=True):
             for dot, kind in zip(own[kinds != PADDING], kinds[kinds != PADDING], strict=True):
                 x, y = _pixels(dot)
-                cv2.circle(canvas, (x, y), 4 * line, _WHITE, cv2.FILLED, cv2.LINE_AA)
+                cv2.circle(canvas, (x, y), 3 * line + max(2, line), _WHITE, cv2.FILLED, cv2.LINE_AA)
                 cv2.circle(canvas, (x, y), 3 * line, FOREGROUND if kind else BACKGROUND, cv2.FILLED, cv2.LINE_AA)
     return canvas
 

@@ -9,7 +9,7 @@ that have no mask left, and RLE keeps holes and parts that polygons lose. How re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -163,6 +163,10 @@ class Results(HostArrays):
             prompt_index=self.prompt_index[rows],
         )
         return chosen
+
+    def __iter__(self) -> Iterator[Results]:
+        """Yields the objects, each as `Results` of one."""
+        return (self[at] for at in range(len(self)))
 
     def __repr__(self) -> str:
         height, width = self.orig_shape
