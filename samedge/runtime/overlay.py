@@ -28,7 +28,7 @@ Colour: TypeAlias = tuple[int, int, int]
 
 FOREGROUND: Final[Colour] = (60, 200, 60)
 BACKGROUND: Final[Colour] = (50, 50, 230)
-BOX: Final[Colour] = (240, 160, 40)
+BOX: Final[Colour] = (0, 140, 255)
 _WHITE: Final[Colour] = (255, 255, 255)
 _BLACK: Final[Colour] = (0, 0, 0)
 _BAND_PIXELS: Final = 1 << 20
@@ -116,7 +116,7 @@ def draw_label(
     from PIL import Image, ImageDraw
 
     height, width = canvas.shape[:2]
-    size = max(9.0, (height + width) * 0.011) if font_size is None else max(1.0, float(font_size))
+    size = max(10.0, (height + width) * 0.015) if font_size is None else max(1.0, float(font_size))
     typeface = _font(font, size)
     left, top, right, bottom = typeface.getbbox(text)
     margin = max(1, round(size * 0.15))
@@ -138,7 +138,7 @@ def draw_prompts(
     labels: PromptLike | None = None,
     boxes: PromptLike | None = None,
 ) -> ImageArray:
-    """Returns a copy of an image with prompts on it: green dots inside, red dots outside, boxes.
+    """Returns a copy of an image with prompts on it: green dots inside, red dots outside, boxes; with white rims.
 
     Args:
         image: BGR uint8 ``(H, W, 3)``.
@@ -158,6 +158,7 @@ def draw_prompts(
         height, width = canvas.shape[:2]
         for box in read_boxes(boxes, ImageGeometry.of(height, width, max(height, width))):
             if box is not None:
+                draw_box(canvas, box, _WHITE, line_width=2 * line + 2)
                 draw_box(canvas, box, BOX, line_width=2 * line)
     if points is not None:
         dots = read_points(points)

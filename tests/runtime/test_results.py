@@ -277,7 +277,7 @@ def test_plot() -> None:
     np.testing.assert_array_equal(found.orig_img, before)
     np.testing.assert_array_equal(found.plot(labels=False, boxes=False, masks=False), before)
     only_masks = found.plot(labels=False, boxes=False)
-    inside = masks().any(axis=0)
+    inside: BoolArray = np.logical_or.reduce(masks(), axis=0)
     outside = ~np.asarray(cv2.dilate(inside.astype(np.uint8), np.ones((5, 5), np.uint8)), np.bool_)
     np.testing.assert_array_equal(only_masks[outside], before[outside])
     assert (only_masks[inside] != before[inside]).any(axis=1).mean() > 0.9
