@@ -16,7 +16,7 @@ IMAGE_SUFFIXES: Final = (
 )  # fmt: skip
 """What counts as an image in a folder."""
 
-Source: TypeAlias = ImageSource | Sequence[ImageSource]
+Source: TypeAlias = "ImageSource | Sequence[ImageSource]"
 
 
 def iter_sources(source: Source) -> Iterator[ImageSource]:
