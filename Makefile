@@ -34,7 +34,7 @@ tests: $(STAMP)
 test: lint types tests
 
 demo: $(STAMP)
-	$(BIN)/python -m samedge.cli.demo
+	$(BIN)/samedge demo
 
 clean:
 	rm -rf $(VENV) demo dist build

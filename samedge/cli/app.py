@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-import click
 import typer
 
 from samedge import __version__
@@ -18,10 +17,12 @@ from samedge.errors import SamedgeError
 app = typer.Typer(
     name="samedge",
     help="Segment Anything on the edge: export, prove and run SAM checkpoints.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# typer may bring a click of its own: the base of its usage errors is found through the one that it shows.
+_USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
+
 for command in (export, predict, info, demo):
     app.command()(command)
 
@@ -32,13 +33,17 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Segment Anything on the edge: export, prove and run SAM checkpoints."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+        raise typer.Exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,12 +57,9 @@ def run(arguments: list[str] | None = None) -> int:
         status = typer.main.get_command(app).main(arguments, prog_name="samedge", standalone_mode=False)
     except SamedgeError as error:
         return _fail(str(error), 1)
-    except click.exceptions.NoArgsIsHelpError as error:
-        sys.stdout.write(f"{error.ctx.get_help() if error.ctx else error}\n")
-        return 2
-    except click.ClickException as error:
-        return _fail(" ".join(error.format_message().split()), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except _USAGE_ERROR as error:
+        return _fail(f"{' '.join(error.format_message().split()).rstrip('.')}. See samedge --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     return status if isinstance(status, int) else 0
 

@@ -19,10 +19,13 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundle and overlay.")] = Path("demo"),
 ) -> None:
     """Exports a checkpoint, proves it, and segments a cup of coffee by a point and by a box."""
+    from rich.console import Console
+
     import samedge
     from samedge.cli.tables import results_table
     from samedge.errors import DownloadError
-    from samedge.runtime.overlay import draw_prompts
+    from samedge.runtime.image import read_image
+    from samedge.runtime.overlay import draw_prompts, write_picture
     from samedge.runtime.results import Results
 
     say = sys.stdout.write
@@ -38,10 +41,6 @@ def demo(
         by_point = predictor.predict(points=POINT)
         by_box = predictor.predict(boxes=BOX)
         seeded = predictor.info.model.seeded
-        from rich.console import Console
-
-        from samedge.runtime.image import read_image
-
         picture = read_image(PICTURE)
         for name, prediction, prompt in (
             ("point", by_point, {"points": [POINT]}),
@@ -50,7 +49,7 @@ def demo(
             results = Results.from_prediction(prediction, picture, path=name, speed=predictor.speed)
             Console().print(results_table(results))
             overlay = output / f"overlay-{name}.png"
-            _save(draw_prompts(results.plot(), **prompt), overlay)
+            write_picture(overlay, draw_prompts(results.plot(), **prompt))
             say(f"{overlay}\n")
     if seeded:
         say(
@@ -71,9 +70,3 @@ def _export(checkpoint: str, target: Path) -> Path:
         path = import_exporter()(checkpoint, output=target, progress=progress)
     Console().print(parity_table(open_bundle(path).manifest.parity))
     return path
-
-
-def _save(picture: object, path: Path) -> None:
-    from samedge.runtime.overlay import write_picture
-
-    write_picture(path, picture)

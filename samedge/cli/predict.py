@@ -60,7 +60,7 @@ def predict(
     for path in images:
         try:
             (results,) = sam.predict(path, **prompts, multimask_output=multimask, conf=conf)
-            _write(results, path, many, save, txt)
+            _write(results, prompts, path, many, save, txt)
         except SamedgeError as error:
             if not many:
                 raise
@@ -89,9 +89,14 @@ def _open(sam: SAM) -> None:
     _ = sam.predictor
 
 
-def _write(results: Results, path: Path, many: bool, save: Path | None, txt: Path | None) -> None:
+def _write(
+    results: Results, prompts: dict[str, Any], path: Path, many: bool, save: Path | None, txt: Path | None
+) -> None:
+    from samedge.runtime.overlay import draw_prompts, write_picture
+
     if save is not None:
-        results.save(str(save / f"{path.stem}.png" if many else save))
+        shown = draw_prompts(results.plot(), prompts.get("points"), prompts.get("labels"), prompts.get("bboxes"))
+        write_picture(save / f"{path.stem}.png" if many else save, shown)
     if txt is not None:
         results.save_txt(str(txt / f"{path.stem}.txt" if many else txt))
 

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from samedge.errors import CheckpointError, ExportError, UsageError
 from samedge.export import exporter
 from samedge.export.exporter import export_model
-from samedge.export.graphs import MetaDecoder
+from samedge.export.graphs import GraphPlan, MetaDecoder
+from samedge.export.trace import trace
 from samedge.models.load import load_model
 from samedge.models.seeded import seeded_config
 from samedge.runtime.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -214,10 +215,9 @@ def test_large_graphs_keep_their_weights_in_a_hashed_file_beside(
 
 
 def test_a_wrong_graph_gets_the_verdict_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = exporter.trace
 
-    def damage(plan: object, opset: int) -> onnx.ModelProto:
-        model = write(plan, opset)  # type: ignore[arg-type]
+    def damage(plan: GraphPlan, opset: int) -> onnx.ModelProto:
+        model = trace(plan, opset)
         for tensor in model.graph.initializer:
             if tensor.name.endswith("iou_prediction_head.layers.2.bias"):
                 values = onnx.numpy_helper.to_array(tensor) + 0.1
