@@ -47,7 +47,7 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     from rich.console import Console
     from rich.table import Table
 
-    from samedge.cli.tables import graphs_table, parity_table
+    from samedge.cli.tables import graphs_table, parity_table, ports_table
 
     console = Console()
     table = Table(title=model, title_justify="left", show_header=False)
@@ -73,5 +73,6 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     console.print(table)
     if manifest is not None:
         console.print(graphs_table(manifest))
+        console.print(ports_table(manifest))
         if manifest.parity.rows:
             console.print(parity_table(manifest.parity))

@@ -32,18 +32,26 @@ def _images(parity: ParityRecord) -> int:
 
 
 def graphs_table(manifest: Manifest) -> Table:
-    """Returns the graphs of a bundle: what they take and give."""
+    """Returns the graphs of a bundle."""
     table = Table(title="graphs", title_justify="left")
-    for name in ("role", "file", "MB", "precision", "opset", "nodes", "inputs", "outputs"):
-        table.add_column(name, overflow="fold")
+    for name in ("file", "MB", "precision", "opset", "nodes"):
+        table.add_column(name, overflow="fold", justify="left" if name == "file" else "right")
     for graph in manifest.graphs:
         size = sum(file.size for file in graph.files) / 1e6
-        ports = [
-            "\n".join(f"{name} {'×'.join(map(str, port.shape))}" for name, port in side.items())
-            for side in (graph.inputs, graph.outputs)
-        ]
-        cells = (graph.role, graph.graph.file, f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
-        table.add_row(*cells, *ports)
+        table.add_row(graph.graph.file, f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
+    return table
+
+
+def ports_table(manifest: Manifest) -> Table:
+    """Returns what the graphs of a bundle take and give."""
+    table = Table(title="inputs and outputs", title_justify="left")
+    for name in ("graph", "", "name", "dtype", "shape"):
+        table.add_column(name, overflow="fold")
+    for graph in manifest.graphs:
+        for side, ports in (("in", graph.inputs), ("out", graph.outputs)):
+            for name, port in ports.items():
+                table.add_row(graph.role, side, name, port.dtype, " × ".join(map(str, port.shape)))
+        table.add_section()
     return table
 
 

@@ -72,6 +72,9 @@ KNOWN_WEIGHTS: Final = {
 }
 """By the names that people give."""
 
+BUNDLED_WEIGHTS: Final = {"sam_demo": Path(__file__).parent.parent / "assets" / "sam_demo.safetensors"}
+"""Weights that come with this package: trained by this project, under its licence."""
+
 
 def fetch_weights(name: str, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
     """Returns the file of a known name, from the cache or from its publisher.
@@ -109,7 +112,7 @@ def fetch_weights(name: str, *, progress: Progress | None = None, timeout: float
 
 
 def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> Path:
-    """Returns the file that a path or a known name means; downloads a known name that is not on disk.
+    """Returns the file that a path or a known name means; downloads a released one that is not on disk.
 
     Raises:
         DownloadError: A known name could not be fetched.
@@ -119,12 +122,15 @@ def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> 
     with storage_errors(path, "read"):
         if path.exists():
             return path
+    bundled = BUNDLED_WEIGHTS.get(str(source))
+    if bundled is not None and bundled.is_file():
+        return bundled
     if str(source) in KNOWN_WEIGHTS:
         return fetch_weights(str(source), progress=progress)
     raise StorageError(
         "there is no such file",
         where=path,
-        cure=f"Check the path, or name released weights: {', '.join(KNOWN_WEIGHTS)}",
+        cure=f"Check the path, or name released weights: {', '.join((*BUNDLED_WEIGHTS, *KNOWN_WEIGHTS))}",
     )
 
 
@@ -137,6 +143,8 @@ def licence_of(path: Path, sha256: str) -> str | None:
         path: The file.
         sha256: Its SHA-256 in hex.
     """
+    if path in BUNDLED_WEIGHTS.values():
+        return "Apache-2.0"
     for weights in KNOWN_WEIGHTS.values():
         if weights.sha256 == sha256:
             return weights.licence
