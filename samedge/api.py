@@ -17,7 +17,7 @@ import numpy as np
 
 from samedge.errors import UsageError
 from samedge.export.cached import cached_bundle, import_exporter
-from samedge.runtime.bundle import ARCHIVE_SUFFIX, open_bundle
+from samedge.runtime.bundle import ARCHIVE_SUFFIX, bundle_manifest
 from samedge.runtime.image import ImageSource, as_bgr
 from samedge.runtime.load import load
 from samedge.runtime.manifest import MANIFEST_NAME, ModelRecord
@@ -185,7 +185,7 @@ class SAM:
         if self._predictor is not None:
             return self._predictor.info.model
         if is_bundle(self.model):
-            return open_bundle(self.model, force=True, verify=False).manifest.model
+            return bundle_manifest(self.model).model
         import_exporter()
         from samedge.export.describe import describe_checkpoint
 

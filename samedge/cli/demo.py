@@ -64,9 +64,9 @@ def _export(checkpoint: str, target: Path) -> Path:
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
     from samedge.export.cached import import_exporter
-    from samedge.runtime.bundle import open_bundle
+    from samedge.runtime.bundle import bundle_manifest
 
     with shown_progress() as progress:
         path = import_exporter()(checkpoint, output=target, progress=progress)
-    Console().print(parity_table(open_bundle(path).manifest.parity))
+    Console().print(parity_table(bundle_manifest(path).parity))
     return path

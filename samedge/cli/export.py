@@ -32,7 +32,7 @@ def export(
     from samedge.cli.tables import parity_table
     from samedge.errors import ParityError
     from samedge.export.cached import import_exporter
-    from samedge.runtime.bundle import open_bundle
+    from samedge.runtime.bundle import bundle_manifest
 
     export_model = import_exporter()
     with shown_progress() as progress:
@@ -47,7 +47,7 @@ def export(
             check=check,
             progress=progress,
         )
-    parity = open_bundle(path, force=True, verify=False).manifest.parity
+    parity = bundle_manifest(path).parity
     if check:
         Console(stderr=True).print(parity_table(parity))
     sys.stdout.write(f"{path}\n")

@@ -19,12 +19,12 @@ def info(
     import msgspec
 
     from samedge.api import SAM, is_bundle
-    from samedge.runtime.bundle import open_bundle
+    from samedge.runtime.bundle import bundle_manifest
 
     manifest: Manifest | None = None
     size: int | None
     if is_bundle(model):
-        manifest = open_bundle(model, force=True).manifest
+        manifest = bundle_manifest(model)
         record, size = manifest.model, sum(file.size for file in manifest.files)
     else:
         record, size = SAM(model).record(), _size_of(model)
@@ -45,12 +45,13 @@ def _size_of(model: str) -> int | None:
 
 def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest | None) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from samedge.cli.tables import graphs_table, parity_table, ports_table
 
     console = Console()
-    table = Table(title=model, title_justify="left", show_header=False)
+    table = Table(title=escape(model), title_justify="left", show_header=False)
     rows = {
         "model": record.name + (" (seeded random weights: masks mean nothing)" if record.seeded else ""),
         "licence": record.licence,
@@ -69,7 +70,7 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
             "parity": manifest.parity.verdict,
         }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console.print(table)
     if manifest is not None:
         console.print(graphs_table(manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from samedge.runtime.manifest import Manifest, ParityRecord
@@ -11,7 +12,7 @@ from samedge.runtime.results import Results
 def parity_table(parity: ParityRecord) -> Table:
     """Returns the verdict, one row for each kind of prompt; its worst image counts."""
     colour = {"passed": "green", "failed": "red"}.get(parity.verdict, "yellow")
-    table = Table(title=f"parity: [{colour}]{parity.verdict}[/] ({parity.backend})", title_justify="left")
+    table = Table(title=f"parity: [{colour}]{parity.verdict}[/] ({escape(parity.backend)})", title_justify="left")
     table.add_column("prompt")
     for name in ("mask IoU, worst", "mask IoU, mean", "predicted IoU error"):
         table.add_column(name, justify="right")
@@ -19,7 +20,7 @@ def parity_table(parity: ParityRecord) -> Table:
         rows = [row for row in parity.rows if row.prompt == kind]
         ious = [row.mask_iou for row in rows]
         error = max(row.iou_error for row in rows)
-        table.add_row(kind, f"{min(ious):.6f}", f"{sum(ious) / len(ious):.6f}", f"{error:.1e}")
+        table.add_row(escape(kind), f"{min(ious):.6f}", f"{sum(ious) / len(ious):.6f}", f"{error:.1e}")
     table.add_section()
     table.add_row("all", f"{parity.mask_iou_min:.6f}", f"{parity.mask_iou_mean:.6f}", f"{parity.iou_error_max:.1e}")
     table.caption = f"embedding error {parity.embedding_error_max:.1e} over {_images(parity)} images"
@@ -38,7 +39,7 @@ def graphs_table(manifest: Manifest) -> Table:
         table.add_column(name, overflow="fold", justify="left" if name == "file" else "right")
     for graph in manifest.graphs:
         size = sum(file.size for file in graph.files) / 1e6
-        table.add_row(graph.graph.file, f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
+        table.add_row(escape(graph.graph.file), f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
     return table
 
 
@@ -50,14 +51,14 @@ def ports_table(manifest: Manifest) -> Table:
     for graph in manifest.graphs:
         for side, ports in (("in", graph.inputs), ("out", graph.outputs)):
             for name, port in ports.items():
-                table.add_row(graph.role, side, name, port.dtype, " × ".join(map(str, port.shape)))
+                table.add_row(graph.role, side, escape(name), port.dtype, escape(" × ".join(map(str, port.shape))))
         table.add_section()
     return table
 
 
 def results_table(results: Results) -> Table:
     """Returns the masks that were found: one row each."""
-    table = Table(title=f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}")
+    table = Table(title=escape(f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"))
     table.title_justify = "left"
     for name in ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px"):
         table.add_column(name, justify="right")

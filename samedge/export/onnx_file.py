@@ -46,6 +46,7 @@ def save_graph(
                 model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name,
                 size_threshold=1024,
             )  # fmt: skip
+            data.chmod(path.stat().st_mode)  # onnx makes it readable by its owner only
         else:
             onnx.save(model, str(path))
     try:

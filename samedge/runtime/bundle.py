@@ -12,6 +12,8 @@ import shutil
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -69,27 +71,13 @@ def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bo
         ParityError: Its graphs do not give the checkpoint's masks.
         StorageError: The file system said no.
     """
-    path = Path(path)
-    if path.name == MANIFEST_NAME:
-        path = path.parent
-    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
-        raise BundleError(
-            "this is a checkpoint, and a bundle is needed",
-            where=path,
-            cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
-        )
-    if path.name.startswith(_TEMPORARY):
-        raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
-    with storage_errors(path, "read"):
-        is_folder, is_file = path.is_dir(), path.is_file()
+    path, is_folder = _find(path)
     if is_folder:
         bundle = Bundle(path, path, _folder_manifest(path))
         if verify:
             verify_files(bundle.folder, bundle.manifest)
-    elif is_file:
-        bundle = _open_archive(path, verify=verify)
     else:
-        raise BundleError("there is no such bundle", where=path, cure="Check the path, or make one: samedge export")
+        bundle = _open_archive(path, verify=verify)
     verdict = bundle.manifest.parity
     if verdict.verdict == "failed" and not force:
         raise ParityError(
@@ -100,6 +88,23 @@ def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bo
             parity=verdict,
         )
     return bundle
+
+
+def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Returns what a bundle says about itself; none of its other files is read, whatever its verdict.
+
+    Args:
+        path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
+
+    Raises:
+        BundleError: It is not a bundle, or its manifest is damaged.
+        StorageError: The file system said no.
+    """
+    path, is_folder = _find(path)
+    if is_folder:
+        return _folder_manifest(path)
+    with _archive_errors(path), zipfile.ZipFile(path) as archive:
+        return parse_manifest(_read_manifest_entry(archive, path), f"{path}/{MANIFEST_NAME}")
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
@@ -134,6 +139,26 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
+    """Returns the path of a bundle's folder or file, and whether it is a folder."""
+    path = Path(path)
+    if path.name == MANIFEST_NAME:
+        path = path.parent
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        raise BundleError(
+            "this is a checkpoint, and a bundle is needed",
+            where=path,
+            cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
+        )
+    if path.name.startswith(_TEMPORARY):
+        raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
+    with storage_errors(path, "read"):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if not is_folder and not is_file:
+        raise BundleError("there is no such bundle", where=path, cure="Check the path, or make one: samedge export")
+    return path, is_folder
+
+
 def _folder_manifest(folder: Path) -> Manifest:
     if (folder / MANIFEST_NAME).is_file():
         return read_manifest(folder / MANIFEST_NAME)
@@ -152,21 +177,27 @@ def _folder_manifest(folder: Path) -> Manifest:
 
 def _open_archive(path: Path, *, verify: bool) -> Bundle:
     cache = cache_folder() / "bundles"
+    with _archive_errors(path), zipfile.ZipFile(path) as archive:
+        data = _read_manifest_entry(archive, path)
+        manifest = parse_manifest(data, f"{path}/{MANIFEST_NAME}")
+        folder = cache / sha256(data).hexdigest()[:32]
+        if folder.is_dir():
+            try:
+                if verify:
+                    verify_files(folder, manifest)
+            except IntegrityError:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                return Bundle(path, folder, manifest)
+        _unpack(archive, data, manifest, folder, path)
+        return Bundle(path, folder, manifest)
+
+
+@contextmanager
+def _archive_errors(path: Path) -> Iterator[None]:
     try:
-        with storage_errors(path, "read"), zipfile.ZipFile(path) as archive:
-            data = _read_manifest_entry(archive, path)
-            manifest = parse_manifest(data, f"{path}/{MANIFEST_NAME}")
-            folder = cache / sha256(data).hexdigest()[:32]
-            if folder.is_dir():
-                try:
-                    if verify:
-                        verify_files(folder, manifest)
-                except IntegrityError:
-                    shutil.rmtree(folder, ignore_errors=True)
-                else:
-                    return Bundle(path, folder, manifest)
-            _unpack(archive, data, manifest, folder, path)
-            return Bundle(path, folder, manifest)
+        with storage_errors(path, "read"):
+            yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         cure = _AGAIN if path.suffix == ARCHIVE_SUFFIX else f"Give a bundle: a folder or a {ARCHIVE_SUFFIX} file"
         raise BundleError(f"the file is not a bundle, or is damaged: {error}", where=path, cure=cure) from error

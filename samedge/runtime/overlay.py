@@ -184,7 +184,8 @@ def write_picture(path: str | Path, picture: ImageArray) -> None:
     path = Path(path)
     known, encoded = False, None
     try:
-        known = bool(path.suffix) and cv2.haveImageWriter(path.name)
+        # The suffix alone: OpenCV crashes on a name that is not UTF-8.
+        known = len(path.suffix) > 1 and path.suffix.isascii() and cv2.haveImageWriter(f"picture{path.suffix}")
         if known:
             written, data = cv2.imencode(path.suffix, picture)
             encoded = data.tobytes() if written else None

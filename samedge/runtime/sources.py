@@ -38,6 +38,8 @@ def iter_sources(source: Source) -> Iterator[ImageSource]:
 def find_images(path: Path) -> list[Path]:
     """Returns the images that a path stands for: itself, a folder's (not those of its subfolders), or a pattern's.
 
+    They come in natural order: frame2 before frame10.
+
     Raises:
         ImageError: There are none.
         StorageError: The folder cannot be read.
@@ -48,14 +50,16 @@ def find_images(path: Path) -> list[Path]:
         elif not path.exists() and any(sign in str(path) for sign in "*?["):
             anchor = Path(path.anchor)
             found = [entry for entry in anchor.glob(str(path.relative_to(anchor))) if entry.is_file()]
-        else:
+        elif path.exists():
             return [path]
+        else:
+            raise ImageError("there is no such image", where=path, cure="Check the path")
     if not found:
         raise ImageError("there are no images here", where=path, cure=f"Looked for {', '.join(IMAGE_SUFFIXES)}")
     return sorted(found, key=_natural)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Orders frame2 before frame10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Orders numbers by their value; names that differ in leading zeros alone by their text."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(int(part), "") if at % 2 else (-1, part) for at, part in enumerate(parts)], str(path)

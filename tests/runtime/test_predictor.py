@@ -257,7 +257,11 @@ class TestEmbeddings:
             ("version", np.int64(2), "format 2, and this samedge reads 1"),
             ("embedding", np.full((1, 3, 4, 4), np.nan, np.float32), "damaged: not finite"),
             ("embedding", np.zeros((1, 3, 4, 4)), "damaged: not finite float32"),
-            ("embedding", np.zeros((1, 3, 5, 5), np.float32), r"shape \(1, 3, 5, 5\), and the decoder takes float32"),
+            (
+                "embedding",
+                np.zeros((1, 3, 5, 5), np.float32),
+                r"float32\[1, 3, 5, 5\] of a 160 x 120 px image, and the decoder takes float32",
+            ),
             ("embedding", np.array("text"), "damaged"),
             ("image_height", np.int64(0), "damaged"),
             ("image_height", np.zeros(3), "not an embedding"),
