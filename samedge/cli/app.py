@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import typer
@@ -12,7 +16,7 @@ from samedge.cli.demo import demo
 from samedge.cli.export import export
 from samedge.cli.info import info
 from samedge.cli.predict import predict
-from samedge.errors import SamedgeError
+from samedge.errors import SamedgeError, StorageError
 
 app = typer.Typer(
     name="samedge",
@@ -22,6 +26,7 @@ app = typer.Typer(
 )
 # typer may bring a click of its own: the base of its usage errors is found through the one that it shows.
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
+_INTERRUPTED: Final = 130
 
 for command in (export, predict, info, demo):
     app.command()(command)
@@ -48,6 +53,10 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the program and exits: 0 if all went well, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names are any bytes, and not every terminal has every character: neither may stop the program.
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "replace")
     sys.exit(run(arguments))
 
 
@@ -55,13 +64,29 @@ def run(arguments: list[str] | None = None) -> int:
     """Runs the program and returns its status; errors that are not ours are bugs and keep their traceback."""
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="samedge", standalone_mode=False)
+        sys.stdout.flush()
     except SamedgeError as error:
         return _fail(str(error), 1)
     except _USAGE_ERROR as error:
         return _fail(f"{' '.join(error.format_message().split()).rstrip('.')}. See samedge --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        status = _INTERRUPTED
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        _forget_stdout()
+        if error.errno == errno.EPIPE:
+            return 1  # as ``| head`` does when it has enough
+        return _fail(str(StorageError(f"cannot write this: {error.strerror}", where="stdout")), 1)
+    if status == _INTERRUPTED:  # some versions of typer return it
+        return _fail("interrupted", _INTERRUPTED)
     return status if isinstance(status, int) else 0
+
+
+def _forget_stdout() -> None:
+    """Lets what is left go nowhere: Python would try to write it again at its end, and complain."""
+    with suppress(OSError):  # a stream in memory has no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from samedge.api import SAM
     from samedge.runtime.results import Results
 
 
@@ -18,9 +17,9 @@ def predict(
     image: Annotated[str, typer.Argument(help="Image, or a folder of images: the prompts are used for each.")],
     point: Annotated[
         list[str] | None,
-        typer.Option(help="X,Y or X,Y,LABEL in px; 1 inside, 0 outside. All points describe one object."),
+        typer.Option(help="X,Y or X,Y,LABEL in px; 1 inside, 0 outside. Can be repeated: one object all the same."),
     ] = None,
-    box: Annotated[list[str] | None, typer.Option(help="X1,Y1,X2,Y2 in px. Each box is an object.")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="X1,Y1,X2,Y2 in px. Can be repeated: an object each.")] = None,
     mask: Annotated[
         list[Path] | None, typer.Option(help="Picture of the image's size, or low-resolution logits as .npy.")
     ] = None,
@@ -39,11 +38,16 @@ def predict(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Load a bundle that failed its parity check.")] = False,
 ) -> None:
-    """Segments an image, or a folder of images, by prompts."""
+    """Segments an image, or each image of a folder, by prompts.
+
+    All points of one command describe one object, together with the box if there is one. Several boxes are several
+    objects; so are several points with --each-point. Masks follow the order of the prompts. In a folder, an image that
+    cannot be used is named on stderr and skipped, and the program ends with status 1.
+    """
     from samedge.api import SAM
     from samedge.cli.prompt_options import combine, parse_boxes, parse_points, read_mask
     from samedge.errors import SamedgeError, UsageError
-    from samedge.runtime.sources import find_images
+    from samedge.runtime.sources import distinct_stems, find_images
 
     points, labels = parse_points(point or [])
     prompts = combine(points, labels, parse_boxes(box or []), [read_mask(path) for path in mask or []], each_point)
@@ -53,63 +57,67 @@ def predict(
         )
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
-    sam = SAM(model, backend=backend, device=device, threads=threads, force=force)
-    _open(sam)
+    sam = SAM(_bundle_of(model), backend=backend, device=device, threads=threads, force=force)
+    used = {"model": model, "backend": sam.predictor.backend, "device": sam.predictor.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []
-    for path in images:
+    for path, stem in zip(images, distinct_stems(images), strict=True):
         try:
             (results,) = sam.predict(path, **prompts, multimask_output=multimask, conf=conf)
-            _write(results, prompts, path, many, save, txt)
+            _write(
+                results,
+                prompts,
+                save=save / f"{stem}.png" if save and many else save,
+                txt=txt / f"{stem}.txt" if txt and many else txt,
+            )
         except SamedgeError as error:
             if not many:
                 raise
             failed.append(error)
             sys.stderr.write(f"skipped: {error}\n")
             continue
-        records.append(_record(results, path))
+        if json is not None:
+            records.append(_record(results, path, image_id=len(records)))
         if json != Path("-"):
             _show(results)
     if json is not None:
-        _write_json({"model": sam.model, "backend": sam.predictor.backend, "device": sam.predictor.device,
-                     "images": records}, json)  # fmt: skip
+        _write_json(used | {"images": records}, json)
     if failed:
         raise UsageError(f"{len(failed)} of {len(images)} images were skipped", where=image, cure="See the lines above")
 
 
-def _open(sam: SAM) -> None:
-    """Opens the model; a checkpoint is exported first, with progress."""
+def _bundle_of(model: str) -> str:
+    """Returns the bundle to open: a checkpoint's is exported into the cache first, with progress."""
     from samedge.api import is_bundle
     from samedge.cli.progress import shown_progress
     from samedge.export.cached import cached_bundle
 
-    if not is_bundle(sam.model):
-        with shown_progress() as progress:
-            cached_bundle(sam.model, progress=progress)
-    _ = sam.predictor
+    if is_bundle(model):
+        return model
+    with shown_progress() as progress:
+        return str(cached_bundle(model, progress=progress))
 
 
-def _write(
-    results: Results, prompts: dict[str, Any], path: Path, many: bool, save: Path | None, txt: Path | None
-) -> None:
+def _write(results: Results, prompts: dict[str, Any], *, save: Path | None, txt: Path | None) -> None:
     from samedge.runtime.overlay import draw_prompts, write_picture
 
     if save is not None:
         shown = draw_prompts(results.plot(), prompts.get("points"), prompts.get("labels"), prompts.get("bboxes"))
-        write_picture(save / f"{path.stem}.png" if many else save, shown)
+        write_picture(save, shown)
     if txt is not None:
-        results.save_txt(str(txt / f"{path.stem}.txt" if many else txt))
+        results.save_txt(txt)
 
 
-def _record(results: Results, path: Path) -> dict[str, Any]:
+def _record(results: Results, path: Path, image_id: int) -> dict[str, Any]:
     height, width = results.orig_shape
     return {
+        "id": image_id,
         "image": str(path),
         "height": height,
         "width": width,
         "speed_ms": results.speed,
         "dropped_prompts": list(results.dropped),
-        "objects": results.to_coco(),
+        "objects": results.to_coco(image_id),
     }
 
 

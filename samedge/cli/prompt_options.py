@@ -45,7 +45,7 @@ def _numbers(text: str, option: str, counts: tuple[int, ...], example: str) -> l
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in counts:
+    if len(numbers) not in counts or not np.isfinite(numbers).all():
         raise UsageError(f"{text!r} cannot be read", where=option, cure=f"Write it like this: {example}")
     return numbers
 
@@ -76,26 +76,36 @@ def combine(
 ) -> dict[str, Any]:
     """Returns the prompts as `SAM.predict` takes them.
 
-    All points of one command describe one object, together with the box if there is one; each box is a prompt, and so
-    is each point with ``--each-point``.
+    All points of one command describe one object, together with the box and the mask if there is one of each; each box
+    is a prompt, and so is each mask, and each point with ``--each-point``: then the first box goes with the first mask
+    and the first point, and so on.
 
     Raises:
-        UsageError: Several boxes with points that belong to none of them, or several masks for one object.
+        UsageError: Prompts that cannot belong together, or ``--each-point`` without points.
     """
     prompts: dict[str, Any] = {}
-    if points:
-        if each_point:
-            prompts |= {"points": [[point] for point in points], "labels": [[label] for label in labels]}
-        else:
-            prompts |= {"points": [points], "labels": [labels]}
-            if len(boxes) > 1:
+    if each_point and not points:
+        raise UsageError("there is no point", where="--each-point", cure="Give --point as well")
+    if points and not each_point:
+        prompts |= {"points": [points], "labels": [labels]}
+        for option, count in (("boxes", len(boxes)), ("masks", len(masks))):
+            if count > 1:
                 raise UsageError(
-                    f"there are {len(boxes)} boxes, and the points can belong to one object only",
+                    f"there are {count} {option}, and the points can belong to one object only",
                     where="--point",
-                    cure="Give one box, or one point a box with --each-point, or run the command for each object",
+                    cure="Give one, or as many points with --each-point, or run the command for each object",
                 )
+    elif points:
+        prompts |= {"points": [[point] for point in points], "labels": [[label] for label in labels]}
     if boxes:
         prompts["bboxes"] = boxes
     if masks:
         prompts["masks"] = masks
+    counts = {name: len(prompts[name]) for name in ("points", "bboxes", "masks") if name in prompts}
+    if len(set(counts.values())) > 1:
+        options = {"points": "--point", "bboxes": "--box", "masks": "--mask"}
+        raise UsageError(
+            " and ".join(f"{count} times {options[name]}" for name, count in counts.items()) + " do not match",
+            cure="Give as many of each, or run the command for each object",
+        )
     return prompts

@@ -64,7 +64,7 @@ def results_table(results: Results) -> Table:
         table.add_column(name, justify="right")
     if results.boxes is not None and results.masks is not None:
         for index, box, score, mask in zip(
-            results.prompt_index, results.boxes.xyxy, results.boxes.conf, results.masks.data, strict=True
+            results.prompt_index, results.boxes.xyxy, results.boxes.conf, results.masks.iter_masks(), strict=True
         ):
             table.add_row(str(index), f"{score:.3f}", *(f"{side:.0f}" for side in box), str(int(mask.sum())))
     for index in results.dropped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -49,7 +50,10 @@ def find_images(path: Path) -> list[Path]:
             found = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
         elif not path.exists() and any(sign in str(path) for sign in "*?["):
             anchor = Path(path.anchor)
-            found = [entry for entry in anchor.glob(str(path.relative_to(anchor))) if entry.is_file()]
+            try:
+                found = [entry for entry in anchor.glob(str(path.relative_to(anchor))) if entry.is_file()]
+            except ValueError as error:
+                raise ImageError(f"the pattern cannot be read: {error}", where=path, cure="Write ** alone") from error
         elif path.exists():
             return [path]
         else:
@@ -57,6 +61,25 @@ def find_images(path: Path) -> list[Path]:
     if not found:
         raise ImageError("there are no images here", where=path, cure=f"Looked for {', '.join(IMAGE_SUFFIXES)}")
     return sorted(found, key=_natural)
+
+
+def distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """Returns a name for what is made of each path, without suffix, that no other path gets.
+
+    The stem; with its suffix where others have the same stem (a.jpg beside a.png); numbered where they share that too.
+    Names that differ in case alone count as the same, as some file systems take them.
+    """
+    shared = Counter(path.stem.casefold() for path in paths)
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        base = path.stem if shared[path.stem.casefold()] == 1 else path.name
+        name, number = base, 2
+        while name.casefold() in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
