@@ -1,60 +1,64 @@
-"""``samedge demo``: the whole way from a checkpoint to an overlay, on a picture that comes along."""
+"""``samedge demo``: the whole way from a checkpoint to overlays, on a picture that comes along."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-PICTURE: Final = Path(__file__).parent.parent / "assets" / "coffee.jpg"
-FALLBACK: Final = "seeded:mobile_sam"
-POINT: Final = (330.0, 120.0)
-BOX: Final = (120.0, 30.0, 500.0, 310.0)
+ASSETS: Final = Path(__file__).parent.parent / "assets"
+SAM_DEMO: Final = "sam_demo"
+SEEDED: Final = "seeded:mobile_sam"
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture with a point on an object of it, and a box round one, in px."""
+
+    file: str
+    point: tuple[float, float]
+    box: tuple[float, float, float, float]
+
+    @property
+    def path(self) -> Path:
+        return ASSETS / self.file
+
+
+COFFEE: Final = _Picture("coffee.jpg", point=(330.0, 120.0), box=(120.0, 30.0, 500.0, 310.0))
+DRAWN: Final = _Picture("scene.jpg", point=(322.0, 140.0), box=(260.0, 230.0, 475.0, 511.0))
+"""What sam_demo can do: drawn shapes of kinds that it was not trained on."""
 
 
 def demo(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint or known name.")] = "mobile_sam.pt",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundle and overlay.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundle and overlays.")] = Path("demo"),
 ) -> None:
-    """Exports a checkpoint, proves it, and segments a cup of coffee by a point and by a box."""
-    from rich.console import Console
+    """Exports a checkpoint, proves it, and segments a picture by a point and by a box.
 
-    import samedge
-    from samedge.cli.tables import results_table
+    Without the checkpoint and without a network, the small model that comes along is used.
+    """
     from samedge.errors import DownloadError
-    from samedge.runtime.image import read_image
-    from samedge.runtime.overlay import draw_prompts, write_picture
-    from samedge.runtime.results import Results
+    from samedge.models.weights import BUNDLED_WEIGHTS
 
     say = sys.stdout.write
     try:
         bundle = _export(checkpoint, output / "bundle")
     except DownloadError as error:
-        say(f"{error}\n")
-        say("Going on with seeded random weights of the same architecture.\n")
-        bundle = _export(FALLBACK, output / "bundle")
-    with samedge.load(bundle) as predictor:
-        say(f"loaded {bundle} on {predictor.backend} {predictor.device}\n")
-        predictor.set_image(PICTURE)
-        by_point = predictor.predict(points=POINT)
-        by_box = predictor.predict(boxes=BOX)
-        seeded = predictor.info.model.seeded
-        picture = read_image(PICTURE)
-        for name, prediction, prompt in (
-            ("point", by_point, {"points": [POINT]}),
-            ("box", by_box, {"boxes": [BOX]}),
-        ):
-            results = Results.from_prediction(prediction, picture, path=name, speed=predictor.speed)
-            Console().print(results_table(results))
-            overlay = output / f"overlay-{name}.png"
-            write_picture(overlay, draw_prompts(results.plot(), **prompt))
-            say(f"{overlay}\n")
-    if seeded:
+        checkpoint = SAM_DEMO if BUNDLED_WEIGHTS[SAM_DEMO].is_file() else SEEDED
+        say(f"{error}\nGoing on with {checkpoint}.\n")
+        bundle = _export(checkpoint, output / "bundle")
+    if _segment(bundle, DRAWN if checkpoint == SAM_DEMO else COFFEE, output):
         say(
             "NOTE: these weights are random numbers from a seed. Every step ran for real, and the masks mean nothing: "
             "put mobile_sam.pt here, or allow its download, to see the cup.\n"
+        )
+    elif checkpoint == SAM_DEMO:
+        say(
+            "NOTE: sam_demo is a small model, trained on drawn scenes. It shows that everything works; for photographs "
+            "take a checkpoint of SAM or MobileSAM: samedge demo sam_b.pt\n"
         )
 
 
@@ -70,3 +74,29 @@ def _export(checkpoint: str, target: Path) -> Path:
         path = import_exporter()(checkpoint, output=target, progress=progress)
     Console().print(parity_table(bundle_manifest(path).parity))
     return path
+
+
+def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
+    """Writes an overlay for the point and one for the box; returns whether the weights are random."""
+    from rich.console import Console
+
+    import samedge
+    from samedge.cli.tables import results_table
+    from samedge.runtime.image import read_image
+    from samedge.runtime.overlay import draw_prompts, write_picture
+    from samedge.runtime.results import Results
+
+    image = read_image(picture.path)
+    with samedge.load(bundle) as predictor:
+        sys.stdout.write(f"loaded {bundle} on {predictor.backend} {predictor.device}\n")
+        predictor.set_image(image)
+        for name, prediction, prompt in (
+            ("point", predictor.predict(points=picture.point), {"points": [picture.point]}),
+            ("box", predictor.predict(boxes=picture.box), {"boxes": [picture.box]}),
+        ):
+            results = Results.from_prediction(prediction, image, path=name, speed=predictor.speed)
+            Console().print(results_table(results))
+            overlay = output / f"overlay-{name}.png"
+            write_picture(overlay, draw_prompts(results.plot(), **prompt))
+            sys.stdout.write(f"{overlay}\n")
+        return predictor.info.model.seeded
