@@ -40,7 +40,7 @@ def _path_of(image: ImageSource) -> str | None:
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Prompts:
     """The four kinds of prompt, as users give them."""
 
@@ -48,6 +48,10 @@ class _Prompts:
     points: PromptLike | None = None
     labels: PromptLike | None = None
     masks: PromptLike | None = None
+
+    @property
+    def given(self) -> bool:
+        return any(prompt is not None for prompt in (self.bboxes, self.points, self.labels, self.masks))
 
     def check(self) -> None:
         if self.bboxes is None and self.points is None and self.masks is None:
@@ -133,6 +137,20 @@ class SAM:
         stream: Literal[True],
     ) -> Iterator[Results]: ...
 
+    @overload
+    def predict(
+        self,
+        source: Source,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        *,
+        multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF,
+        stream: bool,
+    ) -> list[Results] | Iterator[Results]: ...
+
     def predict(
         self,
         source: Source,
@@ -155,8 +173,7 @@ class SAM:
             masks: ``(H, W)`` or ``(N, H, W)``, binary masks of the image's size or low-resolution logits.
             multimask_output: Three masks a prompt instead of one.
             conf: Keep masks whose predicted IoU is greater; None keeps all. `Results.prompt_index` says which prompts
-                the
-                kept ones answer, `Results.dropped` which prompts were dropped.
+                the kept ones answer, `Results.dropped` which prompts were dropped.
             stream: Return a generator that segments one image after the other as it is read from.
 
         Raises:
@@ -257,8 +274,7 @@ class SAMPredictor:
 
     Args:
         overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, ``imgsz`` (must be
-            the
-            model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change nothing.
+            the model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change nothing.
 
     Raises:
         UsageError: An override that is not known.
@@ -354,7 +370,7 @@ class SAMPredictor:
             PromptError: A prompt cannot be used.
         """
         prompts = _Prompts(bboxes, points, labels, masks)
-        if prompts == _Prompts():
+        if not prompts.given:
             prompts = self._prompts
         prompts.check()
         if source is not None:
