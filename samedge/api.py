@@ -274,7 +274,8 @@ class SAMPredictor:
 
     Args:
         overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, ``imgsz`` (must be
-            the model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change nothing.
+            the model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change
+            nothing.
 
     Raises:
         UsageError: An override that is not known.
