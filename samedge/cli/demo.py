@@ -78,10 +78,8 @@ def _export(checkpoint: str, target: Path) -> Path:
 
 def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
     """Writes an overlay for the point and one for the box; returns whether the weights are random."""
-    from rich.console import Console
-
     import samedge
-    from samedge.cli.tables import results_table
+    from samedge.cli.tables import print_results
     from samedge.runtime.image import read_image
     from samedge.runtime.overlay import draw_prompts, write_picture
     from samedge.runtime.results import Results
@@ -95,7 +93,7 @@ def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
             ("box", predictor.predict(boxes=picture.box), {"boxes": [picture.box]}),
         ):
             results = Results.from_prediction(prediction, image, path=name, speed=predictor.speed)
-            Console().print(results_table(results))
+            print_results(results)
             overlay = output / f"overlay-{name}.png"
             write_picture(overlay, draw_prompts(results.plot(), **prompt))
             sys.stdout.write(f"{overlay}\n")

@@ -46,6 +46,7 @@ def predict(
     """
     from samedge.api import SAM
     from samedge.cli.prompt_options import combine, parse_boxes, parse_points, read_mask
+    from samedge.cli.tables import print_results
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.sources import distinct_stems, find_images
 
@@ -74,12 +75,13 @@ def predict(
             if not many:
                 raise
             failed.append(error)
-            sys.stderr.write(f"skipped: {error}\n")
+            named = error.where == str(path)
+            sys.stderr.write(f"skipped: {error}\n" if named else f"skipped: {path}: {error}\n")
             continue
         if json is not None:
             records.append(_record(results, path, image_id=len(records)))
         if json != Path("-"):
-            _show(results)
+            print_results(results)
     if json is not None:
         _write_json(used | {"images": records}, json)
     if failed:
@@ -133,11 +135,3 @@ def _write_json(document: dict[str, Any], path: Path) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-
-
-def _show(results: Results) -> None:
-    from rich.console import Console
-
-    from samedge.cli.tables import results_table
-
-    Console().print(results_table(results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -56,10 +57,16 @@ def ports_table(manifest: Manifest) -> Table:
     return table
 
 
-def results_table(results: Results) -> Table:
-    """Returns the masks that were found: one row each."""
-    table = Table(title=escape(f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"))
-    table.title_justify = "left"
+def print_results(results: Results) -> None:
+    """Writes the image's name and size to stdout, on one line however long it is, and the masks that were found."""
+    console = Console()
+    title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(_results_table(results))
+
+
+def _results_table(results: Results) -> Table:
+    table = Table()
     for name in ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px"):
         table.add_column(name, justify="right")
     if results.boxes is not None and results.masks is not None:

@@ -1,0 +1,251 @@
+"""``samedge predict``: masks, files and exit codes, with a model that draws its prompts and with a real one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from bundles import write_small_bundle
+from program import Program
+
+import samedge
+from samedge.runtime.image import read_image
+from samedge.runtime.rle import decode_rle
+
+
+def objects(document: dict[str, Any], image: int = 0) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = document["images"][image]["objects"]
+    return found
+
+
+def test_masks_boxes_scores_and_prompts_as_json(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "result.json"
+    done = program("predict", fake, photo, "--box", "64,32,128,96", "--box", "0,0,32,48", "--json", target)
+    assert (done.status, done.err) == (0, "")
+    document = json.loads(target.read_text())
+    assert (document["model"], document["backend"], document["device"]) == (str(fake), "fake", "cpu")
+    (image,) = document["images"]
+    assert (image["image"], image["width"], image["height"], image["id"]) == (str(photo), 256, 192, 0)
+    assert image["dropped_prompts"] == []
+    assert set(image["speed_ms"]) == {"preprocess", "inference", "postprocess"}
+    first, second = image["objects"]
+    assert (first["bbox"], second["bbox"]) == ([64, 32, 64, 64], [0, 0, 32, 48])
+    assert (first["prompt_index"], second["prompt_index"]) == (0, 1)
+    assert (first["category_id"], second["category_id"], second["image_id"]) == (0, 1, 0)
+    assert first["score"] == pytest.approx(0.9)
+    mask = decode_rle(first["segmentation"])
+    assert mask.shape == (192, 256)
+    assert mask[33:95, 65:127].mean() > 0.99
+    assert mask.sum() == first["area"]
+
+
+def test_json_on_stdout_is_all_there_is(program: Program, fake: Path, photo: Path) -> None:
+    done = program("predict", fake, photo, "--point", "100,50", "--json", "-")
+    assert len(objects(json.loads(done.out))) == 1
+    assert (done.status, done.err) == (0, "")
+
+
+def test_the_table(program: Program, fake: Path, photo: Path) -> None:
+    done = program("predict", fake, photo, "--box", "64,32,128,96", "--box", "0,0,32,48", "--conf", "0.5")
+    assert f"{photo} 256×192" in done.out
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.out.splitlines() if "0.900" in line]
+    assert [row[:6] for row in rows] == [["0", "0.900", "64", "32", "127", "95"], ["1", "0.900", "0", "0", "31", "47"]]
+    gone = program("predict", fake, photo, "--box", "64,32,128,96", "--conf", "0.95")
+    assert (gone.status, "below --conf: dropped" in gone.out) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["x [bold]y[/bold].png", "[/red].png", "a[b].png"])
+def test_names_that_look_like_markup(program: Program, fake: Path, photo: Path, name: str) -> None:
+    odd = photo.with_name("odd") / name
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(photo, odd)
+    done = program("predict", fake, odd, "--point", "100,50")
+    assert done.status == 0
+    assert f"{odd} 256×192" in done.out
+
+
+def test_all_points_are_one_object_and_each_point_is_with_the_option(program: Program, fake: Path, photo: Path) -> None:
+    points = ("--point", "100,50", "--point=200, 150", "--point", "104,50,0")
+    (together,) = objects(json.loads(program("predict", fake, photo, *points, "--json", "-").out))
+    mask = decode_rle(together["segmentation"])
+    assert (mask[50, 70], mask[150, 200], mask[50, 104]) == (True, True, False)
+    apart = objects(json.loads(program("predict", fake, photo, *points, "--each-point", "--json", "-").out))
+    assert [entry["prompt_index"] for entry in apart] == [0, 1, 2]
+    assert decode_rle(apart[1]["segmentation"])[150, 200]
+
+
+def test_a_point_and_a_box_are_one_object(program: Program, fake: Path, photo: Path) -> None:
+    done = program("predict", fake, photo, "--point", "90,60,0", "--box", "64,32,128,96", "--json", "-")
+    (entry,) = objects(json.loads(done.out))
+    assert entry["bbox"] == [64, 32, 64, 64]
+    assert not decode_rle(entry["segmentation"])[60, 90]
+
+
+def test_three_masks_a_prompt(program: Program, fake: Path, photo: Path) -> None:
+    done = program("predict", fake, photo, "--point", "90,60", "--multimask", "--json", "-")
+    found = objects(json.loads(done.out))
+    assert [entry["prompt_index"] for entry in found] == [0, 0, 0]
+    assert len({entry["area"] for entry in found}) == 3
+    kept = program("predict", fake, photo, "--point", "90,60", "--multimask", "--conf", "0.75", "--json", "-")
+    assert len(objects(json.loads(kept.out))) == 1
+
+
+def test_a_mask_is_a_prompt(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
+    drawn = np.zeros((192, 256), np.uint8)
+    drawn[32:96, 64:128] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), drawn)
+    done = program("predict", fake, photo, "--mask", tmp_path / "mask.png", "--json", "-")
+    assert objects(json.loads(done.out))[0]["bbox"] == pytest.approx([64, 32, 64, 64], abs=4)
+
+
+def test_an_overlay_and_polygons_of_one_image(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
+    overlay, labels = tmp_path / "out" / "seen.jpg", tmp_path / "labels" / "photo.txt"
+    arguments = ("predict", fake, photo, "--box", "64,32,128,96", "--save", overlay, "--txt", labels)
+    assert program(*arguments).status == 0
+    drawn = cv2.imread(str(overlay))
+    assert drawn is not None
+    assert drawn.shape == (192, 256, 3)
+    (line,) = labels.read_text().splitlines()
+    kind, *numbers = line.split()
+    xy = np.array(numbers, np.float64).reshape(-1, 2) * (256, 192)
+    assert kind == "0"
+    assert [*xy.min(axis=0), *xy.max(axis=0)] == pytest.approx([64, 32, 127, 95], abs=0.01)
+    program(*arguments)
+    assert labels.read_text().splitlines() == [line, line]  # appended, as the help says
+
+
+class TestFolders:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, photo: Path) -> Path:
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        image = read_image(photo)
+        for name in ("frame10.png", "frame2.png", "same.png", "same.jpg"):
+            cv2.imwrite(str(folder / name), image)
+        return folder
+
+    def test_the_same_prompts_on_each(self, program: Program, fake: Path, folder: Path, tmp_path: Path) -> None:
+        result, overlays, labels = tmp_path / "result.json", tmp_path / "overlays", tmp_path / "labels"
+        done = program(
+            "predict", fake, folder, "--box", "64,32,128,96", "--json", result, "--save", overlays, "--txt", labels
+        )
+        assert (done.status, done.err) == (0, "")
+        images = json.loads(result.read_text())["images"]
+        assert [Path(image["image"]).name for image in images] == ["frame2.png", "frame10.png", "same.jpg", "same.png"]
+        assert [(image["id"], image["objects"][0]["image_id"]) for image in images] == [(i, i) for i in range(4)]
+        stems = ["frame10", "frame2", "same.jpg", "same.png"]
+        assert sorted(path.name for path in overlays.iterdir()) == [f"{stem}.png" for stem in stems]
+        assert sorted(path.name for path in labels.iterdir()) == [f"{stem}.txt" for stem in stems]
+        assert all(len(path.read_text().splitlines()) == 1 for path in labels.iterdir())
+
+    def test_a_broken_image_is_named_and_skipped(
+        self, program: Program, fake: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "frame3.png").write_text("no image")
+        cv2.imwrite(str(folder / "frame4.png"), np.zeros((5, 5, 3), np.uint8))  # the prompt is outside it
+        done = program("predict", fake, folder, "--point", "64,32", "--json", "-")
+        assert done.status == 1
+        assert len(json.loads(done.out)["images"]) == 4
+        broken, outside, summary = done.err.splitlines()
+        assert broken.startswith(f"skipped: {folder / 'frame3.png'}: this is not an image")
+        assert outside.startswith(f"skipped: {folder / 'frame4.png'}: points: point 0 of prompt 0 is (64, 32), outside")
+        assert summary == f"error: {folder}: 2 of 6 images were skipped. See the lines above"
+
+    def test_patterns(self, program: Program, fake: Path, folder: Path) -> None:
+        done = program("predict", fake, folder / "frame*.png", "--point", "64,32", "--json", "-")
+        assert len(json.loads(done.out)["images"]) == 2
+
+    def test_an_empty_folder(self, program: Program, fake: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        done = program("predict", fake, tmp_path / "empty", "--point", "64,32")
+        assert done.status == 1
+        assert done.err.startswith(f"error: {tmp_path / 'empty'}: there are no images here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no prompt. Give --point, --box or --mask"),
+        (["--point", "1"], "--point: '1' cannot be read. Write it like this: --point 400,300"),
+        (["--point", "-5,10"], "points: point 0 of prompt 0 is (-5, 10), outside the image of 256 x 192 px"),
+        (["--point", "1,2,7"], "--point: '1,2,7' has the label 7"),
+        (["--box", "1,2,3"], "--box: '1,2,3' cannot be read"),
+        (["--point", "1,2", "--box", "1,2,30,40", "--box", "2,3,50,60"], "--point: there are 2 boxes"),
+        (["--mask", "none.npy"], "none.npy: cannot read this: No such file"),
+        (["--point", "1,2", "--save", "picture.nope"], "picture.nope: a picture cannot be written in this format"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(
+    program: Program, fake: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    done = program("predict", fake, photo, *arguments)
+    assert (done.status, done.out) == (1, "")
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith(f"error: {message}")
+
+
+def test_an_image_that_is_not_there_is_told_before_the_model_is_opened(program: Program, tmp_path: Path) -> None:
+    done = program("predict", "no_model.pt", tmp_path / "no_image.png", "--point", "1,2")
+    assert done.err == f"error: {tmp_path / 'no_image.png'}: there is no such image. Check the path\n"
+
+
+@pytest.mark.parametrize("option", ["--json", "--txt", "--save"])
+def test_a_folder_that_cannot_be_made(program: Program, fake: Path, photo: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "result.png"
+    done = program("predict", fake, photo, "--box", "64,32,128,96", option, target)
+    assert done.status == 1
+    assert done.err.startswith(f"error: {target}: cannot write this: ")
+
+
+class TestRealBundles:
+    @pytest.fixture
+    def bundle(self, tmp_path: Path) -> Path:
+        return write_small_bundle(tmp_path / "small-samedge")
+
+    def test_the_same_as_the_api(self, program: Program, bundle: Path, photo: Path) -> None:
+        done = program("predict", bundle, photo, "--point", "100,50", "--box", "64,32,200,150", "--json", "-")
+        with samedge.load(bundle) as predictor:
+            predictor.set_image(photo)
+            want = predictor.predict(points=[[[100, 50]]], boxes=[[64, 32, 200, 150]])
+        document = json.loads(done.out)
+        assert document["backend"] == "onnxruntime"
+        (entry,) = objects(document)
+        np.testing.assert_array_equal(decode_rle(entry["segmentation"]), want.masks[0])
+        assert entry["score"] == pytest.approx(float(want.scores[0]))
+
+    def test_options_of_the_backend(self, program: Program, bundle: Path, photo: Path) -> None:
+        arguments = ("predict", bundle, photo, "--point", "100,50")
+        done = program(*arguments, "--backend", "onnxruntime", "--device", "cpu", "--threads", "1")
+        assert (done.status, done.err) == (0, "")
+        for option, value, message in (
+            ("--backend", "abacus", "there is no backend 'abacus'"),
+            ("--device", "cuda", "the device 'cuda:0' cannot be had"),
+            ("--threads", "0", "threads is 0"),
+        ):
+            done = program(*arguments, option, value)
+            assert done.status == 1
+            assert len(done.err.splitlines()) == 1
+            assert message in done.err
+
+    def test_a_bundle_that_failed(self, program: Program, tmp_path: Path, photo: Path) -> None:
+        bundle = write_small_bundle(tmp_path / "failed-samedge", verdict="failed")
+        done = program("predict", bundle, photo, "--point", "100,50")
+        assert (done.status, "--force" in done.err) == (1, True)
+        assert program("predict", bundle, photo, "--point", "100,50", "--force").status == 0
+
+    def test_a_checkpoint_is_exported_into_the_cache(self, program: Program, photo: Path, cache: Path) -> None:
+        first = program("predict", "seeded:sam_vit_tiny", photo, "--point", "100,50", "--json", "-")
+        assert first.status == 0, first.err
+        assert "Writing the encoder" in first.err
+        assert json.loads(first.out)["model"] == "seeded:sam_vit_tiny"
+        assert len(list((cache / "exports").iterdir())) == 1
+        again = program("predict", "seeded:sam_vit_tiny", photo, "--point", "100,50", "--json", "-")
+        assert again.err == ""
+        assert objects(json.loads(again.out)) == objects(json.loads(first.out))
