@@ -169,7 +169,9 @@ main()
                 break
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out) == (130, "")
+        # Python ends by the signal itself if that came while exec() ran; a shell shows 130 for both.
+        assert process.returncode in (130, -signal.SIGINT)
+        assert out == ""
         assert err.splitlines()[-1] == "error: interrupted"
         assert "Traceback" not in err
         assert list(tmp_path.iterdir()) == []
