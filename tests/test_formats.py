@@ -1,0 +1,119 @@
+"""A file as people have it, written by the reference package, goes in; the reference's masks come out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference import mobile_sam, reference_mobile_sam, reference_sam, segment_anything
+from safetensors.torch import save_file
+
+import samedge
+from samedge.models.seeded import seeded_config, seeded_state
+from samedge.runtime.manifest import MANIFEST_NAME, read_manifest
+
+State = dict[str, torch.Tensor]
+
+
+def plain(state: State, path: Path) -> None:
+    torch.save(state, path)
+
+
+def legacy(state: State, path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+def wrapped(state: State, path: Path) -> None:
+    torch.save({"model": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}}, path)
+
+
+def parallel(state: State, path: Path) -> None:
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
+
+
+def safe(state: State, path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+
+
+FORMATS: list[tuple[str, Callable[[State, Path], None]]] = [
+    ("sam_vit_b_01ec64.pth", plain),
+    ("sam_b.pt", plain),
+    ("old.pth", legacy),
+    ("fine_tune.pt", wrapped),
+    ("distributed.pt", parallel),
+    ("model.safetensors", safe),
+]
+
+
+def draw(height: int, width: int) -> Any:
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x * 255 / width, y * 255 / height, 128 + 60 * np.sin(x / 9)], -1)
+    return (image + random.normal(0, 12, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def check_against(predictor_class: Any, reference: Any, bundle: Path) -> None:
+    """Compares the bundle, run without torch, with the reference's own predictor on a portrait image."""
+    assert read_manifest(bundle / MANIFEST_NAME).parity.verdict == "passed"
+    image = draw(211, 130)
+    theirs = predictor_class(reference)
+    theirs.set_image(image, image_format="BGR")
+    points, labels, box = np.array([[60, 90], [20, 180]]), np.array([1, 0]), np.array([12, 30, 110, 190])
+    with samedge.load(bundle) as predictor:
+        predictor.set_image(image)
+        for multimask in (False, True):
+            for ours, want in (
+                (predictor.predict(points=[points], labels=[labels], multimask=multimask), (points, labels, None)),
+                (predictor.predict(boxes=box, multimask=multimask), (None, None, box)),
+            ):
+                masks, scores, _ = theirs.predict(*want, multimask_output=multimask)
+                assert ours.masks.shape == masks.shape == (3 if multimask else 1, 211, 130)
+                for a, b in zip(ours.masks, masks, strict=True):
+                    assert (a & b).sum() >= 0.999 * (a | b).sum()
+                np.testing.assert_allclose(ours.scores, scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "write"), FORMATS, ids=[f"{write.__name__}-{name}" for name, write in FORMATS])
+def test_a_file_by_the_reference_package_exports_passes_and_segments(
+    tmp_path: Path, name: str, write: Callable[[State, Path], None]
+) -> None:
+    reference = reference_sam(seeded_state("sam_vit_tiny", seed=7), seeded_config("sam_vit_tiny"))
+    write(reference.state_dict(), tmp_path / name)
+    bundle = samedge.export_model(tmp_path / name, output=tmp_path / "bundle")
+    check_against(segment_anything().SamPredictor, reference, bundle)
+
+
+def test_mobile_sam_by_its_reference_package_exports_passes_and_segments(tmp_path: Path) -> None:
+    reference = reference_mobile_sam(seeded_state("mobile_sam", seed=7), seeded_config("mobile_sam"))
+    torch.save(reference.state_dict(), tmp_path / "mobile_sam.pt")
+    bundle = samedge.export_model(tmp_path / "mobile_sam.pt", output=tmp_path / "bundle")
+    assert read_manifest(bundle / MANIFEST_NAME).model.name == "mobile_sam"
+    check_against(mobile_sam().SamPredictor, reference, bundle)
+
+
+@pytest.mark.full
+def test_vit_b_exports_in_less_than_4_gb(tmp_path: Path) -> None:
+    reference = reference_sam(seeded_state("sam_vit_b", seed=7), seeded_config("sam_vit_b"))
+    torch.save(reference.state_dict(), tmp_path / "sam_b.pt")
+    script = f"""
+        import resource
+        from samedge.export import probes
+        probes.PROBE_SIZES = probes.PROBE_SIZES[:1]  # one image of the five: the same peak in a fifth of the time
+        import samedge
+        samedge.export_model({str(tmp_path / "sam_b.pt")!r}, output={str(tmp_path / "bundle")!r})
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    peak = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    assert peak < 4e9
+    manifest = read_manifest(tmp_path / "bundle" / MANIFEST_NAME)
+    assert (manifest.model.name, manifest.parity.verdict) == ("sam_vit_b", "passed")
+    assert manifest.model.parameters == sum(parameter.numel() for parameter in reference.parameters()) == 93_735_472
+    check_against(segment_anything().SamPredictor, reference, tmp_path / "bundle")
