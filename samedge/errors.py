@@ -150,11 +150,17 @@ def storage_errors(path: Path | str, doing: str = "write") -> Iterator[None]:
             errno.EPERM: "Check the permissions, or choose another folder",
             errno.EROFS: "The file system is read-only: choose another folder",
             errno.ENOENT: "Check the path",
+            errno.EEXIST: "Something else is in the way: choose another path",
+            errno.ENOTDIR: "A file stands where a folder is needed: choose another path",
+            errno.EISDIR: "A folder stands where a file is needed: choose another path",
             errno.ENAMETOOLONG: "Choose a shorter name",
         }
         reason = error.strerror or str(error)
         raise StorageError(
-            f"cannot {doing} this: {reason}", where=path, cure=cures.get(error.errno or 0), errno=error.errno
+            f"cannot {doing} this: {reason}",
+            where=path,
+            cure=cures.get(error.errno or 0, "Check the path and the disk"),
+            errno=error.errno,
         ) from error
 
 
