@@ -99,20 +99,22 @@ def test_mobile_sam_by_its_reference_package_exports_passes_and_segments(tmp_pat
 
 
 @pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_vit_b_exports_in_less_than_4_gb(tmp_path: Path) -> None:
     reference = reference_sam(seeded_state("sam_vit_b", seed=7), seeded_config("sam_vit_b"))
     torch.save(reference.state_dict(), tmp_path / "sam_b.pt")
     script = f"""
-        import resource
+        import re
+        from pathlib import Path
         from samedge.export import probes
         probes.PROBE_SIZES = probes.PROBE_SIZES[:1]  # one image of the five: the same peak in a fifth of the time
         import samedge
         samedge.export_model({str(tmp_path / "sam_b.pt")!r}, output={str(tmp_path / "bundle")!r})
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        # Not ru_maxrss: that begins with the peak of the process which started this one.
+        print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
-    peak = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
-    assert peak < 4e9
+    assert int(done.stdout) * 1024 < 4e9
     manifest = read_manifest(tmp_path / "bundle" / MANIFEST_NAME)
     assert (manifest.model.name, manifest.parity.verdict) == ("sam_vit_b", "passed")
     assert manifest.model.parameters == sum(parameter.numel() for parameter in reference.parameters()) == 93_735_472

@@ -28,7 +28,7 @@ class _Picture:
 
 
 COFFEE: Final = _Picture("coffee.jpg", point=(330.0, 120.0), box=(120.0, 30.0, 500.0, 310.0))
-DRAWN: Final = _Picture("scene.jpg", point=(322.0, 140.0), box=(260.0, 230.0, 475.0, 511.0))
+DRAWN: Final = _Picture("scene.jpg", point=(322.0, 140.0), box=(218.0, 204.0, 306.0, 305.0))
 """What sam_demo can do: drawn shapes of kinds that it was not trained on."""
 
 
