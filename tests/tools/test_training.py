@@ -259,3 +259,14 @@ def test_packing_refuses_what_fp16_cannot_hold(tmp_path: Path) -> None:
         pack({"a": torch.tensor([1e6])}, {}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="more than"):
         pack({"a": torch.zeros(LARGEST_BYTES)}, {}, tmp_path / "x.safetensors")
+
+
+def test_a_new_run_can_begin_with_packed_weights(tmp_path: Path) -> None:
+    packed = Path(train.__file__).parents[2] / "samedge" / "assets" / "sam_demo.safetensors"
+    settings = train.parse(["--out", str(tmp_path), "--start", str(packed), "--steps", "1"])
+    trainer = train.Trainer(settings, torch.device("cpu"))
+    trainer.start_from(packed)
+    weights = read_sam(packed).state_dict()
+    for have in (trainer.sam.state_dict(), trainer.averaged().state_dict()):
+        assert all(torch.equal(have[name], tensor) for name, tensor in weights.items())
+    assert trainer.step == 0

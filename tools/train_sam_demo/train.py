@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
+from samedge.models.load import load_model
 from samedge.models.sam import Sam
 from tools.train_sam_demo.batches import Batch, SceneBatches
 from tools.train_sam_demo.network import SAM_DEMO, build
@@ -54,6 +55,7 @@ class Settings:
     save_minutes: float
     log_every: int
     overfit: int
+    start: Path | None = None
 
 
 class Trainer:
@@ -102,6 +104,11 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         return True
 
+    def start_from(self, weights: Path) -> None:
+        """Begins with the weights of a packed file or checkpoint; optimisers and steps begin anew."""
+        self.sam.load_state_dict(load_model(weights).model.state_dict())
+        self.mean = RunningMean(self.sam, self.settings.ema)
+
     def train_step(self, batch: Batch) -> dict[str, float]:
         """Makes one step; returns its means."""
         s = self.settings
@@ -143,6 +150,8 @@ def run(settings: Settings) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(settings, device)
     resumed = trainer.resume()
+    if settings.start is not None and not resumed:
+        trainer.start_from(settings.start)
     print(f"{'resumed' if resumed else 'started'} at step {trainer.step} of {settings.steps} on {device}", flush=True)
     before = signal.signal(signal.SIGTERM, trainer.stop)
     try:
@@ -224,6 +233,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
     p.add_argument("--save-minutes", type=float, default=5.0)
     p.add_argument("--log-every", type=int, default=25)
     p.add_argument("--overfit", type=int, default=0, help="draw only so many batches, again and again")
+    p.add_argument("--start", type=Path, help="weights that a new run begins with, such as the packed ones")
     return Settings(**vars(p.parse_args(arguments)))
 
 
