@@ -13,7 +13,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -221,8 +221,9 @@ def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: P
     with storage_errors(stage):
         stage.mkdir(parents=True)
         for leftover in folder.parent.glob(f"{_TEMPORARY}*"):
-            if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process has just renamed it
+                if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
     try:
         for record in manifest.files:
             try:
