@@ -38,9 +38,9 @@ def info(
 
 
 def _size_of(model: str) -> int | None:
-    from samedge.models.weights import find_checkpoint
+    from samedge.models.weights import SEEDED, find_checkpoint
 
-    return None if model.startswith("seeded:") else find_checkpoint(model).stat().st_size
+    return None if model.startswith(SEEDED) else find_checkpoint(model).stat().st_size
 
 
 def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest | None) -> None:

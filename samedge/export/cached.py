@@ -11,13 +11,11 @@ import samedge
 from samedge.cache import cache_folder
 from samedge.digest import sha256_file
 from samedge.errors import BundleError, missing_extra
-from samedge.models.weights import find_checkpoint
+from samedge.models.weights import SEEDED, find_checkpoint
 from samedge.runtime.bundle import open_bundle
 
 if TYPE_CHECKING:
     from samedge.export.exporter import Progress
-
-SEEDED_PREFIX = "seeded:"
 
 
 def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> Path:
@@ -36,7 +34,7 @@ def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, prog
         SamedgeError: As `samedge.export_model`.
     """
     source = str(checkpoint)
-    if source.startswith(SEEDED_PREFIX):
+    if source.startswith(SEEDED):
         name, digest = source, hashlib.sha256(source.encode()).hexdigest()
     else:
         path = find_checkpoint(checkpoint)

@@ -13,14 +13,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 from uuid import uuid4
 
 from samedge.errors import ExportError, StorageError, storage_errors
+from samedge.runtime.bundle import ARCHIVE_SUFFIX, TEMPORARY_PREFIX
 from samedge.runtime.manifest import MANIFEST_NAME
-
-ARCHIVE_SUFFIX: Final = ".samedge"
-_PREFIX: Final = ".tmp-"
 
 
 @contextmanager
@@ -38,7 +35,7 @@ def staged_bundle(target: Path) -> Iterator[Path]:
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
-    stage = target.parent / f"{_PREFIX}{target.name}-{os.getpid()}-{uuid4().hex[:8]}"
+    stage = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{os.getpid()}-{uuid4().hex[:8]}"
     try:
         with storage_errors(target):
             stage.mkdir()
@@ -73,7 +70,7 @@ def check_target(target: Path) -> None:
 
 def remove_leftovers(target: Path) -> None:
     """Removes what exports to this target left behind when they were killed."""
-    for stage in target.parent.glob(f"{_PREFIX}{target.name}-*"):
+    for stage in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}-*"):
         owner = stage.name.rsplit("-", 2)[1]
         if owner.isdigit() and not _alive(int(owner)):
             shutil.rmtree(stage, ignore_errors=True)

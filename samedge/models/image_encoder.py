@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from samedge.models.attention import RelPosAttention
-from samedge.models.layers import LayerNorm2d, MLPBlock
+from samedge.models.layers import MLPBlock, embedding_neck
 
 CHUNK_ABOVE_TOKENS = 1024
 """Global attention over more tokens than this is computed a few rows of queries at a time."""
@@ -143,12 +143,7 @@ class ImageEncoderViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_dim, self.grid, window_sizes[i]) for i in range(depth)
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
-            LayerNorm2d(out_chans),
-            nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(out_chans),
-        )
+        self.neck = embedding_neck(embed_dim, out_chans)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the image embeddings.

@@ -27,6 +27,16 @@ class LayerNorm2d(nn.Module):
         return self.weight[:, None, None] * normed + self.bias[:, None, None]
 
 
+def embedding_neck(dim: int, out_chans: int) -> nn.Sequential:
+    """Returns the end of every image encoder: ``[N, dim, g, g]`` to ``[N, out_chans, g, g]``."""
+    return nn.Sequential(
+        nn.Conv2d(dim, out_chans, kernel_size=1, bias=False),
+        LayerNorm2d(out_chans),
+        nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(out_chans),
+    )
+
+
 class MLPBlock(nn.Module):
     """Two linear layers with an activation between them: the feed-forward part of a transformer block."""
 

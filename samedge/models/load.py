@@ -12,10 +12,7 @@ from samedge.models.download import Progress
 from samedge.models.registry import assemble, recognise
 from samedge.models.sam import Sam
 from samedge.models.seeded import seeded_config, seeded_state
-from samedge.models.weights import find_checkpoint, licence_of
-
-SEEDED: Final = "seeded:"
-"""Prefix of the source of random weights: "seeded:sam_vit_b", "seeded:mobile_sam", "seeded:sam_vit_tiny" ..."""
+from samedge.models.weights import SEEDED, find_checkpoint, licence_of
 
 UNKNOWN_LICENCE: Final = "not known: these are not the released weights; ask whoever trained or gave them to you"
 SEEDED_LICENCE: Final = "none needed: random numbers from a seed"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samedge.models.image_encoder import window_index
-from samedge.models.layers import LayerNorm2d
+from samedge.models.layers import embedding_neck
 
 MERGE_STRIDES: Final = (2, 2, 1)
 """Of the reductions after stages 0, 1 and 2. The reference has 1 where the next stage is 320, 448 or 576 wide, which
@@ -226,12 +226,7 @@ class TinyViT(nn.Module):
             ]
             merge = None if last else PatchMerging(dim, embed_dims[i + 1], MERGE_STRIDES[i])
             self.layers.append(AttentionStage(blocks, merge))
-        self.neck = nn.Sequential(
-            nn.Conv2d(embed_dims[-1], out_chans, kernel_size=1, bias=False),
-            LayerNorm2d(out_chans),
-            nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(out_chans),
-        )
+        self.neck = embedding_neck(embed_dims[-1], out_chans)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the image embeddings.

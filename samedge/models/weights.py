@@ -20,6 +20,9 @@ from samedge.models.download import Progress, download, file_lock
 MIRROR: Final = "SAMEDGE_MIRROR"
 """Environment variable with the address of a folder that has the same files, asked instead of the publishers."""
 
+SEEDED: Final = "seeded:"
+"""Prefix of the source of random weights: "seeded:sam_vit_b", "seeded:mobile_sam", "seeded:sam_vit_tiny" ..."""
+
 _META: Final = "https://dl.fbaipublicfiles.com/segment_anything"
 _ULTRALYTICS: Final = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 _MOBILE_SAM: Final = "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights"

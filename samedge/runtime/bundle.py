@@ -28,7 +28,7 @@ from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, parse_m
 ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 
-_TEMPORARY: Final = ".tmp-"
+TEMPORARY_PREFIX: Final = ".tmp-"
 _MANIFEST_LIMIT: Final = 1 << 24
 _LEFTOVER_SECONDS: Final = 24 * 60 * 60
 _AGAIN: Final = "Copy the bundle again, or export the checkpoint again"
@@ -150,7 +150,7 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
             where=path,
             cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
         )
-    if path.name.startswith(_TEMPORARY):
+    if path.name.startswith(TEMPORARY_PREFIX):
         raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
     with storage_errors(path, "read"):
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -217,10 +217,10 @@ def _read_manifest_entry(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: Path, path: Path) -> None:
     """Unpacks what the manifest names, and only that, and renames the folder when all of it is there and right."""
-    stage = folder.parent / f"{_TEMPORARY}{folder.name}-{uuid4().hex[:8]}"
+    stage = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid4().hex[:8]}"
     with storage_errors(stage):
         stage.mkdir(parents=True)
-        for leftover in folder.parent.glob(f"{_TEMPORARY}*"):
+        for leftover in folder.parent.glob(f"{TEMPORARY_PREFIX}*"):
             with suppress(FileNotFoundError):  # another process has just renamed it
                 if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)
