@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from samedge.engines.protocol import Engine
 from samedge.errors import ImageError, UsageError
+from samedge.runtime.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
 from samedge.runtime.embedding import ImageEmbedding, read_embedding, write_embedding
 from samedge.runtime.geometry import ImageGeometry
 from samedge.runtime.image import ImageSource, as_bgr
@@ -28,7 +29,7 @@ from samedge.runtime.manifest import Manifest
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.prompts import parse_prompts
-from samedge.runtime.schemes import MASK_TOKENS, SamGraphs
+from samedge.runtime.schemes import SamGraphs
 from samedge.types import FloatArray
 
 __all__ = ["Prediction", "Predictor"]
@@ -46,7 +47,7 @@ class Predictor:
     Args:
         manifest: Of the bundle.
         encoder: The opened encoder graph.
-        decoder: The opened graph of role "decoder".
+        decoder: The decoder; an opened graph of role "decoder" will do.
         prompts_per_call: Prompts that the decoder gets at once; more are done in several calls. Less memory, or more
             speed on a large GPU; the masks are the same.
 
@@ -56,11 +57,19 @@ class Predictor:
     """
 
     def __init__(
-        self, manifest: Manifest, encoder: Engine, decoder: Engine, *, prompts_per_call: int = PROMPTS_PER_CALL
+        self,
+        manifest: Manifest,
+        encoder: Engine,
+        decoder: Engine | Decoder,
+        *,
+        prompts_per_call: int = PROMPTS_PER_CALL,
     ) -> None:
         self._manifest = manifest
+        if isinstance(decoder, Engine):
+            decoder = WholeDecoder(decoder, manifest.io, manifest.input.image_size)
         self._graphs = SamGraphs(manifest, encoder, decoder)
         self._image: ImageEmbedding | None = None
+        self._context: ImageContext | None = None
         self._speed: dict[str, float] = {}
         self._encode_ms = 0.0
         self.prompts_per_call = prompts_per_call
@@ -146,6 +155,7 @@ class Predictor:
     def reset_image(self) -> None:
         """Forgets the present image."""
         self._image = None
+        self._context = None
         self._speed = {}
         self._encode_ms = 0.0
 
@@ -188,11 +198,16 @@ class Predictor:
         logits = np.empty((batch.count, len(tokens), side, side), np.float32)
         scores = np.empty((batch.count, len(tokens)), np.float32)
         parsed = perf_counter()
+        context = self._image_context()
         for group in batch.groups:
             for chunk in group.chunks(self._prompts_per_call):
-                decoded = self._graphs.decode(image.values, chunk)
-                logits[chunk.index] = decoded.low_res[:, tokens]
-                scores[chunk.index] = decoded.scores[:, tokens]
+                answer = self._graphs.answer(context, chunk)
+                found = answer.scores[:, tokens]
+                scores[chunk.index] = found
+                # What is dropped below is not drawn.
+                wanted = np.flatnonzero((found > (-np.inf if conf is None else conf)).any(1))
+                if len(wanted):
+                    logits[chunk.index[wanted]] = self._graphs.draw(answer, wanted)[:, tokens]
         done = perf_counter()
         prompt_index = np.repeat(np.arange(batch.count), len(tokens))
         mask_index = np.tile(tokens, batch.count)
@@ -244,7 +259,7 @@ class Predictor:
             ImageError: The embedding is of another shape or dtype, or the image has no pixels.
         """
         self.reset_image()
-        spec = self._graphs.decoder.inputs["image_embeddings"]
+        spec = self._graphs.decoder.embedding_spec
         if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
             raise ImageError(
                 f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, and the "
@@ -257,8 +272,7 @@ class Predictor:
     def close(self) -> None:
         """Frees the graphs. May be called twice."""
         self.reset_image()
-        self._graphs.encoder.close()
-        self._graphs.decoder.close()
+        self._graphs.close()
 
     def __enter__(self) -> Self:
         return self
@@ -267,6 +281,12 @@ class Predictor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _image_context(self) -> ImageContext:
+        """What the decoder computes once an image; at the first prompt, because embeddings may only be saved."""
+        if self._context is None:
+            self._context = self._graphs.context(self._present().values)
+        return self._context
 
     def _present(self) -> ImageEmbedding:
         if self._image is None:

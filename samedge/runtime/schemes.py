@@ -1,47 +1,25 @@
-"""The two graphs of a bundle, the same to call whatever names and shapes their I/O scheme gives them.
+"""The graphs of a bundle, the same to call whatever names and shapes their I/O scheme gives them.
 
-``native`` takes many prompts at once. ``meta`` and ``samexporter`` take one prompt, want labels as floats, and resize
-masks inside; they are run prompt by prompt, and what they return at low resolution is used, as with ``native``. Knows
-names and shapes of inputs, and nothing of files or image formats.
+Knows names and shapes of inputs, and nothing of files or image formats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samedge.engines.protocol import Engine
-from samedge.errors import BundleError, IntegrityError
+from samedge.errors import IntegrityError
+from samedge.runtime.decoders import Answer, Decoder, ImageContext, as_specified, require_names
 from samedge.runtime.geometry import ImageGeometry, normalised_input, raw_input
 from samedge.runtime.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.runtime.prompts import PromptGroup
-from samedge.types import Array, FloatArray, ImageArray, IOScheme, TensorSpec
+from samedge.types import FloatArray, ImageArray, IOScheme, TensorSpec
 
 _ENCODER_INPUT: Final[dict[IOScheme, str]] = {"native": "image", "meta": "image", "samexporter": "input_image"}
-_PROMPT_INPUTS: Final = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
-_DECODER_INPUTS: Final[dict[IOScheme, tuple[str, ...]]] = {
-    "native": _PROMPT_INPUTS,
-    "meta": (*_PROMPT_INPUTS, "orig_im_size"),
-    "samexporter": (*_PROMPT_INPUTS, "orig_im_size"),
-}
-MASK_TOKENS: Final = 4
-_DECODER_OUTPUTS: Final = ("low_res_masks", "iou_predictions")
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What the decoder returns for B prompts.
-
-    Attributes:
-        low_res: float32 ``[B, 4, side, side]`` logits, of token 0 first.
-        scores: float32 ``[B, 4]`` predicted IoUs.
-    """
-
-    low_res: FloatArray
-    scores: FloatArray
 
 
 class SamGraphs:
@@ -50,28 +28,23 @@ class SamGraphs:
     Args:
         manifest: Of the bundle.
         encoder: The opened encoder graph.
-        decoder: The opened graph of role "decoder", which returns four masks.
+        decoder: The decoder, whole or split.
 
     Raises:
-        BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
+        BundleError: The encoder does not have the inputs and outputs of the manifest's I/O scheme.
     """
 
-    def __init__(self, manifest: Manifest, encoder: Engine, decoder: Engine) -> None:
+    def __init__(self, manifest: Manifest, encoder: Engine, decoder: Decoder) -> None:
         self._manifest = manifest
         self.encoder = encoder
         self.decoder = decoder
-        io = manifest.io
-        _require_names(encoder, encoder.inputs, (_ENCODER_INPUT[io],), io)
-        _require_names(encoder, encoder.outputs, ("image_embeddings",), io)
-        _require_names(decoder, decoder.inputs, _DECODER_INPUTS[io], io)
-        missing = [name for name in _DECODER_OUTPUTS if name not in decoder.outputs]
-        if missing:
-            raise _wrong_scheme(decoder, f"{missing[0]!r} is missing", io)
-        tokens = decoder.outputs["low_res_masks"].shape[1:2]
-        if isinstance(tokens[0], int) and tokens[0] != MASK_TOKENS:
-            raise _wrong_scheme(decoder, f"it returns {tokens[0]} masks, and {MASK_TOKENS} are needed", io)
-        side = decoder.inputs["mask_input"].shape[-1]
-        self.mask_side = side if isinstance(side, int) else manifest.input.image_size // 4
+        require_names(encoder, encoder.inputs, (_ENCODER_INPUT[manifest.io],), manifest.io)
+        require_names(encoder, encoder.outputs, ("image_embeddings",), manifest.io)
+
+    @property
+    def mask_side(self) -> int:
+        """Rows and columns of low-resolution masks."""
+        return self.decoder.mask_side
 
     def prepare(self, bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
         """Returns the encoder's input for an image.
@@ -88,61 +61,39 @@ class SamGraphs:
     def run_encoder(self, prepared: FloatArray) -> FloatArray:
         """Returns the image embedding of what `prepare` returned: float32 ``[1, C, g, g]``."""
         name = _ENCODER_INPUT[self._manifest.io]
-        outputs = self.encoder.run(_as_specified(self.encoder, {name: prepared}), ["image_embeddings"])
+        outputs = self.encoder.run(as_specified(self.encoder, {name: prepared}), ["image_embeddings"])
         return outputs["image_embeddings"].astype(np.float32, copy=False)
 
-    def decode(self, embedding: FloatArray, group: PromptGroup) -> Decoded:
-        """Returns all four masks of every prompt of the group.
+    def context(self, embedding: FloatArray) -> ImageContext:
+        """Prepares an image for any number of calls of `answer`.
 
         Args:
             embedding: float32 ``[1, C, g, g]``.
+        """
+        return self.decoder.context(embedding)
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+        """Returns predicted IoUs of every prompt of the group, and what is needed to draw its masks.
+
+        Args:
+            context: Of the image.
             group: As many prompts as the decoder should take in one call.
         """
-        if self._manifest.io == "native":
-            return self._decode(embedding, group, {})
-        # These graphs also draw the masks at the size of the image; nobody looks at them, and 1 x 1 px costs the least.
-        size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
-        parts = [self._decode(embedding, prompt, size) for prompt in group.chunks(1)]
-        return Decoded(
-            np.concatenate([part.low_res for part in parts]), np.concatenate([part.scores for part in parts])
-        )
+        return self.decoder.answer(context, group)
 
-    def _decode(self, embedding: FloatArray, group: PromptGroup, more: dict[str, Array]) -> Decoded:
-        side = self.mask_side
-        masks = np.zeros((len(group), side, side), np.float32) if group.masks is None else group.masks
-        feeds: dict[str, Array] = {
-            "image_embeddings": embedding,
-            "point_coords": group.coords,
-            "point_labels": group.labels,
-            "mask_input": masks[:, None],
-            "has_mask_input": group.has_mask,
-            **more,
-        }
-        outputs = self.decoder.run(_as_specified(self.decoder, feeds), list(_DECODER_OUTPUTS))
-        return Decoded(
-            outputs["low_res_masks"].astype(np.float32, copy=False),
-            outputs["iou_predictions"].astype(np.float32, copy=False),
-        )
+    def draw(self, answer: Answer, prompts: NDArray[np.intp]) -> FloatArray:
+        """Returns all four masks of some of the prompts of an answer: float32 ``[K, 4, side, side]`` logits.
 
+        Args:
+            answer: As `answer` returned it.
+            prompts: int ``[K]``: places in the group that was answered.
+        """
+        return answer.draw(prompts)
 
-def _as_specified(engine: Engine, feeds: dict[str, Array]) -> dict[str, Array]:
-    """Casts each feed to the dtype that the graph takes: labels are floats in some schemes."""
-    return {name: array.astype(engine.inputs[name].dtype, copy=False) for name, array in feeds.items()}
-
-
-def _require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: IOScheme) -> None:
-    names = set(have)
-    if names != set(want):
-        odd = sorted(names ^ set(want))[0]
-        raise _wrong_scheme(engine, f"{odd!r} is {'unexpected' if odd in names else 'missing'}", io)
-
-
-def _wrong_scheme(engine: Engine, what: str, io: IOScheme) -> BundleError:
-    return BundleError(
-        f"the graph does not have the names of the I/O scheme {io!r}: {what}",
-        where=engine.name,
-        cure="Export the checkpoint again",
-    )
+    def close(self) -> None:
+        """Frees the graphs. May be called twice."""
+        self.encoder.close()
+        self.decoder.close()
 
 
 def check_graph(record: GraphRecord, engine: Engine) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from samedge.engines.fake import FakeEngine
 from samedge.errors import EngineError, ImageError, PromptError, StorageError, UsageError
+from samedge.runtime.decoders import WholeDecoder
 from samedge.runtime.fake import FAKE_SCORES, fake_predictor
 from samedge.runtime.manifest import Manifest
 from samedge.runtime.prediction import Prediction
@@ -31,7 +32,9 @@ def predictor() -> Predictor:
 
 
 def calls(predictor: Predictor) -> list[dict[str, Any]]:
-    raw = predictor._graphs.decoder._raw
+    decoder = predictor._graphs.decoder
+    assert isinstance(decoder, WholeDecoder)
+    raw = decoder.engine._raw
     assert isinstance(raw, FakeEngine)
     return raw.calls
 

@@ -11,10 +11,11 @@ import pytest
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.errors import BundleError, IntegrityError
+from samedge.runtime.decoders import WholeDecoder
 from samedge.runtime.fake import fake_predictor
 from samedge.runtime.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.schemes import check_graph
+from samedge.runtime.schemes import SamGraphs, check_graph
 from samedge.types import IOScheme, TensorSpec
 
 F32 = np.dtype(np.float32)
@@ -32,14 +33,16 @@ def changed(
 @pytest.fixture
 def parts() -> tuple[Manifest, Engine, Engine]:
     predictor = fake_predictor()
-    return predictor.info, predictor._graphs.encoder, predictor._graphs.decoder
+    decoder = predictor._graphs.decoder
+    assert isinstance(decoder, WholeDecoder)
+    return predictor.info, predictor._graphs.encoder, decoder.engine
 
 
 @pytest.mark.parametrize(
     ("io", "message"),
     [
         ("meta", r"decoder: the graph does not have the names of the I/O scheme 'meta': 'orig_im_size' is missing"),
-        ("samexporter", r"encoder: .* 'samexporter': 'image' is unexpected"),
+        ("samexporter", r"decoder: .* 'samexporter': 'orig_im_size' is missing"),
     ],
 )
 def test_graphs_of_another_scheme_are_refused(
@@ -47,7 +50,7 @@ def test_graphs_of_another_scheme_are_refused(
 ) -> None:
     manifest, encoder, decoder = parts
     with pytest.raises(BundleError, match=message):
-        Predictor(msgspec.structs.replace(manifest, io=io), encoder, decoder)
+        SamGraphs(msgspec.structs.replace(manifest, io=io), encoder, WholeDecoder(decoder, io, 64))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,12 @@ def test_an_encoder_with_another_output_is_refused(parts: tuple[Manifest, Engine
     other = changed(encoder, {}, {"image_embeddings": None, "features": TensorSpec((1, 3, 4, 4), F32)})
     with pytest.raises(BundleError, match=r"encoder: .*'features' is unexpected"):
         Predictor(manifest, other, decoder)
+
+
+def test_encoders_of_another_scheme_are_refused(parts: tuple[Manifest, Engine, Engine]) -> None:
+    manifest, encoder, decoder = parts
+    with pytest.raises(BundleError, match=r"encoder: .* 'samexporter': 'image' is unexpected"):
+        SamGraphs(msgspec.structs.replace(manifest, io="samexporter"), encoder, WholeDecoder(decoder, "native", 64))
 
 
 def test_more_outputs_of_the_decoder_do_not_matter(parts: tuple[Manifest, Engine, Engine]) -> None:

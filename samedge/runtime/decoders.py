@@ -1,0 +1,292 @@
+"""The decoder of a bundle in its two forms, the same to call.
+
+*Whole* is one graph from prompts to masks. *Split* is three: the context graph does once an image what does not depend
+on prompts, the prompts graph takes each prompt up to its predicted IoUs, and the masks graph draws the masks that are
+wanted. Their numbers are the same; split costs half, and a mask that nobody wants is never drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.engines.protocol import Engine
+from samedge.errors import BundleError
+from samedge.runtime.prompts import PromptGroup
+from samedge.types import Array, FloatArray, IOScheme, TensorSpec
+
+MASK_TOKENS: Final = 4
+
+PROMPT_INPUTS: Final = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
+_WHOLE_INPUTS: Final[dict[IOScheme, tuple[str, ...]]] = {
+    "native": PROMPT_INPUTS,
+    "meta": (*PROMPT_INPUTS, "orig_im_size"),
+    "samexporter": (*PROMPT_INPUTS, "orig_im_size"),
+}
+_WHOLE_OUTPUTS: Final = ("low_res_masks", "iou_predictions")
+
+CONTEXT_INPUTS: Final = ("image_embeddings", "mask_input", "has_mask_input")
+CONTEXT_OUTPUTS: Final = ("image_tokens", "image_keys", "image_values", "image_queries")
+"""What the first layer of the decoder sees of the image: ``[1 or B, tokens, channels]`` each."""
+PROMPTS_OUTPUTS: Final = ("iou_predictions", "mask_weights", "attended_image")
+
+SPLIT_UP_TO_TOKENS: Final = 16
+"""Prompts with more tokens than this go through the whole graph: the split one works in the space of tokens, and its
+cost grows with their number, where that of the whole one hardly does (benchmarks, decoder by number of points)."""
+
+
+class Answer(Protocol):
+    """What the decoder says to B prompts, before masks are drawn."""
+
+    @property
+    def scores(self) -> FloatArray:
+        """Predicted IoUs float32 ``[B, 4]``, of token 0 first."""
+        ...
+
+    def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
+        """Returns the logits float32 ``[K, 4, side, side]`` of the masks of some of the prompts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageContext:
+    """An image as a decoder takes it.
+
+    Attributes:
+        embedding: float32 ``[1, C, g, g]``.
+        tensors: Outputs of the context graph by name; empty for a whole decoder.
+    """
+
+    embedding: FloatArray
+    tensors: Mapping[str, Array]
+
+
+class Decoder(Protocol):
+    """Whole or split."""
+
+    @property
+    def mask_side(self) -> int:
+        """Rows and columns of low-resolution masks."""
+        ...
+
+    @property
+    def embedding_spec(self) -> TensorSpec:
+        """What image embeddings must be."""
+        ...
+
+    def context(self, embedding: FloatArray) -> ImageContext:
+        """Prepares an image for any number of calls of `answer`."""
+        ...
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+        """Runs as many prompts as the decoder should take in one call."""
+        ...
+
+    def close(self) -> None:
+        """Frees the graphs. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnAnswer:
+    """The answer of a whole decoder: every mask is there."""
+
+    scores: FloatArray
+    low_res: FloatArray
+
+    def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
+        """Picks the masks of some of the prompts."""
+        everyone = len(prompts) == len(self.low_res) and bool((prompts == np.arange(len(prompts))).all())
+        return self.low_res if everyone else self.low_res[prompts]
+
+
+class WholeDecoder:
+    """One graph from prompts to masks, in any I/O scheme.
+
+    Graphs of Meta's scheme take one prompt, want labels as floats, and draw masks at the size of the image inside; they
+    are run prompt by prompt, and what they return at low resolution is used.
+
+    Args:
+        engine: The opened graph of role "decoder", which returns four masks.
+        io: The scheme of its inputs and outputs.
+        image_size: Side of the model's square input, px.
+
+    Raises:
+        BundleError: The graph does not have the inputs and outputs of the scheme.
+    """
+
+    def __init__(self, engine: Engine, io: IOScheme, image_size: int) -> None:
+        require_names(engine, engine.inputs, _WHOLE_INPUTS[io], io)
+        missing = [name for name in _WHOLE_OUTPUTS if name not in engine.outputs]
+        if missing:
+            raise wrong_scheme(engine, f"{missing[0]!r} is missing", io)
+        tokens = engine.outputs["low_res_masks"].shape[1:2]
+        if isinstance(tokens[0], int) and tokens[0] != MASK_TOKENS:
+            raise wrong_scheme(engine, f"it returns {tokens[0]} masks, and {MASK_TOKENS} are needed", io)
+        self.engine = engine
+        self._many = io == "native"
+        side = engine.inputs["mask_input"].shape[-1]
+        self.mask_side = side if isinstance(side, int) else image_size // 4
+
+    @property
+    def embedding_spec(self) -> TensorSpec:
+        """What image embeddings must be."""
+        return self.engine.inputs["image_embeddings"]
+
+    def context(self, embedding: FloatArray) -> ImageContext:
+        """Does nothing: every call takes the embedding as it is."""
+        return ImageContext(embedding, {})
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> DrawnAnswer:
+        """Runs the prompts and draws all masks."""
+        if self._many:
+            return self._answer(context.embedding, group, {})
+        # These graphs also draw the masks at the size of the image; nobody looks at them, and 1 x 1 px costs the least.
+        size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
+        parts = [self._answer(context.embedding, prompt, size) for prompt in group.chunks(1)]
+        return DrawnAnswer(
+            np.concatenate([part.scores for part in parts]), np.concatenate([part.low_res for part in parts])
+        )
+
+    def _answer(self, embedding: FloatArray, group: PromptGroup, more: dict[str, Array]) -> DrawnAnswer:
+        feeds: dict[str, Array] = {
+            "image_embeddings": embedding,
+            "point_coords": group.coords,
+            "point_labels": group.labels,
+            "mask_input": mask_input(group, self.mask_side),
+            "has_mask_input": group.has_mask,
+            **more,
+        }
+        outputs = self.engine.run(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
+        return DrawnAnswer(
+            outputs["iou_predictions"].astype(np.float32, copy=False),
+            outputs["low_res_masks"].astype(np.float32, copy=False),
+        )
+
+    def close(self) -> None:
+        """Frees the graph. May be called twice."""
+        self.engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAnswer:
+    """The answer of a split decoder: what the masks graph needs to draw any of its masks."""
+
+    scores: FloatArray
+    weights: Array
+    image: Array
+    masks: Engine
+
+    def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
+        """Runs the masks graph for some of the prompts."""
+        everyone = len(prompts) == len(self.scores) and bool((prompts == np.arange(len(prompts))).all())
+        pick: NDArray[np.intp] | slice = slice(None) if everyone else prompts
+        feeds = {"attended_image": self.image[pick], "mask_weights": self.weights[pick]}
+        low_res = self.masks.run(feeds, ["low_res_masks"])["low_res_masks"]
+        return low_res.astype(np.float32, copy=False)
+
+
+class SplitDecoder:
+    """Three graphs: context, prompts, masks.
+
+    Args:
+        context: Opened graph of role "decoder_context".
+        prompts: Opened graph of role "decoder_prompts".
+        masks: Opened graph of role "decoder_masks".
+        whole: Opens the whole decoder, for prompts of very many points; called once at most.
+
+    Raises:
+        BundleError: A graph does not have the inputs and outputs of its role.
+    """
+
+    def __init__(self, context: Engine, prompts: Engine, masks: Engine, whole: Callable[[], WholeDecoder]) -> None:
+        require_names(context, context.inputs, CONTEXT_INPUTS, "native")
+        require_names(context, context.outputs, CONTEXT_OUTPUTS, "native")
+        require_names(prompts, prompts.inputs, (*CONTEXT_OUTPUTS, "point_coords", "point_labels"), "native")
+        require_names(prompts, prompts.outputs, PROMPTS_OUTPUTS, "native")
+        require_names(masks, masks.inputs, ("attended_image", "mask_weights"), "native")
+        require_names(masks, masks.outputs, ("low_res_masks",), "native")
+        self.context_graph, self.prompts_graph, self.masks_graph = context, prompts, masks
+        self._open_whole = whole
+        self._whole: WholeDecoder | None = None
+        side = context.inputs["mask_input"].shape[-1]
+        if not isinstance(side, int):
+            raise wrong_scheme(context, "the size of 'mask_input' is not fixed", "native")
+        self.mask_side = side
+
+    @property
+    def embedding_spec(self) -> TensorSpec:
+        """What image embeddings must be."""
+        return self.context_graph.inputs["image_embeddings"]
+
+    def context(self, embedding: FloatArray) -> ImageContext:
+        """Computes once what every prompt without a mask shares."""
+        none = np.zeros((1, 1, self.mask_side, self.mask_side), np.float32)
+        return ImageContext(embedding, self._context(embedding, none, np.zeros(1, np.float32)))
+
+    def _context(self, embedding: FloatArray, masks: FloatArray, has_mask: FloatArray) -> dict[str, Array]:
+        feeds: dict[str, Array] = {"image_embeddings": embedding, "mask_input": masks, "has_mask_input": has_mask}
+        return self.context_graph.run(feeds, list(CONTEXT_OUTPUTS))
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+        """Runs the prompts up to their predicted IoUs."""
+        if group.coords.shape[1] > SPLIT_UP_TO_TOKENS:
+            return self.whole.answer(context, group)
+        tensors = context.tensors
+        if group.masks is not None:
+            # A mask prompt changes the image that the prompt sees, so that each needs a context of its own.
+            tensors = self._context(context.embedding, mask_input(group, self.mask_side), group.has_mask)
+        feeds = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
+        outputs = self.prompts_graph.run(feeds, list(PROMPTS_OUTPUTS))
+        scores = outputs["iou_predictions"].astype(np.float32, copy=False)
+        return SplitAnswer(scores, outputs["mask_weights"], outputs["attended_image"], self.masks_graph)
+
+    @property
+    def whole(self) -> WholeDecoder:
+        """The whole decoder, opened at the first use."""
+        if self._whole is None:
+            self._whole = self._open_whole()
+        return self._whole
+
+    def close(self) -> None:
+        """Frees the graphs. May be called twice."""
+        for engine in (self.context_graph, self.prompts_graph, self.masks_graph):
+            engine.close()
+        if self._whole is not None:
+            self._whole.close()
+
+
+def mask_input(group: PromptGroup, side: int) -> FloatArray:
+    """Returns the mask prompts as graphs take them, zeros where there is none: float32 ``[B, 1, side, side]``."""
+    masks = np.zeros((len(group), side, side), np.float32) if group.masks is None else group.masks
+    return masks[:, None]
+
+
+def as_specified(engine: Engine, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Casts each feed to the dtype that the graph takes: labels are floats in some schemes."""
+    return {name: array.astype(engine.inputs[name].dtype, copy=False) for name, array in feeds.items()}
+
+
+def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: IOScheme) -> None:
+    """Compares the names of a graph's inputs or outputs with those of its scheme.
+
+    Raises:
+        BundleError: They differ.
+    """
+    names = set(have)
+    if names != set(want):
+        odd = sorted(names ^ set(want))[0]
+        raise wrong_scheme(engine, f"{odd!r} is {'unexpected' if odd in names else 'missing'}", io)
+
+
+def wrong_scheme(engine: Engine, what: str, io: IOScheme) -> BundleError:
+    """Returns the error for a graph that is not what its scheme says."""
+    return BundleError(
+        f"the graph does not have the names of the I/O scheme {io!r}: {what}",
+        where=engine.name,
+        cure="Export the checkpoint again",
+    )
