@@ -20,13 +20,14 @@ from torch import Tensor
 
 from samedge.digest import sha256_file
 from samedge.errors import CheckpointError, StorageError, UnsafeCheckpointError, missing_extra, storage_errors
+from samedge.models.pickled import FOREIGN_ROOT, MAX_PICKLE, read_pickled
+from samedge.models.pickled_yolo import unpack_model
 from samedge.models.state_dict import extract_state
 
 _ZIP: Final = b"PK\x03\x04"
 _DOWNLOAD_AGAIN: Final = "Get the file again"
 _SAVE_AGAIN: Final = "Load it where it was made and save its weights alone: torch.save(model.state_dict(), path)"
 _MAX_HEADER: Final = 100_000_000
-_MAX_PICKLE: Final = 1 << 24
 _PLAIN_GLOBALS: Final = re.compile(r"(torch|collections)\b")
 
 
@@ -38,7 +39,8 @@ class Checkpoint:
         state: Tensors by key, on the CPU: without wrappers and prefixes, floating point numbers float32 and finite.
         sha256: SHA-256 of the file in hex.
         path: The file.
-        metadata: What a safetensors file says about itself; empty for other formats.
+        metadata: What the file says about itself: a safetensors file in its header, Ultralytics' in the model object
+            (the names of `samedge.models.pickled_yolo`). Empty for other formats.
     """
 
     state: dict[str, Tensor]
@@ -51,7 +53,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads the weights of a checkpoint.
 
     Reads what ``torch.save`` writes (also before torch 1.6) and safetensors. The weights may be wrapped as training
-    scripts do it (state_dict.py).
+    scripts do it (state_dict.py). Where Ultralytics saved a model object instead of weights, its classes are read as
+    stand-ins (pickled.py).
 
     Args:
         path: The file.
@@ -70,7 +73,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if _is_safetensors(head):
         content, metadata = _read_safetensors(path)
     elif head.startswith(_ZIP):
-        content = _read_zip(path)
+        content, metadata = _read_zip(path)
     else:
         _refuse_text(head, path)
         content = _torch_load(path, mmap=False)
@@ -128,7 +131,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _read_zip(path: Path) -> object:
+def _read_zip(path: Path) -> tuple[object, dict[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -149,7 +152,9 @@ def _read_zip(path: Path) -> object:
         )
     # Mapped into memory, compressed members would be read as if they were the numbers.
     stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-    return _torch_load(path, mmap=stored)
+    if any(name.startswith(FOREIGN_ROOT) for name in _foreign_globals(path)):
+        return unpack_model(read_pickled(path), path)
+    return _torch_load(path, mmap=stored), {}
 
 
 def _torch_load(path: Path, *, mmap: bool) -> object:
@@ -193,11 +198,11 @@ def _foreign_globals(path: Path) -> Iterator[str]:
                 for name in archive.namelist():
                     if name.endswith("/data.pkl"):
                         with archive.open(name) as file:
-                            yield from _globals_of_pickle(io.BytesIO(file.read(_MAX_PICKLE)))
+                            yield from _globals_of_pickle(io.BytesIO(file.read(MAX_PICKLE)))
         else:
             with path.open("rb") as opened:
                 # In memory: a damaged length then ends at the end, instead of asking for that much.
-                content = io.BytesIO(opened.read(_MAX_PICKLE))
+                content = io.BytesIO(opened.read(MAX_PICKLE))
             for _ in range(5):  # the old format: magic number, version, system, content, keys of storages
                 yield from _globals_of_pickle(content)
     except Exception:  # noqa: BLE001  the file is refused anyway; this only looks for a better reason
