@@ -21,7 +21,7 @@ from samedge.export.graphs import plan_graphs
 from samedge.export.onnx_file import save_graph
 from samedge.export.parity import compare
 from samedge.export.probes import probe_set
-from samedge.export.runners import GraphRunner, TorchRunner
+from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
 from samedge.export.staging import check_target, staged_bundle
 from samedge.export.trace import trace
 from samedge.models.load import LoadedModel, load_model
@@ -181,7 +181,7 @@ def _check_parity(
         }
         encoder = engines["encoder"]
         return compare(
-            TorchRunner(sam, tuple(role for role in engines if role != "encoder")),
+            TorchRunner(sam, judged_roles(engines)),
             GraphRunner(engines, io, sam.image_size, sam.embedding_size),
             probes,
             backend=f"{encoder.backend} {encoder.device}",

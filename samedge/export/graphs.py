@@ -2,7 +2,8 @@
 
 Three I/O schemes:
 
-* ``native``: many prompts on one image, many points a prompt, all four masks at low resolution; the host resizes.
+* ``native``: many prompts on one image, many points a prompt, all four masks at low resolution; the host resizes. The
+  decoder comes twice: whole, in one graph, and split into the three graphs that cost half.
 * ``meta``: exactly the decoder that Meta's web demo and its descendants feed: one prompt, masks at image size.
 * ``samexporter``: Meta's decoder, and an encoder that takes the resized image as it is, HWC and 0..255.
 """
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samedge.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
+from samedge.runtime.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
 from samedge.runtime.manifest import GraphRole
 from samedge.types import IOScheme
 
@@ -151,9 +154,6 @@ class MetaDecoder(nn.Module):
         return masks, ious, low_res
 
 
-PROMPT_INPUTS: Final = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
-
-
 def _native_encoder(sam: Sam) -> GraphPlan:
     size = sam.image_size
     return GraphPlan(
@@ -208,6 +208,46 @@ def _native_decoder(sam: Sam) -> GraphPlan:
     )
 
 
+def _split_decoder(sam: Sam) -> tuple[GraphPlan, ...]:
+    context, prompts, masks = DecoderContext(sam).eval(), DecoderPrompts(sam).eval(), DecoderMasks(sam).eval()
+    embedding, coords, labels, mask_input, has_mask = _example_prompts(sam, 2, 3, torch.int32)
+    with torch.no_grad():
+        image = context(embedding, mask_input, has_mask)
+        _, weights, attended = prompts(*image, coords, labels)
+    per_context = {name: {0: "contexts"} for name in CONTEXT_OUTPUTS if name != "image_positions"}
+    return (
+        GraphPlan(
+            role="decoder_context",
+            module=context,
+            example=(embedding, mask_input, has_mask),
+            inputs=CONTEXT_INPUTS,
+            outputs=CONTEXT_OUTPUTS,
+            dynamic_axes={"mask_input": {0: "contexts"}, "has_mask_input": {0: "contexts"}, **per_context},
+        ),
+        GraphPlan(
+            role="decoder_prompts",
+            module=prompts,
+            example=(*image, coords, labels),
+            inputs=(*CONTEXT_OUTPUTS, "point_coords", "point_labels"),
+            outputs=PROMPTS_OUTPUTS,
+            dynamic_axes={
+                **per_context,
+                "point_coords": {0: "prompts", 1: "points"},
+                "point_labels": {0: "prompts", 1: "points"},
+                **{name: {0: "prompts"} for name in PROMPTS_OUTPUTS},
+            },
+        ),
+        GraphPlan(
+            role="decoder_masks",
+            module=masks,
+            example=(attended, weights),
+            inputs=("attended_image", "mask_weights"),
+            outputs=("low_res_masks",),
+            dynamic_axes={name: {0: "prompts"} for name in ("attended_image", "mask_weights", "low_res_masks")},
+        ),
+    )
+
+
 def _meta_decoder(sam: Sam, *, single: bool) -> GraphPlan:
     size = float(sam.image_size)
     return GraphPlan(
@@ -230,7 +270,7 @@ def _meta_decoders(sam: Sam) -> tuple[GraphPlan, ...]:
 
 
 IO_SCHEMES: Final[dict[IOScheme, tuple[Callable[[Sam], GraphPlan], Callable[[Sam], tuple[GraphPlan, ...]]]]] = {
-    "native": (_native_encoder, lambda sam: (_native_decoder(sam),)),
+    "native": (_native_encoder, lambda sam: (_native_decoder(sam), *_split_decoder(sam))),
     "meta": (_native_encoder, _meta_decoders),
     "samexporter": (_raw_encoder, _meta_decoders),
 }

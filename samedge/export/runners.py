@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,9 +16,20 @@ from samedge.export.graphs import MetaDecoder
 from samedge.export.parity import Decoded
 from samedge.export.probes import Probe, ProbePrompt
 from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.runtime.decoders import SplitDecoder, WholeDecoder
 from samedge.runtime.geometry import ImageGeometry, normalised_input, raw_input
-from samedge.runtime.manifest import GraphRole
+from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
+from samedge.runtime.prompts import PromptGroup
 from samedge.types import Array, BoolArray, FloatArray, IOScheme
+
+WHOLE_ROLES: Final[tuple[GraphRole, ...]] = ("decoder", "decoder_single")
+SPLIT_ROLE: Final[GraphRole] = "decoder_masks"
+"""Under which what the three graphs of a split decoder say together is judged."""
+
+
+def judged_roles(engines: Iterable[GraphRole]) -> tuple[GraphRole, ...]:
+    """Returns the roles that a bundle's decoders answer under, of all its roles."""
+    return tuple(role for role in engines if role in (*WHOLE_ROLES, SPLIT_ROLE))
 
 
 def image_masks(low_res: Tensor, geometry: ImageGeometry) -> BoolArray:
@@ -82,6 +97,11 @@ class GraphRunner:
 
     def __init__(self, engines: dict[GraphRole, Engine], io: IOScheme, image_size: int, grid: int) -> None:
         self._engines = engines
+        self._split: SplitDecoder | None = None
+        if engines.keys() >= set(SPLIT_ROLES):
+            context, prompts, masks = (engines[role] for role in SPLIT_ROLES)
+            whole = partial(WholeDecoder, engines["decoder"], io, image_size)
+            self._split = SplitDecoder(context, prompts, masks, whole)
         self._io = io
         self._image_size = image_size
         self._grid = grid
@@ -96,6 +116,8 @@ class GraphRunner:
         else:
             feeds = {"image": normalised_input(probe.image, self._geometry, PIXEL_MEAN, PIXEL_STD)}
         self._embedding: FloatArray = self._engines["encoder"].run(feeds)["image_embeddings"]
+        if self._split is not None:
+            self._context = self._split.context(self._embedding)
         return self._embedding
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
@@ -112,19 +134,24 @@ class GraphRunner:
             size = np.array([self._geometry.height, self._geometry.width], dtype=np.float32)
             feeds |= {"point_labels": labels.astype(np.float32), "orig_im_size": size}
         decoded: dict[GraphRole, Decoded] = {}
-        for role, engine in self._engines.items():
-            if role == "encoder":
+        for role in WHOLE_ROLES:
+            if role not in self._engines:
                 continue
-            outputs = engine.run(feeds)
+            outputs = self._engines[role].run(feeds)
             low_res = outputs["low_res_masks"][0]
             # Meta's graphs resize in the graph, and that is judged too; the native one leaves it to the host.
-            masks = (
-                outputs["masks"][0] > MASK_THRESHOLD
-                if "masks" in outputs
-                else image_masks(torch.from_numpy(low_res), self._geometry)
-            )
+            masks = outputs["masks"][0] > MASK_THRESHOLD if "masks" in outputs else self._image_masks(low_res)
             decoded[role] = Decoded(low_res, outputs["iou_predictions"][0], masks)
+        if self._split is not None:
+            masks_of = None if prompt.mask is None else mask[:, 0]
+            group = PromptGroup(np.zeros(1, np.intp), coords, labels, masks_of, has_mask)
+            answer = self._split.answer(self._context, group)
+            low_res = answer.draw(np.zeros(1, np.intp))[0]
+            decoded[SPLIT_ROLE] = Decoded(low_res, answer.scores[0], self._image_masks(low_res))
         return decoded
+
+    def _image_masks(self, low_res: FloatArray) -> BoolArray:
+        return image_masks(torch.from_numpy(low_res), self._geometry)
 
 
 def _prompt_arrays(prompt: ProbePrompt, grid: int) -> tuple[Array, Array, Array, Array]:

@@ -30,12 +30,12 @@ _WHOLE_INPUTS: Final[dict[IOScheme, tuple[str, ...]]] = {
 _WHOLE_OUTPUTS: Final = ("low_res_masks", "iou_predictions")
 
 CONTEXT_INPUTS: Final = ("image_embeddings", "mask_input", "has_mask_input")
-CONTEXT_OUTPUTS: Final = ("image_tokens", "image_keys", "image_values", "image_queries")
-"""What the first layer of the decoder sees of the image: ``[1 or B, tokens, channels]`` each."""
+CONTEXT_OUTPUTS: Final = ("image_tokens", "image_positions", "image_keys", "image_values", "image_queries")
+"""What the decoder's layers see of the image; shapes in `samedge.models.split_decoder.DecoderContext`."""
 PROMPTS_OUTPUTS: Final = ("iou_predictions", "mask_weights", "attended_image")
 
-SPLIT_UP_TO_TOKENS: Final = 16
-"""Prompts with more tokens than this go through the whole graph: the split one works in the space of tokens, and its
+SPLIT_UP_TO_POINTS: Final = 20
+"""Prompts of more points than this go through the whole graph: the split one works in the space of tokens, and its
 cost grows with their number, where that of the whole one hardly does (benchmarks, decoder by number of points)."""
 
 
@@ -234,7 +234,7 @@ class SplitDecoder:
 
     def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
         """Runs the prompts up to their predicted IoUs."""
-        if group.coords.shape[1] > SPLIT_UP_TO_TOKENS:
+        if group.coords.shape[1] > SPLIT_UP_TO_POINTS:
             return self.whole.answer(context, group)
         tensors = context.tensors
         if group.masks is not None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
+from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, open_engine
-from samedge.runtime.bundle import open_bundle
+from samedge.errors import IntegrityError
+from samedge.runtime.bundle import Bundle, open_bundle
+from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
+from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.schemes import check_graph
 
@@ -43,12 +47,40 @@ def load(
         encoder = open_engine(opened.graph_path("encoder"), backend=backend, device=device, threads=threads)
         stack.callback(encoder.close)
         check_graph(manifest.graph("encoder"), encoder)
-        # What was chosen for the encoder holds for the decoder.
-        decoder = open_engine(
-            opened.graph_path("decoder"), backend=encoder.backend, device=encoder.device, threads=threads
-        )
-        stack.callback(decoder.close)
-        check_graph(manifest.graph("decoder"), decoder)
-        predictor = Predictor(manifest, encoder, decoder)
+        predictor = Predictor(manifest, encoder, _open_decoder(opened, encoder, threads, stack))
         stack.pop_all()
     return predictor
+
+
+def _open_decoder(opened: Bundle, encoder: Engine, threads: int | None, stack: ExitStack) -> Decoder:
+    """Opens the decoder where the encoder runs: split if the bundle has it so, and then whole only when it is needed.
+
+    Args:
+        opened: The bundle.
+        encoder: What was chosen for it holds for the decoder.
+        threads: CPU threads.
+        stack: Closes what was opened if a later step fails.
+    """
+    manifest = opened.manifest
+
+    def graph(role: GraphRole) -> Engine:
+        engine = open_engine(opened.graph_path(role), backend=encoder.backend, device=encoder.device, threads=threads)
+        try:
+            check_graph(manifest.graph(role), engine)
+        except IntegrityError:
+            engine.close()
+            raise
+        return engine
+
+    def whole() -> WholeDecoder:
+        return WholeDecoder(graph("decoder"), manifest.io, manifest.input.image_size)
+
+    if manifest.io != "native" or not manifest.has(*SPLIT_ROLES):
+        decoder = graph("decoder")
+        stack.callback(decoder.close)
+        return WholeDecoder(decoder, manifest.io, manifest.input.image_size)
+    parts: dict[GraphRole, Engine] = {}
+    for role in SPLIT_ROLES:
+        parts[role] = graph(role)
+        stack.callback(parts[role].close)
+    return SplitDecoder(parts["decoder_context"], parts["decoder_prompts"], parts["decoder_masks"], whole)

@@ -19,7 +19,11 @@ from samedge.types import IOScheme, Precision, Verdict
 MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
 
-GraphRole: TypeAlias = Literal["encoder", "decoder", "decoder_single"]
+GraphRole: TypeAlias = Literal[
+    "encoder", "decoder", "decoder_single", "decoder_context", "decoder_prompts", "decoder_masks"
+]
+"""``decoder`` is whole, from prompts to masks. The last three together are the same, split."""
+SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
 
 
 class TensorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,6 +148,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parity: ParityRecord
     created: str
     versions: dict[str, str]
+
+    def has(self, *roles: GraphRole) -> bool:
+        """Whether the bundle has a graph for each of the roles."""
+        return set(roles) <= {graph.role for graph in self.graphs}
 
     def graph(self, role: GraphRole) -> GraphRecord:
         """Returns the graph with this role.

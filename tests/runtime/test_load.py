@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from bundles import file_record, pack, write_any_bundle, write_small_bundle
+from numpy.typing import NDArray
 
 import samedge
 from samedge.engines import registry
@@ -24,8 +26,18 @@ from samedge.errors import (
     ParityError,
 )
 from samedge.runtime import load as module
+from samedge.runtime.decoders import SPLIT_UP_TO_POINTS, SplitAnswer, SplitDecoder
 from samedge.runtime.load import load
-from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, TensorRecord, encode_manifest, read_manifest
+from samedge.runtime.manifest import (
+    MANIFEST_NAME,
+    SPLIT_ROLES,
+    GraphRole,
+    Manifest,
+    TensorRecord,
+    encode_manifest,
+    read_manifest,
+)
+from samedge.types import FloatArray
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
@@ -97,10 +109,10 @@ def test_a_graph_that_is_cut_short_is_an_error(folder: Path) -> None:
 
 
 def test_a_graph_that_is_cut_short_is_an_error_although_the_manifest_knows_it(folder: Path) -> None:
-    graph = next(folder.glob("*.decoder.onnx"))
+    graph = next(folder.glob("*.decoder.prompts.onnx"))
     graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
-    replace_graph(folder, "decoder")
-    with pytest.raises(EngineError, match=r"small\.decoder\.onnx: onnxruntime .* cannot open this graph"):
+    replace_graph(folder, "decoder_prompts")
+    with pytest.raises(EngineError, match=r"small\.decoder\.prompts\.onnx: onnxruntime .* cannot open this graph"):
         load(folder)
 
 
@@ -110,9 +122,9 @@ def test_files_that_are_no_graphs_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_does_not_match_the_graph_is_an_error(folder: Path) -> None:
-    record = read_manifest(folder / MANIFEST_NAME).graph("decoder")
+    record = read_manifest(folder / MANIFEST_NAME).graph("decoder_prompts")
     inputs = {**record.inputs, "point_labels": TensorRecord("int64", ("prompts", "points"))}
-    replace_graph(folder, "decoder", inputs=inputs)
+    replace_graph(folder, "decoder_prompts", inputs=inputs)
     with pytest.raises(IntegrityError, match=r"'point_labels' is int32\[prompts, points\] in the graph and int64"):
         load(folder)
 
@@ -124,7 +136,7 @@ def test_the_graphs_of_another_scheme_are_an_error(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("broken", ["encoder", "decoder"])
+@pytest.mark.parametrize("broken", ["encoder", "decoder_context", "decoder_masks"])
 def test_what_was_opened_is_closed_when_the_rest_fails(
     folder: Path, broken: GraphRole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,8 +151,78 @@ def test_what_was_opened_is_closed_when_the_rest_fails(
     replace_graph(folder, broken, inputs={})
     with pytest.raises(IntegrityError):
         load(folder)
-    assert len(opened) == (1 if broken == "encoder" else 2)
+    assert len(opened) == {"encoder": 1, "decoder_context": 2, "decoder_masks": 4}[broken]
     assert all(engine.closed for engine in opened)
+
+
+class TestSplitDecoder:
+    """A native bundle's decoder runs split; the whole graph is for what has very many points."""
+
+    @pytest.fixture
+    def opened(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        opened: list[str] = []
+
+        def open_engine(path: Path, **kwargs: Any) -> Engine:
+            opened.append(path.name)
+            return registry.open_engine(path, **kwargs)
+
+        monkeypatch.setattr(module, "open_engine", open_engine)
+        return opened
+
+    def test_the_whole_graph_is_opened_for_many_points_only(self, folder: Path, opened: list[str]) -> None:
+        split = [f"small.decoder.{name}.onnx" for name in ("context", "prompts", "masks")]
+        random = np.random.default_rng(1)
+        with load(folder, threads=1) as predictor:
+            predictor.set_image(IMAGE)
+            few = SPLIT_UP_TO_POINTS - 1  # one padding point is added
+            predictor.predict(points=random.uniform(0, 50, (1, few, 2)))
+            assert opened == ["small.encoder.onnx", *split]
+            for _ in range(2):
+                predictor.predict(points=random.uniform(0, 50, (1, few + 1, 2)))
+            assert opened == ["small.encoder.onnx", *split, "small.decoder.onnx"]
+            decoder = predictor._graphs.decoder
+        assert isinstance(decoder, SplitDecoder)
+        assert decoder.whole.engine.closed
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_it_answers_as_the_whole_graph(self, folder: Path, tmp_path: Path, masked: bool) -> None:
+        other = write_small_bundle(tmp_path / "whole-samedge")
+        path = other / MANIFEST_NAME
+        manifest = read_manifest(path)
+        kept = tuple(graph for graph in manifest.graphs if graph.role not in SPLIT_ROLES)
+        path.write_bytes(encode_manifest(msgspec.structs.replace(manifest, graphs=kept)))
+        random = np.random.default_rng(2)
+        points = random.uniform(0, 60, (19, 3, 2))
+        masks = [random.normal(0, 4, (32, 32)).astype(np.float32) if i % 3 else None for i in range(19)]
+        predictions = []
+        for bundle in (folder, other):
+            with load(bundle, threads=1) as predictor:
+                predictor.set_image(IMAGE)
+                predictions.append(predictor.predict(points=points, masks=masks if masked else None, multimask=True))
+        split, whole = predictions
+        assert np.ptp(whole.low_res_logits) > 1
+        np.testing.assert_allclose(split.low_res_logits, whole.low_res_logits, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(split.scores, whole.scores, atol=1e-6)
+
+    def test_masks_below_conf_are_never_drawn(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn: list[int] = []
+        draw = SplitAnswer.draw
+
+        def counted(self: SplitAnswer, prompts: NDArray[np.intp]) -> FloatArray:
+            drawn.append(len(prompts))
+            return draw(self, prompts)
+
+        monkeypatch.setattr(SplitAnswer, "draw", counted)
+        with load(folder, threads=1) as predictor:
+            predictor.set_image(IMAGE)
+            points = np.random.default_rng(3).uniform(0, 60, (12, 2))
+            scores = predictor.predict(points).scores
+            assert drawn == [12]
+            kept = predictor.predict(points, conf=float(np.median(scores)))
+            assert drawn == [12, 6]
+            assert len(kept) == 6
+            assert len(predictor.predict(points, conf=2.0)) == 0
+            assert drawn == [12, 6]
 
 
 def test_loading_and_predicting_needs_neither_torch_nor_onnx_nor_cv2(folder: Path) -> None:
