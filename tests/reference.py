@@ -37,7 +37,8 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         corner = torch.maximum(boxes[best, :2], boxes[order, :2])
         size = (torch.minimum(boxes[best, 2:], boxes[order, 2:]) - corner).clamp(min=0)
         shared = size[:, 0] * size[:, 1]
-        order = order[shared / (area[best] + area[order] - shared) <= iou_threshold]
+        # As the compiled operator: float32 IoUs, a float64 threshold, and boxes without area (NaN) stay.
+        order = order[~((shared / (area[best] + area[order] - shared)).double() > iou_threshold)]
     return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
 
 
