@@ -15,21 +15,32 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 
 
 @contextmanager
+def temporary_file(folder: Path, name: str) -> Iterator[Path]:
+    """Gives a path in a folder to write to; what is still there when the block ends is removed.
+
+    Raises:
+        StorageError: The folder cannot be made.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{TEMPORARY_PREFIX}{name}-{os.getpid()}-{uuid4().hex[:8]}"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
 def staged_file(target: Path) -> Iterator[Path]:
     """Gives a path to write to, and renames it to its target when the block ends well; otherwise it is removed.
 
     Raises:
         StorageError: The file system said no.
     """
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{os.getpid()}-{uuid4().hex[:8]}"
-    try:
+    with temporary_file(target.parent, target.name) as stage:
         yield stage
         with storage_errors(target):
             stage.replace(target)
-    finally:
-        stage.unlink(missing_ok=True)
 
 
 def write_whole(target: Path, data: bytes) -> None:
