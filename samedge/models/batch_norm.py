@@ -13,12 +13,17 @@ BATCH_NORM_EPS: Final = 1e-5
 _PARTS: Final = ("weight", "bias", "running_mean", "running_var")
 
 
-def fold_batch_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_batch_norms(
+    state: Mapping[str, Tensor], *, convolution: str = "c", folded_name: str = "", eps: float = BATCH_NORM_EPS
+) -> dict[str, Tensor]:
     """Returns the weights with every batch norm merged into the convolution before it.
 
     Args:
         state: Weights in which ``X.c.weight`` and ``X.bn.*`` are a convolution without bias and its batch norm in
             evaluation mode. Weights that have none are returned as they are.
+        convolution: Name of the convolution beside ``bn``, "c" above.
+        folded_name: Name of the one convolution that is left, below ``X``; it is ``X`` itself if empty.
+        eps: Of the batch norms.
 
     Returns:
         The same with ``X.weight`` and ``X.bias`` in their place, float32. Pairs that are not complete, or do not fit
@@ -26,19 +31,20 @@ def fold_batch_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     folded = dict(state)
     for key in state:
-        name = key.removesuffix(".c.weight")
-        if name == key or not _is_pair(state, name):
+        name = key.removesuffix(f".{convolution}.weight")
+        if name == key or not _is_pair(state, name, convolution):
             continue
         # In float64: the convolution's rounding stays the only difference from two steps.
         kernel = folded.pop(key).double()
         scale, bias, mean, var = (folded.pop(f"{name}.bn.{part}").double() for part in _PARTS)
         folded.pop(f"{name}.bn.num_batches_tracked", None)
-        scale = scale / torch.sqrt(var + BATCH_NORM_EPS)
-        folded[f"{name}.weight"] = (kernel * scale.reshape(-1, 1, 1, 1)).float()
-        folded[f"{name}.bias"] = (bias - mean * scale).float()
+        scale = scale / torch.sqrt(var + eps)
+        merged = f"{name}.{folded_name}" if folded_name else name
+        folded[f"{merged}.weight"] = (kernel * scale.reshape(-1, 1, 1, 1)).float()
+        folded[f"{merged}.bias"] = (bias - mean * scale).float()
     return folded
 
 
-def _is_pair(state: Mapping[str, Tensor], name: str) -> bool:
-    kernel, norms = state[f"{name}.c.weight"], [state.get(f"{name}.bn.{part}") for part in _PARTS]
+def _is_pair(state: Mapping[str, Tensor], name: str, convolution: str) -> bool:
+    kernel, norms = state[f"{name}.{convolution}.weight"], [state.get(f"{name}.bn.{part}") for part in _PARTS]
     return kernel.ndim == 4 and all(norm is not None and norm.shape == kernel.shape[:1] for norm in norms)

@@ -255,9 +255,10 @@ def module_state(module: StandIn) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for prefix, part in named_modules(module):
+        temporary = part.attributes.get("_non_persistent_buffers_set")
         for group in ("_parameters", "_buffers"):
-            for name, value in _mapping(part.attributes.get(group)).items():
-                if isinstance(value, Tensor):
+            for name, value in mapping(part.attributes.get(group)).items():
+                if isinstance(value, Tensor) and not (isinstance(temporary, set) and name in temporary):
                     state[f"{prefix}{name}"] = value
     return state
 
@@ -271,7 +272,7 @@ def named_modules(module: StandIn) -> list[tuple[str, StandIn]]:
         found.append((prefix, part))
         if depth == 64 or len(found) == 100_000:  # a pickle can hold itself
             raise CheckpointError("the modules in this file contain each other", cure=_GET_AGAIN)
-        children = _mapping(part.attributes.get("_modules"))
+        children = mapping(part.attributes.get("_modules"))
         waiting += [
             (f"{prefix}{name}.", child, depth + 1)
             for name, child in reversed(children.items())
@@ -280,6 +281,7 @@ def named_modules(module: StandIn) -> list[tuple[str, StandIn]]:
     return found
 
 
-def _mapping(value: object) -> dict[str, object]:
+def mapping(value: object) -> dict[str, Any]:
+    """Returns a dictionary of the file under keys that are text; an empty one for anything else."""
     # Not value.items(): a pickle can set an attribute of this name on an OrderedDict.
     return {str(key): item for key, item in dict.items(value)} if isinstance(value, dict) else {}

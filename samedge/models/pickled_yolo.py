@@ -7,13 +7,14 @@ as the names of the classes.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
 from samedge.errors import CheckpointError
-from samedge.models.pickled import StandIn, module_state, named_modules
+from samedge.models.pickled import StandIn, mapping, module_state, named_modules
 
 NAMES: Final = "names"
 """Names of the classes: JSON, from number (as text) to name."""
@@ -25,6 +26,12 @@ IMAGE_SIZE: Final = "imgsz"
 """Size that the model was trained at, px."""
 NORM_EPS: Final = "batch_norm_eps"
 """Epsilon of the batch norms."""
+LAYERS: Final = "layers"
+"""Classes of the layers in order: JSON list."""
+SHORTCUTS: Final = "shortcut_layers"
+"""Numbers of the layers whose bottlenecks have a way around them: JSON list."""
+ACTIVATIONS: Final = "activations"
+"""Classes of the activations: JSON list."""
 
 _TASKS: Final = {
     "DetectionModel": "detect",
@@ -52,7 +59,7 @@ def unpack_model(content: object, where: Path) -> tuple[dict[str, Tensor], dict[
     options: object = None
     model: object = content
     if isinstance(content, dict):
-        found: dict[object, Any] = dict(dict.items(content))
+        found = mapping(content)
         options = found.get("train_args")
         model = next((found[name] for name in ("ema", "model") if isinstance(found.get(name), StandIn)), None)
     state = module_state(model) if isinstance(model, StandIn) else {}
@@ -71,20 +78,19 @@ def unpack_model(content: object, where: Path) -> tuple[dict[str, Tensor], dict[
 
 def _facts(model: StandIn, where: Path) -> dict[str, str]:
     facts: dict[str, str] = {}
-    task = _TASKS.get(model.kind.rpartition(".")[2]) or model.attributes.get("task")
+    task = _TASKS.get(_class(model)) or model.attributes.get("task")
     if isinstance(task, str):
         facts[TASK] = task
     names = model.attributes.get("names")
     if isinstance(names, (list, tuple)):
         names = dict(enumerate(names))
     if isinstance(names, dict):
-        facts[NAMES] = json.dumps({str(number): str(name) for number, name in dict.items(names)}, ensure_ascii=False)
+        facts[NAMES] = json.dumps({key: str(name) for key, name in mapping(names).items()}, ensure_ascii=False)
     stride = model.attributes.get("stride")
     if isinstance(stride, Tensor):
         facts[STRIDE] = json.dumps([float(pixels) for pixels in stride.reshape(-1)])
-    norms = {
-        part.attributes.get("eps") for _, part in named_modules(model) if part.kind.rpartition(".")[2] == "BatchNorm2d"
-    }
+    modules = {prefix: (_class(part), part) for prefix, part in named_modules(model)}
+    norms = {part.attributes.get("eps") for kind, part in modules.values() if kind == "BatchNorm2d"}
     if len(norms) > 1:
         raise CheckpointError(
             "the batch norms of this model have different epsilons",
@@ -94,11 +100,23 @@ def _facts(model: StandIn, where: Path) -> dict[str, str]:
     eps = norms.pop() if norms else None
     if isinstance(eps, float):
         facts[NORM_EPS] = repr(eps)
+    facts[LAYERS] = json.dumps([kind for prefix, (kind, _) in modules.items() if re.fullmatch(r"model\.\d+\.", prefix)])
+    facts[ACTIVATIONS] = json.dumps(sorted({kind for prefix, (kind, _) in modules.items() if prefix.endswith(".act.")}))
+    shortcuts = {
+        int(prefix.split(".")[1])
+        for prefix, (_, part) in modules.items()
+        if part.attributes.get("add") is True and re.match(r"model\.\d+\.", prefix)
+    }
+    facts[SHORTCUTS] = json.dumps(sorted(shortcuts))
     return facts
+
+
+def _class(part: StandIn) -> str:
+    return part.kind.rpartition(".")[2]
 
 
 def _option(options: object, name: str) -> object:
     """Returns one of the training options, which are a dictionary or the stand-in of a namespace."""
     if isinstance(options, StandIn):
         options = options.attributes
-    return dict.get(options, name) if isinstance(options, dict) else None
+    return mapping(options).get(name)

@@ -106,6 +106,9 @@ class TestModels:
             "task": "detect",
             "imgsz": "320",
             "batch_norm_eps": "0.001",
+            "layers": '["Conv2d", "BatchNorm2d", "SiLU"]',
+            "shortcut_layers": "[]",
+            "activations": "[]",
         }
 
     def test_what_training_leaves_beside_the_model(self, tmp_path: Path) -> None:
