@@ -97,8 +97,9 @@ def build_plan(
     cache = timing_cache if features.timing_cache and not flavour.is_rtx else None  # RTX has the calls and no times
     if cache is not None:
         _load_timing_cache(config, cache)
-    if features.progress_monitor and progress is not None:
-        monitor = attach_monitor(trt, PhaseTree(progress, cancelled))
+    report = progress or (lambda _step, _share: None)
+    if features.progress_monitor:
+        monitor = attach_monitor(trt, PhaseTree(report, cancelled))
         cast("MonitoredConfig", config).progress_monitor = monitor
     if log.errors:  # a setter did not take its value
         raise build_failure(flavour, graph, "configure", log.errors)
@@ -108,8 +109,7 @@ def build_plan(
     if memory is None or fatal_errors(log.errors):
         raise build_failure(flavour, graph, "build", log.errors)
     plan = bytes(cast("Any", memory))
-    if progress is not None:
-        progress("Built", 1.0)
+    report("Built", 1.0)
     if cache is not None:
         _save_timing_cache(config, cache)
     return plan, BuildReport(
