@@ -43,6 +43,10 @@ class Backend:
 
 BACKENDS: Final = (  # order = the preference of "auto"
     Backend("onnxruntime", "samedge.engines.onnxruntime:OrtEngine", "cpu", (".onnx",), aliases=("ort",)),
+    Backend("tensorrt", "samedge.engines.tensorrt:TensorRtEngine", "trt", (".engine", ".plan"), aliases=("trt",)),
+    Backend(
+        "tensorrt-rtx", "samedge.engines.tensorrt:TensorRtRtxEngine", "rtx", (".engine", ".plan"), aliases=("rtx",)
+    ),
 )
 
 

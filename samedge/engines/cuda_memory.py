@@ -1,0 +1,254 @@
+"""Device memory, pinned memory, streams and graphs: the small part of CUDA that a runner needs.
+
+Two providers fulfil `CudaMemory`: ``cuda-python`` (the default) and ``pycuda``. Both use the device's primary context,
+so that they live with torch and with other threads. Addresses, streams, events and graphs are plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
+
+PROVIDERS: Final = ("cuda-python", "pycuda")
+OUT_OF_MEMORY_CURE: Final = (
+    "Close other programs that use the GPU, use an engine with a smaller profile, or a smaller model"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        index: Its number.
+        name: What the driver calls it.
+        compute_capability: Such as "8.6".
+        multiprocessors: Number of streaming multiprocessors.
+        memory_bytes: All of its memory.
+        integrated: It shares the memory of the CPU, as on a Jetson.
+    """
+
+    index: int
+    name: str
+    compute_capability: str
+    multiprocessors: int
+    memory_bytes: int
+    integrated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
+
+class PinnedBuffer(Protocol):
+    """Memory of the host that the GPU copies from and to without the CPU."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        ...
+
+    def view(self) -> NDArray[np.uint8]:
+        """Its bytes. No copy from or to it may be under way."""
+        ...
+
+
+class CudaMemory(Protocol):
+    """One GPU. All methods but `current` and `close` are called inside ``with memory.current():``."""
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider."""
+        ...
+
+    @property
+    def gpu(self) -> Gpu:
+        """The GPU."""
+        ...
+
+    @property
+    def captures(self) -> bool:
+        """Whether work can be captured as a graph."""
+        ...
+
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the GPU's primary context the thread's own for a block, and restores what was before."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Free memory of the GPU."""
+        ...
+
+    def allocate(self, nbytes: int) -> int:
+        """Returns the address of new device memory.
+
+        Raises:
+            EngineError: There is not enough.
+        """
+        ...
+
+    def free(self, address: int) -> None:
+        """Frees device memory."""
+        ...
+
+    def pin(self, nbytes: int) -> PinnedBuffer:
+        """Returns new pinned memory of the host.
+
+        Raises:
+            EngineError: There is not enough.
+        """
+        ...
+
+    def unpin(self, buffer: PinnedBuffer) -> None:
+        """Frees pinned memory."""
+        ...
+
+    def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
+        """Copies bytes from the host to the device, later, in the order of the stream."""
+        ...
+
+    def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
+        """Copies bytes from the device to the host, later, in the order of the stream."""
+        ...
+
+    def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """Copies bytes on the device, later, in the order of the stream."""
+        ...
+
+    def create_stream(self) -> int:
+        """Returns a new stream that does not wait for the default one."""
+        ...
+
+    def synchronise(self, stream: int) -> None:
+        """Waits until all that the stream was given is done."""
+        ...
+
+    def destroy_stream(self, stream: int) -> None:
+        """Ends a stream."""
+        ...
+
+    def create_event(self) -> int:
+        """Returns a new event."""
+        ...
+
+    def record(self, event: int, stream: int) -> None:
+        """The event happens when all that the stream was given so far is done."""
+        ...
+
+    def wait(self, stream: int, event: int) -> None:
+        """What the stream is given from now on begins after the event."""
+        ...
+
+    def destroy_event(self, event: int) -> None:
+        """Ends an event."""
+        ...
+
+    def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
+        """Records what `work` gives to the stream as a graph, without running it.
+
+        Returns:
+            The graph, or None if the work cannot be captured or said False.
+        """
+        ...
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Gives a graph to a stream."""
+        ...
+
+    def destroy_graph(self, graph: int) -> None:
+        """Ends a graph."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the context. Called once, when nothing is left in it."""
+        ...
+
+
+def open_cuda(device: str | None = None, provider: str | None = None) -> CudaMemory:
+    """Opens a GPU.
+
+    Args:
+        device: "cuda" or "cuda:1"; None for the first GPU.
+        provider: "cuda-python" or "pycuda"; None for the first that is installed.
+
+    Raises:
+        MissingExtraError: No provider is installed, or not the one that was named.
+        DeviceUnavailableError: There is no driver, or no such GPU.
+    """
+    index = device_index(device)
+    if provider is None:
+        provider = next((name for name in PROVIDERS if _installed(name)), None)
+    if provider is None or provider not in PROVIDERS or not _installed(provider):
+        raise MissingExtraError(
+            f"the CUDA bindings {f'{provider!r} are' if provider else 'cuda-python are'} not installed",
+            cure="Install them with: pip install cuda-bindings (or pycuda)",
+            module=provider or "cuda-python",
+        )
+    if provider == "pycuda":
+        from samedge.engines.cuda_pycuda import PycudaMemory
+
+        return PycudaMemory(index)
+    from samedge.engines.cuda_python import CudaPythonMemory
+
+    return CudaPythonMemory(index)
+
+
+def device_index(device: str | None) -> int:
+    """Returns the number in "cuda:1"; 0 for "cuda" and None.
+
+    Raises:
+        DeviceUnavailableError: It is another kind of device.
+    """
+    name, colon, number = (device or "cuda").lower().partition(":")
+    if name not in ("cuda", "gpu") or (colon and not number.isdecimal()):
+        raise DeviceUnavailableError(
+            f"TensorRT knows no device {device!r}", cure="Ask for 'cuda', or 'cuda:1' for the second GPU", device=device
+        )
+    return int(number) if colon else 0
+
+
+def no_driver(cause: str) -> DeviceUnavailableError:
+    """Returns the error for a machine without a working NVIDIA driver."""
+    return DeviceUnavailableError(
+        f"there is no working NVIDIA driver ({cause})",
+        cure="Install NVIDIA's driver (nvidia-smi shows whether it works; in a container, start it with --gpus all)",
+        cause=cause,
+    )
+
+
+def no_such_gpu(index: int, count: int) -> DeviceUnavailableError:
+    """Returns the error for a number that no GPU has."""
+    return DeviceUnavailableError(
+        f"there is no GPU {index}: {count or 'none'} can be seen",
+        cure="Ask for 'cuda:0', or check CUDA_VISIBLE_DEVICES" if count else "Check CUDA_VISIBLE_DEVICES",
+        count=count,
+    )
+
+
+def out_of_memory(what: str, nbytes: int) -> EngineError:
+    """Returns the error for memory that could not be had."""
+    return EngineError(f"there is not enough {what} for {nbytes / 1e6:.1f} MB", cure=OUT_OF_MEMORY_CURE, needed=nbytes)
+
+
+def _installed(provider: str) -> bool:
+    names: dict[str, tuple[str, ...]] = {"cuda-python": ("cuda.bindings.runtime", "cuda.cudart"), "pycuda": ("pycuda",)}
+    return any(_found(name) for name in names[provider])
+
+
+def _found(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns the bytes of a C-contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8)

@@ -1,0 +1,391 @@
+"""The runner, on fakes of every generation over a fake GPU that watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
+
+from samedge.digest import sha256_file
+from samedge.engines import tensorrt
+from samedge.engines.build_options import AxisRange, BuildOptions
+from samedge.engines.cuda_memory import Gpu
+from samedge.engines.engine_key import make_key
+from samedge.engines.fake_cuda import FakeCuda
+from samedge.engines.protocol import Engine, EngineOptions
+from samedge.engines.registry import availability, find_backend, open_engine
+from samedge.engines.sidecar import Sidecar, write_sidecar
+from samedge.engines.tensorrt import TensorRtEngine, TensorRtRtxEngine
+from samedge.engines.tensorrt_build import build_plan
+from samedge.errors import (
+    BackendUnavailableError,
+    DeviceUnavailableError,
+    EngineError,
+    IntegrityError,
+    TensorMismatchError,
+)
+from samedge.types import Array, TensorSpec
+
+GENERATIONS = tuple(VERSIONS)
+PROFILES = {"prompts": AxisRange(1, 4, 8), "points": AxisRange(2, 2, 4)}
+
+
+def decoder(feeds: dict[str, Array]) -> Mapping[str, Array]:
+    coords, labels, image = feeds["coords"], feeds["labels"], feeds["image"]
+    score = (coords.sum(2) * labels).sum(1) + image.sum()
+    return {"masks": np.stack([score, -score], 1).astype(np.float32), "count": np.full(1, coords.shape[0], np.int32)}
+
+
+class Board:
+    """A GPU, a TensorRT, and an engine file."""
+
+    def __init__(self, folder: Path, generation: str = "10.3", *, sidecar: bool = True, **cuda: Any) -> None:
+        self.cuda = FakeCuda(**cuda)
+        self.trt = FakeTensorRt(generation, cuda=self.cuda, program=decoder)
+        graph = write_graph(
+            folder / "decoder.onnx",
+            {
+                "image": ("float32", [1, 2, 2]),
+                "coords": ("float32", ["prompts", "points", 2]),
+                "labels": ("int32", ["prompts", "points"]),
+            },
+            {"masks": ("float32", ["prompts", 2]), "count": ("int32", [1])},
+        )
+        options = BuildOptions(precision="fp16", profiles=PROFILES)
+        plan, self.report = build_plan(self.trt.flavour, graph, options, axes={"masks": ("prompts", 2)})
+        self.path = folder / "decoder.engine"
+        self.path.write_bytes(plan)
+        self.key = make_key(sha256_file(graph), options, self.trt.flavour, self.cuda.gpu)
+        if sidecar:
+            self.write_sidecar()
+        self.trt.calls.clear()
+
+    def write_sidecar(self, **key: Any) -> None:
+        size = self.path.stat().st_size
+        write_sidecar(self.path, Sidecar(replace(self.key, **key), sha256_file(self.path), size, self.report))
+
+    def open(self) -> Engine:
+        raw = TensorRtEngine(self.path, EngineOptions(), flavour=self.trt.flavour, memory=self.cuda)
+        return Engine(raw, backend="tensorrt", name=self.path.name)
+
+
+def feeds(prompts: int = 2, points: int = 3, seed: int = 0) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.random((1, 2, 2), np.float32),
+        "coords": rng.random((prompts, points, 2), np.float32),
+        "labels": rng.integers(0, 2, (prompts, points)).astype(np.int32),
+    }
+
+
+def check(engine: Engine, **shape: int) -> None:
+    given = feeds(**shape)
+    got = engine.run(given)
+    want = decoder(given)
+    assert got.keys() == want.keys()
+    for name, array in want.items():
+        np.testing.assert_array_equal(got[name], array)
+        assert got[name].dtype == array.dtype
+
+
+@pytest.fixture(params=GENERATIONS)
+def board(request: pytest.FixtureRequest, tmp_path: Path) -> Board:
+    return Board(tmp_path, request.param)
+
+
+def test_inputs_and_outputs_have_the_names_of_the_report(board: Board) -> None:
+    with board.open() as engine:
+        assert engine.inputs == {
+            "image": TensorSpec((1, 2, 2), np.dtype(np.float32)),
+            "coords": TensorSpec(("prompts", "points", 2), np.dtype(np.float32)),
+            "labels": TensorSpec(("prompts", "points"), np.dtype(np.int32)),
+        }
+        assert engine.outputs == {
+            "masks": TensorSpec(("prompts", 2), np.dtype(np.float32)),
+            "count": TensorSpec((1,), np.dtype(np.int32)),
+        }
+        assert engine.device == "cuda:0"
+        assert engine.details[board.trt.name] == board.trt.version
+        assert engine.details["precision"] == "fp16"
+
+
+def test_shapes_change_and_results_are_right_and_everything_is_freed(board: Board) -> None:
+    engine = board.open()
+    for seed, (prompts, points) in enumerate([(1, 2), (8, 4), (8, 4), (8, 4), (1, 2), (1, 2), (1, 2), (3, 3)]):
+        check(engine, prompts=prompts, points=points, seed=seed)
+    engine.close()
+    assert board.cuda.leaks() == []
+    assert board.cuda.closed
+
+
+def test_the_calls_of_one_run(board: Board) -> None:
+    with board.open() as engine:
+        board.trt.calls.clear()
+        engine.run(feeds())
+        assert board.trt.calls == [
+            ("set_input_shape", "image", (1, 2, 2)),
+            ("set_tensor_address", "image"),
+            ("set_input_shape", "coords", (2, 3, 2)),
+            ("set_tensor_address", "coords"),
+            ("set_input_shape", "labels", (2, 3)),
+            ("set_tensor_address", "labels"),
+            ("set_tensor_address", "masks"),
+            ("set_tensor_address", "count"),
+            ("execute_async_v3",),
+        ]
+
+
+def test_nothing_is_allocated_in_the_steady_state(board: Board) -> None:
+    with board.open() as engine:
+        check(engine, prompts=8, points=4)
+        before = board.cuda.allocations
+        for seed, prompts in enumerate([8, 1, 5, 8, 2]):
+            check(engine, prompts=prompts, points=3, seed=seed)
+        assert board.cuda.allocations == before
+
+
+def test_buffers_grow_to_the_largest_shape_and_no_further(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    with board.open() as engine:
+        for prompts in range(1, 9):
+            check(engine, prompts=prompts, points=4)
+        # 5 tensors on both sides; three of them grow by doubling: 1, 2, 4 and 8 prompts.
+        assert board.cuda.allocations == 2 * (5 + 3 * 3)
+        sizes = sorted(memory.data.nbytes for memory in board.cuda._device.values())
+        assert sizes == [4, 16, 64, 128, 256]
+
+
+@pytest.mark.parametrize("generation", ["8.6", "10.3", "10.13", "11"])
+def test_repeated_shapes_are_one_graph(generation: str, tmp_path: Path) -> None:
+    board = Board(tmp_path, generation)
+    with board.open() as engine:
+        assert engine.details["cuda graphs"] == "while shapes stay"
+        for seed in range(4):
+            check(engine, seed=seed)
+        # Direct, then captured and launched, then launched: TensorRT is asked twice only.
+        assert len(board.trt.called("execute_async_v3")) == 2
+        assert board.cuda.launches == 3
+        board.trt.calls.clear()
+        check(engine, seed=9)
+        assert board.trt.calls == []  # the context that was captured is not touched
+        check(engine, prompts=5)
+        assert board.cuda.launches == 4
+        assert board.cuda.calls.count("destroy_graph") == 1
+        assert board.trt.called("execute_async_v3") == [()]
+
+
+def test_rtx_captures_by_itself_and_keeps_what_it_compiled(tmp_path: Path) -> None:
+    board = Board(tmp_path, "rtx")
+    with board.open() as engine:
+        assert engine.details["cuda graphs"] == "by the runtime"
+        for _ in range(3):
+            check(engine)
+    assert board.cuda.launches == 0
+    assert board.trt.called("cuda_graph_strategy") == [("WHOLE_GRAPH_CAPTURE",)]
+    assert board.trt.called("create_execution_context") == [(True,)]
+    assert (tmp_path / "decoder.engine.sm86.cache").read_bytes() == b"compiled"
+    again = Board(tmp_path, "rtx")
+    again.open().close()
+    assert again.trt.called("deserialize_cache") == [(b"compiled",)]
+
+
+def test_without_graphs_every_call_is_direct(tmp_path: Path) -> None:
+    board = Board(tmp_path, captures=False)
+    with board.open() as engine:
+        for seed in range(3):
+            check(engine, seed=seed)
+        assert len(board.trt.called("execute_async_v3")) == 3
+
+
+def test_only_the_outputs_that_were_asked_for_are_copied(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    with board.open() as engine:
+        assert list(engine.run(feeds(), ["count"])) == ["count"]
+        assert board.cuda.calls.count("copy_out") == 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "points", "message"),
+    [
+        (9, 2, r"prompts is 9 in input 'coords', and this engine was built for 1 to 8.*wider profile for prompts"),
+        (1, 1, "points is 1 in input 'coords', and this engine was built for 2 to 4"),
+    ],
+)
+def test_shapes_outside_of_the_profile_are_named(board: Board, prompts: int, points: int, message: str) -> None:
+    with board.open() as engine:
+        with pytest.raises(TensorMismatchError, match=message):
+            engine.run(feeds(prompts, points))
+        check(engine)
+
+
+def test_a_failure_while_running_leaves_a_working_engine(board: Board) -> None:
+    with board.open() as engine:
+        check(engine)
+        board.trt.execute_fails = True
+        with pytest.raises(EngineError, match=r"decoder.engine: the engine failed while running") as caught:
+            engine.run(feeds(prompts=4))
+        assert caught.value.cure
+        board.trt.execute_fails = False
+        check(engine, prompts=4)
+    assert board.cuda.leaks() == []
+
+
+def test_memory_that_runs_out_is_an_error_and_nothing_leaks(tmp_path: Path) -> None:
+    board = Board(tmp_path, memory_bytes=200)
+    with board.open() as engine:
+        with pytest.raises(EngineError, match="not enough GPU memory"):
+            engine.run(feeds(prompts=8, points=4))
+        check(engine, prompts=1, points=2)
+    assert board.cuda.leaks() == []
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    problems: list[BaseException] = []
+    with board.open() as engine:
+
+        def work(seed: int) -> None:
+            try:
+                for turn in range(5):
+                    check(engine, prompts=1 + (seed + turn) % 8, seed=seed)
+            except BaseException as problem:  # noqa: BLE001 - carried to the main thread
+                problems.append(problem)
+
+        threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert problems == []
+    assert board.cuda.leaks() == []
+
+
+# What must not be opened
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "10.2.0.1"}, "built by version 10.2.0.1, and this is 10.3.0.26"),
+        ({"flavour": "tensorrt-rtx"}, "built for tensorrt-rtx"),
+        ({"gpu": "Orin Nano"}, "built on Orin Nano"),
+        ({"compute_capability": "8.7"}, "8.7"),
+        ({"targets": ("sm120",), "compute_capability": ""}, "built for sm120, and this GPU is sm86"),
+    ],
+)
+def test_an_engine_of_another_key_is_never_deserialised(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    board = Board(tmp_path)
+    board.write_sidecar(**change)
+    with pytest.raises(EngineError, match=rf"must not be opened here: .*{message}.*samedge build") as caught:
+        board.open()
+    assert caught.value.reasons
+    assert board.trt.calls == []
+    assert board.cuda.closed
+
+
+def test_a_plan_that_is_not_its_sidecars_is_never_deserialised(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.path.write_bytes(board.path.read_bytes() + b" ")
+    with pytest.raises(IntegrityError, match=r"decoder\.engine"):
+        board.open()
+    assert board.trt.calls == []
+
+
+def test_a_plan_of_somebody_elses_opens_if_its_header_fits(tmp_path: Path) -> None:
+    board = Board(tmp_path, sidecar=False)
+    with board.open() as engine:
+        assert engine.outputs["masks"].shape == ("masks.0", 2)
+        assert engine.inputs["coords"].shape == ("coords.0", "coords.1", 2)
+        assert "precision" not in engine.details
+        check(engine)
+    header = b'{"task": "segment"}'
+    board.path.write_bytes(len(header).to_bytes(4, "little") + header + board.path.read_bytes())
+    board.cuda = FakeCuda()
+    board.trt.cuda = board.cuda
+    with board.open() as engine:
+        check(engine)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [("10.3", "10.13"), ("11", "rtx"), ("rtx", "10.3")])
+def test_a_foreign_plan_of_another_version_is_never_deserialised(tmp_path: Path, mine: str, theirs: str) -> None:
+    other = Board(tmp_path, theirs, sidecar=False)
+    cuda = FakeCuda()
+    trt = FakeTensorRt(mine, cuda=cuda)
+    with pytest.raises(EngineError, match=r"must not be opened here"):
+        TensorRtEngine(other.path, EngineOptions(), flavour=trt.flavour, memory=cuda)
+    assert trt.calls == []
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ([("ERROR", "Serialization assertion failed")], "cannot open this engine: Serialization.*samedge build"),
+        ([("ERROR", "OutOfMemory: could not allocate")], "OutOfMemory.*Close other programs"),
+    ],
+)
+def test_what_tensorrt_refuses_is_an_error_with_the_cause(board: Board, said: Any, message: str) -> None:
+    board.trt.log = said
+    with pytest.raises(EngineError, match=message):
+        board.open()
+    assert board.cuda.leaks() == []
+
+
+def test_a_version_compatible_plan_may_bring_its_own_runtime(tmp_path: Path) -> None:
+    board = Board(tmp_path, "10.13")
+    board.write_sidecar(settings={**board.key.settings, "version_compatible": True})
+    board.open().close()
+    assert board.trt.called("engine_host_code_allowed") == [(True,)]
+
+
+# The backend
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tensorrt", TensorRtEngine), ("tensorrt-rtx", TensorRtRtxEngine)])
+def test_both_flavours_are_backends(name: str, kind: type) -> None:
+    backend = find_backend(name)
+    factory: object = backend.factory()
+    assert factory is kind
+    assert {".engine", ".plan"} <= set(backend.suffixes)
+
+
+def fake_probe(monkeypatch: pytest.MonkeyPatch, generation: str, gpu: Gpu) -> None:
+    monkeypatch.setattr(tensorrt, "find_flavour", lambda name: FakeTensorRt(generation).flavour)
+    monkeypatch.setattr(tensorrt, "open_cuda", lambda device=None: FakeCuda(gpu=gpu))
+
+
+def test_probe_tells_version_gpu_and_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_probe(monkeypatch, "10.3", Gpu(0, "Orin", "8.7", 16, 1 << 33))
+    found = TensorRtEngine.probe()
+    assert found.ok
+    assert found.reason == "TensorRT 10.3.0.26 on Orin (compute capability 8.7) through fake"
+    assert found.devices == ("cuda",)
+
+
+def test_probe_knows_which_gpus_rtx_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_probe(monkeypatch, "rtx", Gpu(0, "H100", "9.0", 132, 1 << 36))
+    found = TensorRtRtxEngine.probe()
+    assert not found.ok
+    assert "does not run on H100" in found.reason
+    assert found.cure is not None
+    assert "backend 'tensorrt'" in found.cure
+
+
+def test_a_missing_driver_is_said_and_is_not_an_invalid_engine(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    found = availability("tensorrt-rtx")
+    if found.ok:
+        pytest.skip("there is a GPU here")
+    assert "driver" in found.reason
+    assert found.cure is not None
+    path = tmp_path / "any.engine"
+    path.write_bytes(b"vtrt" + bytes(24))
+    with pytest.raises(BackendUnavailableError, match="driver"):
+        open_engine(path, backend="tensorrt-rtx")
+    with pytest.raises(DeviceUnavailableError, match="driver"):
+        TensorRtRtxEngine(path, EngineOptions())
