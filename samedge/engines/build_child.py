@@ -10,6 +10,8 @@ import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -18,6 +20,7 @@ from typing import Any, Final
 from samedge.engines.build_memory import DeviceMemory
 from samedge.engines.build_options import BuildOptions, BuildReport
 from samedge.engines.build_progress import Progress
+from samedge.engines.cuda_memory import open_cuda
 from samedge.engines.tensorrt_api import find_flavour
 from samedge.engines.tensorrt_build import build_plan
 from samedge.errors import SamedgeError, storage_errors
@@ -64,23 +67,35 @@ def build(request: dict[str, Any], progress: Progress) -> BuildReport:
         SamedgeError: As `build_plan`.
         StorageError: The plan cannot be written.
     """
-    device = request["device"]
     cache = request["timing_cache"]
-    plan, report = build_plan(
-        find_flavour(request["flavour"]),
-        Path(request["graph"]),
-        BuildOptions.from_json(request["options"]),
-        axes=request["axes"],
-        device=None if device is None else DeviceMemory(**device),
-        timing_cache=None if cache is None else Path(cache),
-        progress=progress,
-    )
+    with _on_device(request["device"]) as device:
+        plan, report = build_plan(
+            find_flavour(request["flavour"]),
+            Path(request["graph"]),
+            BuildOptions.from_json(request["options"]),
+            axes=request["axes"],
+            device=device,
+            timing_cache=None if cache is None else Path(cache),
+            progress=progress,
+        )
     output = Path(request["output"])
     with storage_errors(output), output.open("wb") as file:
         file.write(plan)
         file.flush()
         os.fsync(file.fileno())
     return report
+
+
+@contextmanager
+def _on_device(device: dict[str, Any] | str | None) -> Iterator[DeviceMemory | None]:
+    """Gives the GPU's memory as the parent told it, or makes the named GPU current for the block and measures it."""
+    if device is None or isinstance(device, dict):
+        yield None if device is None else DeviceMemory(**device)
+        return
+    memory = open_cuda(device)
+    with memory.current():
+        yield DeviceMemory(free=memory.free_bytes(), total=memory.gpu.memory_bytes, shared=memory.gpu.integrated)
+    memory.close()
 
 
 def _end_with_parent() -> None:

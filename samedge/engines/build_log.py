@@ -8,10 +8,9 @@ engine: its layers, its fused attentions and its memory.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from samedge.engines.build_options import LayerRecord
-from samedge.engines.tensorrt_protocols import TensorRtModule
 
 FUSED_ATTENTION: Final = "_gemm_mha_v2"
 """In the name of every layer that is one fused attention."""
@@ -78,18 +77,3 @@ def read_layers(text: str) -> tuple[LayerRecord, ...]:
     return tuple(
         LayerRecord(match["name"], match["kind"].strip(), (match["tactic"] or "").strip()) for match in found if match
     )
-
-
-def attach_logger(module: TensorRtModule, log: BuildLog) -> Any:
-    """Returns a logger for TensorRT that writes into the log and prints nothing."""
-    base: Any = module.ILogger
-
-    class Logger(base):  # type: ignore[misc]  # the base class is known at run time only
-        def __init__(self) -> None:
-            # pybind11 wants its own constructor called by name.
-            base.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            log.record(str(getattr(severity, "name", severity)), message)
-
-    return Logger()

@@ -28,11 +28,14 @@ class PhaseTree:
     Args:
         progress: Told about each change.
         cancelled: Asked at each step; True ends the build.
+
+    Attributes:
+        cancelled: As given.
     """
 
     def __init__(self, progress: Progress, cancelled: Callable[[], bool] = lambda: False) -> None:
         self._progress = progress
-        self._cancelled = cancelled
+        self.cancelled = cancelled
         self._phases: dict[str, _Phase] = {}
         self._share = 0.0
         self._lock = Lock()
@@ -50,12 +53,16 @@ class PhaseTree:
             if phase is not None:
                 phase.done = min(phase.steps, max(phase.done, step + 1))
                 self._tell(name)
-        return not self._cancelled()
+        return not self.cancelled()
 
     def finish(self, name: str) -> None:
         """A phase is over."""
         with self._lock:
             self._phases.pop(name, None)
+
+    def complete(self) -> None:
+        """The build is over, and went well."""
+        self._progress("Built", 1.0)
 
     def _tell(self, name: str) -> None:
         share = 0.0

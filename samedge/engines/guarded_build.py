@@ -46,7 +46,7 @@ def build_in_child(
     options: BuildOptions,
     *,
     axes: Mapping[str, Sequence[int | str]] | None = None,
-    device: DeviceMemory | None = None,
+    device: DeviceMemory | str | None = None,
     timing_cache: Path | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -60,7 +60,8 @@ def build_in_child(
         output: Where the plan goes; an older one is replaced.
         options: How.
         axes: As for `samedge.engines.tensorrt_build.build_plan`.
-        device: Memory of the GPU that the build runs on.
+        device: Memory of the GPU that the build runs on, or its name, such as "cuda:0": the child measures it then,
+            so that the parent needs no context on it.
         timing_cache: File that keeps the times of kernels.
         progress: Called as the build goes on.
         cancelled: Asked ten times a second; True kills the child.
@@ -80,7 +81,7 @@ def build_in_child(
             "output": str(stage.absolute()),
             "options": options.to_json(),
             "axes": {name: list(shape) for name, shape in (axes or {}).items()},
-            "device": None if device is None else asdict(device),
+            "device": asdict(device) if isinstance(device, DeviceMemory) else device,
             "timing_cache": None if timing_cache is None else str(timing_cache.absolute()),
         }
         report = _run(request, graph.name, progress or (lambda _step, _share: None), cancelled)

@@ -18,6 +18,7 @@ from samedge.engines.protocol import Availability, EngineOptions
 from samedge.engines.repeated_work import RepeatedWork
 from samedge.engines.tensorrt_api import Flavour, FlavourName, find_flavour
 from samedge.engines.tensorrt_buffers import TensorBuffers
+from samedge.engines.tensorrt_log import log_router
 from samedge.engines.tensorrt_plan import open_plan
 from samedge.errors import EngineError, SamedgeError, TensorMismatchError
 from samedge.types import Array, TensorSpec
@@ -52,6 +53,7 @@ class TensorRtEngine:
     ) -> None:
         self._flavour = find_flavour(self.flavour_name) if flavour is None else flavour
         self._memory = open_cuda(options.device) if memory is None else memory
+        self._router = log_router(self._flavour.module)
         self._where = path.name
         self._lock = Lock()
         self._ready: tuple[Shapes, Shapes] | None = None  # inputs and outputs that TensorRT was told
@@ -129,8 +131,9 @@ class TensorRtEngine:
             EngineError: TensorRT or CUDA failed.
         """
         self._check_ranges(feeds)
-        with self._lock, self._memory.current():
+        with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
+            self._plan.log.errors.clear()
             try:
                 shapes = self._prepare(feeds)
                 for name, array in feeds.items():
@@ -146,7 +149,7 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """Frees the plan, its memory and its stream."""
-        with self._lock, self._memory.current():
+        with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
             self._memory.synchronise(stream)
             self._plan.save_cache()

@@ -11,11 +11,12 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final, cast
 
-from samedge.engines.build_log import BuildLog, attach_logger
+from samedge.engines.build_log import BuildLog
 from samedge.engines.cuda_memory import OUT_OF_MEMORY_CURE, Gpu
 from samedge.engines.plan_file import inspect_plan
 from samedge.engines.sidecar import Sidecar, read_sidecar, verify_plan
 from samedge.engines.tensorrt_api import Flavour, numpy_dtype
+from samedge.engines.tensorrt_log import log_router
 from samedge.engines.tensorrt_protocols import ConfiguredEngine, CudaEngine, Dims, ExecutionContext, RuntimeCache
 from samedge.engines.whole_files import write_whole
 from samedge.errors import EngineError, SamedgeError
@@ -105,14 +106,28 @@ def open_plan(path: Path, flavour: Flavour, gpu: Gpu) -> OpenPlan:
     if sidecar is not None:
         verify_plan(path, sidecar)
     log = BuildLog()
-    logger = attach_logger(flavour.module, log)
+    with log_router(flavour.module).to(log) as logger:
+        return _open(path, file.read(), flavour, gpu, logger, log, sidecar, compatible=compatible)
+
+
+def _open(
+    path: Path,
+    plan: bytes,
+    flavour: Flavour,
+    gpu: Gpu,
+    logger: Any,
+    log: BuildLog,
+    sidecar: Sidecar | None,
+    *,
+    compatible: bool,
+) -> OpenPlan:
     runtime = flavour.module.Runtime(logger)
     if compatible and flavour.features.host_code_switch:
         cast("Any", runtime).engine_host_code_allowed = True  # such plans bring the runtime that reads them
-    engine = runtime.deserialize_cuda_engine(file.read())
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise _refused(path, flavour, log, "open")
-    keeps: list[Any] = [logger, runtime]
+    keeps: list[Any] = [runtime]
     cache: tuple[RuntimeCache, Path] | None = None
     if flavour.features.own_cuda_graphs:
         config = cast("ConfiguredEngine", engine).create_runtime_config()

@@ -10,8 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from build_doubles import any_report
 
+from samedge.engines import build_child
+from samedge.engines.build_memory import DeviceMemory
 from samedge.engines.build_options import BuildOptions, BuildReport
+from samedge.engines.cuda_memory import Gpu
+from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.guarded_build import build_in_child
 from samedge.errors import EngineError, SamedgeError, UsageError
 
@@ -153,3 +158,31 @@ def gone(pid: int) -> bool:
         return "State:\tZ" in status.read_text(encoding="ascii")
     except OSError:
         return True
+
+
+def test_the_gpu_is_current_while_the_child_builds(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(gpu=Gpu(1, "Orin", "8.7", 8, 1000, integrated=True), memory_bytes=700)
+    built: list[object] = []
+
+    def build(*_: object, device: object, **__: object) -> tuple[bytes, BuildReport]:
+        if built == []:
+            cuda.free_bytes()  # complains outside of the context
+        built.append(device)
+        return b"plan", any_report(b"plan")
+
+    monkeypatch.setattr(build_child, "open_cuda", lambda device: cuda)
+    monkeypatch.setattr(build_child, "build_plan", build)
+    monkeypatch.setattr(build_child, "find_flavour", lambda name: None)
+    request = {
+        "flavour": "tensorrt",
+        "graph": str(graph),
+        "output": str(graph.with_suffix(".engine")),
+        "options": BuildOptions().to_json(),
+        "axes": {},
+        "timing_cache": None,
+    }
+    build_child.build({**request, "device": "cuda:1"}, lambda _step, _share: None)
+    build_child.build({**request, "device": {"free": 1, "total": 2, "shared": False}}, lambda _step, _share: None)
+    build_child.build({**request, "device": None}, lambda _step, _share: None)
+    assert built == [DeviceMemory(700, 1000, shared=True), DeviceMemory(1, 2), None]
+    assert graph.with_suffix(".engine").read_bytes() == b"plan"
