@@ -17,7 +17,8 @@
     │   ├── DeviceUnavailableError    … because the device asked for cannot be had
     │   └── TensorMismatchError       … because names, shapes or dtypes do not fit the graph
     ├── ImageError                    an image that cannot be used
-    └── PromptError                   points, boxes, labels or masks that cannot be used
+    ├── PromptError                   points, boxes, labels or masks that cannot be used
+    └── CancelledError                the caller asked to stop, and it stopped
 
 Each carries what was wrong, where, and what to do about it. Facts (sizes, names, counts) stay attributes, so
 that an application can react without parsing prose. The command line prints ``str(error)``: one line.
@@ -127,6 +128,10 @@ class ImageError(SamedgeError):
 
 class PromptError(SamedgeError):
     """Points, boxes, labels or masks that cannot be used."""
+
+
+class CancelledError(SamedgeError):
+    """The caller asked to stop, and it stopped."""
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""Masks: the masks of results as arrays, polygons and RLE. Drawn from the prediction when they are first used."""
+"""Masks: the masks of results as arrays, polygons and RLE. Drawn or decoded when they are first used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 
@@ -12,14 +13,17 @@ from samedge.runtime.host_arrays import HostArrays
 from samedge.runtime.polygons import Parts, mask_to_polygons
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.rle import Rle, encode_rle
+from samedge.runtime.rle_masks import RleMasks
 from samedge.types import BoolArray, FloatArray
+
+_LAZY: Final = (Prediction, RleMasks)
 
 
 class Masks(HostArrays):
     """N masks of the size of the image.
 
     Args:
-        masks: bool ``[N, H, W]`` or ``[H, W]``, or a prediction, which draws its masks when they are needed.
+        masks: bool ``[N, H, W]`` or ``[H, W]``; or a prediction or RLEs, which become pixels when they are needed.
         orig_shape: (height, width) of the image, px; that of the masks if left out.
 
     Attributes:
@@ -29,10 +33,10 @@ class Masks(HostArrays):
         UsageError: Masks of another shape or dtype.
     """
 
-    def __init__(self, masks: BoolArray | Prediction, orig_shape: tuple[int, int] | None = None) -> None:
-        if isinstance(masks, Prediction):
-            self._masks: BoolArray | Prediction = masks
-            shape = (masks.geometry.height, masks.geometry.width)
+    def __init__(self, masks: BoolArray | Prediction | RleMasks, orig_shape: tuple[int, int] | None = None) -> None:
+        if isinstance(masks, _LAZY):
+            self._masks: BoolArray | Prediction | RleMasks = masks
+            shape = masks.image_shape
         else:
             array = np.asarray(masks)
             array = array[None] if array.ndim == 2 else array
@@ -58,8 +62,8 @@ class Masks(HostArrays):
     def __getitem__(self, selection: Selection) -> Masks:
         """Some of the masks, as `Masks`."""
         rows = selected_rows(len(self), selection)
-        if isinstance(self._masks, Prediction) and "masks" in self._masks.__dict__:
-            return Masks(self._masks.masks[rows], self.orig_shape)  # drawn already
+        if isinstance(self._masks, _LAZY) and "masks" in self._masks.__dict__:
+            return Masks(self._masks.masks[rows], self.orig_shape)  # there already
         return Masks(self._masks[rows], self.orig_shape)
 
     def __iter__(self) -> Iterator[Masks]:
@@ -76,7 +80,7 @@ class Masks(HostArrays):
         Raises:
             UsageError: There is not enough memory for all of them at once; see `iter_masks`.
         """
-        return self._masks.masks if isinstance(self._masks, Prediction) else self._masks
+        return self._masks.masks if isinstance(self._masks, _LAZY) else self._masks
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,7 +89,7 @@ class Masks(HostArrays):
 
     def iter_masks(self) -> Iterator[BoolArray]:
         """Yields the masks, bool ``[H, W]`` each, without ever having them all in memory."""
-        if isinstance(self._masks, Prediction) and "masks" not in self._masks.__dict__:
+        if isinstance(self._masks, _LAZY) and "masks" not in self._masks.__dict__:
             yield from self._masks.iter_masks()
         else:
             yield from self.data
@@ -116,6 +120,8 @@ class Masks(HostArrays):
 
     def to_rle(self) -> list[Rle]:
         """Returns the masks in COCO's compressed form."""
+        if isinstance(self._masks, RleMasks):
+            return [*self._masks.rles]
         return [encode_rle(mask) for mask in self.iter_masks()]
 
     @property

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from samedge.errors import UsageError
 from samedge.runtime.geometry import ImageGeometry
 from samedge.types import BoolArray, FloatArray
 
@@ -33,20 +34,51 @@ class _Taps:
     index: NDArray[np.intp]
     weight: FloatArray
 
+    def within(self, targets: slice) -> _Taps:
+        """Some of the targets."""
+        return _Taps(self.index[targets], self.weight[targets])
 
-def upscale_bands(logits: FloatArray, geometry: ImageGeometry) -> Iterator[tuple[int, FloatArray]]:
+    def shares(self, sources: int) -> FloatArray:
+        """How much of all targets comes from each source."""
+        return np.bincount(self.index.ravel(), self.weight.ravel(), sources).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of an image.
+
+    Attributes:
+        rows: Without a step.
+        columns: Without a step.
+    """
+
+    rows: slice
+    columns: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in px."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+def upscale_bands(
+    logits: FloatArray, geometry: ImageGeometry, window: Window | None = None
+) -> Iterator[tuple[int, FloatArray]]:
     """Yields the logits of one mask at the size of the image, some rows at a time.
 
     Args:
         logits: float32 ``[h, w]`` as the decoder gives them; they cover the whole square input.
         geometry: Of the image.
+        window: The part of the image to go over; all of it if left out.
 
     Yields:
-        The number of the band's first row, and the band: float32 ``[rows, W]``. The next band may reuse its memory.
+        The number of the band's first row, from the top of the window, and the band: float32 ``[rows, columns]``. The
+        next band may reuse its memory.
     """
-    rows = _taps(logits.shape[0], geometry.image_size, geometry.resized_height, geometry.height)
-    columns = _taps(logits.shape[1], geometry.image_size, geometry.resized_width, geometry.width)
-    height, width = geometry.height, geometry.width
+    window = window or Window(slice(0, geometry.height), slice(0, geometry.width))
+    rows = _row_taps(logits.shape[0], geometry).within(window.rows)
+    columns = _column_taps(logits.shape[1], geometry).within(window.columns)
+    height, width = window.shape
     step = max(1, min(height, _BAND_ROWS, _BAND_PIXELS // width))
     band = np.empty((step, width), np.float32)
     for top in range(0, height, step):
@@ -57,6 +89,51 @@ def upscale_bands(logits: FloatArray, geometry: ImageGeometry) -> Iterator[tuple
         for tap in range(4):
             mixture[np.arange(len(index)), index[:, tap] - first] += weight[:, tap]
         yield top, np.matmul(mixture, stretched, out=band[: len(index)])
+
+
+def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> list[Window | None]:
+    """Returns for each mask a window outside of which no logit is above the level at the size of the image.
+
+    A logit at the size of the image is a mean of the logits that it taps, with weights that are not negative and sum up
+    to 1: where it is above the level, one of those is. So rows and columns that tap no row and no column with a logit
+    above the level can be left out. The level is lowered by what the rounding of such a mean can amount to.
+
+    Args:
+        logits: float32 ``[K, h, w]``.
+        geometry: Of the image.
+        level: In logits.
+
+    Returns:
+        None for a mask without any such logit.
+    """
+    rows, columns = _row_taps(logits.shape[1], geometry), _column_taps(logits.shape[2], geometry)
+    low = logits[:, : int(rows.index.max()) + 1, : int(columns.index.max()) + 1]
+    largest = np.abs(low).max(axis=(1, 2), keepdims=True)
+    above = low > np.float32(level) - np.float32(1e-5) * (largest + np.float32(abs(level)))
+    in_rows = above.any(axis=2)[:, rows.index].any(axis=2)
+    in_columns = above.any(axis=1)[:, columns.index].any(axis=2)
+    return [
+        Window(_span(ys), _span(xs)) if ys.any() and xs.any() else None
+        for ys, xs in zip(in_rows, in_columns, strict=True)
+    ]
+
+
+def low_res_shares(side: int, geometry: ImageGeometry) -> tuple[FloatArray, FloatArray]:
+    """Returns for how many rows and columns of the image each row and column of logits counts, float32 ``[side]`` each.
+
+    0 for those that lie beside the image. With them, an area at the size of the image can be told from logits.
+
+    Args:
+        side: Rows and columns of the logits.
+        geometry: Of the image.
+    """
+    rows, columns = _row_taps(side, geometry), _column_taps(side, geometry)
+    return rows.shares(side), columns.shares(side)
+
+
+def _span(hit: BoolArray) -> slice:
+    places = np.flatnonzero(hit)
+    return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> Iterator[tuple[int, BoolArray]]:
@@ -72,6 +149,21 @@ def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) ->
     """
     for top, band in upscale_bands(logits, geometry):
         yield top, band > threshold
+
+
+def empty_masks(count: int, height: int, width: int) -> BoolArray:
+    """Returns room for masks, bool ``[count, height, width]``.
+
+    Raises:
+        UsageError: There is not enough memory for all of them at once.
+    """
+    try:
+        return np.empty((count, height, width), np.bool_)
+    except MemoryError as error:
+        raise UsageError(
+            f"{count} masks of {width} x {height} px need {count * height * width / 1e9:.1f} GB",
+            cure="Use iter_masks(), which holds one at a time",
+        ) from error
 
 
 def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out: BoolArray) -> None:
@@ -128,6 +220,14 @@ def _stretch(rows: FloatArray, columns: _Taps) -> FloatArray:
     for tap in range(1, 4):
         stretched += rows[:, columns.index[:, tap]] * columns.weight[:, tap]
     return stretched
+
+
+def _row_taps(low: int, geometry: ImageGeometry) -> _Taps:
+    return _taps(low, geometry.image_size, geometry.resized_height, geometry.height)
+
+
+def _column_taps(low: int, geometry: ImageGeometry) -> _Taps:
+    return _taps(low, geometry.image_size, geometry.resized_width, geometry.width)
 
 
 @lru_cache(maxsize=8)  # every mask of an image has the same

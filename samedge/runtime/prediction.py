@@ -10,9 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.errors import UsageError
 from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.masks import draw_mask, mask_box
+from samedge.runtime.masks import draw_mask, empty_masks, mask_box
 from samedge.types import BoolArray, FloatArray
 
 
@@ -43,6 +42,11 @@ class Prediction:
         """Number of masks."""
         return len(self.scores)
 
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the masks, px."""
+        return self.geometry.height, self.geometry.width
+
     @cached_property
     def masks(self) -> BoolArray:
         """The masks at the size of the image, bool ``[K, H, W]``; drawn once, at the first use.
@@ -50,14 +54,7 @@ class Prediction:
         Raises:
             UsageError: There is not enough memory for all of them at once.
         """
-        shape = (len(self), self.geometry.height, self.geometry.width)
-        try:
-            masks = np.empty(shape, np.bool_)
-        except MemoryError as error:
-            raise UsageError(
-                f"{shape[0]} masks of {shape[2]} x {shape[1]} px need {np.prod(shape, dtype=np.float64) / 1e9:.1f} GB",
-                cure="Use iter_masks(), which holds one at a time",
-            ) from error
+        masks = empty_masks(len(self), *self.image_shape)
         for logits, mask in zip(self.low_res_logits, masks, strict=True):
             draw_mask(logits, self.geometry, self.mask_threshold, mask)
         return masks
@@ -65,7 +62,7 @@ class Prediction:
     def iter_masks(self) -> Iterator[BoolArray]:
         """Yields the masks one after the other, bool ``[H, W]`` each, and keeps none."""
         for logits in self.low_res_logits:
-            mask = np.empty((self.geometry.height, self.geometry.width), np.bool_)
+            mask = np.empty(self.image_shape, np.bool_)
             draw_mask(logits, self.geometry, self.mask_threshold, mask)
             yield mask
 

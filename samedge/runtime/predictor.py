@@ -17,12 +17,16 @@ from types import MappingProxyType, TracebackType
 from typing import Final
 
 import numpy as np
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from samedge.engines.protocol import Engine
 from samedge.errors import ImageError, UsageError
 from samedge.runtime.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
 from samedge.runtime.embedding import ImageEmbedding, read_embedding, write_embedding
+from samedge.runtime.everything.found import FoundMasks
+from samedge.runtime.everything.generate import Scene, find_everything
+from samedge.runtime.everything.parameters import EverythingOptions, run_of
+from samedge.runtime.everything.watch import Watch
 from samedge.runtime.geometry import ImageGeometry
 from samedge.runtime.image import ImageSource, as_bgr
 from samedge.runtime.manifest import Manifest
@@ -225,6 +229,42 @@ class Predictor:
         return Prediction(
             flat_logits, flat_scores, prompt_index, mask_index, image.geometry, threshold, MappingProxyType(self.speed)
         )
+
+    def everything(self, image: ImageSource | None = None, **options: Unpack[EverythingOptions]) -> FoundMasks:
+        """Segments all that a grid of points finds, by Meta's rules: duplicates and uncertain masks are dropped.
+
+        Args:
+            image: As in `set_image`, and becomes the present image. If left out, the present one is segmented.
+            options: The parameters of `EverythingParameters` under Meta's names or Ultralytics' (`EverythingOptions`);
+                ``mode``, ``time_budget_ms``, ``progress`` and ``cancel``.
+
+        Returns:
+            Masks as RLE, with boxes and scores, `FoundMasks.records` for Meta's dictionaries and `FoundMasks.results`
+            for `Results`.
+
+        Raises:
+            UsageError: No image is set; crops are wanted and `image` was left out; or an option means nothing.
+            ImageError: The image cannot be read or used.
+            CancelledError: ``cancel`` said so.
+            EngineError: A graph failed.
+        """
+        run = run_of(options)
+        watch = Watch(run.progress, run.cancel, run.time_budget_ms)
+        pixels = None if image is None else as_bgr(image)
+        if pixels is not None:
+            watch.report("Encoding the image", 0.0)
+            self.set_image(pixels)
+        scene = Scene(
+            graphs=self._graphs,
+            mask_threshold=self._manifest.input.mask_threshold,
+            geometry=self._present().geometry,
+            context=self._image_context,
+            pixels=pixels,
+            prompts_per_call=self._prompts_per_call,
+        )
+        found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
+        self._speed = dict(found.speed)
+        return found
 
     def save_embedding(self, path: str | os.PathLike[str]) -> None:
         """Writes the present image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.

@@ -25,6 +25,7 @@ from samedge.runtime.mask_views import Masks
 from samedge.runtime.polygons import Parts
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.rle import Rle
+from samedge.runtime.rle_masks import RleMasks
 from samedge.types import Array, BoolArray, ImageArray
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Results(HostArrays):
         path: Where it came from.
         names: Names of the classes; ``{i: str(i)}`` if left out.
         boxes: ``[N, 6]``: x1, y1, x2, y2, score, class. Left out where there are masks: their tight boxes, score 1.
-        masks: bool ``[N, H, W]``, or a prediction.
+        masks: bool ``[N, H, W]``, a prediction, or RLEs.
         speed: Milliseconds for "preprocess", "inference" and "postprocess".
         prompt_index: Which prompt each mask answers, ``[N]``; the classes if left out.
         dropped: Prompts that have no mask here because none of theirs scored well enough.
@@ -70,7 +71,7 @@ class Results(HostArrays):
         path: str | os.PathLike[str] | None = None,
         names: Mapping[int, str] | None = None,
         boxes: Array | None = None,
-        masks: BoolArray | Prediction | None = None,
+        masks: BoolArray | Prediction | RleMasks | None = None,
         speed: Mapping[str, float] | None = None,
         *,
         prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
@@ -124,7 +125,7 @@ class Results(HostArrays):
     def _set(
         self,
         boxes: Array | Boxes | None,
-        masks: BoolArray | Prediction | Masks | None,
+        masks: BoolArray | Prediction | RleMasks | Masks | None,
         prompt_index: Sequence[int] | NDArray[np.integer] | None,
     ) -> None:
         if masks is not None and not isinstance(masks, Masks):
@@ -182,7 +183,7 @@ class Results(HostArrays):
     def update(
         self,
         boxes: Array | Boxes | None = None,
-        masks: BoolArray | Prediction | Masks | None = None,
+        masks: BoolArray | Prediction | RleMasks | Masks | None = None,
         *,
         prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
     ) -> None:

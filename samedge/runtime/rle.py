@@ -51,6 +51,28 @@ def encode_rle(mask: BoolArray) -> Rle:
     return Rle(size=[*mask.shape], counts=_compress(runs))
 
 
+def encode_rle_window(window: BoolArray, top: int, left: int, size: tuple[int, int]) -> Rle:
+    """Returns a mask that is empty outside of a window in COCO's compressed form, without making the whole mask.
+
+    Args:
+        window: bool ``[h, w]``.
+        top: Its first row in the mask, px.
+        left: Its first column in the mask, px.
+        size: (height, width) of the mask, px.
+
+    Raises:
+        UsageError: The window does not lie in the mask.
+    """
+    height, width = size
+    if min(top, left) < 0 or top + window.shape[0] > height or left + window.shape[1] > width:
+        raise UsageError(
+            f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top}) does not lie in a mask of "
+            f"{width} x {height} px",
+            cure="Give the window's first row and column, and (height, width) of the mask",
+        )
+    return Rle(size=[height, width], counts=_compress(_runs_of_window(window, top, left, size)))
+
+
 def encode_uncompressed_rle(mask: BoolArray) -> UncompressedRle:
     """Returns a mask in COCO's uncompressed form.
 
@@ -79,6 +101,12 @@ def decode_rle(rle: Mapping[str, object]) -> BoolArray:
     return np.ascontiguousarray(mask)
 
 
+def uncompress_rle(rle: Mapping[str, object]) -> UncompressedRle:
+    """Returns either form in the uncompressed one, without decoding it; arguments and errors as in `decode_rle`."""
+    height, width, runs = _read(rle)
+    return UncompressedRle(size=[height, width], counts=runs.tolist())
+
+
 def rle_area(rle: Mapping[str, object]) -> int:
     """Returns how many pixels belong to the mask, without decoding it; arguments and errors as in `decode_rle`."""
     _, _, runs = _read(rle)
@@ -105,6 +133,22 @@ def rle_to_box(rle: Mapping[str, object]) -> tuple[int, int, int, int]:
     return left, top, right - left + 1, bottom - top + 1
 
 
+def rle_holds(rle: Mapping[str, object], points: NDArray[np.intp]) -> BoolArray:
+    """Returns which pixels belong to the mask, bool ``[N]``, without decoding it.
+
+    Args:
+        rle: As in `decode_rle`.
+        points: int ``[N, 2]``: (x, y) in px, inside the mask's size.
+
+    Raises:
+        UsageError: As in `decode_rle`.
+    """
+    height, _, runs = _read(rle)
+    at = points[:, 0] * height + points[:, 1]
+    inside: BoolArray = np.searchsorted(np.cumsum(runs), at, side="right") % 2 == 1
+    return inside
+
+
 def _runs_of_mask(mask: BoolArray) -> NDArray[np.int64]:
     """Returns the lengths of the runs, the first one of background."""
     if mask.ndim != 2 or mask.dtype != np.bool_:
@@ -113,19 +157,28 @@ def _runs_of_mask(mask: BoolArray) -> NDArray[np.int64]:
             cure="Give one mask, (H, W), of dtype bool",
             shape=mask.shape,
         )
-    height, width = mask.shape
     extent = mask_extent(mask)
     if extent is None:
-        return np.array([height * width], np.int64)
-    columns = extent[1]
-    inside = mask[:, columns].T.reshape(-1)  # the columns outside belong to the first and the last run
-    changes = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-    begins = [0] if inside[0] else []
-    stops = [len(inside)] if inside[-1] else []
-    offset = columns.start * height
-    edges = np.concatenate([[0], np.concatenate([begins, changes, stops]) + offset, [height * width]]).astype(np.int64)
-    runs = np.diff(edges)
-    # The mask ends with the last pixel of the image: the run of background behind it is not written.
+        return np.array([mask.size], np.int64)
+    rows, columns = extent
+    return _runs_of_window(mask[rows, columns], rows.start, columns.start, mask.shape)
+
+
+def _runs_of_window(window: BoolArray, top: int, left: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Returns the runs of a mask of which only a window is given; what is outside of it is background."""
+    height, width = shape
+    rows, columns = window.shape
+    # Down each column of the window, with a pixel of background before and after it.
+    framed = np.zeros((columns, rows + 2), np.int8)
+    framed[:, 1:-1] = window.T
+    steps = np.diff(framed, axis=1).reshape(-1)
+    column, row = np.divmod(np.flatnonzero(steps), rows + 1)
+    edges = ((left + column) * height + top + row).astype(np.int64)
+    # A run that reaches the foot of a column and one that begins at the head of the next are one.
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+    runs = np.diff(np.concatenate([[0], edges, [height * width]]))
+    # Where the mask ends with the last pixel of the image, the run of background behind it is not written.
     return runs if runs[-1] else runs[:-1]
 
 

@@ -1,0 +1,72 @@
+"""Masks that points found and that passed the thresholds, small enough to keep thousands of: runs, not pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.runtime.everything.crops import Crop
+from samedge.runtime.nms import nms
+from samedge.runtime.rle import Rle
+from samedge.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One mask.
+
+    Attributes:
+        rle: The mask, of the size of the image.
+        box: float32 ``(x1, y1, x2, y2)``, first and last column and row in px of the image; zeros where it is empty.
+        predicted_iou: What the model thinks of it.
+        stability: IoU of the mask with itself at a higher and a lower threshold.
+        point: (x, y) in px of the image: the prompt that found it.
+        crop: In which it was found.
+        asked: The place of the point among those of the crop.
+    """
+
+    rle: Rle
+    box: FloatArray
+    predicted_iou: np.float32
+    stability: float
+    point: tuple[float, float]
+    crop: Crop
+    asked: int
+
+
+def boxes_of(candidates: Sequence[Candidate]) -> FloatArray:
+    """Returns the boxes, float32 ``[N, 4]``."""
+    return np.array([candidate.box for candidate in candidates], np.float32).reshape(-1, 4)
+
+
+def distinct_in_crop(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
+    """Returns the masks that no better one of the same crop resembles, by falling predicted IoU.
+
+    Args:
+        candidates: Of one crop, in the order of their points.
+        iou_threshold: Boxes of a greater IoU resemble each other.
+    """
+    # Before they are moved into the image: that is where Meta's generator compares boxes.
+    offset = np.zeros(4, np.float32)
+    if candidates:
+        offset = np.array(candidates[0].crop.xyxy[:2] * 2, np.float32)
+    scores = np.array([candidate.predicted_iou for candidate in candidates], np.float32)
+    return _chosen(candidates, nms(boxes_of(candidates) - offset, scores, iou_threshold))
+
+
+def distinct_across_crops(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
+    """Returns the masks that none of a smaller crop resembles, those of small crops first.
+
+    Args:
+        candidates: Of all crops, in their order.
+        iou_threshold: Boxes of a greater IoU resemble each other.
+    """
+    areas = np.array([candidate.crop.width * candidate.crop.height for candidate in candidates], np.int64)
+    return _chosen(candidates, nms(boxes_of(candidates), (1 / areas).astype(np.float32), iou_threshold))
+
+
+def _chosen(candidates: Sequence[Candidate], rows: NDArray[np.intp]) -> list[Candidate]:
+    return [candidates[row] for row in rows]

@@ -1,0 +1,92 @@
+"""The crops in which an image is segmented again, Meta's: which there are, and which masks their edges cut."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+import numpy as np
+
+from samedge.types import BoolArray, FloatArray
+
+_NEAR: Final = np.float32(20)  # px
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A part of an image.
+
+    Attributes:
+        left: First column, px.
+        top: First row, px.
+        right: Column behind the last, px.
+        bottom: Row behind the last, px.
+        layer: 0 for the whole image, then 1, 2, ... for smaller and smaller parts.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    layer: int
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in px."""
+        return self.left, self.top, self.right, self.bottom
+
+    @property
+    def xywh(self) -> tuple[int, int, int, int]:
+        """(left, top, width, height) in px."""
+        return self.left, self.top, self.width, self.height
+
+
+def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tuple[Crop, ...]:
+    """Returns the whole image and, in layer n, ``2 ** n`` crops along each side that overlap.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        layers: Beside that of the whole image.
+        overlap_ratio: Share of the image's short side by which crops of the first layer overlap.
+    """
+    crops = [Crop(0, 0, width, height, 0)]
+    for layer in range(1, layers + 1):
+        count: int = 2**layer
+        overlap = int(overlap_ratio * min(height, width) * (2 / count))
+        crop_width, crop_height = (math.ceil((overlap * (count - 1) + side) / count) for side in (width, height))
+        lefts = [(crop_width - overlap) * at for at in range(count)]
+        tops = [(crop_height - overlap) * at for at in range(count)]
+        crops.extend(
+            Crop(left, top, min(left + crop_width, width), min(top + crop_height, height), layer)
+            for left, top in product(lefts, tops)
+            # A few pixels cannot be cut in 16: the last crops would begin behind the image.
+            if left < width and top < height
+        )
+    return tuple(crops)
+
+
+def cut_by_crop(boxes: FloatArray, crop: Crop, height: int, width: int) -> BoolArray:
+    """Returns which boxes come near an edge of the crop that is no edge of the image: their objects may go on there.
+
+    Args:
+        boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the image.
+        crop: In which their masks were found.
+        height: Rows of the image.
+        width: Columns of the image.
+    """
+    near_crop = np.abs(boxes - np.array(crop.xyxy, np.float32)) <= _NEAR
+    near_image = np.abs(boxes - np.array([0, 0, width, height], np.float32)) <= _NEAR
+    return np.logical_and(near_crop, ~near_image).any(axis=1).reshape(-1)

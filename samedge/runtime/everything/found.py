@@ -1,0 +1,167 @@
+"""What segment everything returns: masks as RLE, what is known of each, and what it took to find them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.errors import UsageError
+from samedge.runtime.everything.candidates import Candidate, boxes_of
+from samedge.runtime.results import Results
+from samedge.runtime.rle import Rle, UncompressedRle, decode_rle, rle_area, uncompress_rle
+from samedge.runtime.rle_masks import RleMasks
+from samedge.types import BoolArray, FloatArray, ImageArray
+
+OutputMode: TypeAlias = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
+
+
+class EverythingRecord(TypedDict):
+    """A mask as Meta's ``SamAutomaticMaskGenerator`` returns it; boxes are x, y, width, height in px."""
+
+    segmentation: BoolArray | Rle | UncompressedRle
+    area: int
+    bbox: list[float]
+    predicted_iou: float
+    point_coords: list[list[float]]
+    stability_score: float
+    crop_box: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What it took.
+
+    Attributes:
+        points: Points of all grids: so many prompts there would be without skipping any.
+        decoder_prompts: Points that were asked.
+        decoder_calls: Calls of the decoder for them.
+        crops_encoded: Crops that went through the encoder.
+        masks_scored: Masks of which a predicted IoU is known.
+        masks_drawn: Masks that were drawn at low resolution; the four of a point are drawn together.
+        masks_rescored: Of those with enough predicted IoU, the ones whose stability low resolution does not tell.
+        masks_upscaled: Masks that were drawn at the size of the image, inside their boxes.
+        milliseconds: From the call until the masks were there.
+        complete: False where the time budget ended the search.
+    """
+
+    points: int
+    decoder_prompts: int
+    decoder_calls: int
+    crops_encoded: int
+    masks_scored: int
+    masks_drawn: int
+    masks_rescored: int
+    masks_upscaled: int
+    milliseconds: float
+    complete: bool
+
+
+@dataclass(frozen=True, eq=False)
+class FoundMasks:
+    """N masks of one image, by falling predicted IoU; where there are crops, those of small crops first.
+
+    Attributes:
+        rles: The masks in COCO's compressed form.
+        image_shape: (height, width) of the image, px.
+        boxes: float32 ``[N, 4]``: first and last column and row of each mask, (x1, y1, x2, y2) in px.
+        predicted_iou: float32 ``[N]``, what the model thinks of each mask.
+        stability_score: float32 ``[N]``, IoU of each mask with itself at a higher and a lower threshold.
+        point_coords: float64 ``[N, 2]``: the prompt that found each mask, (x, y) in px.
+        crop_box: int ``[N, 4]``: the crop in which each mask was found, (x, y, width, height) in px.
+        statistics: What it took.
+        speed: Milliseconds for "preprocess", "inference" and "postprocess".
+    """
+
+    rles: tuple[Rle, ...]
+    image_shape: tuple[int, int]
+    boxes: FloatArray
+    predicted_iou: FloatArray
+    stability_score: FloatArray
+    point_coords: NDArray[np.float64]
+    crop_box: NDArray[np.intp]
+    statistics: Statistics
+    speed: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        candidates: Sequence[Candidate],
+        image_shape: tuple[int, int],
+        statistics: Statistics,
+        speed: Mapping[str, float],
+    ) -> FoundMasks:
+        """Returns candidates as arrays, in their order."""
+        return cls(
+            rles=tuple(candidate.rle for candidate in candidates),
+            image_shape=image_shape,
+            boxes=boxes_of(candidates),
+            predicted_iou=np.array([candidate.predicted_iou for candidate in candidates], np.float32),
+            stability_score=np.array([candidate.stability for candidate in candidates], np.float32),
+            point_coords=np.array([candidate.point for candidate in candidates], np.float64).reshape(-1, 2),
+            crop_box=np.array([candidate.crop.xywh for candidate in candidates], np.intp).reshape(-1, 4),
+            statistics=statistics,
+            speed=speed,
+        )
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.rles)
+
+    @cached_property
+    def masks(self) -> BoolArray:
+        """The masks, bool ``[N, H, W]``; decoded once, at the first use.
+
+        Raises:
+            UsageError: There is not enough memory for all of them at once.
+        """
+        return RleMasks(self.rles, self.image_shape).masks
+
+    def iter_masks(self) -> Iterator[BoolArray]:
+        """Yields the masks one after the other, bool ``[H, W]`` each, and keeps none."""
+        return RleMasks(self.rles, self.image_shape).iter_masks()
+
+    def records(self, output_mode: OutputMode = "binary_mask") -> list[EverythingRecord]:
+        """Returns the masks as Meta's ``SamAutomaticMaskGenerator.generate`` does.
+
+        Args:
+            output_mode: "binary_mask" for bool ``[H, W]``, "uncompressed_rle" or "coco_rle".
+
+        Raises:
+            UsageError: Another output mode.
+        """
+        ways = {"binary_mask": decode_rle, "uncompressed_rle": uncompress_rle, "coco_rle": Rle.copy}
+        if output_mode not in ways:
+            raise UsageError(f"there is no output mode {output_mode!r}", cure=f"Give one of {', '.join(ways)}")
+        segmentation: Any = ways[output_mode]
+        corners = self.boxes[:, :2]
+        boxes = np.concatenate([corners, self.boxes[:, 2:] - corners], axis=1).tolist()
+        return [
+            EverythingRecord(
+                segmentation=segmentation(rle),
+                area=rle_area(rle),
+                bbox=boxes[at],
+                predicted_iou=float(self.predicted_iou[at]),
+                point_coords=[self.point_coords[at].tolist()],
+                stability_score=float(self.stability_score[at]),
+                crop_box=self.crop_box[at].tolist(),
+            )
+            for at, rle in enumerate(self.rles)
+        ]
+
+    def results(self, image: ImageArray, *, path: str | os.PathLike[str] | None = None) -> Results:
+        """Returns the masks as `Results`: score = predicted IoU, class = number of the mask.
+
+        Args:
+            image: The image, uint8 ``(H, W, 3)``, BGR.
+            path: Where it came from.
+        """
+        index = np.arange(len(self))
+        data = np.column_stack([self.boxes, self.predicted_iou, index]).astype(np.float32)
+        masks = RleMasks(self.rles, self.image_shape)
+        return Results(image, path, boxes=data, masks=masks, speed=self.speed, prompt_index=index)

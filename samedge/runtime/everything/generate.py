@@ -1,0 +1,140 @@
+"""Segment everything: the grids of the image and of its crops, asked one after the other; what they find, in order.
+
+In exact mode the masks are those of Meta's ``SamAutomaticMaskGenerator``; it draws each at the size of the image before
+it looks at it, here only those are drawn that may stay, and only inside their boxes. Memory is bounded by the points of
+one call of the decoder: what is found is kept as runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from samedge.errors import UsageError
+from samedge.runtime.decoders import ImageContext
+from samedge.runtime.everything.candidates import Candidate, distinct_across_crops, distinct_in_crop
+from samedge.runtime.everything.coarse_to_fine import ask_coarse_to_fine
+from samedge.runtime.everything.crops import Crop, crops_of
+from samedge.runtime.everything.found import FoundMasks, Statistics
+from samedge.runtime.everything.parameters import EverythingRun
+from samedge.runtime.everything.small_regions import clean_up
+from samedge.runtime.everything.sweep import Sweep, Tally
+from samedge.runtime.everything.watch import Watch
+from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.schemes import SamGraphs
+from samedge.types import ImageArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """The image that is to be segmented.
+
+    Attributes:
+        graphs: Of the bundle.
+        mask_threshold: A pixel belongs to a mask if its logit is greater.
+        geometry: Of the image.
+        context: Gives the whole image as the decoder takes it.
+        pixels: BGR uint8 ``(H, W, 3)``, to cut crops from; None where only the embedding is known.
+        prompts_per_call: At most so many points go to the decoder at once.
+    """
+
+    graphs: SamGraphs
+    mask_threshold: float
+    geometry: ImageGeometry
+    context: Callable[[], ImageContext]
+    pixels: ImageArray | None
+    prompts_per_call: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in px."""
+        return self.geometry.height, self.geometry.width
+
+    def crop(self, crop: Crop) -> tuple[ImageContext, ImageGeometry]:
+        """Returns a crop as the decoder takes it, and its geometry."""
+        if crop.layer == 0:
+            return self.context(), self.geometry
+        if self.pixels is None:
+            raise UsageError("crops need the image", cure="Give it: everything(image, crop_n_layers=...)")
+        geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
+        part = np.ascontiguousarray(self.pixels[crop.top : crop.bottom, crop.left : crop.right])
+        return self.graphs.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
+
+
+def find_everything(scene: Scene, run: EverythingRun, watch: Watch, speed: Mapping[str, float]) -> FoundMasks:
+    """Returns the masks that the points of all grids find.
+
+    Args:
+        scene: The image.
+        run: What is wanted.
+        watch: Progress, cancelling and time.
+        speed: Milliseconds that were spent on the image before: "preprocess" and "inference".
+
+    Raises:
+        UsageError: Crops are wanted, and only the embedding of the image is known.
+        CancelledError: The caller wants no more.
+        EngineError: A graph failed.
+    """
+    parameters, tally, begin_ms = run.parameters, Tally(), watch.elapsed_ms
+    crops = crops_of(*scene.shape, parameters.crop_n_layers, parameters.crop_overlap_ratio)
+    if len(crops) > 1 and scene.pixels is None:
+        raise UsageError("crops need the image", cure="Give it: everything(image, crop_n_layers=...)")
+    grids = parameters.grids()
+    total = sum(len(grids[crop.layer]) for crop in crops)
+    found: list[Candidate] = []
+    passed = 0
+    for crop in crops:
+        if not watch.begin_step():
+            tally.complete = False
+            break
+        with tally.timed():
+            context, geometry = scene.crop(crop)
+        tally.crops_encoded += crop.layer > 0
+        watch.end_step()
+        points = grids[crop.layer] * np.array([crop.width, crop.height])
+        sweep = Sweep(
+            graphs=scene.graphs,
+            context=context,
+            geometry=geometry,
+            crop=crop,
+            image_shape=scene.shape,
+            parameters=parameters,
+            mask_threshold=scene.mask_threshold,
+            points=points,
+            points_per_call=min(parameters.points_per_batch, scene.prompts_per_call),
+            share=(passed / total, (passed + len(points)) / total),
+            watch=watch,
+            tally=tally,
+        )
+        candidates = sweep.ask_in_turn(np.arange(len(points))) if run.mode == "exact" else ask_coarse_to_fine(sweep)
+        found.extend(distinct_in_crop(candidates, parameters.box_nms_thresh))
+        passed += len(points)
+    if len(crops) > 1:
+        found = distinct_across_crops(found, parameters.crop_nms_thresh)
+    if parameters.min_mask_region_area > 0:
+        watch.report("Removing small regions", 1.0)
+        nms_threshold = max(parameters.box_nms_thresh, parameters.crop_nms_thresh)
+        found = clean_up(found, parameters.min_mask_region_area, nms_threshold)
+    watch.report("Done", 1.0)
+    graphs_ms = tally.graphs_seconds * 1e3
+    spent = {
+        "preprocess": speed.get("preprocess", 0.0),
+        "inference": speed.get("inference", 0.0) + graphs_ms,
+        "postprocess": watch.elapsed_ms - begin_ms - graphs_ms,
+    }
+    statistics = Statistics(
+        points=total,
+        decoder_prompts=tally.decoder_prompts,
+        decoder_calls=tally.decoder_calls,
+        crops_encoded=tally.crops_encoded,
+        masks_scored=tally.masks_scored,
+        masks_drawn=tally.masks_drawn,
+        masks_rescored=tally.masks_rescored,
+        masks_upscaled=tally.masks_upscaled,
+        milliseconds=watch.elapsed_ms,
+        complete=tally.complete,
+    )
+    return FoundMasks.of(found, scene.shape, statistics, MappingProxyType(spent))

@@ -1,0 +1,238 @@
+"""What segment everything can be told, under Meta's names; those of Ultralytics are accepted for the same things.
+
+Defaults are those of Meta's ``SamAutomaticMaskGenerator``. Ultralytics has the same ones but for
+``stability_score_offset``, which is 0.95 there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import TypedDict
+
+from samedge.errors import UsageError
+from samedge.runtime.everything.point_grids import layer_grids
+from samedge.types import Array
+
+Mode: TypeAlias = Literal["exact", "fast"]
+Progress: TypeAlias = Callable[[str, float], None]
+
+
+class Event(Protocol):
+    """What can be set from another thread, such as `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        ...
+
+
+Cancel: TypeAlias = "Callable[[], bool] | Event"
+
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "points_stride": "points_per_side",
+    "points_batch_size": "points_per_batch",
+    "conf_thres": "pred_iou_thresh",
+    "iou": "box_nms_thresh",
+    "crop_downscale_factor": "crop_n_points_downscale_factor",
+}
+"""Ultralytics' names, and Meta's names of the same."""
+
+_RUN_OPTIONS: Final = ("mode", "time_budget_ms", "progress", "cancel")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EverythingParameters:
+    """Which points are asked, and which masks stay.
+
+    Attributes:
+        points_per_side: The grid has so many points along each side of the image; None where `point_grids` are given.
+            Ultralytics: ``points_stride``, which is no stride.
+        points_per_batch: At most so many points go to the decoder at once, and never more than the predictor's
+            ``prompts_per_call``. Changes memory and speed, not the masks. Ultralytics: ``points_batch_size``.
+        pred_iou_thresh: Masks whose predicted IoU is not greater are dropped; at 0 or less, none. Ultralytics:
+            ``conf_thres``.
+        stability_score_thresh: Masks whose stability is less are dropped; at 0 or less, none. Stability is the IoU of
+            the mask with itself when its threshold is moved up and down.
+        stability_score_offset: By how much the threshold is moved for that, in logits. 0.95 in Ultralytics.
+        box_nms_thresh: Of two masks of one crop whose boxes have a greater IoU, the one with the lower predicted IoU is
+            dropped. Ultralytics: ``iou``.
+        crop_n_layers: The image is segmented again in 4 crops, 16 crops, ... of the original image, so many times.
+            Ultralytics cuts them out of the resized image, which shows no more detail.
+        crop_nms_thresh: Of two masks of different crops whose boxes have a greater IoU, that of the larger crop is
+            dropped.
+        crop_overlap_ratio: By how much the crops of the first layer overlap, as a share of the image's short side.
+        crop_n_points_downscale_factor: In layer n the grid has fewer points, by this factor to the power of n.
+            Ultralytics: ``crop_downscale_factor``.
+        point_grids: Points of each layer, float ``[N, 2]``: (x, y) as shares of the crop, in place of
+            `points_per_side`.
+        min_mask_region_area: Parts and holes of masks that are smaller, in px, are removed; 0 leaves all.
+
+    Raises:
+        UsageError: A value means nothing, or there are both or neither of `points_per_side` and `point_grids`.
+    """
+
+    points_per_side: int | None = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    point_grids: Sequence[Array] | None = None
+    min_mask_region_area: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.points_per_side is None) == (self.point_grids is None):
+            count = "neither" if self.point_grids is None else "both"
+            raise UsageError(
+                f"{count} of points_per_side and point_grids are given", cure="Give one of them", where="everything"
+            )
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is None and name == "points_per_side":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise UsageError(f"{name} is {value!r}", cure=f"Give a whole number, {least} or more", where=name)
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+                raise UsageError(f"{name} is {value!r}", cure="Give a number", where=name)
+        if not 0 <= self.crop_overlap_ratio < 1:
+            raise UsageError(
+                f"crop_overlap_ratio is {self.crop_overlap_ratio}",
+                cure="Give a share of the short side, 0 or more and less than 1",
+                where="crop_overlap_ratio",
+            )
+        self.grids()
+
+    def grids(self) -> tuple[NDArray[np.float64], ...]:
+        """Returns the points of each layer, float64 ``[N, 2]``: (x, y) as shares of the crop.
+
+        Raises:
+            UsageError: A layer has no points, or they are not such arrays.
+        """
+        return layer_grids(
+            self.points_per_side, self.point_grids, self.crop_n_layers, self.crop_n_points_downscale_factor
+        )
+
+
+_LEAST: Final = {
+    "points_per_side": 1,
+    "points_per_batch": 1,
+    "crop_n_layers": 0,
+    "crop_n_points_downscale_factor": 1,
+    "min_mask_region_area": 0,
+}
+_NUMBERS: Final = (
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+)
+
+
+class EverythingOptions(TypedDict, total=False):
+    """Keyword arguments of everything that segments everything.
+
+    The parameters of `EverythingParameters` under Meta's names and under Ultralytics', and:
+
+    mode: "exact" for the masks that Meta's generator returns; "fast" for most of them from far fewer points.
+    time_budget_ms: With "fast", milliseconds after which no new work is begun; what was found is returned.
+    progress: Called with a sentence and the share that is done, 0..1.
+    cancel: A `threading.Event`, or a function that returns whether to stop; looked at before each call of the decoder.
+    """
+
+    points_per_side: int | None
+    points_per_batch: int
+    pred_iou_thresh: float
+    stability_score_thresh: float
+    stability_score_offset: float
+    box_nms_thresh: float
+    crop_n_layers: int
+    crop_nms_thresh: float
+    crop_overlap_ratio: float
+    crop_n_points_downscale_factor: int
+    point_grids: Sequence[Array] | None
+    min_mask_region_area: int
+    points_stride: int | None
+    points_batch_size: int
+    conf_thres: float
+    iou: float
+    crop_downscale_factor: int
+    mode: Mode
+    time_budget_ms: float | None
+    progress: Progress | None
+    cancel: Cancel | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EverythingRun:
+    """One use of segment everything.
+
+    Attributes:
+        parameters: Points and thresholds.
+        mode: "exact" or "fast".
+        time_budget_ms: Or None.
+        progress: Or None.
+        cancel: Or None.
+
+    Raises:
+        UsageError: A mode that is not known, or a time budget that means nothing.
+    """
+
+    parameters: EverythingParameters
+    mode: Mode = "exact"
+    time_budget_ms: float | None = None
+    progress: Progress | None = None
+    cancel: Cancel | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("exact", "fast"):
+            raise UsageError(f"there is no mode {self.mode!r}", where="mode", cure='Give "exact" or "fast"')
+        if self.time_budget_ms is None:
+            return
+        if self.mode == "exact":
+            raise UsageError(
+                "in exact mode, all points are asked, however long it takes",
+                where="time_budget_ms",
+                cure='Leave it out, or give mode="fast"',
+            )
+        if not self.time_budget_ms > 0:
+            raise UsageError(
+                f"the time budget is {self.time_budget_ms} ms", where="time_budget_ms", cure="Give more than 0"
+            )
+
+
+def run_of(options: Mapping[str, Any]) -> EverythingRun:
+    """Returns the run that keyword arguments describe: those of `EverythingOptions`.
+
+    Raises:
+        UsageError: A name that is not known, one thing under two names, or a value that means nothing.
+    """
+    known = [*(field.name for field in fields(EverythingParameters)), *_RUN_OPTIONS]
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        meta = OTHER_NAMES.get(name, name)
+        if meta not in known:
+            near = difflib.get_close_matches(name, [*known, *OTHER_NAMES], n=1)
+            cure = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
+            raise UsageError(f"there is no option {name!r}", where="everything", cure=cure)
+        if meta in given:
+            other = next(o for o in options if o != name and OTHER_NAMES.get(o, o) == meta)
+            raise UsageError(f"{other} and {name} are two names of the same", where="everything", cure="Give one")
+        given[meta] = value
+    if given.get("point_grids") is not None:
+        given.setdefault("points_per_side", None)
+    run = {name: given.pop(name) for name in _RUN_OPTIONS if name in given}
+    return EverythingRun(EverythingParameters(**given), **run)

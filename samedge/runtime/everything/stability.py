@@ -1,0 +1,136 @@
+"""How stable masks are, told from low-resolution logits where that is certain enough, and else from the real mask.
+
+Stability is Meta's ``calculate_stability_score``: the area above a higher threshold as a share of the area above a
+lower one. At low resolution the two areas are sums over the logits, each weighted with the part of the image for which
+it counts. That is off by what happens within the cells along the outline, so that only masks that are clearly below the
+threshold are dropped by it; all others are drawn and their score is counted there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.masks import Window, low_res_shares, upscale_bands, windows_above
+from samedge.types import BoolArray, FloatArray
+
+CLEAR: Final = 0.04
+"""An estimate that is lower than the threshold by more than this is a clear reject, if the mask is large enough."""
+CLEAR_FROM_CELLS: Final = 400
+"""Estimates of masks of fewer low-resolution cells are too rough. Their windows are small, so that drawing them is
+cheap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The three thresholds of a mask, in logits.
+
+    Attributes:
+        mask: A pixel belongs to the mask if its logit is greater.
+        higher: To which the threshold is moved up.
+        lower: To which it is moved down.
+    """
+
+    mask: float
+    higher: float
+    lower: float
+
+    @classmethod
+    def around(cls, threshold: float, offset: float) -> Levels:
+        """Returns the thresholds that lie so far around the one of the mask."""
+        return cls(threshold, threshold + offset, threshold - offset)
+
+    @property
+    def least(self) -> float:
+        """The lowest of the three: an offset may be negative."""
+        return min(self.mask, self.higher, self.lower)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnMask:
+    """A mask at the size of the image.
+
+    Attributes:
+        inside: bool ``[h, w]``, the window's part of the mask; outside of the window is nothing.
+        window: Where that is.
+        box: float32 ``(x1, y1, x2, y2)``: first and last column and row, px; zeros where the mask is empty.
+        stability: NaN where nothing is above the lower threshold.
+    """
+
+    inside: BoolArray
+    window: Window
+    box: FloatArray
+    stability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Stability as low-resolution logits tell it.
+
+    Attributes:
+        stability: float32 ``[K]``; NaN where nothing is above the lower threshold.
+        rough: bool ``[K]``, which masks are too small for it to say anything.
+    """
+
+    stability: FloatArray
+    rough: BoolArray
+
+    def too_low(self, least: float) -> BoolArray:
+        """Returns which masks will certainly not have the least stability: bool ``[K]``."""
+        return np.logical_and(self.stability < least - CLEAR, ~self.rough)
+
+    def near(self, least: float) -> BoolArray:
+        """Returns of which masks the estimate does not say whether they have the least stability: bool ``[K]``."""
+        clear: BoolArray = np.abs(self.stability - np.float32(least)) > CLEAR
+        return np.logical_or(~clear, self.rough)
+
+
+def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> Estimate:
+    """Returns what low-resolution logits tell of the stability of masks.
+
+    Args:
+        logits: float32 ``[K, h, w]``.
+        geometry: Of the image.
+        levels: Thresholds.
+    """
+    rows, columns = low_res_shares(logits.shape[1], geometry)
+    cell = rows.max() * columns.max()  # so many pixels of the image
+    inner = ((logits > np.float32(levels.higher)) @ columns) @ rows
+    outer = ((logits > np.float32(levels.lower)) @ columns) @ rows
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Estimate(inner / outer, outer < CLEAR_FROM_CELLS * cell)
+
+
+def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, window: Window | None) -> DrawnMask:
+    """Draws one mask inside its window, and counts its stability there.
+
+    Args:
+        logits: float32 ``[h, w]``.
+        geometry: Of the image.
+        levels: Thresholds.
+        window: As `windows_above` returned it for the least of the levels.
+    """
+    if window is None:
+        return DrawnMask(np.zeros((0, 0), np.bool_), Window(slice(0, 0), slice(0, 0)), np.zeros(4, np.float32), np.nan)
+    inside = np.empty(window.shape, np.bool_)
+    inner, outer = 0, 0
+    for top, band in upscale_bands(logits, geometry, window):
+        inner += int(np.count_nonzero(band > levels.higher))
+        outer += int(np.count_nonzero(band > levels.lower))
+        np.greater(band, levels.mask, out=inside[top : top + len(band)])
+    ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    box = np.zeros(4, np.float32)
+    if len(ys):
+        left, top = window.columns.start, window.rows.start
+        box[:] = left + xs[0], top + ys[0], left + xs[-1], top + ys[-1]
+    stability = float(np.float32(inner) / np.float32(outer)) if outer else (np.inf if inner else np.nan)
+    return DrawnMask(inside, window, box, stability)
+
+
+def draw_all(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> list[DrawnMask]:
+    """Draws masks, each inside its window: float32 ``[K, h, w]`` logits; for the other arguments see `draw_inside`."""
+    windows = windows_above(logits, geometry, levels.least)
+    return [draw_inside(one, geometry, levels, window) for one, window in zip(logits, windows, strict=True)]

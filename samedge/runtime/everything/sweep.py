@@ -1,0 +1,182 @@
+"""Points of one crop in, masks that pass the thresholds out. What is dropped costs as little as can be told from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.runtime.decoders import MASK_TOKENS, ImageContext
+from samedge.runtime.everything.candidates import Candidate
+from samedge.runtime.everything.crops import Crop, cut_by_crop
+from samedge.runtime.everything.parameters import EverythingParameters
+from samedge.runtime.everything.stability import DrawnMask, Levels, draw_all, estimate_stability
+from samedge.runtime.everything.watch import Watch
+from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.prompt_shapes import PADDING
+from samedge.runtime.prompts import PromptGroup
+from samedge.runtime.rle import encode_rle_window
+from samedge.runtime.schemes import SamGraphs
+from samedge.types import BoolArray, FloatArray
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done so far; see `samedge.runtime.everything.found.Statistics`."""
+
+    crops_encoded: int = 0
+    decoder_prompts: int = 0
+    decoder_calls: int = 0
+    masks_scored: int = 0
+    masks_drawn: int = 0
+    masks_rescored: int = 0
+    masks_upscaled: int = 0
+    graphs_seconds: float = 0.0
+    complete: bool = True
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time of the block as the graphs'."""
+        begin = perf_counter()
+        yield
+        self.graphs_seconds += perf_counter() - begin
+
+
+@dataclass(slots=True, eq=False)
+class Sweep:
+    """Asks points of one crop of an image.
+
+    Attributes:
+        graphs: Of the bundle.
+        context: Of the crop.
+        geometry: Of the crop.
+        crop: Where it lies in the image.
+        image_shape: (height, width) of the image, px.
+        parameters: Thresholds.
+        mask_threshold: A pixel belongs to a mask if its logit is greater.
+        points: float64 ``[N, 2]``: (x, y) in px of the crop.
+        points_per_call: At most so many go to the decoder at once.
+        share: Of the whole work: from where to where this sweep leads.
+        watch: Progress, cancelling and time.
+        tally: Is kept up to date.
+        best_scores: float32 ``[N]``: for each point, the greatest predicted IoU of its masks; NaN until it is asked.
+    """
+
+    graphs: SamGraphs
+    context: ImageContext
+    geometry: ImageGeometry
+    crop: Crop
+    image_shape: tuple[int, int]
+    parameters: EverythingParameters
+    mask_threshold: float
+    points: NDArray[np.float64]
+    points_per_call: int
+    share: tuple[float, float]
+    watch: Watch
+    tally: Tally
+    best_scores: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.best_scores = np.full(len(self.points), np.nan, np.float32)
+
+    def ask_in_turn(self, rows: NDArray[np.intp], settled: int = 0) -> list[Candidate]:
+        """Asks some of the points, call by call, for as long as there is time.
+
+        Args:
+            rows: int ``[K]``: which points.
+            settled: How many points need not be asked any more, for the progress.
+
+        Returns:
+            As `ask`.
+
+        Raises:
+            CancelledError: The caller wants no more.
+        """
+        found: list[Candidate] = []
+        begin, end = self.share
+        for start in range(0, len(rows), self.points_per_call):
+            if not self.watch.begin_step():
+                self.tally.complete = False
+                break
+            self.watch.report("Asking points", begin + (end - begin) * (settled + start) / len(self.points))
+            found.extend(self.ask(rows[start : start + self.points_per_call]))
+            self.watch.end_step()
+        return found
+
+    def ask(self, rows: NDArray[np.intp]) -> list[Candidate]:
+        """Asks some of the points, in one call of the decoder.
+
+        Returns:
+            The masks with enough predicted IoU and stability that the crop does not cut, in the order of the points.
+        """
+        with self.tally.timed():
+            answer = self.graphs.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
+        scores = answer.scores[:, 1:]  # the first mask is for prompts that are not ambiguous; a click is
+        self.best_scores[rows] = scores.max(axis=1)
+        good = self._good(scores)
+        self.tally.decoder_calls += 1
+        self.tally.decoder_prompts += len(rows)
+        self.tally.masks_scored += scores.size
+        wanted = np.flatnonzero(good.any(axis=1))
+        if not len(wanted):
+            return []
+        with self.tally.timed():
+            drawn = self.graphs.draw(answer, wanted)
+        self.tally.masks_drawn += len(wanted) * MASK_TOKENS
+        at, token = np.nonzero(good[wanted])
+        return self._measure(drawn[:, 1:][at, token], scores[wanted][at, token], rows[wanted][at])
+
+    def _good(self, scores: FloatArray) -> BoolArray:
+        least = self.parameters.pred_iou_thresh
+        return scores > np.float32(least) if least > 0 else np.ones(scores.shape, np.bool_)
+
+    def _measure(self, logits: FloatArray, scores: FloatArray, rows: NDArray[np.intp]) -> list[Candidate]:
+        """Drops unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``."""
+        levels = Levels.around(self.mask_threshold, self.parameters.stability_score_offset)
+        least = self.parameters.stability_score_thresh
+        if least > 0:
+            estimate = estimate_stability(logits, self.geometry, levels)
+            hopeful = ~estimate.too_low(least)
+            self.tally.masks_rescored += int(np.count_nonzero(estimate.near(least)))
+            logits, scores, rows = logits[hopeful], scores[hopeful], rows[hopeful]
+        found: list[Candidate] = []
+        for mask, score, row in zip(draw_all(logits, self.geometry, levels), scores, rows, strict=True):
+            self.tally.masks_upscaled += 1
+            if least <= 0 or mask.stability >= np.float32(least):
+                found.append(self._candidate(mask, score, int(row)))
+        boxes = np.array([candidate.box for candidate in found], np.float32).reshape(-1, 4)
+        cut = cut_by_crop(boxes, self.crop, *self.image_shape)
+        return [candidate for candidate, is_cut in zip(found, cut, strict=True) if not is_cut]
+
+    def _candidate(self, mask: DrawnMask, score: np.float32, row: int) -> Candidate:
+        left, top = self.crop.left, self.crop.top
+        x, y = self.points[row]
+        return Candidate(
+            rle=encode_rle_window(
+                mask.inside, top + mask.window.rows.start, left + mask.window.columns.start, self.image_shape
+            ),
+            box=mask.box + np.array([left, top, left, top], np.float32),
+            predicted_iou=score,
+            stability=mask.stability,
+            point=(float(x) + left, float(y) + top),
+            crop=self.crop,
+            asked=row,
+        )
+
+
+def _clicks(coords: FloatArray) -> PromptGroup:
+    """Returns a prompt for each point: float32 ``[N, 2]``, (x, y) in px of the resized image."""
+    count = len(coords)
+    tokens = np.zeros((count, 2, 2), np.float32)
+    tokens[:, 0] = coords
+    return PromptGroup(
+        index=np.arange(count),
+        coords=tokens,
+        labels=np.tile(np.array([1, PADDING], np.int32), (count, 1)),
+        masks=None,
+        has_mask=np.zeros(count, np.float32),
+    )
