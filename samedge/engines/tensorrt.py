@@ -1,4 +1,4 @@
-"""Engines of TensorRT and of TensorRT for RTX: plan files in, arrays in and out.
+"""Engines of TensorRT and of TensorRT for RTX: plan files in, arrays in and out, on the host or on the GPU.
 
 One stream for each engine, buffers that are reused, and a CUDA graph while the shapes stay, so that a call in the
 steady state allocates nothing and gives the GPU one thing to do. Engines of one process share the GPU's primary
@@ -7,13 +7,15 @@ context with torch and with each other; calls of one engine from several threads
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
+from samedge.engines.device_array import DeviceArray, DevicePool
 from samedge.engines.protocol import Availability, EngineOptions
 from samedge.engines.repeated_work import RepeatedWork
 from samedge.engines.tensorrt_api import Flavour, FlavourName, find_flavour
@@ -63,6 +65,7 @@ class TensorRtEngine:
                 self._plan = open_plan(path, self._flavour, self._memory.gpu)
                 self._buffers = TensorBuffers(self._memory, self._plan.largest_bytes())
                 self._stream = self._memory.create_stream()
+                self._pool = DevicePool(self._memory)
         except BaseException:
             self._memory.close()
             raise
@@ -130,22 +133,48 @@ class TensorRtEngine:
             TensorMismatchError: A shape is outside of the engine's profile.
             EngineError: TensorRT or CUDA failed.
         """
-        self._check_ranges(feeds)
+        with self._running(feeds) as (stream, shapes):
+            for name in outputs:
+                self._buffers.fetch(name, self._nbytes(name, shapes[name]), stream)
+            self._memory.synchronise(stream)
+            return {name: self._buffers.take(name, shapes[name], self._plan.outputs[name].dtype) for name in outputs}
+
+    def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
+        """Runs the plan and leaves the outputs on the GPU; arrays that lie there already are taken as feeds too.
+
+        The arrays are complete when this returns. They keep their memory until they are closed or forgotten.
+
+        Raises:
+            TensorMismatchError: A shape is outside of the engine's profile, or a feed lies on another GPU.
+            EngineError: TensorRT or CUDA failed.
+        """
+        results: dict[str, DeviceArray] = {}
+        with self._running(feeds) as (stream, shapes):
+            for name in outputs:
+                results[name] = self._pool.take(shapes[name], self._plan.outputs[name].dtype)
+                self._buffers.copy_to(name, results[name].address, results[name].nbytes, stream)
+        return results
+
+    @contextmanager
+    def _running(self, feeds: Mapping[str, Array | DeviceArray]) -> Iterator[tuple[int, Shapes]]:
+        """Gives feeds and work to the stream; inside the block outputs can be copied away, after it all is done."""
+        self._check_feeds(feeds)
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
             self._plan.log.errors.clear()
             try:
                 shapes = self._prepare(feeds)
                 for name, array in feeds.items():
-                    self._buffers.send(name, array, stream)
+                    if isinstance(array, DeviceArray):
+                        self._buffers.copy_from(name, array.address, array.nbytes, stream)
+                    else:
+                        self._buffers.send(name, array, stream)
                 worked = self._work.run(lambda: self._plan.context.execute_async_v3(stream), stream)
                 self._require(worked, "failed while running")
-                for name in outputs:
-                    self._buffers.fetch(name, self._nbytes(name, shapes[name]), stream)
+                yield stream, shapes
             finally:
                 # Also after a failure: what was started must not run into memory that the caller takes back.
                 self._memory.synchronise(stream)
-            return {name: self._buffers.take(name, shapes[name], self._plan.outputs[name].dtype) for name in outputs}
 
     def close(self) -> None:
         """Frees the plan, its memory and its stream."""
@@ -161,30 +190,37 @@ class TensorRtEngine:
             del self._plan.context
             del self._plan.engine
             self._plan.keeps.clear()
-        self._memory.close()
+        self._pool.close()
 
     def _open_stream(self) -> int:
         if self._stream is None:
             raise EngineError("this engine was closed", where=self._where)
         return self._stream
 
-    def _check_ranges(self, feeds: Mapping[str, Array]) -> None:
-        for name, (low, high) in self._plan.ranges.items():
-            shape = feeds[name].shape
-            for axis, (size, least, most) in enumerate(zip(shape, low, high, strict=True)):
-                if not least <= size <= most:
-                    label = self._plan.inputs[name].shape[axis]
-                    raise TensorMismatchError(
-                        f"{label} is {size} in input {name!r}, and this engine was built for {least} to {most}",
-                        where=self._where,
-                        cure=f"Send {least} to {most}, or build the engine with a wider profile for {label}",
-                        axis=label,
-                        size=size,
-                        minimum=least,
-                        maximum=most,
-                    )
+    def _check_feeds(self, feeds: Mapping[str, Array | DeviceArray]) -> None:
+        for name, array in feeds.items():
+            if isinstance(array, DeviceArray):
+                self._check_device_array(name, array)
+        self._plan.check_ranges({name: array.shape for name, array in feeds.items()}, self._where)
 
-    def _prepare(self, feeds: Mapping[str, Array]) -> Shapes:
+    def _check_device_array(self, name: str, array: DeviceArray) -> None:
+        """Arrays of the host were checked by `Engine`."""
+        spec = self._plan.inputs[name]
+        if array.dtype != spec.dtype or not spec.accepts(array.shape):
+            raise TensorMismatchError(
+                f"input {name!r} is {array.spec}, and the graph takes {spec}",
+                where=self._where,
+                have=array.spec,
+                want=spec,
+            )
+        if array.device != self._memory.gpu.index:
+            raise TensorMismatchError(
+                f"input {name!r} lies on cuda:{array.device}, and this engine runs on {self.device}",
+                where=self._where,
+                cure="Open both engines on one GPU, or feed array.numpy()",
+            )
+
+    def _prepare(self, feeds: Mapping[str, Array | DeviceArray]) -> Shapes:
         """Tells TensorRT shapes and addresses if they changed; returns the outputs' shapes."""
         inputs = {name: array.shape for name, array in feeds.items()}
         if self._ready is not None and self._ready[0] == inputs:

@@ -72,6 +72,16 @@ class TensorBuffers:
             pair = self._pairs[name]
             self._memory.copy_out(pair.pinned, pair.address, nbytes, stream)
 
+    def copy_from(self, name: str, address: int, nbytes: int, stream: int) -> None:
+        """Copies a tensor from elsewhere on the device, in the order of the stream."""
+        if nbytes:
+            self._memory.copy_across(self._pairs[name].address, address, nbytes, stream)
+
+    def copy_to(self, name: str, address: int, nbytes: int, stream: int) -> None:
+        """Copies a tensor to elsewhere on the device, in the order of the stream."""
+        if nbytes:
+            self._memory.copy_across(address, self._pairs[name].address, nbytes, stream)
+
     def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Returns a fresh array of what was fetched. The stream was synchronised since."""
         array: Array = np.empty(shape, dtype)

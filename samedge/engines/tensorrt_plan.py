@@ -19,7 +19,7 @@ from samedge.engines.tensorrt_api import Flavour, numpy_dtype
 from samedge.engines.tensorrt_log import log_router
 from samedge.engines.tensorrt_protocols import ConfiguredEngine, CudaEngine, Dims, ExecutionContext, RuntimeCache
 from samedge.engines.whole_files import write_whole
-from samedge.errors import EngineError, SamedgeError
+from samedge.errors import EngineError, SamedgeError, TensorMismatchError
 from samedge.types import TensorSpec
 
 _REBUILD: Final = "Build the engine again on this machine: samedge build BUNDLE"
@@ -72,6 +72,26 @@ class OpenPlan:
             shapes |= {name: shape for name, shape in self.output_shapes().items() if min(shape, default=0) >= 0}
         specs = {**self.inputs, **self.outputs}
         return {name: prod(shape) * specs[name].dtype.itemsize for name, shape in shapes.items()}
+
+    def check_ranges(self, shapes: dict[str, tuple[int, ...]], where: str) -> None:
+        """Compares the inputs' shapes with what the engine was built for.
+
+        Raises:
+            TensorMismatchError: One is outside.
+        """
+        for name, (low, high) in self.ranges.items():
+            for axis, (size, least, most) in enumerate(zip(shapes[name], low, high, strict=True)):
+                if not least <= size <= most:
+                    label = self.inputs[name].shape[axis]
+                    raise TensorMismatchError(
+                        f"{label} is {size} in input {name!r}, and this engine was built for {least} to {most}",
+                        where=where,
+                        cure=f"Send {least} to {most}, or build the engine with a wider profile for {label}",
+                        axis=label,
+                        size=size,
+                        minimum=least,
+                        maximum=most,
+                    )
 
     def save_cache(self) -> None:
         """Keeps what was compiled at load for the next time; a cache that cannot be written costs time only."""
