@@ -14,6 +14,9 @@ def export(
     precision: Annotated[str, typer.Option(help="What the graphs compute in: fp32.")] = "fp32",
     io: Annotated[str, typer.Option(help="Names and shapes: native, meta or samexporter.")] = "native",
     opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 17,
+    form: Annotated[
+        str, typer.Option(help="Attention of the encoder: chunked (processors), mask or concat (compilers for GPUs).")
+    ] = "chunked",
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder of the bundle, or a file that ends with .samedge.")
     ] = None,
@@ -42,6 +45,7 @@ def export(
             precision=precision,
             io=io,
             opset=opset,
+            form=form,
             output=output,
             image_size=image_size,
             check=check,

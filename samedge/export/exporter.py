@@ -24,6 +24,7 @@ from samedge.export.probes import probe_set
 from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
 from samedge.export.staging import check_target, staged_bundle
 from samedge.export.trace import trace
+from samedge.models.encoder_forms import ENCODER_FORMS, EncoderForm
 from samedge.models.load import LoadedModel, load_model
 from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD
 from samedge.runtime.manifest import (
@@ -55,6 +56,7 @@ def export_model(
     precision: Precision = "fp32",
     io: IOScheme = "native",
     opset: int = 17,
+    form: EncoderForm = "chunked",
     output: str | Path | None = None,
     image_size: int | None = None,
     check: bool = True,
@@ -68,6 +70,8 @@ def export_model(
         precision: What the graphs compute in. "fp32" is the only one so far.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
         opset: ONNX opset, 17 to 20.
+        form: How the ViT encoder's global attention is laid out: "chunked" for processors; "mask" or, with less memory,
+            "concat" for compilers that fuse attention. The numbers are the same.
         output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
             folder. An older bundle there is replaced.
         image_size: Side of the square input, px, for architectures whose weights do not tell it.
@@ -84,7 +88,7 @@ def export_model(
         ExportError: A graph could not be written, or something is in the way of the bundle.
         StorageError: The file system said no.
     """
-    _check_options(format, precision, io, opset)
+    _check_options(format, precision, io, opset, form)
     report = progress or (lambda _step, _share: None)
     stem = Path(model).stem.replace(":", "-")
     target = Path(output) if output is not None else Path(default_name(stem, io))
@@ -94,7 +98,7 @@ def export_model(
     loaded = load_model(model, image_size=image_size, progress=partial(_report_download, report, str(model)))
     record = describe_model(loaded)
     with staged_bundle(target) as stage:
-        graphs = _write_graphs(loaded, stage, stem, io, precision, opset, report)
+        graphs = _write_graphs(loaded, stage, stem, io, form, precision, opset, report)
         parity = _check_parity(loaded, stage, graphs, io, report) if check else ParityRecord(verdict="unchecked")
         manifest = Manifest(
             schema=SCHEMA_VERSION,
@@ -128,11 +132,12 @@ def default_name(stem: str, io: IOScheme) -> str:
     return f"{stem}-samedge" if io == "native" else f"{stem}-samedge-{io}"
 
 
-def _check_options(format_: str, precision: str, io: str, opset: int) -> None:
+def _check_options(format_: str, precision: str, io: str, opset: int, form: str) -> None:
     for option, value, known in (
         ("format", format_, get_args(ExportFormat)),
         ("precision", precision, ("fp32",)),
         ("io", io, get_args(IOScheme)),
+        ("form", form, ENCODER_FORMS),
     ):
         if value not in known:
             raise UsageError(
@@ -149,11 +154,12 @@ def _write_graphs(
     stage: Path,
     stem: str,
     io: IOScheme,
+    form: EncoderForm,
     precision: Precision,
     opset: int,
     report: Progress,
 ) -> tuple[GraphRecord, ...]:
-    plans = plan_graphs(loaded.model, io)
+    plans = plan_graphs(loaded.model, io, form)
     records = []
     for done, plan in enumerate(plans):
         report(f"Writing the {plan.role.replace('_', ' ')}", 0.05 + 0.35 * done / len(plans))

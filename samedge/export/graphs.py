@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samedge.models.encoder_forms import EncoderForm, FoldedViT
+from samedge.models.image_encoder import ImageEncoderViT
 from samedge.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from samedge.models.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
 from samedge.runtime.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
-from samedge.runtime.manifest import GraphRole
+from samedge.runtime.manifest import DEFAULT_VARIANT, GraphRole
 from samedge.types import IOScheme
 
 DynamicAxes = dict[str, dict[int, str]]
@@ -39,6 +41,7 @@ class GraphPlan:
         outputs: Output names.
         dynamic_axes: For each input and output, the axes whose size is free, and their names.
         output_shapes: Shapes of outputs that shape inference cannot find.
+        variant: The form that the graph is written in, where there are several.
     """
 
     role: GraphRole
@@ -48,18 +51,17 @@ class GraphPlan:
     outputs: tuple[str, ...]
     dynamic_axes: DynamicAxes = field(default_factory=dict)
     output_shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
+    variant: str = DEFAULT_VARIANT
 
 
-class NativeEncoder(nn.Module):
-    """``image`` float32 ``[N, 3, S, S]``, normalised, to ``image_embeddings`` float32 ``[N, C, g, g]``."""
+def encoder_module(sam: Sam, form: EncoderForm) -> tuple[nn.Module, str]:
+    """Returns the image encoder as it is exported, and the name of its variant.
 
-    def __init__(self, sam: Sam) -> None:
-        super().__init__()
-        self.sam = sam
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Encodes images."""
-        return self.sam.encode(image)
+    Its forward maps ``image`` float32 ``[N, 3, S, S]``, normalised, to ``image_embeddings`` float32 ``[N, C, g, g]``.
+    """
+    if isinstance(sam.image_encoder, ImageEncoderViT):
+        return FoldedViT(sam.image_encoder, form), form
+    return sam.image_encoder, DEFAULT_VARIANT
 
 
 class RawImageEncoder(nn.Module):
@@ -68,9 +70,10 @@ class RawImageEncoder(nn.Module):
     Normalisation and zero padding to S x S are in the graph, as in samexporter's ``--use-preprocess``.
     """
 
-    def __init__(self, sam: Sam) -> None:
+    def __init__(self, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
-        self.sam = sam
+        self.encoder = encoder
+        self.image_size = image_size
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("std", torch.tensor(PIXEL_STD))
         self.mean: Tensor
@@ -80,9 +83,10 @@ class RawImageEncoder(nn.Module):
         """Normalises, pads and encodes one image."""
         height, width = input_image.shape[0], input_image.shape[1]
         image = ((input_image - self.mean) / self.std).permute(2, 0, 1).unsqueeze(0)
-        size = self.sam.image_size
+        size = self.image_size
         padded = F.pad(image, (0, size - width, 0, size - height))
-        return self.sam.encode(padded.reshape(1, 3, size, size))
+        embeddings: Tensor = self.encoder(padded.reshape(1, 3, size, size))
+        return embeddings
 
 
 class NativeDecoder(nn.Module):
@@ -154,11 +158,13 @@ class MetaDecoder(nn.Module):
         return masks, ious, low_res
 
 
-def _native_encoder(sam: Sam) -> GraphPlan:
+def _native_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
     size = sam.image_size
+    encoder, variant = encoder_module(sam, form)
     return GraphPlan(
         role="encoder",
-        module=NativeEncoder(sam),
+        module=encoder,
+        variant=variant,
         example=(torch.zeros(1, 3, size, size),),
         inputs=("image",),
         outputs=("image_embeddings",),
@@ -166,11 +172,13 @@ def _native_encoder(sam: Sam) -> GraphPlan:
     )
 
 
-def _raw_encoder(sam: Sam) -> GraphPlan:
+def _raw_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
     size = sam.image_size
+    encoder, variant = encoder_module(sam, form)
     return GraphPlan(
         role="encoder",
-        module=RawImageEncoder(sam),
+        module=RawImageEncoder(encoder, size),
+        variant=variant,
         example=(torch.zeros(size // 2, size, 3),),
         inputs=("input_image",),
         outputs=("image_embeddings",),
@@ -269,7 +277,10 @@ def _meta_decoders(sam: Sam) -> tuple[GraphPlan, ...]:
     return _meta_decoder(sam, single=False), _meta_decoder(sam, single=True)
 
 
-IO_SCHEMES: Final[dict[IOScheme, tuple[Callable[[Sam], GraphPlan], Callable[[Sam], tuple[GraphPlan, ...]]]]] = {
+_EncoderPlan: TypeAlias = Callable[[Sam, EncoderForm], GraphPlan]
+_DecoderPlans: TypeAlias = Callable[[Sam], tuple[GraphPlan, ...]]
+
+IO_SCHEMES: Final[dict[IOScheme, tuple[_EncoderPlan, _DecoderPlans]]] = {
     "native": (_native_encoder, lambda sam: (_native_decoder(sam), *_split_decoder(sam))),
     "meta": (_native_encoder, _meta_decoders),
     "samexporter": (_raw_encoder, _meta_decoders),
@@ -277,7 +288,7 @@ IO_SCHEMES: Final[dict[IOScheme, tuple[Callable[[Sam], GraphPlan], Callable[[Sam
 """For each I/O scheme, what builds its encoder graph and its decoder graphs."""
 
 
-def plan_graphs(sam: Sam, io: IOScheme) -> tuple[GraphPlan, ...]:
-    """Returns the plans of all graphs of a bundle in this I/O scheme, the encoder first."""
+def plan_graphs(sam: Sam, io: IOScheme, form: EncoderForm = "chunked") -> tuple[GraphPlan, ...]:
+    """Returns the plans of all graphs of a bundle in this I/O scheme, the encoder first and in this form."""
     encoder, decoders = IO_SCHEMES[io]
-    return (encoder(sam), *decoders(sam))
+    return (encoder(sam, form), *decoders(sam))

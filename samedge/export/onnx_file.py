@@ -65,6 +65,7 @@ def save_graph(
         inputs=inputs,
         outputs=outputs,
         nodes=nodes,
+        variant=plan.variant,
         external_data=(file_record(data, folder),) if external else (),
     )
 

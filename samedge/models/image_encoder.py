@@ -154,9 +154,17 @@ class ImageEncoderViT(nn.Module):
         Returns:
             float32 ``[N, out_chans, grid, grid]``.
         """
-        x = self.patch_embed(image) + self.pos_embed.reshape(1, self.grid * self.grid, self.embed_dim)
+        x = self.embed(image)
         for block in self.blocks:
             x = block(x)
-        x = x.transpose(1, 2).reshape(-1, self.embed_dim, self.grid, self.grid)
-        out: Tensor = self.neck(x)
+        return self.finish(x)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Maps an image ``[N, 3, S, S]`` to tokens with their positions ``[N, tokens, embed_dim]``."""
+        out: Tensor = self.patch_embed(image) + self.pos_embed.reshape(1, self.grid * self.grid, self.embed_dim)
+        return out
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Maps the tokens after the last block to the image embeddings."""
+        out: Tensor = self.neck(x.transpose(1, 2).reshape(-1, self.embed_dim, self.grid, self.grid))
         return out

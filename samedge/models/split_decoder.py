@@ -17,9 +17,12 @@ numbers but for the order of sums. The cost grows with the number of tokens; fro
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
+from samedge.models.layers import LayerNorm2d
 from samedge.models.mask_decoder import MaskDecoder
 from samedge.models.prompt_encoder import PromptEncoder
 from samedge.models.sam import Sam
@@ -43,9 +46,8 @@ class DecoderContext(nn.Module):
         self.prompt_encoder: PromptEncoder = sam.prompt_encoder
         decoder = sam.mask_decoder
         first = decoder.transformer.layers[0]
-        assert isinstance(first, TwoWayAttentionBlock)  # noqa: S101  # for the type checker; built so
-        self.to_image: Attention = first.cross_attn_token_to_image
-        self.from_image: Attention = first.cross_attn_image_to_token
+        self.to_image = cast("Attention", first.cross_attn_token_to_image)
+        self.from_image = cast("Attention", first.cross_attn_image_to_token)
         self.channels = decoder.transformer_dim
         self.tokens = sam.embedding_size**2
         self.register_buffer("pe", _flat(sam.prompt_encoder.dense_pe(), self.channels, self.tokens).contiguous())
@@ -109,7 +111,7 @@ class _TokenToImage(nn.Module):
         """Attends ``[B, T, C]`` to ``[B, N, C]``, and to the same plus its positional encoding."""
         rows = (self.queries(tokens) @ self.key_weight).flatten(1, 2)
         weights = (rows @ placed.transpose(1, 2)).softmax(-1)
-        mixed = (weights @ image).unflatten(1, (self.heads, tokens.shape[1]))
+        mixed = (weights @ image).reshape(weights.shape[0], self.heads, -1, image.shape[-1])
         bias = self.attention.v_proj.bias.reshape(self.heads, 1, self.dim)
         return self.project(mixed @ self.value_weight + bias)
 
@@ -140,8 +142,9 @@ class _ImageToToken(nn.Module):
         scaled = keys * self.dim**-0.5
         rows = (scaled @ self.query_weight).flatten(1, 2)
         offset = scaled @ self.attention.q_proj.bias.reshape(self.heads, self.dim, 1)
-        product = (rows @ placed.transpose(1, 2)).unflatten(1, (self.heads, keys.shape[2]))
-        return product + offset
+        product = (rows @ placed.transpose(1, 2)).reshape(keys.shape[0], self.heads, -1, placed.shape[1])
+        out: Tensor = product + offset
+        return out
 
     def mix(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """Returns what the image takes from the tokens: ``[B, N, C]``.
@@ -158,6 +161,16 @@ class _ImageToToken(nn.Module):
         return weights.flatten(1, 2).transpose(1, 2) @ values.flatten(1, 2)
 
 
+class _Layer(nn.Module):
+    """A layer of the two-way transformer with both its attentions to the image rewritten."""
+
+    def __init__(self, block: TwoWayAttentionBlock) -> None:
+        super().__init__()
+        self.block = block
+        self.to_image = _TokenToImage(block.cross_attn_token_to_image)
+        self.from_image = _ImageToToken(block.cross_attn_image_to_token)
+
+
 class DecoderPrompts(nn.Module):
     """Prompts up to their predicted IoUs, on an image's context.
 
@@ -169,11 +182,9 @@ class DecoderPrompts(nn.Module):
         super().__init__()
         self.prompt_encoder: PromptEncoder = sam.prompt_encoder
         self.decoder: MaskDecoder = sam.mask_decoder
-        layers = [layer for layer in self.decoder.transformer.layers if isinstance(layer, TwoWayAttentionBlock)]
-        self.to_image = nn.ModuleList(_TokenToImage(layer.cross_attn_token_to_image) for layer in layers)
-        self.from_image = nn.ModuleList(_ImageToToken(layer.cross_attn_image_to_token) for layer in layers)
+        blocks = cast("list[TwoWayAttentionBlock]", list(self.decoder.transformer.layers))
+        self.layers = nn.ModuleList(_Layer(block) for block in blocks)
         self.final = _TokenToImage(self.decoder.transformer.final_attn_token_to_image)
-        self.layers = layers
 
     def forward(
         self,
@@ -206,21 +217,21 @@ class DecoderPrompts(nn.Module):
         prompt = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], dim=1)
 
         tokens, image, placed = prompt, image_tokens, image_tokens
-        for index, layer in enumerate(self.layers):
-            to_image, from_image = self.to_image[index], self.from_image[index]
-            if layer.first:
-                tokens = layer.norm1(layer.self_attn(tokens, tokens, tokens))
+        for layer in cast("list[_Layer]", list(self.layers)):
+            block, to_image, from_image = layer.block, layer.to_image, layer.from_image
+            if block.first:
+                tokens = block.norm1(block.self_attn(tokens, tokens, tokens))
                 weights = (to_image.queries(tokens + prompt) @ image_keys).softmax(-1)
                 attended = to_image.project(weights @ image_values)
             else:
                 own = tokens + prompt
-                tokens = layer.norm1(tokens + layer.self_attn(own, own, tokens))
+                tokens = block.norm1(tokens + block.self_attn(own, own, tokens))
                 attended = to_image(tokens + prompt, image, placed)
-            tokens = layer.norm2(tokens + attended)
-            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            tokens = block.norm2(tokens + attended)
+            tokens = block.norm3(tokens + block.mlp(tokens))
             keys = from_image.heads_of(from_image.attention.k_proj(tokens + prompt))
-            scores = keys @ image_queries if layer.first else from_image.scores(keys, placed)
-            image = layer.norm4(image + from_image.mix(scores, tokens))
+            scores = keys @ image_queries if block.first else from_image.scores(keys, placed)
+            image = block.norm4(image + from_image.mix(scores, tokens))
             placed = image + image_positions
         attended = self.final(tokens + prompt, image, placed)
         tokens = decoder.transformer.norm_final_attn(tokens + attended)
@@ -243,12 +254,13 @@ class DecoderMasks(nn.Module):
         decoder = sam.mask_decoder
         self.grid, self.channels, self.masks = sam.embedding_size, decoder.transformer_dim, decoder.num_mask_tokens
         first, norm, _, second, _ = decoder.output_upscaling
-        self.norm = norm
-        for name, layer in (("first", first), ("second", second)):
+        self.norm = cast("LayerNorm2d", norm)
+        upscalings = cast("list[tuple[str, nn.ConvTranspose2d]]", [("first", first), ("second", second)])
+        for name, layer in upscalings:
             # [in, out, dy, dx] to [(dy, dx, out), in].
             weight = layer.weight.detach().permute(2, 3, 1, 0).reshape(-1, layer.in_channels).contiguous()
             self.register_buffer(f"{name}_weight", weight)
-            self.register_buffer(f"{name}_bias", layer.bias.detach().repeat(4))
+            self.register_buffer(f"{name}_bias", cast("Tensor", layer.bias).detach().repeat(4))
         self.first_weight: Tensor
         self.first_bias: Tensor
         self.second_weight: Tensor

@@ -20,10 +20,13 @@ MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
 
 GraphRole: TypeAlias = Literal[
-    "encoder", "decoder", "decoder_single", "decoder_context", "decoder_prompts", "decoder_masks"
+    "encoder", "decoder", "decoder_single", "decoder_context", "decoder_prompts", "decoder_masks", "yolo"
 ]
-"""``decoder`` is whole, from prompts to masks. The last three together are the same, split."""
+"""``decoder`` is whole, from prompts to masks. The three after it together are the same, split. ``yolo`` stands alone."""
 SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
+
+DEFAULT_VARIANT: Final = "default"
+"""Of graphs that there is one form of."""
 
 
 class TensorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +54,7 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
     nodes: int
-    variant: str = "default"
+    variant: str = DEFAULT_VARIANT
     external_data: tuple[FileRecord, ...] = ()
 
     @property

@@ -1,0 +1,205 @@
+"""SAM's image encoder in the forms that are exported: one exact rewrite, and a choice of how attention is laid out.
+
+In every form
+
+* the softmax scale is in the query's weights, and in the tables of relative positions against it;
+* keys and values have no bias. ``q . (W k + b)`` differs from ``q . W k`` by the same number for every key, which a
+  softmax over keys ignores; and as its weights sum to one, the bias of the values is added to the output of every head
+  once, which the bias of the projection takes in;
+* linear layers see a matrix, not a batch of them: one Gemm with its bias.
+
+The forms differ in global attention, whose logits for 64 x 64 tokens are 805 MB for the 12 heads of ViT-B:
+
+* ``chunked``: one head and a quarter of the queries at a time, 17 MB. For processors.
+* ``mask``: the bias of relative positions is materialised and added once before the softmax. Compilers for GPUs fuse
+  this into one kernel.
+* ``concat``: the bias is in the product: queries are continued by their biases for each row and column, keys by the
+  indicators of their own row and column, values by zeros to the same width. More arithmetic, no bias in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samedge.models.attention import RelPosAttention
+from samedge.models.image_encoder import Block, ImageEncoderViT
+
+EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
+ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
+
+CHUNK_QUERIES: Final = 1024
+"""Queries of one head whose logits are computed at once. Fewer are hardly faster, and cost a node each for every step:
+a graph of many thousands takes a minute to simplify and seconds to open."""
+
+
+class FoldedAttention(nn.Module):
+    """`RelPosAttention` with scale and biases folded away.
+
+    Args:
+        attention: Whose weights are taken; they are copied where they change.
+        form: How global attention is laid out.
+        windowed: The tokens are windows, which are small: never chunked.
+    """
+
+    def __init__(self, attention: RelPosAttention, form: EncoderForm, *, windowed: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.grid = attention.num_heads, attention.head_dim, attention.grid
+        self.dim = self.heads * self.head_dim
+        self.tokens = self.grid * self.grid
+        self.chunked = form == "chunked" and not windowed and self.tokens > CHUNK_QUERIES
+        self.concat = form == "concat" and not windowed
+        with torch.no_grad():
+            scale = torch.ones(3 * self.dim)
+            scale[: self.dim] = attention.scale
+            self.qkv_weight = nn.Parameter(attention.qkv.weight * scale[:, None])
+            bias = torch.zeros(3 * self.dim)
+            bias[: self.dim] = attention.qkv.bias[: self.dim] * attention.scale
+            self.qkv_bias = nn.Parameter(bias)
+            self.proj_weight = attention.proj.weight
+            self.proj_bias = nn.Parameter(attention.proj.bias + attention.proj.weight @ attention.qkv.bias[-self.dim :])
+            # [query's row, channel, key's row]; scaled queries meet them, so they are scaled back.
+            rows, columns = attention.rel_pos_h[attention.index], attention.rel_pos_w[attention.index]
+            self.rows = nn.Parameter((rows / attention.scale).transpose(1, 2).contiguous())
+            self.columns = nn.Parameter((columns / attention.scale).transpose(1, 2).contiguous())
+        if self.concat:
+            own = torch.arange(self.tokens)
+            indicators = torch.zeros(self.tokens, 2 * self.grid)
+            indicators[own, own // self.grid] = 1
+            indicators[own, self.grid + own % self.grid] = 1
+            self.register_buffer("indicators", indicators)
+            self.indicators: Tensor
+
+    def project(self, x: Tensor) -> Tensor:
+        """Maps ``[B, T, C]`` to queries, keys and values ``[B, T, 3 * C]``."""
+        flat = F.linear(x.reshape(-1, self.dim), self.qkv_weight, self.qkv_bias)
+        return flat.reshape(-1, x.shape[1], 3 * self.dim)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Maps queries, keys and values ``[B, h, T, d]`` to ``[B, h, T, d]``."""
+        side, heads, tokens = self.grid, self.heads, self.tokens
+        grid = q.reshape(-1, heads, side, side, self.head_dim)
+        rows = (grid @ self.rows).reshape(-1, heads, tokens, side)
+        columns = (grid.transpose(2, 3) @ self.columns).transpose(2, 3).reshape(-1, heads, tokens, side)
+        if self.concat:
+            return self._concatenated(q, k, v, rows, columns)
+        keys = k.transpose(-2, -1)
+        if not self.chunked:
+            bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).reshape(-1, heads, tokens, tokens)
+            return (q @ keys + bias).softmax(-1) @ v
+        by_head = zip(*(part.unbind(1) for part in (q, keys, v, rows, columns)), strict=True)
+        return torch.stack([self._by_rows(*head) for head in by_head], 1)
+
+    def _by_rows(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """One head: ``[B, T, ...]``."""
+        parts = []
+        for few, few_rows, few_columns in zip(
+            *(torch.split(part, CHUNK_QUERIES, 1) for part in (q, rows, columns)), strict=True
+        ):
+            bias = (few_rows.unsqueeze(-1) + few_columns.unsqueeze(-2)).reshape(-1, few.shape[1], self.tokens)
+            parts.append((few @ keys + bias).softmax(-1) @ v)
+        return torch.cat(parts, 1)
+
+    def _concatenated(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        long_q = torch.cat([q, rows, columns], -1)
+        indicators = self.indicators.expand(k.shape[0], self.heads, -1, -1)
+        long_k = torch.cat([k, indicators], -1)
+        # Nothing fuses unless values are as wide as queries and keys.
+        long_v = F.pad(v, (0, 2 * self.grid))
+        out = (long_q @ long_k.transpose(-2, -1)).softmax(-1) @ long_v
+        return out[..., : self.head_dim]
+
+    def finish(self, out: Tensor, tokens: int) -> Tensor:
+        """Maps attended values ``[..., C]`` to ``[B, tokens, C]``."""
+        flat = F.linear(out.reshape(-1, self.dim), self.proj_weight, self.proj_bias)
+        return flat.reshape(-1, tokens, self.dim)
+
+
+class FoldedBlock(nn.Module):
+    """`Block` in an exported form."""
+
+    def __init__(self, block: Block, form: EncoderForm) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = FoldedAttention(block.attn, form, windowed=block.window > 0)
+        self.tokens = block.place.numel() if block.window else self.attention.tokens
+        if block.window:
+            self._index_windows(block)
+
+    def _index_windows(self, block: Block) -> None:
+        """Makes the gathers that take heads of windows from tokens, and tokens from heads of windows.
+
+        A row of the gathered matrix is one head of one token, so that cutting windows and bringing heads to the front
+        is one copy, and back another.
+        """
+        heads, inside = self.attention.heads, block.window * block.window
+        windows = block.cut.numel() // inside
+        tokens = block.cut.reshape(windows, 1, inside)
+        head = torch.arange(heads).reshape(1, heads, 1)
+        for which, name in enumerate(("query_rows", "key_rows", "value_rows")):
+            rows = tokens * (3 * heads) + which * heads + head
+            self.register_buffer(name, rows.reshape(-1))
+        window, place = block.place // inside, block.place % inside
+        back = (window[:, None] * heads + torch.arange(heads)) * inside + place[:, None]
+        self.register_buffer("back_rows", back.reshape(-1))
+        self.query_rows: Tensor
+        self.key_rows: Tensor
+        self.value_rows: Tensor
+        self.back_rows: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[N, tokens, C]`` to the same shape."""
+        block, attention = self.block, self.attention
+        normed = block.norm1(x)
+        if block.window:
+            if block.padded:
+                # A padding token's key and value are zero, as all else is without the biases.
+                normed = F.pad(normed, (0, 0, 0, 1))
+            rows = attention.project(normed).reshape(-1, normed.shape[1] * 3 * attention.heads, attention.head_dim)
+            shape = (-1, attention.heads, attention.tokens, attention.head_dim)
+            q, k, v = (
+                rows.index_select(1, index).reshape(shape)
+                for index in (self.query_rows, self.key_rows, self.value_rows)
+            )
+            out = attention.attend(q, k, v).reshape(-1, self.back_rows.numel() + self._padding(), attention.head_dim)
+            attended = out.index_select(1, self.back_rows)
+        else:
+            qkv = attention.project(normed).reshape(-1, attention.tokens, 3, attention.heads, attention.head_dim)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            attended = attention.attend(q, k, v).transpose(1, 2)
+        x = x + attention.finish(attended, self.tokens)
+        return x + self._feed_forward(block.norm2(x))
+
+    def _padding(self) -> int:
+        """Rows of windows that stand for no token."""
+        return self.query_rows.numel() - self.back_rows.numel()
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        mlp = self.block.mlp
+        flat = mlp.lin2(mlp.act(mlp.lin1(x.reshape(-1, self.attention.dim))))
+        out: Tensor = flat.reshape(-1, self.tokens, self.attention.dim)
+        return out
+
+
+class FoldedViT(nn.Module):
+    """`ImageEncoderViT` in an exported form: the same input, the same output.
+
+    Args:
+        encoder: Whose weights are taken; most are shared.
+        form: How global attention is laid out.
+    """
+
+    def __init__(self, encoder: ImageEncoderViT, form: EncoderForm) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.blocks = nn.ModuleList(FoldedBlock(block, form) for block in encoder.blocks if isinstance(block, Block))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps ``[N, 3, S, S]``, normalised, to ``[N, out_chans, g, g]``."""
+        x = self.encoder.embed(image)
+        for block in self.blocks:
+            x = block(x)
+        return self.encoder.finish(x)
