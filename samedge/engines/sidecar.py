@@ -19,6 +19,9 @@ from samedge.engines.whole_files import write_whole
 from samedge.errors import EngineError, IntegrityError, storage_errors
 
 SIDECAR_SUFFIX: Final = ".json"
+COMPILED_SUFFIX: Final = ".cache"
+"""Of files beside a plan that hold what was compiled when it was loaded; they can be made again."""
+
 _SCHEMA: Final = 1
 
 

@@ -23,7 +23,15 @@ from samedge.cache import cache_folder
 from samedge.digest import sha256_file
 from samedge.engines.build_options import BuildReport
 from samedge.engines.engine_key import EngineKey
-from samedge.engines.sidecar import SIDECAR_SUFFIX, Sidecar, read_sidecar, sidecar_path, verify_plan, write_sidecar
+from samedge.engines.sidecar import (
+    COMPILED_SUFFIX,
+    SIDECAR_SUFFIX,
+    Sidecar,
+    read_sidecar,
+    sidecar_path,
+    verify_plan,
+    write_sidecar,
+)
 from samedge.engines.whole_files import TEMPORARY_PREFIX, temporary_file
 from samedge.errors import EngineError, IntegrityError, SamedgeError, storage_errors
 
@@ -199,6 +207,8 @@ class EngineStore:
         """Removes the sidecar first, so that nobody finds a plan that is going."""
         try:
             sidecar_path(plan).unlink(missing_ok=True)
+            for compiled in plan.parent.glob(f"{plan.name}.*{COMPILED_SUFFIX}"):
+                compiled.unlink(missing_ok=True)
             plan.unlink()
         except OSError:
             return False

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from samedge.engines.build_log import BuildLog
 from samedge.engines.cuda_memory import OUT_OF_MEMORY_CURE, Gpu
 from samedge.engines.plan_file import inspect_plan
-from samedge.engines.sidecar import Sidecar, read_sidecar, verify_plan
+from samedge.engines.sidecar import COMPILED_SUFFIX, Sidecar, read_sidecar, verify_plan
 from samedge.engines.tensorrt_api import Flavour, numpy_dtype
 from samedge.engines.tensorrt_log import log_router
 from samedge.engines.tensorrt_protocols import ConfiguredEngine, CudaEngine, Dims, ExecutionContext, RuntimeCache
@@ -153,7 +153,7 @@ def _open(
         config = cast("ConfiguredEngine", engine).create_runtime_config()
         strategies: Any = flavour.module.CudaGraphStrategy  # type: ignore[attr-defined]  # asked for before
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
-        kept = path.with_name(f"{path.name}.sm{gpu.compute_capability.replace('.', '')}.cache")
+        kept = path.with_name(f"{path.name}.sm{gpu.compute_capability.replace('.', '')}{COMPILED_SUFFIX}")
         compiled = config.create_runtime_cache()
         with suppress(OSError):
             compiled.deserialize(kept.read_bytes())

@@ -191,7 +191,10 @@ def test_the_engines_used_longest_ago_go_first(tmp_path: Path) -> None:
     for age, entry in zip((200, 100), entries, strict=True):
         os.utime(sidecar_path(entry.plan), (time.time() - age,) * 2)
     assert store.find(key("a" * 64)) is not None  # now b is the one used longest ago
+    compiled = entries[1].plan.with_name(entries[1].plan.name + ".sm86.cache")
+    compiled.write_bytes(b"made at load")
     store.add(key("c" * 64), writes(b"c" * 10))
+    assert not compiled.exists()
     assert [entry.key.graph_sha256[0] for entry in store.entries()] == ["c", "a"]
     huge = store.add(key("d" * 64), writes(b"d" * 99))
     assert [entry.plan for entry in store.entries()] == [huge.plan]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bundles import write_small_bundle
 from fake_tensorrt import FakeTensorRt
+from rtx_graphs import write_affine
 
 from samedge.engines import stored_builds
 from samedge.engines.build_options import AxisRange, BuildOptions
@@ -19,16 +19,16 @@ from samedge.engines.stored_builds import copy_engine, engine_key, stored_engine
 from samedge.engines.tensorrt_api import find_flavour
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
 
-AXES = {"image": ("batch", 3, 128, 128), "image_embeddings": ("batch", 256, 8, 8)}
+AXES = {"x": ("batch", 4), "y": ("batch", 3)}
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tensorrt_rtx")
-    return write_small_bundle(tmp_path_factory.mktemp("graphs") / "bundle") / "small.encoder.onnx"
+    return write_affine(tmp_path_factory.mktemp("graphs") / "affine.onnx")
 
 
-def test_an_engine_is_built_once_for_its_targets(encoder: Path, tmp_path: Path) -> None:
+def test_an_engine_is_built_once_for_its_targets(graph: Path, tmp_path: Path) -> None:
     store = EngineStore(tmp_path / "engines")
     options = BuildOptions(targets=("8.6",))
     steps: list[str] = []
@@ -37,30 +37,30 @@ def test_an_engine_is_built_once_for_its_targets(encoder: Path, tmp_path: Path) 
         steps.append(step)
 
     first = stored_engine(
-        encoder, options, flavour="tensorrt-rtx", axes=AXES, store=store, notes={"rung": "fp32"}, progress=tell
+        graph, options, flavour="tensorrt-rtx", axes=AXES, store=store, notes={"rung": "fp32"}, progress=tell
     )
     assert "Built" in steps
     assert inspect_plan(first.plan).flavour == "tensorrt-rtx"
-    assert first.sidecar.report.outputs["image_embeddings"].shape == ("batch", 256, 8, 8)
+    assert first.sidecar.report.outputs["y"].shape == ("batch", 3)
     assert first.sidecar.notes == {"rung": "fp32"}
     steps.clear()
-    again = stored_engine(encoder, options, flavour="tensorrt-rtx", axes=AXES, store=store, progress=tell)
+    again = stored_engine(graph, options, flavour="tensorrt-rtx", axes=AXES, store=store, progress=tell)
     assert (again.plan, steps) == (first.plan, [])
     wider = BuildOptions(targets=("8.6",), profiles={"batch": AxisRange(1, 1, 2)})
-    key = engine_key(encoder, wider, find_flavour("tensorrt-rtx"), None, axes=AXES)
+    key = engine_key(graph, wider, find_flavour("tensorrt-rtx"), None, axes=AXES)
     assert store.why(key) == ["profiles: batch is 1/1/2 here and 1/1/1 there"]
 
-    copied = copy_engine(first, tmp_path / "bundle" / "small.encoder.engine")
+    copied = copy_engine(first, tmp_path / "bundle" / "affine.engine")
     sidecar = read_sidecar(copied)
     assert sidecar == first.sidecar
     verify_plan(copied, first.sidecar)
 
 
-def test_a_build_that_is_cancelled_leaves_no_engine(encoder: Path, tmp_path: Path) -> None:
+def test_a_build_that_is_cancelled_leaves_no_engine(graph: Path, tmp_path: Path) -> None:
     store = EngineStore(tmp_path / "engines")
     with pytest.raises(EngineError, match="cancelled"):
         stored_engine(
-            encoder, BuildOptions(targets=("8.6",)), flavour="tensorrt-rtx", store=store, cancelled=lambda: True
+            graph, BuildOptions(targets=("8.6",)), flavour="tensorrt-rtx", store=store, cancelled=lambda: True
         )
     assert store.entries() == []
     assert [path.name for path in store.folder.iterdir()] == ["building.lock"]
@@ -89,7 +89,7 @@ def test_tensorrt_without_a_gpu_says_that_it_needs_one(tmp_path: Path, monkeypat
 
 
 def test_the_gpu_at_hand_is_in_the_key_and_measured_by_the_child(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from build_doubles import any_report
 
@@ -105,7 +105,7 @@ def test_the_gpu_at_hand_is_in_the_key_and_measured_by_the_child(
     monkeypatch.setattr(stored_builds, "open_cuda", lambda device=None: FakeCuda(gpu=gpu))
     monkeypatch.setattr(stored_builds, "build_in_child", child)
     store = EngineStore(tmp_path)
-    entry = stored_engine(encoder, BuildOptions(), flavour="tensorrt", store=store)
+    entry = stored_engine(graph, BuildOptions(), flavour="tensorrt", store=store)
     assert (entry.key.gpu, entry.key.compute_capability, entry.key.multiprocessors) == (gpu.name, "8.7", 8)
     assert seen[0]["device"] == "cuda:0"
     assert seen[0]["timing_cache"] == tmp_path / "timing-10.3.0.26-nvidia-orin-nvgpu.cache"

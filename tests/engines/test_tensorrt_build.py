@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bundles import write_small_bundle
 from fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
+from rtx_graphs import write_affine, write_attention
 
 from samedge.engines import build_memory
 from samedge.engines.build_memory import DeviceMemory, check_memory, free_host_bytes
@@ -407,6 +408,37 @@ def test_rtx_refuses_what_is_no_graph(bundle: Path, tmp_path: Path, damage: Any,
     with pytest.raises(SamedgeError, match=message) as caught:
         build_plan(find_flavour("tensorrt-rtx"), graph, BuildOptions(targets=("8.6",)))
     assert str(caught.value).startswith("damaged.onnx: ")
+
+
+def test_rtx_fuses_attention_in_fp16_and_the_report_counts_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    flavour = find_flavour("tensorrt-rtx")
+    graph = write_attention(tmp_path / "half.onnx", np.float16)
+    options = BuildOptions(precision="fp16", targets=("7.5", "8.6", "8.9", "12.0"))
+    plan, report = build_plan(flavour, graph, options)
+    assert report.fused_attentions == 1
+    assert report.inputs["q"] == TensorSpec((1, 2, 64, 32), np.dtype(np.float16))
+    assert report.profiles == {}
+    assert report.plan_bytes == len(plan) > 0
+    graph = write_attention(tmp_path / "single.onnx", np.float32)
+    _, report = build_plan(flavour, graph, BuildOptions(targets=("8.6",)))
+    assert report.fused_attentions == 0
+    with pytest.raises(
+        EngineError, match=r"SM75.*FP32 GEMM is not supported.*precision fp16, or leave the target 7\.5"
+    ):
+        build_plan(flavour, graph, BuildOptions(targets=("7.5",)))
+
+
+def test_rtx_finds_weights_beside_the_graph_and_misses_them(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    graph = write_affine(tmp_path / "g.onnx", beside=True)
+    options = BuildOptions(targets=("8.6",), profiles={"batch": AxisRange(1, 2, 8)})
+    _, report = build_plan(find_flavour("tensorrt-rtx"), graph, options)
+    assert report.weight_bytes is not None
+    assert report.weight_bytes >= 48
+    (tmp_path / "g.onnx.data").unlink()
+    with pytest.raises(EngineError, match="weights that belongs beside the graph is missing"):
+        build_plan(find_flavour("tensorrt-rtx"), graph, options)
 
 
 def test_rtx_with_too_small_a_workspace_says_so(bundle: Path) -> None:
