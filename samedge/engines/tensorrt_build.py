@@ -48,7 +48,7 @@ def build_plan(
     timing_cache: Path | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
-) -> tuple[bytes, BuildReport]:
+) -> tuple[memoryview, BuildReport]:
     """Builds a plan and tells about it.
 
     Args:
@@ -63,7 +63,7 @@ def build_plan(
         cancelled: Asked now and then, where TensorRT can be asked to stop; True ends the build.
 
     Returns:
-        The plan as TensorRT serialised it, and the report.
+        The plan as TensorRT serialised it, in TensorRT's own memory, and the report.
 
     Raises:
         UsageError: The options mean nothing for this flavour or this graph.
@@ -92,7 +92,7 @@ def _build(
     axes: Mapping[str, Sequence[int | str]] | None,
     workspace: int | None,
     cache: Path | None,
-) -> tuple[bytes, BuildReport]:
+) -> tuple[memoryview, BuildReport]:
     trt, features = flavour.module, flavour.features
     started = time.monotonic()
     builder = trt.Builder(logger)
@@ -124,7 +124,7 @@ def _build(
         raise EngineError("the build was cancelled", where=graph.name)
     if memory is None or fatal_errors(log.errors):
         raise build_failure(flavour, graph, "build", log.errors)
-    plan = bytes(cast("Any", memory))
+    plan = memoryview(cast("Any", memory)).cast("B")  # not bytes: a copy would double the plan in memory
     tree.complete()
     if cache is not None:
         save_timing_cache(config, cache)

@@ -164,11 +164,11 @@ def test_the_gpu_is_current_while_the_child_builds(graph: Path, monkeypatch: pyt
     cuda = FakeCuda(gpu=Gpu(1, "Orin", "8.7", 8, 1000, integrated=True), memory_bytes=700)
     built: list[object] = []
 
-    def build(*_: object, device: object, **__: object) -> tuple[bytes, BuildReport]:
+    def build(*_: object, device: object, **__: object) -> tuple[memoryview, BuildReport]:
         if built == []:
             cuda.free_bytes()  # complains outside of the context
         built.append(device)
-        return b"plan", any_report(b"plan")
+        return memoryview(b"plan"), any_report(b"plan")
 
     monkeypatch.setattr(build_child, "open_cuda", lambda device: cuda)
     monkeypatch.setattr(build_child, "build_plan", build)

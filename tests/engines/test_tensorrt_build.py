@@ -36,7 +36,7 @@ def graph(tmp_path: Path) -> Path:
     )
 
 
-def build(fake: FakeTensorRt, graph: Path, options: BuildOptions, **others: Any) -> tuple[bytes, BuildReport]:
+def build(fake: FakeTensorRt, graph: Path, options: BuildOptions, **others: Any) -> tuple[memoryview, BuildReport]:
     return build_plan(fake.flavour, graph, options, **others)
 
 
