@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
-    from samedge.api import SAM, SAMPredictor
+    from samedge.api import SAM
     from samedge.errors import SamedgeError
     from samedge.export.exporter import export_model
     from samedge.runtime.load import load
     from samedge.runtime.predictor import Prediction, Predictor
     from samedge.runtime.results import Boxes, Masks, Results
+    from samedge.sam_predictor import SAMPredictor
 
 _HOMES: Final = {
     "SAM": "samedge.api",
-    "SAMPredictor": "samedge.api",
+    "SAMPredictor": "samedge.sam_predictor",
     "SamedgeError": "samedge.errors",
     "export_model": "samedge.export.exporter",
     "load": "samedge.runtime.load",

@@ -1,31 +1,32 @@
-"""The API that people's fingers know: `SAM` and `SAMPredictor`, on checkpoints and bundles alike.
+"""The API that people's fingers know: `SAM`, on checkpoints and bundles alike.
 
-Names, shapes and defaults are those of Ultralytics' classes of the same names, written anew on this project's own
-runtime. A checkpoint is exported once into the cache; a bundle runs without torch.
+Names, shapes and defaults are those of Ultralytics' class of the same name, written anew on this project's own runtime.
+A checkpoint is exported once into the cache; a bundle runs without torch.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, overload
 
-import numpy as np
+from typing_extensions import Unpack
 
 from samedge.errors import UsageError
 from samedge.export.cached import cached_bundle, import_exporter
 from samedge.runtime.bundle import ARCHIVE_SUFFIX, bundle_manifest
+from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image import ImageSource, as_bgr
 from samedge.runtime.load import load
 from samedge.runtime.manifest import MANIFEST_NAME, ModelRecord
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompt_shapes import PromptLike
+from samedge.runtime.request import Request
 from samedge.runtime.results import Results
 from samedge.runtime.sources import Source, iter_sources
-from samedge.types import BoolArray, FloatArray, ImageArray, IOScheme, Precision
+from samedge.types import IOScheme, Precision
 
 DEFAULT_CONF: Final = 0.25
 
@@ -36,40 +37,9 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return path.is_dir() or path.suffix == ARCHIVE_SUFFIX or path.name == MANIFEST_NAME
 
 
-def _path_of(image: ImageSource) -> str | None:
+def path_of(image: ImageSource) -> str | None:
+    """Returns where an image is from; None for an array."""
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prompts:
-    """The four kinds of prompt, as users give them."""
-
-    bboxes: PromptLike | None = None
-    points: PromptLike | None = None
-    labels: PromptLike | None = None
-    masks: PromptLike | None = None
-
-    @property
-    def given(self) -> bool:
-        return any(prompt is not None for prompt in (self.bboxes, self.points, self.labels, self.masks))
-
-    def check(self) -> None:
-        if self.bboxes is None and self.points is None and self.masks is None:
-            raise UsageError(
-                "there is no prompt" if self.labels is None else "there are labels and no points",
-                cure="Give points, bboxes or masks; segmenting everything is not supported yet",
-            )
-
-    def segment(
-        self, predictor: Predictor, bgr: ImageArray, path: str | None, *, multimask: bool, conf: float | None
-    ) -> Results:
-        """Answers the prompts on the image that is set."""
-        prediction = predictor.predict(self.points, self.labels, self.bboxes, self.masks, multimask=multimask)
-        kept = prediction if conf is None else prediction[prediction.scores > conf]
-        dropped = np.setdiff1d(prediction.prompt_index, kept.prompt_index)
-        return Results.from_prediction(
-            kept, bgr, path=path, speed=predictor.speed, dropped=tuple(int(index) for index in dropped)
-        )
 
 
 class SAM:
@@ -121,6 +91,7 @@ class SAM:
         multimask_output: bool = False,
         conf: float | None = DEFAULT_CONF,
         stream: Literal[False] = False,
+        **options: Unpack[EverythingOptions],
     ) -> list[Results]: ...
 
     @overload
@@ -135,6 +106,7 @@ class SAM:
         multimask_output: bool = False,
         conf: float | None = DEFAULT_CONF,
         stream: Literal[True],
+        **options: Unpack[EverythingOptions],
     ) -> Iterator[Results]: ...
 
     @overload
@@ -149,6 +121,7 @@ class SAM:
         multimask_output: bool = False,
         conf: float | None = DEFAULT_CONF,
         stream: bool,
+        **options: Unpack[EverythingOptions],
     ) -> list[Results] | Iterator[Results]: ...
 
     def predict(
@@ -162,8 +135,9 @@ class SAM:
         multimask_output: bool = False,
         conf: float | None = DEFAULT_CONF,
         stream: bool = False,
+        **options: Unpack[EverythingOptions],
     ) -> list[Results] | Iterator[Results]:
-        """Segments images by prompts, the same prompts for each.
+        """Segments images by prompts, the same prompts for each; or everything in them, without prompts.
 
         Args:
             source: A path, folder, pattern, BGR array, PIL image, or a list of these.
@@ -171,27 +145,32 @@ class SAM:
             points: (x, y) in px: ``(2,)``, ``(N, 2)`` for N prompts, or ``(N, P, 2)`` for N prompts of P points.
             labels: 1 inside, 0 outside, in the shape of the points without the last axis; all 1 if left out.
             masks: ``(H, W)`` or ``(N, H, W)``, binary masks of the image's size or low-resolution logits.
-            multimask_output: Three masks a prompt instead of one.
+            multimask_output: Three masks a prompt instead of one. Without prompts, all three are always looked at.
             conf: Keep masks whose predicted IoU is greater; None keeps all. `Results.prompt_index` says which prompts
                 the kept ones answer, `Results.dropped` which prompts were dropped.
             stream: Return a generator that segments one image after the other as it is read from.
+            options: How everything is segmented where there are no prompts, under Ultralytics' names or Meta's; see
+                `EverythingParameters`. Masks whose predicted IoU is not greater than ``conf_thres`` (0.88) are dropped
+                in any case.
 
         Raises:
-            UsageError: There is no prompt.
+            UsageError: There are labels and no points, options for everything together with prompts, or options that
+                mean nothing.
             PromptError: A prompt cannot be used.
             ImageError: An image cannot be read.
+            TypeError: A keyword argument that is not known.
         """
-        prompts = _Prompts(bboxes, points, labels, masks)
-        prompts.check()
-        results = (self._segment(image, prompts, multimask_output, conf) for image in iter_sources(source))
+        request = Request(bboxes, points, labels, masks, multimask_output, conf, options)
+        request.check()
+        results = (self._segment(image, request) for image in iter_sources(source))
         return results if stream else list(results)
 
     __call__ = predict
 
-    def _segment(self, image: ImageSource, prompts: _Prompts, multimask: bool, conf: float | None) -> Results:
+    def _segment(self, image: ImageSource, request: Request) -> Results:
         bgr = as_bgr(image)
         self.predictor.set_image(bgr)
-        return prompts.segment(self.predictor, bgr, _path_of(image), multimask=multimask, conf=conf)
+        return request.answer(self.predictor, bgr, path_of(image))
 
     def record(self) -> ModelRecord:
         """Returns what the model is: from a bundle's manifest, or from the checkpoint's weights.
@@ -267,159 +246,3 @@ class SAM:
         if self._predictor is not None:
             self._predictor.close()
             self._predictor = None
-
-
-class SAMPredictor:
-    """Segments one image by many calls: the image is encoded once.
-
-    Args:
-        overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, ``imgsz`` (must be
-            the model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change
-            nothing.
-
-    Raises:
-        UsageError: An override that is not known.
-    """
-
-    _KNOWN: Final = ("model", "conf", "device", "backend", "threads", "imgsz")
-    _IGNORED: Final = ("task", "mode", "save", "verbose", "retina_masks")
-
-    def __init__(self, overrides: Mapping[str, object] | None = None) -> None:
-        given = dict(overrides or {})
-        unknown = [name for name in given if name not in (*self._KNOWN, *self._IGNORED)]
-        if unknown:
-            raise UsageError(
-                f"there is no override {unknown[0]!r}", cure=f"Known: {', '.join((*self._KNOWN, *self._IGNORED))}"
-            )
-        conf, threads, device = given.get("conf", DEFAULT_CONF), given.get("threads"), given.get("device")
-        if conf is not None and not isinstance(conf, (int, float)):
-            raise UsageError(f"conf is {conf!r}", cure="Give a number between 0 and 1, or None")
-        if threads is not None and not isinstance(threads, int):
-            raise UsageError(f"threads is {threads!r}", cure="Give a whole number")
-        self.conf = conf
-        self._imgsz = given.get("imgsz")
-        self._sam = SAM(
-            str(given.get("model", "sam_b.pt")),
-            backend=str(given.get("backend", "auto")),
-            device=None if device is None else str(device),
-            threads=threads,
-        )
-        self._image: tuple[ImageArray, str | None] | None = None
-        self._prompts = _Prompts()
-
-    @property
-    def model(self) -> Predictor:
-        """The predictor behind; opened at the first use."""
-        predictor = self._sam.predictor
-        size = predictor.info.input.image_size
-        if self._imgsz not in (None, size, (size, size), [size, size]):
-            raise UsageError(
-                f"imgsz is {self._imgsz}, and this model's input is {size}", cure=f"Leave it out, or give {size}"
-            )
-        return predictor
-
-    @property
-    def features(self) -> FloatArray:
-        """The image's embedding, float32 ``[1, C, g, g]``.
-
-        Raises:
-            UsageError: No image is set.
-        """
-        return self.model.image_embedding
-
-    def set_image(self, image: ImageSource) -> None:
-        """Encodes an image: a path, a BGR array or a PIL image.
-
-        Raises:
-            ImageError: It cannot be read.
-        """
-        self.reset_image()
-        bgr = as_bgr(image)
-        self.model.set_image(bgr)
-        self._image = (bgr, _path_of(image))
-
-    def reset_image(self) -> None:
-        """Forgets the image."""
-        self._image = None
-        self.model.reset_image()
-
-    def set_prompts(self, prompts: Mapping[str, PromptLike | None]) -> None:
-        """Sets prompts (``bboxes``, ``points``, ``labels``, ``masks``) for calls that give none.
-
-        Raises:
-            UsageError: A name that is not known.
-        """
-        unknown = [name for name in prompts if name not in ("bboxes", "points", "labels", "masks")]
-        if unknown:
-            raise UsageError(f"there is no prompt {unknown[0]!r}", cure="Known: bboxes, points, labels, masks")
-        self._prompts = _Prompts(**prompts)
-
-    def __call__(
-        self,
-        source: Source | None = None,
-        bboxes: PromptLike | None = None,
-        points: PromptLike | None = None,
-        labels: PromptLike | None = None,
-        masks: PromptLike | None = None,
-        *,
-        multimask_output: bool = False,
-    ) -> list[Results]:
-        """Segments by prompts: the image that is set, or the source if one is given.
-
-        Raises:
-            UsageError: There is neither an image nor a source, or no prompt.
-            PromptError: A prompt cannot be used.
-        """
-        prompts = _Prompts(bboxes, points, labels, masks)
-        if not prompts.given:
-            prompts = self._prompts
-        prompts.check()
-        if source is not None:
-            results = []
-            for image in iter_sources(source):
-                self.set_image(image)
-                results.append(self._answer(prompts, multimask_output))
-            return results
-        return [self._answer(prompts, multimask_output)]
-
-    def _answer(self, prompts: _Prompts, multimask: bool) -> Results:
-        if self._image is None:
-            raise UsageError("no image is set", cure="Call set_image first, or give source=")
-        bgr, path = self._image
-        return prompts.segment(self.model, bgr, path, multimask=multimask, conf=self.conf)
-
-    def inference_features(
-        self,
-        features: FloatArray,
-        src_shape: tuple[int, int],
-        dst_shape: tuple[int, int] | None = None,
-        bboxes: PromptLike | None = None,
-        points: PromptLike | None = None,
-        labels: PromptLike | None = None,
-        masks: PromptLike | None = None,
-        multimask_output: bool = False,
-    ) -> tuple[BoolArray, FloatArray]:
-        """Segments by prompts on an embedding from before.
-
-        Args:
-            features: `features` of this model, float32 ``[1, C, g, g]``.
-            src_shape: (height, width) of the image in px; prompts are in its pixels.
-            dst_shape: (height, width) of the masks; that of the image if left out.
-            bboxes: As in `SAM.predict`.
-            points: As in `SAM.predict`.
-            labels: As in `SAM.predict`.
-            masks: As in `SAM.predict`.
-            multimask_output: Three masks a prompt.
-
-        Returns:
-            Masks bool ``[N, H, W]``, and float32 ``[N, 6]``: x1, y1, x2, y2, predicted IoU, prompt index.
-        """
-        predictor = self.model
-        predictor.set_embedding(features, *src_shape)
-        self._image = None
-        prediction = predictor.predict(points, labels, bboxes, masks, multimask=multimask_output, conf=self.conf)
-        if dst_shape is not None and tuple(dst_shape) != tuple(src_shape):
-            prediction = prediction.resized(*dst_shape)
-        index = prediction.prompt_index.astype(np.float32)
-        boxes = np.column_stack([prediction.boxes, prediction.scores, index]).astype(np.float32)
-        return prediction.masks, boxes

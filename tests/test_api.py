@@ -18,7 +18,7 @@ from PIL import Image
 
 import samedge
 from samedge import api
-from samedge.api import SAM, SAMPredictor
+from samedge.api import SAM
 from samedge.errors import (
     BundleError,
     DeviceUnavailableError,
@@ -33,6 +33,8 @@ from samedge.runtime.fake import FAKE_SCORES, fake_predictor
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results import Results
+from samedge.runtime.rle import decode_rle
+from samedge.sam_predictor import SAMPredictor
 from samedge.types import ImageArray
 
 SIDE = 256
@@ -145,12 +147,17 @@ class TestPrompts:
     @pytest.mark.parametrize(
         ("prompts", "message"),
         [
-            ({}, "there is no prompt. Give points, bboxes or masks; segmenting everything is not supported yet"),
             ({"labels": [1]}, "there are labels and no points"),
+            (
+                {"points": [1, 2], "crop_n_layers": 1},
+                "crop_n_layers is for segmenting everything, and there are prompts",
+            ),
+            ({"points_stride": 0}, "points_per_side: points_per_side is 0. Give a whole number, 1 or more"),
+            ({"conf_thres": 0.5, "pred_iou_thresh": 0.5}, "are two names of the same"),
         ],
     )
     @pytest.mark.parametrize("stream", [False, True])
-    def test_no_prompt_is_told_before_any_work(
+    def test_requests_that_mean_nothing_are_told_before_any_work(
         self, opened: list[dict[str, Any]], sam: SAM, prompts: dict[str, Any], message: str, stream: bool
     ) -> None:
         with pytest.raises(UsageError, match=message):
@@ -173,6 +180,46 @@ class TestPrompts:
     def test_a_name_that_is_not_known_is_refused(self, sam: SAM) -> None:
         with pytest.raises(TypeError, match="bbox"):
             sam(picture(), bbox=[1, 2, 3, 4])  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="did you mean 'points_stride'"):
+            sam(picture(), point_strides=4)  # type: ignore[call-overload]
+
+
+DISCS: dict[str, Any] = {"points_stride": 4, "conf_thres": 0.75}
+"""With these the fake model finds a disc of 1/16 of the image's side around each of 16 points, score 0.8."""
+
+
+class TestEverything:
+    def test_without_prompts(self, sam: SAM) -> None:
+        (results,) = sam(picture(), **DISCS)
+        assert results.boxes is not None
+        assert results.masks is not None
+        assert results.masks.data.shape == (16, SIDE, SIDE)
+        assert results.boxes.conf.tolist() == pytest.approx([FAKE_SCORES[1]] * 16)
+        assert results.boxes.cls.tolist() == results.prompt_index.tolist() == list(range(16))
+        left, top, right, bottom = results.boxes.xyxy[0]
+        assert (left + right) / 2 == pytest.approx(32, abs=1)
+        assert (top + bottom) / 2 == pytest.approx(32, abs=1)
+        assert set(results.speed) == {"preprocess", "inference", "postprocess"}
+        assert None not in results.speed.values()
+
+    def test_the_defaults_are_strict(self, sam: SAM) -> None:
+        (results,) = sam(picture())
+        assert len(results) == 0
+        assert results.masks is None
+
+    def test_conf_drops_as_well(self, sam: SAM) -> None:
+        assert len(sam(picture(), **DISCS, conf=0.8)[0]) == 0
+        assert len(sam(picture(), **DISCS, conf=None)[0]) == 16
+
+    def test_images_one_after_the_other(self, sam: SAM, photos: Path) -> None:
+        found = sam(photos, stream=True, **DISCS)
+        assert [len(results) for results in found] == [16, 16, 16]
+
+    def test_the_rle_is_kept(self, sam: SAM) -> None:
+        (results,) = sam(picture(), **DISCS)
+        assert results.masks is not None
+        assert [decode_rle(rle).tolist() for rle in results.to_rle()] == results.masks.data.tolist()
+        assert len(results[[3, 5]].to_rle()) == 2
 
 
 class TestConf:
@@ -420,13 +467,22 @@ class TestPredictor:
 
     def test_prompts_that_were_set_are_used_where_none_are_given(self, predictor: SAMPredictor) -> None:
         predictor.set_image(picture())
-        with pytest.raises(UsageError, match="there is no prompt"):
-            predictor()
         predictor.set_prompts({"bboxes": np.array([[16, 16, 48, 64], [0, 0, 32, 32]])})
         assert len(predictor()[0]) == 2
         assert len(predictor(points=np.array([10, 10]))[0]) == 1
         with pytest.raises(UsageError, match=r"there is no prompt 'boxes'. Known: bboxes, points, labels, masks"):
             predictor.set_prompts({"boxes": [1, 2, 3, 4]})
+
+    def test_everything_in_the_image_that_is_set(self, predictor: SAMPredictor) -> None:
+        predictor.set_image(picture())
+        assert len(predictor()[0]) == 0
+        assert len(predictor(**DISCS)[0]) == 16
+        assert predictor(crop_n_layers=1, **DISCS)[0].path is None
+        predictor.set_prompts({"points": [10, 10]})
+        assert len(predictor()[0]) == 1
+        assert len(predictor(**DISCS)[0]) == 16
+        with pytest.raises(UsageError, match="points_stride is for segmenting everything, and there are prompts"):
+            predictor(points=[1, 1], points_stride=4)
 
     def test_a_source_in_place_of_set_image(self, predictor: SAMPredictor, photos: Path) -> None:
         found = predictor(source=photos, points=[10, 10])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from samedge.runtime.results import Results
 
+_EVERYTHING: Final[Any] = {"rich_help_panel": "Segment everything"}
+
 
 def predict(
     model: Annotated[str, typer.Argument(help="Bundle, or checkpoint (exported once, into the cache).")],
-    image: Annotated[str, typer.Argument(help="Image, or a folder of images: the prompts are used for each.")],
+    image: Annotated[str, typer.Argument(help="Image, or a folder of images. Without prompts, all is segmented.")],
     point: Annotated[
         list[str] | None,
         typer.Option(help="X,Y or X,Y,LABEL in px; 1 inside, 0 outside. Can be repeated: one object all the same."),
@@ -37,14 +39,37 @@ def predict(
         Path | None, typer.Option(help="Append YOLO polygons here; for a folder of images, a folder.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Load a bundle that failed its parity check.")] = False,
+    mode: Annotated[
+        str | None, typer.Option(help="exact: Meta's masks. fast: most of them, from far fewer points.", **_EVERYTHING)
+    ] = None,
+    points_per_side: Annotated[int | None, typer.Option(help="Points of the grid; 32.", **_EVERYTHING)] = None,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks whose predicted IoU is not above this; 0.88.", **_EVERYTHING)
+    ] = None,
+    stability_score_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks that are less stable; 0.95.", **_EVERYTHING)
+    ] = None,
+    box_nms_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks whose box overlaps a better one's by more; 0.7.", **_EVERYTHING)
+    ] = None,
+    min_mask_region_area: Annotated[
+        int | None, typer.Option(help="Remove parts and holes of fewer px; 0.", **_EVERYTHING)
+    ] = None,
+    crop_n_layers: Annotated[
+        int | None, typer.Option(help="Segment 4, then 16, ... crops as well; 0.", **_EVERYTHING)
+    ] = None,
+    time_budget_ms: Annotated[
+        float | None, typer.Option(help="Fast mode: end the search in time.", **_EVERYTHING)
+    ] = None,
 ) -> None:
-    """Segments an image, or each image of a folder, by prompts.
+    """Segments an image, or each image of a folder, by prompts; or everything in it, if there are none.
 
     All points of one command describe one object, together with the box if there is one. Several boxes are several
     objects; so are several points with --each-point. Masks follow the order of the prompts. In a folder, an image that
     cannot be used is named on stderr and skipped, and the program ends with status 1.
     """
     from samedge.api import SAM
+    from samedge.cli.everything_options import check_request, given_options, shown_search
     from samedge.cli.prompt_options import combine, parse_boxes, parse_points, read_mask
     from samedge.cli.tables import print_results
     from samedge.errors import SamedgeError, UsageError
@@ -52,10 +77,17 @@ def predict(
 
     points, labels = parse_points(point or [])
     prompts = combine(points, labels, parse_boxes(box or []), [read_mask(path) for path in mask or []], each_point)
-    if not prompts:
-        raise UsageError(
-            "there is no prompt", cure="Give --point, --box or --mask; segmenting everything is not supported yet"
-        )
+    options = given_options(
+        mode=mode,
+        points_per_side=points_per_side,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        box_nms_thresh=box_nms_thresh,
+        min_mask_region_area=min_mask_region_area,
+        crop_n_layers=crop_n_layers,
+        time_budget_ms=time_budget_ms,
+    )
+    check_request(prompts, options, multimask=multimask)
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
     sam = SAM(_bundle_of(model), backend=backend, device=device, threads=threads, force=force)
@@ -64,7 +96,11 @@ def predict(
     failed: list[SamedgeError] = []
     for path, stem in zip(images, distinct_stems(images), strict=True):
         try:
-            (results,) = sam.predict(path, **prompts, multimask_output=multimask, conf=conf)
+            if prompts:
+                (results,) = sam.predict(path, **prompts, multimask_output=multimask, conf=conf)
+            else:
+                with shown_search(options) as search:
+                    (results,) = sam.predict(path, conf=conf, **search)
             _write(
                 results,
                 prompts,

@@ -10,10 +10,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[str, float], None]]:
+def shown_progress(*, lines: bool = True) -> Iterator[Callable[[str, float], None]]:
     """Gives a function that takes a sentence and the share that is done, 0..1, and shows both while the block runs.
 
     On a terminal that is a bar; elsewhere each new sentence is a line.
+
+    Args:
+        lines: Without a terminal, write lines; if not, nothing is shown there.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -21,7 +24,7 @@ def shown_progress() -> Iterator[Callable[[str, float], None]]:
 
         def say(step: str, share: float) -> None:
             nonlocal last
-            if step != last and not step.startswith("Downloading"):
+            if lines and step != last and not step.startswith("Downloading"):
                 console.print(f"{share:4.0%} {step}", highlight=False, markup=False, soft_wrap=True)
             last = step
 

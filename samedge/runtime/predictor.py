@@ -34,7 +34,7 @@ from samedge.runtime.prediction import Prediction
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.prompts import parse_prompts
 from samedge.runtime.schemes import SamGraphs
-from samedge.types import FloatArray
+from samedge.types import FloatArray, ImageArray
 
 __all__ = ["Prediction", "Predictor"]
 
@@ -74,6 +74,7 @@ class Predictor:
         self._graphs = SamGraphs(manifest, encoder, decoder)
         self._image: ImageEmbedding | None = None
         self._context: ImageContext | None = None
+        self._pixels: ImageArray | None = None
         self._speed: dict[str, float] = {}
         self._encode_ms = 0.0
         self.prompts_per_call = prompts_per_call
@@ -133,6 +134,8 @@ class Predictor:
     def set_image(self, source: ImageSource) -> None:
         """Encodes an image, which later calls of `predict` are about. If that fails, no image is set.
 
+        An array is kept, not copied, until the next image is set: `everything` may cut crops out of it.
+
         Args:
             source: A path; a PIL image of any mode; or an array, BGR as OpenCV reads it: ``(H, W, 3)``, ``(H, W)``,
                 ``(H, W, 1)`` or ``(H, W, 4)``, of uint8, uint16 or bool.
@@ -148,7 +151,7 @@ class Predictor:
         prepared = self._graphs.prepare(bgr, geometry)
         ready = perf_counter()
         values = self._graphs.run_encoder(prepared)
-        self._image = ImageEmbedding(values, geometry)
+        self._image, self._pixels = ImageEmbedding(values, geometry), bgr
         self._speed = {
             "preprocess": (ready - start) * 1e3,
             "inference": (perf_counter() - ready) * 1e3,
@@ -160,6 +163,7 @@ class Predictor:
         """Forgets the present image."""
         self._image = None
         self._context = None
+        self._pixels = None
         self._speed = {}
         self._encode_ms = 0.0
 
@@ -243,23 +247,24 @@ class Predictor:
             for `Results`.
 
         Raises:
-            UsageError: No image is set; crops are wanted and `image` was left out; or an option means nothing.
+            UsageError: No image is set; crops are wanted of an image of which only the embedding is known; or an option
+                means nothing.
+            TypeError: An option that is not known.
             ImageError: The image cannot be read or used.
             CancelledError: ``cancel`` said so.
             EngineError: A graph failed.
         """
         run = run_of(options)
         watch = Watch(run.progress, run.cancel, run.time_budget_ms)
-        pixels = None if image is None else as_bgr(image)
-        if pixels is not None:
+        if image is not None:
             watch.report("Encoding the image", 0.0)
-            self.set_image(pixels)
+            self.set_image(image)
         scene = Scene(
             graphs=self._graphs,
             mask_threshold=self._manifest.input.mask_threshold,
             geometry=self._present().geometry,
             context=self._image_context,
-            pixels=pixels,
+            pixels=self._pixels,
             prompts_per_call=self._prompts_per_call,
         )
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})

@@ -44,6 +44,19 @@ def test_masks_boxes_scores_and_prompts_as_json(program: Program, fake: Path, ph
     assert mask.sum() == first["area"]
 
 
+def test_everything_without_prompts(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
+    discs = ("--points-per-side", "4", "--pred-iou-thresh", "0.75")
+    done = program("predict", fake, photo, *discs, "--json", "-", "--save", tmp_path / "all.png")
+    assert (done.status, done.err) == (0, "")
+    found = objects(json.loads(done.out))
+    assert len(found) == 16
+    assert {round(each["score"], 4) for each in found} == {0.8}
+    assert decode_rle(found[0]["segmentation"]).sum() == found[0]["area"]
+    assert read_image(tmp_path / "all.png").shape == (192, 256, 3)
+    fast = program("predict", fake, photo, *discs, "--mode", "fast", "--time-budget-ms", "60000", "--json", "-")
+    assert len(objects(json.loads(fast.out))) == 16
+
+
 def test_json_on_stdout_is_all_there_is(program: Program, fake: Path, photo: Path) -> None:
     done = program("predict", fake, photo, "--point", "100,50", "--json", "-")
     assert len(objects(json.loads(done.out))) == 1
@@ -170,7 +183,14 @@ class TestFolders:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "there is no prompt. Give --point, --box or --mask"),
+        (["--multimask"], "--multimask: there is no prompt. Give --point, --box or --mask"),
+        (
+            ["--point", "1,2", "--points-per-side", "8"],
+            "--points-per-side: there are prompts, and this is for segmenting",
+        ),
+        (["--points-per-side", "0"], "points_per_side: points_per_side is 0. Give a whole number, 1 or more"),
+        (["--mode", "slow"], "mode: there is no mode 'slow'"),
+        (["--time-budget-ms", "50"], "time_budget_ms: in exact mode, all points are asked"),
         (["--point", "1"], "--point: '1' cannot be read. Write it like this: --point 400,300"),
         (["--point", "-5,10"], "points: point 0 of prompt 0 is (-5, 10), outside the image of 256 x 192 px"),
         (["--point", "1,2,7"], "--point: '1,2,7' has the label 7"),

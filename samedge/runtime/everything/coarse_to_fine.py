@@ -26,7 +26,7 @@ from samedge.types import BoolArray
 
 ENOUGH_ASKED: Final = 16
 """A mask that holds so many asked points is not asked further."""
-HOPELESS: Final = 0.05
+HOPELESS: Final = 0.1
 """Points around that on average are worse than the threshold of predicted IoU by more than this promise nothing."""
 
 _STRIDES: Final = (8, 4, 2, 1)

@@ -53,14 +53,26 @@ class Scene:
         """(height, width) in px."""
         return self.geometry.height, self.geometry.width
 
+    def known_pixels(self) -> ImageArray:
+        """Returns the pixels.
+
+        Raises:
+            UsageError: They are not known.
+        """
+        if self.pixels is None:
+            raise UsageError(
+                "crops need the image, and only its embedding is known",
+                where="crop_n_layers",
+                cure="Set the image with set_image, or leave out the crops",
+            )
+        return self.pixels
+
     def crop(self, crop: Crop) -> tuple[ImageContext, ImageGeometry]:
         """Returns a crop as the decoder takes it, and its geometry."""
         if crop.layer == 0:
             return self.context(), self.geometry
-        if self.pixels is None:
-            raise UsageError("crops need the image", cure="Give it: everything(image, crop_n_layers=...)")
         geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
-        part = np.ascontiguousarray(self.pixels[crop.top : crop.bottom, crop.left : crop.right])
+        part = np.ascontiguousarray(self.known_pixels()[crop.top : crop.bottom, crop.left : crop.right])
         return self.graphs.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
 
 
@@ -80,8 +92,8 @@ def find_everything(scene: Scene, run: EverythingRun, watch: Watch, speed: Mappi
     """
     parameters, tally, begin_ms = run.parameters, Tally(), watch.elapsed_ms
     crops = crops_of(*scene.shape, parameters.crop_n_layers, parameters.crop_overlap_ratio)
-    if len(crops) > 1 and scene.pixels is None:
-        raise UsageError("crops need the image", cure="Give it: everything(image, crop_n_layers=...)")
+    if len(crops) > 1:
+        scene.known_pixels()
     grids = parameters.grids()
     total = sum(len(grids[crop.layer]) for crop in crops)
     found: list[Candidate] = []

@@ -102,6 +102,13 @@ class EverythingParameters:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise UsageError(f"{name} is {value!r}", cure=f"Give a whole number, {least} or more", where=name)
+        if self.crop_n_layers > _MOST_CROP_LAYERS:
+            raise UsageError(
+                f"crop_n_layers is {self.crop_n_layers}, and the last layer would have {4**self.crop_n_layers:,} crops, "
+                "each of which goes through the encoder",
+                where="crop_n_layers",
+                cure=f"Give {_MOST_CROP_LAYERS} or less",
+            )
         for name in _NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
@@ -125,6 +132,7 @@ class EverythingParameters:
         )
 
 
+_MOST_CROP_LAYERS: Final = 5
 _LEAST: Final = {
     "points_per_side": 1,
     "points_per_batch": 1,
@@ -218,7 +226,8 @@ def run_of(options: Mapping[str, Any]) -> EverythingRun:
     """Returns the run that keyword arguments describe: those of `EverythingOptions`.
 
     Raises:
-        UsageError: A name that is not known, one thing under two names, or a value that means nothing.
+        TypeError: A name that is not known.
+        UsageError: One thing under two names, or a value that means nothing.
     """
     known = [*(field.name for field in fields(EverythingParameters)), *_RUN_OPTIONS]
     given: dict[str, Any] = {}
@@ -226,8 +235,9 @@ def run_of(options: Mapping[str, Any]) -> EverythingRun:
         meta = OTHER_NAMES.get(name, name)
         if meta not in known:
             near = difflib.get_close_matches(name, [*known, *OTHER_NAMES], n=1)
-            cure = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
-            raise UsageError(f"there is no option {name!r}", where="everything", cure=cure)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            # As Python says it of any function: the name is wrong, not the value.
+            raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
         if meta in given:
             other = next(o for o in options if o != name and OTHER_NAMES.get(o, o) == meta)
             raise UsageError(f"{other} and {name} are two names of the same", where="everything", cure="Give one")
