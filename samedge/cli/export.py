@@ -11,12 +11,17 @@ import typer
 def export(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint, or a known name such as sam_b.pt or mobile_sam.pt.")],
     format_: Annotated[str, typer.Option("--format", help="What to write: onnx.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="What the graphs compute in: fp32.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="What the graphs compute in: fp32, or int8 where masks stay and it is faster.")
+    ] = "fp32",
     io: Annotated[str, typer.Option(help="Names and shapes: native, meta or samexporter.")] = "native",
     opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 17,
     form: Annotated[
         str, typer.Option(help="Attention of the encoder: chunked (processors), mask or concat (compilers for GPUs).")
     ] = "chunked",
+    calib: Annotated[
+        str | None, typer.Option(help="Images for static int8 (OpenVINO, TensorRT): a folder, a file or a pattern.")
+    ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder of the bundle, or a file that ends with .samedge.")
     ] = None,
@@ -46,14 +51,18 @@ def export(
             io=io,
             opset=opset,
             form=form,
+            calib=calib,
             output=output,
             image_size=image_size,
             check=check,
             progress=progress,
         )
-    parity = bundle_manifest(path).parity
+    manifest = bundle_manifest(path)
+    parity = manifest.parity
     if check:
         Console(stderr=True).print(parity_table(parity))
+    for note in manifest.notes:
+        Console(stderr=True).print(f"{note[0].upper()}{note[1:]}.", markup=False, highlight=False)
     sys.stdout.write(f"{path}\n")
     sys.stdout.flush()
     if parity.verdict == "failed":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -19,14 +19,17 @@ from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
 from samedge.export.graphs import plan_graphs
 from samedge.export.onnx_file import save_graph
-from samedge.export.parity import compare
+from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.export.precision import Calibration, int8_encoder
 from samedge.export.probes import probe_set
 from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
 from samedge.export.staging import check_target, staged_bundle
 from samedge.export.trace import trace
 from samedge.models.encoder_forms import ENCODER_FORMS, EncoderForm
 from samedge.models.load import LoadedModel, load_model
-from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD
+from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.runtime.geometry import ImageGeometry, normalised_input
+from samedge.runtime.image import as_bgr
 from samedge.runtime.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -37,7 +40,8 @@ from samedge.runtime.manifest import (
     ParityRecord,
     encode_manifest,
 )
-from samedge.types import IOScheme, Precision
+from samedge.runtime.sources import find_images
+from samedge.types import Array, IOScheme, Precision
 
 ExportFormat: TypeAlias = Literal["onnx"]
 Progress: TypeAlias = Callable[[str, float], None]
@@ -57,6 +61,7 @@ def export_model(
     io: IOScheme = "native",
     opset: int = 17,
     form: EncoderForm = "chunked",
+    calib: str | Path | None = None,
     output: str | Path | None = None,
     image_size: int | None = None,
     check: bool = True,
@@ -67,11 +72,15 @@ def export_model(
     Args:
         model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
         format: What to write. "onnx" is the only one so far.
-        precision: What the graphs compute in. "fp32" is the only one so far.
+        precision: What the graphs compute in: "fp32", or "int8" for the linear layers of the encoder. int8 is used only
+            if its masks are the checkpoint's (`parity.INT8_THRESHOLDS`) and it is faster on this machine; otherwise the
+            encoder stays float32 and the manifest's notes say why.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
         opset: ONNX opset, 17 to 20.
         form: How the ViT encoder's global attention is laid out: "chunked" for processors; "mask" or, with less memory,
             "concat" for compilers that fuse attention. The numbers are the same.
+        calib: Image, folder or pattern to measure the ranges of static int8 on, which OpenVINO and TensorRT want.
+            Without it int8 is dynamic, for onnxruntime on processors.
         output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
             folder. An older bundle there is replaced.
         image_size: Side of the square input, px, for architectures whose weights do not tell it.
@@ -88,7 +97,7 @@ def export_model(
         ExportError: A graph could not be written, or something is in the way of the bundle.
         StorageError: The file system said no.
     """
-    _check_options(format, precision, io, opset, form)
+    _check_options(format, precision, io, opset, form, calib)
     report = progress or (lambda _step, _share: None)
     stem = Path(model).stem.replace(":", "-")
     target = Path(output) if output is not None else Path(default_name(stem, io))
@@ -97,9 +106,23 @@ def export_model(
     report("Reading the checkpoint", 0.0)
     loaded = load_model(model, image_size=image_size, progress=partial(_report_download, report, str(model)))
     record = describe_model(loaded)
+    calibration = None if calib is None else _calibration(calib, loaded.model)
     with staged_bundle(target) as stage:
-        graphs = _write_graphs(loaded, stage, stem, io, form, precision, opset, report)
-        parity = _check_parity(loaded, stage, graphs, io, report) if check else ParityRecord(verdict="unchecked")
+        graphs = _write_graphs(loaded, stage, stem, io, form, opset, report)
+        parity: ParityRecord | None = None
+        notes: tuple[str, ...] = ()
+        if precision == "int8":
+            judge = None
+            if check:
+                judge = partial(_judge_int8, loaded, stage, graphs, io, report)
+            plan = plan_graphs(loaded.model, io, form)[0]
+            step = partial(_report_within, report, 0.4, 0.6)
+            chosen = int8_encoder(graphs[0], plan, stage, stem, calibration, judge, step)
+            graphs, parity, notes = (chosen.graph, *graphs[1:]), chosen.parity, chosen.notes
+        if not check:
+            parity = ParityRecord(verdict="unchecked")
+        elif parity is None:
+            parity = _check_parity(loaded, stage, graphs, io, report)
         manifest = Manifest(
             schema=SCHEMA_VERSION,
             model=record,
@@ -114,6 +137,7 @@ def export_model(
             parity=parity,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=_versions(),
+            notes=notes,
         )
         path = stage / MANIFEST_NAME
         with storage_errors(path):
@@ -132,10 +156,26 @@ def default_name(stem: str, io: IOScheme) -> str:
     return f"{stem}-samedge" if io == "native" else f"{stem}-samedge-{io}"
 
 
-def _check_options(format_: str, precision: str, io: str, opset: int, form: str) -> None:
+def _report_within(report: Progress, start: float, length: float, step: str, share: float) -> None:
+    report(step, start + length * share)
+
+
+def _calibration(images: str | Path, sam: Sam) -> Calibration:
+    paths = find_images(Path(images))
+
+    def feeds() -> Iterator[dict[str, Array]]:
+        for path in paths:
+            bgr = as_bgr(path)
+            geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], sam.image_size)
+            yield {"image": normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD)}
+
+    return Calibration(feeds, len(paths))
+
+
+def _check_options(format_: str, precision: str, io: str, opset: int, form: str, calib: str | Path | None) -> None:
     for option, value, known in (
         ("format", format_, get_args(ExportFormat)),
-        ("precision", precision, ("fp32",)),
+        ("precision", precision, ("fp32", "int8")),
         ("io", io, get_args(IOScheme)),
         ("form", form, ENCODER_FORMS),
     ):
@@ -143,6 +183,10 @@ def _check_options(format_: str, precision: str, io: str, opset: int, form: str)
             raise UsageError(
                 f"there is no {option} {value!r}", where=f"--{option}", cure=f"Choose one of: {', '.join(known)}"
             )
+    if precision == "int8" and io == "samexporter":
+        raise UsageError("int8 is not written in the samexporter scheme", where="--io", cure="Choose native or meta")
+    if calib is not None and precision != "int8":
+        raise UsageError("images to calibrate with are for int8", where="--calib", cure="Add --precision int8")
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported", where="--opset", cure=f"Choose {OPSETS.start} to {OPSETS.stop - 1}"
@@ -155,7 +199,6 @@ def _write_graphs(
     stem: str,
     io: IOScheme,
     form: EncoderForm,
-    precision: Precision,
     opset: int,
     report: Progress,
 ) -> tuple[GraphRecord, ...]:
@@ -164,14 +207,38 @@ def _write_graphs(
     for done, plan in enumerate(plans):
         report(f"Writing the {plan.role.replace('_', ' ')}", 0.05 + 0.35 * done / len(plans))
         graph = trace(plan, opset)
-        records.append(save_graph(graph, plan, stage, stem, precision=precision, opset=opset))
+        records.append(save_graph(graph, plan, stage, stem, precision="fp32", opset=opset))
         del graph
         gc.collect()  # a traced model holds its weights in reference cycles
     return tuple(records)
 
 
+def _judge_int8(
+    loaded: LoadedModel,
+    stage: Path,
+    graphs: tuple[GraphRecord, ...],
+    io: IOScheme,
+    report: Progress,
+    encoder: GraphRecord,
+    backend: str,
+) -> ParityRecord:
+    """Compares the bundle with another encoder in place of its own."""
+    return _check_parity(
+        loaded, stage, (encoder, *graphs[1:]), io, report,
+        backend=backend, thresholds=INT8_THRESHOLDS, shown_only=True,
+    )  # fmt: skip
+
+
 def _check_parity(
-    loaded: LoadedModel, stage: Path, graphs: tuple[GraphRecord, ...], io: IOScheme, report: Progress
+    loaded: LoadedModel,
+    stage: Path,
+    graphs: tuple[GraphRecord, ...],
+    io: IOScheme,
+    report: Progress,
+    *,
+    backend: str = "onnxruntime",
+    thresholds: Mapping[str, float] = FP32_THRESHOLDS,
+    shown_only: bool = False,
 ) -> ParityRecord:
     sam = loaded.model
     probes = probe_set(sam.image_size, sam.embedding_size)
@@ -182,7 +249,7 @@ def _check_parity(
     report("Opening the graphs", 0.4)
     with ExitStack() as stack:
         engines: dict[GraphRole, Engine] = {
-            graph.role: stack.enter_context(open_engine(stage / graph.graph.file, backend="onnxruntime", device="cpu"))
+            graph.role: stack.enter_context(open_engine(stage / graph.graph.file, backend=backend, device="cpu"))
             for graph in graphs
         }
         encoder = engines["encoder"]
@@ -191,6 +258,8 @@ def _check_parity(
             GraphRunner(engines, io, sam.image_size, sam.embedding_size),
             probes,
             backend=f"{encoder.backend} {encoder.device}",
+            thresholds=thresholds,
+            shown_only=shown_only,
             progress=probed,
         )
 

@@ -19,7 +19,14 @@ EXTERNAL_DATA_BYTES: Final = 1_800_000_000
 
 
 def save_graph(
-    model: onnx.ModelProto, plan: GraphPlan, folder: Path, stem: str, *, precision: Precision, opset: int
+    model: onnx.ModelProto,
+    plan: GraphPlan,
+    folder: Path,
+    stem: str,
+    *,
+    precision: Precision,
+    opset: int,
+    variant: str | None = None,
 ) -> GraphRecord:
     """Saves a graph into a bundle's folder, checks the file, and returns its record.
 
@@ -30,6 +37,7 @@ def save_graph(
         stem: Beginning of the file name.
         precision: For the record.
         opset: For the record.
+        variant: For the record; the plan's if left out.
 
     Raises:
         ExportError: The file does not pass the ONNX checker.
@@ -65,9 +73,16 @@ def save_graph(
         inputs=inputs,
         outputs=outputs,
         nodes=nodes,
-        variant=plan.variant,
+        variant=variant or plan.variant,
         external_data=(file_record(data, folder),) if external else (),
     )
+
+
+def remove_graph(record: GraphRecord, folder: Path) -> None:
+    """Deletes the files of a graph that is not used after all."""
+    for file in record.files:
+        with storage_errors(folder / file.file):
+            (folder / file.file).unlink(missing_ok=True)
 
 
 def file_record(path: Path, folder: Path) -> FileRecord:

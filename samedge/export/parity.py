@@ -25,6 +25,10 @@ FP32_THRESHOLDS: Final[Mapping[str, float]] = {
 """Mean and worst mask IoU must be at least, errors at most this. float32 sums in another order, and nothing else, may
 differ."""
 
+INT8_THRESHOLDS: Final[Mapping[str, float]] = {"mask_iou_mean": 0.98, "mask_iou_decile": 0.95, "iou_error_max": 0.15}
+"""For int8, of the masks that a user is shown. The rounding of weights and activations moves borders by a pixel here
+and there, and small masks more than large ones: the mean and the worst tenth are judged, not the worst of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -74,6 +78,7 @@ def compare(
     *,
     backend: str,
     thresholds: Mapping[str, float] = FP32_THRESHOLDS,
+    shown_only: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ParityRecord:
     """Runs both on every probe and returns the verdict.
@@ -83,7 +88,9 @@ def compare(
         candidate: What is judged.
         probes: The probe set.
         backend: Name of the candidate's backend and device, for the record.
-        thresholds: As in `FP32_THRESHOLDS`.
+        thresholds: As in `FP32_THRESHOLDS`; what is not in it is not judged.
+        shown_only: Judge of each prompt's masks the one that a user is shown: for a click the reference's best of the
+            three ambiguous ones, otherwise the first. The others are weak answers that no one sees.
         progress: Called with the number of probes done.
     """
     worst = _Worst()
@@ -92,40 +99,66 @@ def compare(
         error = _max_difference(reference.embed(probe), candidate.embed(probe))
         worst.embedding_error = max(worst.embedding_error, error)
         for prompt in probe.prompts:
-            rows.append(_row(probe, prompt, reference, candidate, worst))
+            rows.append(_row(probe, prompt, reference, candidate, worst, shown_only=shown_only))
         if progress is not None:
             progress(done)
-    passed = (
-        min(worst.ious) >= thresholds["mask_iou_min"]
-        and float(np.mean(worst.ious)) >= thresholds["mask_iou_mean"]
-        and worst.iou_error <= thresholds["iou_error_max"]
-        and worst.embedding_error <= thresholds["embedding_error_max"]
+    figures = {
+        "mask_iou_mean": float(np.mean(worst.ious)),
+        "mask_iou_decile": float(np.quantile(worst.ious, 0.1)),
+        "mask_iou_min": min(worst.ious),
+        "iou_error_max": worst.iou_error,
+        "embedding_error_max": worst.embedding_error,
+    }
+    passed = all(
+        figures[name] <= limit if name.endswith("_max") else figures[name] >= limit
+        for name, limit in thresholds.items()
     )
     return ParityRecord(
         verdict="passed" if passed else "failed",
         backend=backend,
-        mask_iou_mean=float(np.mean(worst.ious)),
-        mask_iou_min=min(worst.ious),
-        iou_error_max=worst.iou_error,
-        embedding_error_max=worst.embedding_error,
+        **figures,
         low_res_error_max=worst.low_res_error,
         thresholds=dict(thresholds),
         rows=tuple(rows),
     )
 
 
-def _row(probe: Probe, prompt: ProbePrompt, reference: ProbeRunner, candidate: ProbeRunner, worst: _Worst) -> ParityRow:
+def _row(
+    probe: Probe,
+    prompt: ProbePrompt,
+    reference: ProbeRunner,
+    candidate: ProbeRunner,
+    worst: _Worst,
+    *,
+    shown_only: bool,
+) -> ParityRow:
     want, have = reference.decode(prompt), candidate.decode(prompt)
     ious: list[float] = []
     errors: list[float] = []
     for role, decoded in have.items():
-        ious.extend(_mask_ious(want[role].masks, decoded.masks))
-        errors.append(_max_difference(want[role].iou_predictions, decoded.iou_predictions))
-        error = _max_difference(want[role].low_res_masks, decoded.low_res_masks)
+        expected = want[role]
+        if shown_only:
+            shown = _shown(prompt, expected)
+            expected, decoded = _only(expected, shown), _only(decoded, shown)  # noqa: PLW2901
+        ious.extend(_mask_ious(expected.masks, decoded.masks))
+        errors.append(_max_difference(expected.iou_predictions, decoded.iou_predictions))
+        error = _max_difference(expected.low_res_masks, decoded.low_res_masks)
         worst.low_res_error = max(worst.low_res_error, error)
     worst.ious.extend(ious)
     worst.iou_error = max(worst.iou_error, *errors)
     return ParityRow(image=probe.name, prompt=prompt.kind, mask_iou=min(ious), iou_error=max(errors))
+
+
+def _shown(prompt: ProbePrompt, reference: Decoded) -> int:
+    """Returns which mask a user is shown: SAM's rule for ambiguous prompts is about single points."""
+    if len(reference.masks) == 1 or np.count_nonzero(prompt.labels >= 0) != 1:
+        return 0
+    return 1 + int(reference.iou_predictions[1:].argmax())
+
+
+def _only(decoded: Decoded, index: int) -> Decoded:
+    part = slice(index, index + 1)
+    return Decoded(decoded.low_res_masks[part], decoded.iou_predictions[part], decoded.masks[part])
 
 
 def _mask_ious(want: BoolArray, have: BoolArray) -> Iterator[float]:

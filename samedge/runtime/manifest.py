@@ -121,6 +121,7 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         verdict: "passed", "failed", or "unchecked" where the comparison was skipped.
         backend: The backend and device that ran the graphs.
         mask_iou_mean: Mean over probes of the intersection over union of the binary masks.
+        mask_iou_decile: A tenth of them are worse; 0 in bundles from before it was kept.
         mask_iou_min: The worst of them.
         iou_error_max: Largest absolute difference of the predicted IoUs.
         embedding_error_max: Largest absolute difference of the image embeddings.
@@ -132,6 +133,7 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdict: Verdict
     backend: str = ""
     mask_iou_mean: float = 0.0
+    mask_iou_decile: float = 0.0
     mask_iou_min: float = 0.0
     iou_error_max: float = 0.0
     embedding_error_max: float = 0.0
@@ -141,7 +143,10 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a bundle says about itself."""
+    """All that a bundle says about itself.
+
+    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
+    """
 
     schema: int
     model: ModelRecord
@@ -151,6 +156,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parity: ParityRecord
     created: str
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def has(self, *roles: GraphRole) -> bool:
         """Whether the bundle has a graph for each of the roles."""
