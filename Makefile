@@ -19,6 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 	# torch first and alone: pinned, so that nothing later asks for another build of it.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# A peer that tests run in a process of its own (AGPL-3.0): without what it would bring and does not need.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps ultralytics
 	@touch $(STAMP)
 
 lint: $(STAMP)

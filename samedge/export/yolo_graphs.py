@@ -1,0 +1,57 @@
+"""The graph of a YOLOv8 or FastSAM, with the names and shapes of Ultralytics' own exports.
+
+``images`` float32 ``[N, 3, H, W]`` RGB 0..1 to ``output0`` ``[N, 4 + C + M, A]`` and, where the model segments,
+``output1`` ``[N, M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from samedge.export.graphs import DynamicAxes, GraphPlan
+from samedge.models.yolo import Yolo
+from samedge.runtime.yolo_graph import INPUT, OUTPUT, PROTOTYPES
+
+_TRACED_SIDES: Final = (96, 160)
+"""Height and width to trace free sizes with: unequal, so that neither is taken for the other."""
+
+
+def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> GraphPlan:
+    """Returns the plan of the graph of a YOLO.
+
+    Args:
+        model: In evaluation mode.
+        image_size: (height, width) of the input, px, multiples of 32; what it is fixed to unless `dynamic`.
+        dynamic: Leave height and width free; the batch size is free in any case.
+    """
+    outputs = (OUTPUT, PROTOTYPES) if model.config.segments else (OUTPUT,)
+    axes: DynamicAxes = {name: {0: "batch"} for name in (INPUT, *outputs)}
+    if dynamic:
+        axes[INPUT] |= {2: "height", 3: "width"}
+        axes[OUTPUT] |= {2: "anchors"}
+        if model.config.segments:
+            axes[PROTOTYPES] |= {2: "mask_height", 3: "mask_width"}
+    height, width = _TRACED_SIDES if dynamic else image_size
+    return GraphPlan(
+        role="yolo",
+        module=model,
+        # Two images: a size of 1 could be taken for a constant.
+        example=(torch.zeros(2, 3, height, width),),
+        inputs=(INPUT,),
+        outputs=outputs,
+        dynamic_axes=axes,
+        output_shapes=_output_shapes(model, image_size, dynamic=dynamic),
+    )
+
+
+def _output_shapes(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> dict[str, tuple[int | str, ...]]:
+    config, (height, width) = model.config, image_size
+    anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
+    rows = 4 + config.classes + config.prototypes
+    shapes: dict[str, tuple[int | str, ...]] = {OUTPUT: ("batch", rows, "anchors" if dynamic else anchors)}
+    if config.segments:
+        sides = ("mask_height", "mask_width") if dynamic else (height // 4, width // 4)
+        shapes[PROTOTYPES] = ("batch", config.prototypes, *sides)
+    return shapes

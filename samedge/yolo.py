@@ -1,0 +1,307 @@
+"""`YOLO` and `FastSAM`: YOLOv8 detectors and segmenters and FastSAM, called as Ultralytics' users call them.
+
+They open checkpoints (exported once into the cache) and ONNX files, also those that Ultralytics exported. Running needs
+neither torch nor Ultralytics. Masks always have the size of the image, which Ultralytics calls ``retina_masks``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, overload
+
+from samedge.engines.registry import open_engine
+from samedge.errors import BundleError, ParityError, UsageError, missing_extra
+from samedge.runtime.detections import Thresholds
+from samedge.runtime.fastsam import choose, snap_to_border
+from samedge.runtime.image import ImageSource, as_bgr
+from samedge.runtime.onnx_metadata import read_onnx_metadata
+from samedge.runtime.prompt_shapes import PromptLike
+from samedge.runtime.results import Results
+from samedge.runtime.sources import Source, iter_sources
+from samedge.runtime.yolo_graph import PARITY, describe_yolo
+from samedge.runtime.yolo_predictor import YoloPredictor
+
+GRAPH_SUFFIXES: Final = (".onnx", ".engine", ".plan", ".xml")
+
+ImageSize: TypeAlias = "int | tuple[int, int] | None"
+
+
+class YOLO:
+    """A YOLOv8 detector or segmenter that can be called.
+
+    Args:
+        model: A checkpoint such as "yolov8n-seg.pt", which is exported once into the cache; a graph file; or
+            "seeded:yolov8n-seg" and the like, random weights of the true architecture.
+        task: "detect" or "segment"; the file tells it, so that it need not be given.
+        backend: As for `samedge.load`.
+        device: As for `samedge.load`.
+        threads: As for `samedge.load`.
+        force: Run a graph whose parity verdict is "failed" as well.
+
+    Raises:
+        UsageError: `task` is another.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "yolov8n.pt",
+        task: Literal["detect", "segment"] | None = None,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        force: bool = False,
+    ) -> None:
+        if task not in (None, "detect", "segment"):
+            raise UsageError(f"there is no task {task!r} here", cure="Choose detect or segment, or leave it out")
+        self.model = os.fspath(model)
+        self._task = task
+        self._backend = backend
+        self._device = device or None
+        self._threads = threads
+        self._force = force
+        self._predictor: YoloPredictor | None = None
+
+    @property
+    def predictor(self) -> YoloPredictor:
+        """The predictor behind this model; opened at the first use."""
+        if self._predictor is None:
+            path = Path(self.model) if self._is_graph() else _exported(self.model)
+            metadata = read_onnx_metadata(path) if path.suffix == ".onnx" else {}
+            if not self._force:
+                _check_parity(metadata, path)
+            with ExitStack() as stack:
+                engine = stack.enter_context(
+                    open_engine(path, backend=self._backend, device=self._device, threads=self._threads)
+                )
+                graph = describe_yolo(engine, metadata)
+                if self._task not in (None, graph.task):
+                    raise UsageError(
+                        f"the task is {self._task}, and this model does {graph.task}",
+                        where=path,
+                        cure="Leave the task out, or choose another model",
+                    )
+                stack.pop_all()  # the predictor closes it from now on
+            self._predictor = YoloPredictor(engine, graph)
+        return self._predictor
+
+    def _is_graph(self) -> bool:
+        return Path(self.model).suffix.lower() in GRAPH_SUFFIXES
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Names of the classes by number; empty where the graph does not tell them."""
+        return self.predictor.graph.names
+
+    @property
+    def task(self) -> str:
+        """What the model does: "detect" or "segment"."""
+        return self.predictor.graph.task
+
+    @overload
+    def predict(
+        self, source: Source, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None, max_det: int = 300,
+        classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True, retina_masks: bool = True,
+        stream: Literal[False] = False, verbose: bool = False,
+    ) -> list[Results]: ...  # fmt: skip
+
+    @overload
+    def predict(
+        self, source: Source, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None, max_det: int = 300,
+        classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True, retina_masks: bool = True,
+        stream: Literal[True], verbose: bool = False,
+    ) -> Iterator[Results]: ...  # fmt: skip
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        imgsz: ImageSize = None,
+        max_det: int = 300,
+        classes: Sequence[int] | None = None,
+        agnostic_nms: bool = False,
+        rect: bool = True,
+        retina_masks: bool = True,
+        stream: bool = False,
+        verbose: bool = False,
+    ) -> list[Results] | Iterator[Results]:
+        """Finds objects in images.
+
+        Args:
+            source: A path, folder, pattern, BGR array, PIL image, or a list of these.
+            conf: Keep boxes that score more.
+            iou: Of two boxes of one class that overlap by more, the one that scores less is dropped.
+            imgsz: Side of the input, or (height, width), px; the model's own if left out.
+            max_det: At most so many objects an image.
+            classes: Only these classes.
+            agnostic_nms: Boxes of different classes suppress each other too.
+            rect: Where the graph's input size is free, cut the padding down to what the stride needs.
+            retina_masks: Accepted for its name: masks have the size of the image in any case.
+            stream: Return a generator that works on one image after the other as it is read from.
+            verbose: Accepted for its name: nothing is printed in any case.
+
+        Raises:
+            UsageError: An option that means nothing, or a graph that takes no such image size.
+            ImageError: An image cannot be read.
+        """
+        thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
+        results = (self._find(image, thresholds, imgsz, rect) for image in iter_sources(source))
+        return results if stream else list(results)
+
+    __call__ = predict
+
+    def _find(self, image: ImageSource, thresholds: Thresholds, imgsz: ImageSize, rect: bool) -> Results:
+        path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
+        return self.predictor.predict(as_bgr(image), thresholds=thresholds, image_size=imgsz, rect=rect, path=path)
+
+    def export(
+        self,
+        format: Literal["onnx"] = "onnx",
+        *,
+        output: str | Path | None = None,
+        imgsz: ImageSize = None,
+        dynamic: bool = False,
+        opset: int = 17,
+        check: bool = True,
+    ) -> str:
+        """Exports the checkpoint as an ONNX file, and returns its path.
+
+        Args:
+            format: What to write. "onnx" is the only one so far.
+            output: As for `samedge.export.yolo_export.export_yolo`.
+            imgsz: Side of the input, or (height, width), px; the model's own if left out.
+            dynamic: Leave height and width free.
+            opset: ONNX opset.
+            check: Compare the graph with the torch model.
+
+        Raises:
+            UsageError: The model is a graph already, or the format is not known.
+            SamedgeError: As `export_yolo`.
+        """
+        if self._is_graph():
+            raise UsageError("this is a graph already", where=self.model, cure="Export from the checkpoint")
+        if format != "onnx":
+            raise UsageError(f"there is no format {format!r}", cure="Choose onnx")
+        try:
+            from samedge.export.yolo_export import export_yolo
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
+        path = export_yolo(self.model, output, image_size=imgsz, dynamic=dynamic, opset=opset, check=check)
+        return str(path)
+
+    def close(self) -> None:
+        """Frees the graph. The model can be called again; it is then opened anew."""
+        if self._predictor is not None:
+            self._predictor.close()
+            self._predictor = None
+
+
+class FastSAM(YOLO):
+    """FastSAM, or any YOLOv8 segmenter, with prompts: everything is segmented, then prompts choose among the masks."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "FastSAM-s.pt",
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        force: bool = False,
+    ) -> None:
+        super().__init__(model, "segment", backend=backend, device=device, threads=threads, force=force)
+
+    @overload
+    def predict(
+        self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
+        labels: PromptLike | None = None, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None,
+        max_det: int = 300, classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True,
+        retina_masks: bool = True, stream: Literal[False] = False, verbose: bool = False,
+    ) -> list[Results]: ...  # fmt: skip
+
+    @overload
+    def predict(
+        self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
+        labels: PromptLike | None = None, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None,
+        max_det: int = 300, classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True,
+        retina_masks: bool = True, stream: Literal[True], verbose: bool = False,
+    ) -> Iterator[Results]: ...  # fmt: skip
+
+    def predict(
+        self,
+        source: Source,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        imgsz: ImageSize = None,
+        max_det: int = 300,
+        classes: Sequence[int] | None = None,
+        agnostic_nms: bool = False,
+        rect: bool = True,
+        retina_masks: bool = True,
+        stream: bool = False,
+        verbose: bool = False,
+    ) -> list[Results] | Iterator[Results]:
+        """Segments images, and keeps what the prompts mean; everything where there are none.
+
+        Args:
+            source: As for `YOLO.predict`, and so are the other options.
+            bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``; each means the mask that overlaps it best.
+            points: (x, y) in px: ``(2,)`` or ``(P, 2)``; together they mean the masks that hold any of them.
+            labels: 1 inside, 0 outside (masks that hold such a point go), ``(P,)``; all 1 if left out.
+            conf: As there.
+            iou: As there.
+            imgsz: As there.
+            max_det: As there.
+            classes: As there.
+            agnostic_nms: As there.
+            rect: As there.
+            retina_masks: As there.
+            stream: As there.
+            verbose: As there.
+
+        Raises:
+            PromptError: A prompt cannot be used.
+            UsageError: An option that means nothing.
+            ImageError: An image cannot be read.
+        """
+        thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
+        results = (
+            choose(snap_to_border(self._find(image, thresholds, imgsz, rect)), bboxes, points, labels)
+            for image in iter_sources(source)
+        )
+        return results if stream else list(results)
+
+    __call__ = predict
+
+
+def _exported(model: str) -> Path:
+    if Path(model).is_dir():
+        raise BundleError("this is a folder, and a YOLO is one file", where=model, cure="Name the graph file in it")
+    try:
+        from samedge.export.yolo_export import cached_yolo
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
+    return cached_yolo(model)
+
+
+def _check_parity(metadata: Mapping[str, str], path: Path) -> None:
+    try:
+        record = json.loads(metadata.get(PARITY, "{}"))
+    except ValueError:
+        record = {}
+    if isinstance(record, dict) and record.get("verdict") == "failed":
+        raise ParityError(
+            "this graph does not give the checkpoint's boxes and masks",
+            where=path,
+            cure="Export it again, or load it with force=True to look at it",
+            **{name: value for name, value in record.items() if name != "where"},
+        )

@@ -1,0 +1,314 @@
+"""YOLO and FastSAM against Ultralytics' own package: files that it saved and exported, and what it says of images.
+
+The package is never imported here: a script runs it in a process of its own, once for all tests of this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import samedge
+from samedge.export.yolo_export import export_yolo
+from samedge.models.yolo import Yolo
+from samedge.models.yolo_configs import named_yolo_config, yolo_config
+from samedge.models.yolo_load import load_yolo
+from samedge.runtime.image import read_image
+from samedge.runtime.onnx_metadata import read_onnx_metadata
+from samedge.runtime.results import Results
+from samedge.yolo import YOLO, FastSAM
+
+SCRIPT = Path(__file__).with_name("ultralytics_reference.py")
+NOT_INSTALLED = 3
+ASSETS = Path(samedge.__file__).parent / "assets"
+SIDE = 320
+MAX_DET = 50
+SIZES = {"portrait": (333, 517), "landscape": (1080, 810), "thin": (700, 90), "small": (40, 57)}
+"""Width and height of the images, px."""
+MODELS = {
+    "segmenter": ("yolov8n-seg", 3),
+    "detector": ("yolov8s", 5),
+    "fastsam": ("yolov8n-seg", 1),
+    "deep": ("yolov8m-seg", 2),
+}
+PREDICTED = ("segmenter", "detector", "fastsam")
+NAMES = ("yolov8n", "yolov8s-seg", "yolov8m-seg", "yolov8l", "yolov8x-seg")
+PROMPTS: dict[str, dict[str, Any]] = {
+    "box": {"bboxes": [[60, 40, 200, 190]]},
+    "boxes": {"bboxes": [[60, 40, 200, 190], [150, 200, 320, 500], [-10, -10, 900, 900]]},
+    "point": {"points": [[150, 250]]},
+    "points": {"points": [[150, 250], [40, 400], [300, 100]], "labels": [1, 1, 0]},
+    "outside": {"points": [[150, 250], [40, 400]], "labels": [0, 0]},
+    "both": {"bboxes": [60, 40, 200, 190], "points": [[40, 400]], "labels": [1]},
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A folder with what the script left."""
+
+    folder: Path
+    images: dict[str, Path]
+
+    def model(self, name: str) -> Path:
+        return self.folder / f"{name}.pt"
+
+    def found(self, name: str, image: str) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """Boxes and masks of one image."""
+        with np.load(self.folder / f"{name}.npz") as arrays:
+            number = list(self.images).index(image)
+            return arrays[f"boxes{number}"], unpacked(arrays, number)
+
+
+def unpacked(arrays: Mapping[str, NDArray[Any]], number: int) -> NDArray[np.bool_] | None:
+    if f"masks{number}" not in arrays:
+        return None
+    count, height, width = arrays[f"shape{number}"]
+    return np.unpackbits(arrays[f"masks{number}"], count=count * height * width).reshape(count, height, width) > 0
+
+
+def job(reference: Reference) -> list[dict[str, Any]]:
+    at, images = reference.folder, [str(path) for path in reference.images.values()]
+    pictures = [str(ASSETS / name) for name in ("coffee.jpg", "scene.jpg")]
+    steps: list[dict[str, Any]] = [
+        {
+            "do": "make",
+            "model": model,
+            "classes": classes,
+            "seed": 1,
+            "images": pictures,
+            "path": str(reference.model(name)),
+        }
+        for name, (model, classes) in MODELS.items()
+    ]
+    np.save(at / "input.npy", np.random.default_rng(0).random((2, 3, 96, 160), np.float32))
+    for name in MODELS:
+        path = str(reference.model(name))
+        raw = str(at / f"{name}-raw.npz")
+        steps.append({"do": "forward", "path": path, "input": str(at / "input.npy"), "output": raw})
+        if name in PREDICTED:
+            steps.append(predict(path, images, at / f"{name}.npz", imgsz=SIDE))
+    segmenter, fastsam = str(reference.model("segmenter")), str(reference.model("fastsam"))
+    steps += [
+        predict(segmenter, images, at / "square.npz", imgsz=SIDE, rect=False),
+        predict(segmenter, images, at / "options.npz", imgsz=SIDE, iou=0.3, classes=[0, 2], max_det=7),
+        predict(segmenter, images, at / "agnostic.npz", imgsz=SIDE, agnostic_nms=True),
+        predict(segmenter, images, at / "oblong.npz", imgsz=[256, 416], rect=False),
+    ]
+    everything = {**predict(fastsam, images, at / "everything.npz", imgsz=SIDE), "fastsam": True}
+    steps.append(everything)
+    for name, prompts in PROMPTS.items():
+        step = predict(fastsam, images[:1], at / f"prompt-{name}.npz", imgsz=SIDE, **prompts)
+        steps.append({**step, "fastsam": True})
+    exports: dict[str, dict[str, Any]] = {
+        "fixed": {"imgsz": SIDE},
+        "free": {"imgsz": SIDE, "dynamic": True},
+        "suppressed": {"imgsz": SIDE, "nms": True},
+    }
+    for name, options in exports.items():
+        onnx = at / f"{name}.onnx"
+        steps.append({"do": "export", "path": segmenter, "options": options, "output": str(onnx)})
+        steps.append(predict(str(onnx), images, at / f"onnx-{name}.npz", imgsz=SIDE, task="segment"))
+    shapes = [[name, 1 if name.endswith("-seg") else 80] for name in NAMES]
+    steps.append({"do": "shapes", "models": shapes, "output": str(at / "shapes.json")})
+    return steps
+
+
+def predict(path: str, images: list[str], output: Path, **options: Any) -> dict[str, Any]:
+    return {
+        "do": "predict",
+        "path": path,
+        "images": images,
+        "options": {"max_det": MAX_DET, **options},
+        "output": str(output),
+    }
+
+
+def run(steps: list[dict[str, Any]], folder: Path) -> None:
+    (folder / "job.json").write_text(json.dumps(steps))
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder / "job.json")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == NOT_INSTALLED:
+        pytest.skip("ultralytics is not installed")
+    if done.returncode:
+        pytest.fail(f"the reference failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("ultralytics")
+    coffee = read_image(ASSETS / "coffee.jpg")
+    images = {}
+    for name, size in SIZES.items():
+        images[name] = folder / f"{name}.png"
+        cv2.imwrite(str(images[name]), cv2.resize(coffee, size))
+    made = Reference(folder, images)
+    run(job(made), folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def graphs(reference: Reference) -> Iterator[dict[str, YOLO]]:
+    """Our own export of each model, opened."""
+    models: dict[str, YOLO] = {}
+    for name in PREDICTED:
+        path = export_yolo(reference.model(name), reference.folder / f"{name}-ours.onnx", image_size=SIDE)
+        models[name] = FastSAM(path, threads=1) if name == "fastsam" else YOLO(path, threads=1)
+    yield models
+    for model in models.values():
+        model.close()
+
+
+def agree(ours: Results, boxes: NDArray[np.float32], masks: NDArray[np.bool_] | None, *, iou: float = 0.99) -> None:
+    """Every box of theirs is one of ours, and there are no others. Equal scores may stand in another order."""
+    assert ours.boxes is not None
+    assert len(ours) == len(boxes)
+    data, left = ours.boxes.data, list(range(len(boxes)))
+    for number, box in enumerate(boxes):
+        error = np.abs(data[left, :4] - box[:4]).max(1) + (data[left, 5] != box[5]) * 1e6
+        at = left.pop(int(error.argmin()))
+        assert np.abs(data[at, :4] - box[:4]).max() <= 0.5
+        assert abs(data[at, 4] - box[4]) <= 1e-4
+        assert data[at, 5] == box[5]
+        if masks is not None:
+            assert ours.masks is not None
+            mine = ours.masks.data[at]
+            assert mine.shape == masks[number].shape
+            assert (mine & masks[number]).sum() / (mine | masks[number]).sum() >= iou
+
+
+class TestFiles:
+    @pytest.mark.parametrize("name", MODELS)
+    def test_what_the_file_says(self, reference: Reference, name: str) -> None:
+        loaded = load_yolo(reference.model(name))
+        model, classes = MODELS[name]
+        assert loaded.name == model
+        assert loaded.names == {number: f"thing {number}" for number in range(classes)}
+        assert loaded.image_size == 640
+        assert not loaded.seeded
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_the_torch_model_gives_the_same_numbers(self, reference: Reference, name: str) -> None:
+        model = load_yolo(reference.model(name)).model
+        with torch.no_grad():
+            ours = [out.numpy() for out in model(torch.from_numpy(np.load(reference.folder / "input.npy")))]
+        with np.load(reference.folder / f"{name}-raw.npz") as theirs:
+            assert len(ours) == len(theirs)
+            wanted = list(theirs.values())
+        classes = 4 + MODELS[name][1]
+        assert ours[0].shape == wanted[0].shape
+        assert np.abs(ours[0][:, :4] - wanted[0][:, :4]).max() <= 0.2  # noise as input: the worst case
+        assert np.abs(ours[0][:, 4:classes] - wanted[0][:, 4:classes]).max() <= 1e-4
+        if len(wanted) > 1:
+            assert ours[1].shape == wanted[1].shape
+            assert (
+                np.abs(ours[0][:, classes:] - wanted[0][:, classes:]).max()
+                <= 1e-3 * np.abs(wanted[0][:, classes:]).max()
+            )
+            assert np.abs(ours[1] - wanted[1]).max() <= 1e-3 * np.abs(wanted[1]).max()
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_the_sizes_of_released_models(self, reference: Reference, name: str) -> None:
+        config = yolo_config(name[6], classes=1, segments=True) if name.endswith("-seg") else named_yolo_config(name)
+        with torch.device("meta"):
+            ours = {key: list(value.shape) for key, value in Yolo(config).state_dict().items()}
+        theirs = json.loads((reference.folder / "shapes.json").read_text())[name]
+        unfolded = {key: shape for key, shape in theirs.items() if ".bn." not in key}
+        biases = {key: shape for key, shape in ours.items() if key not in unfolded}
+        assert {key: shape for key, shape in ours.items() if key in unfolded} == unfolded
+        assert all(key.endswith(".conv.bias") for key in biases)
+        assert {key.replace(".conv.bias", ".bn.bias") for key in biases} == {
+            k for k in theirs if k.endswith(".bn.bias")
+        }
+
+
+class TestPredictions:
+    def test_the_reference_finds_something(self, reference: Reference) -> None:
+        boxes, masks = reference.found("segmenter", "landscape")
+        assert len(boxes) > 20
+        assert masks is not None
+        assert 0.002 < masks.mean() < 0.5
+        assert len(np.unique(boxes[:, 5])) > 1
+        assert boxes[:, 4].max() - boxes[:, 4].min() > 0.1
+
+    @pytest.mark.parametrize("image", SIZES)
+    @pytest.mark.parametrize("name", PREDICTED)
+    def test_boxes_scores_and_masks(self, reference: Reference, graphs: dict[str, YOLO], name: str, image: str) -> None:
+        model = graphs[name]
+        ours = YOLO.predict(model, reference.images[image], max_det=MAX_DET)[0]
+        agree(ours, *reference.found(name, image))
+        assert ours.names == model.names
+        assert (ours.masks is None) == (name == "detector" or not len(ours))
+        assert ours.path == str(reference.images[image])
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("square", {"rect": False}),
+            ("options", {"iou": 0.3, "classes": [0, 2], "max_det": 7}),
+            ("agnostic", {"agnostic_nms": True}),
+            ("oblong", {"imgsz": (256, 416), "rect": False}),
+        ],
+    )
+    @pytest.mark.parametrize("image", ["portrait", "landscape"])
+    def test_options(
+        self, reference: Reference, graphs: dict[str, YOLO], name: str, options: dict[str, Any], image: str
+    ) -> None:
+        agree(
+            graphs["segmenter"](reference.images[image], **{"max_det": MAX_DET, **options})[0],
+            *reference.found(name, image),
+        )
+
+    @pytest.mark.parametrize("image", SIZES)
+    @pytest.mark.parametrize("name", ["fixed", "free", "suppressed"])
+    def test_their_own_exports(self, reference: Reference, name: str, image: str) -> None:
+        model = YOLO(reference.folder / f"{name}.onnx", threads=1)
+        assert model.task == "segment"
+        assert model.names == {number: f"thing {number}" for number in range(3)}
+        assert model.predictor.graph.suppressed == (name == "suppressed")
+        assert model.predictor.graph.fixed_size == (name != "free")
+        agree(model(reference.images[image], max_det=MAX_DET)[0], *reference.found(f"onnx-{name}", image))
+
+    def test_our_exports_run_in_their_runtime(self, reference: Reference, graphs: dict[str, YOLO]) -> None:
+        path, output = reference.folder / "segmenter-ours.onnx", reference.folder / "theirs-on-ours.npz"
+        image = reference.images["portrait"]
+        run([predict(str(path), [str(image)], output, imgsz=SIDE, task="segment")], reference.folder)
+        with np.load(output) as arrays:
+            assert json.loads(str(arrays["names"])) == {"0": "thing 0", "1": "thing 1", "2": "thing 2"}
+            # They do not cut the padding of a graph whose metadata does not say that it is free in their own words.
+            boxes, masks = arrays["boxes0"], unpacked(arrays, 0)
+        candidates = [graphs["segmenter"](image, rect=rect, max_det=MAX_DET)[0] for rect in (True, False)]
+        agree(next(results for results in candidates if len(results) == len(boxes)), boxes, masks)
+        assert read_onnx_metadata(path)["author"] == "samedge"
+
+
+class TestFastSAM:
+    @pytest.mark.parametrize("image", SIZES)
+    def test_everything(self, reference: Reference, graphs: dict[str, YOLO], image: str) -> None:
+        agree(graphs["fastsam"](reference.images[image], max_det=MAX_DET)[0], *reference.found("everything", image))
+
+    @pytest.mark.parametrize("name", PROMPTS)
+    def test_prompts(self, reference: Reference, graphs: dict[str, YOLO], name: str) -> None:
+        model = graphs["fastsam"]
+        assert isinstance(model, FastSAM)
+        ours = model(reference.images["portrait"], max_det=MAX_DET, **PROMPTS[name])[0]
+        boxes, masks = reference.found(f"prompt-{name}", "portrait")
+        agree(ours, boxes, masks)
+        everything = model(reference.images["portrait"], max_det=MAX_DET)[0]
+        assert 0 < len(ours) < len(everything)
