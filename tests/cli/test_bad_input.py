@@ -178,7 +178,7 @@ def test_images_that_only_look_bad_work(program: Program, fake: Path, tmp_path: 
         (("--box", "0,0,9,9", "--box", "9,9,20,20", "--point", "3,3"), "one object only"),
         (("--multimask",), "there is no prompt"),
         (("--pred-iou-thresh", "nan"), "pred_iou_thresh is nan"),
-        (("--crop-n-layers", "9"), "the last layer would have 262,144 crops"),
+        (("--crop-n-layers", "9"), "its last layer would have 262,144 crops"),
     ],
 )
 def test_prompts(program: Program, fake: Path, photo: Path, prompts: tuple[str, ...], says: str) -> None:

@@ -104,7 +104,7 @@ class EverythingParameters:
                 raise UsageError(f"{name} is {value!r}", cure=f"Give a whole number, {least} or more", where=name)
         if self.crop_n_layers > _MOST_CROP_LAYERS:
             raise UsageError(
-                f"crop_n_layers is {self.crop_n_layers}, and the last layer would have {4**self.crop_n_layers:,} crops, "
+                f"crop_n_layers is {self.crop_n_layers}: its last layer would have {4**self.crop_n_layers:,} crops, "
                 "each of which goes through the encoder",
                 where="crop_n_layers",
                 cure=f"Give {_MOST_CROP_LAYERS} or less",
