@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from samedge.errors import UsageError
-from samedge.runtime.rle import decode_rle, encode_rle, encode_uncompressed_rle, rle_area, rle_to_box
+from samedge.runtime.rle import (
+    decode_rle,
+    encode_rle,
+    encode_rle_window,
+    encode_uncompressed_rle,
+    rle_area,
+    rle_holds,
+    rle_to_box,
+    uncompress_rle,
+)
 from samedge.types import BoolArray
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
@@ -120,3 +129,23 @@ def test_damaged_rle(rle: dict[str, object], says: str) -> None:
         decode_rle(rle)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 12))
+def test_a_window_of_a_mask(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    top, left = int(rng.integers(0, height)), int(rng.integers(0, width))
+    rows, columns = int(rng.integers(0, height - top + 1)), int(rng.integers(0, width - left + 1))
+    window = rng.random((rows, columns)) < rng.random()
+    mask = np.zeros((height, width), np.bool_)
+    mask[top : top + rows, left : left + columns] = window
+    assert encode_rle_window(window, top, left, (height, width)) == encode_rle(mask)
+    assert uncompress_rle(encode_rle(mask)) == encode_uncompressed_rle(mask)
+    y, x = np.mgrid[:height, :width].reshape(2, -1)
+    np.testing.assert_array_equal(rle_holds(encode_rle(mask), np.stack([x, y], axis=1)), mask[y, x])
+
+
+@pytest.mark.parametrize(("top", "left"), [(-1, 0), (0, -1), (3, 0), (0, 4)])
+def test_a_window_outside_of_its_mask(top: int, left: int) -> None:
+    with pytest.raises(UsageError, match=r"a window of 2 x 3 px at \(-?\d, -?\d\) does not lie in a mask of 5 x 5 px"):
+        encode_rle_window(np.ones((3, 2), np.bool_), top, left, (5, 5))
