@@ -148,7 +148,8 @@ class OrtEngine:
             return Availability(False, "the installation of onnxruntime is broken", _reinstall_cure())
         known = ort.get_available_providers()
         devices = tuple(name for name, provider in _PROVIDERS.items() if provider in known and name != "directml")
-        return Availability(True, f"onnxruntime {ort.__version__} with {', '.join(devices)}", devices=devices)
+        version = str(ort.__version__)
+        return Availability(True, f"onnxruntime {version} with {', '.join(devices)}", devices=devices, version=version)
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:

@@ -42,12 +42,14 @@ class Availability:
         reason: Version and devices if ok, otherwise the cause.
         cure: What to install or change; None if ok.
         devices: The devices that can be asked for, fastest first.
+        version: Of the runtime; None where it is not installed or does not say.
     """
 
     ok: bool
     reason: str
     cure: str | None = None
     devices: tuple[str, ...] = ()
+    version: str | None = None
 
 
 class RawEngine(Protocol):
@@ -191,7 +193,7 @@ class Engine:
                         have=have,
                         want=spec,
                     )
-            checked[name] = np.ascontiguousarray(array)
+            checked[name] = np.asarray(array, order="C")  # ascontiguousarray gives a scalar an axis
         return checked
 
     def close(self) -> None:

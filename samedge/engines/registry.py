@@ -43,6 +43,7 @@ class Backend:
 
 BACKENDS: Final = (  # order = the preference of "auto"
     Backend("onnxruntime", "samedge.engines.onnxruntime:OrtEngine", "cpu", (".onnx",), aliases=("ort",)),
+    Backend("openvino", "samedge.engines.openvino:OpenVinoEngine", "openvino", (".onnx", ".xml"), aliases=("ov",)),
     Backend("tensorrt", "samedge.engines.tensorrt:TensorRtEngine", "trt", (".engine", ".plan"), aliases=("trt",)),
     Backend(
         "tensorrt-rtx", "samedge.engines.tensorrt:TensorRtRtxEngine", "rtx", (".engine", ".plan"), aliases=("rtx",)
@@ -126,7 +127,9 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
         raise first
     # The first is the backend that would have been used: its kind of error it is.
     reasons = "; ".join(f"{name}: {error.what}" for name, error in failures)
-    raise type(first)(f"no backend here can open this graph ({reasons})", where=path, cure=first.cure) from first
+    raise type(first)(
+        f"no backend here can open this graph ({reasons})", where=path, cure=first.cure, **first.facts
+    ) from first
 
 
 def _open(backend: Backend, path: Path, options: EngineOptions) -> Engine:

@@ -120,10 +120,21 @@ def _check_convolution(feeds: Feeds, got: Feeds) -> None:
     np.testing.assert_allclose(got["y"][0], np.stack([want, want]), rtol=1e-5)
 
 
+def _scalar() -> onnx.ModelProto:
+    return _model(
+        [helper.make_node("Mul", ["x", "by"], ["y"])], {"x": (F32, ["n"]), "by": (F32, [])}, {"y": (F32, ["n"])}, {}
+    )
+
+
+def _check_scalar(feeds: Feeds, got: Feeds) -> None:
+    np.testing.assert_allclose(got["y"], feeds["x"] * feeds["by"], rtol=1e-6)
+
+
 MODELS = (
     TinyModel("affine", _affine, lambda: {"x": np.random.default_rng(0).random((2, 4), np.float32)}, _check_affine),
     TinyModel("mixed-dtypes", _mixed, _mixed_feeds, _check_mixed),
     TinyModel("empty-axis", _mixed, _no_points, _check_no_points),
+    TinyModel("scalar", _scalar, lambda: {"x": np.ones(3, np.float32), "by": np.array(2.5, np.float32)}, _check_scalar),
     TinyModel(
         "convolution",
         _convolution,
@@ -280,21 +291,20 @@ class TestContract:
             open_engine(path, backend=backend, device="cpu")
 
     def test_a_failure_while_running_is_an_error(self, backend: str, tmp_path: Path) -> None:
-        gather = _model(
-            [helper.make_node("Gather", ["data", "at"], ["y"])],
-            {"at": (I32, ["n"])},
-            {"y": (F32, ["n"])},
-            {"data": np.array([1, 2, 3], np.float32)},
+        add = _model(
+            [helper.make_node("Add", ["a", "b"], ["y"])],
+            {"a": (F32, ["n"]), "b": (F32, ["m"])},
+            {"y": (F32, ["k"])},
+            {},
         )
-        path = tmp_path / "gather.onnx"
-        onnx.save(gather, path)
+        path = tmp_path / "add.onnx"
+        onnx.save(add, path)
+        one, two, three = (np.ones(size, np.float32) for size in (1, 2, 3))
         with open_engine(path, backend=backend, device="cpu") as engine:
-            np.testing.assert_array_equal(
-                engine.run({"at": np.array([2, 0], np.int32)})["y"], np.array([3, 1], np.float32)
-            )
-            with pytest.raises(EngineError, match=r"gather.onnx"):
-                engine.run({"at": np.array([999], np.int32)})
-            np.testing.assert_array_equal(engine.run({"at": np.array([1], np.int32)})["y"], np.array([2], np.float32))
+            np.testing.assert_array_equal(engine.run({"a": two, "b": one})["y"], two * 2)
+            with pytest.raises(EngineError, match=r"add.onnx"):
+                engine.run({"a": two, "b": three})
+            np.testing.assert_array_equal(engine.run({"a": three, "b": three})["y"], three * 2)
 
     @pytest.mark.parametrize("device", ["abacus", "cuda:x", "cpu:1", "NoneSuchExecutionProvider"])
     def test_a_device_that_cannot_be_had_is_an_error(self, backend: str, device: str, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ class TestErrors:
             helper.make_model(graph, opset_imports=[helper.make_opsetid("", 999)], ir_version=8).SerializeToString()
         )
         with pytest.raises(EngineError, match=r"Update onnxruntime"):
-            open_engine(path)
+            open_engine(path, backend="onnxruntime")
 
     def test_a_graph_that_takes_strings_is_refused(self, tmp_path: Path) -> None:
         ports = [helper.make_tensor_value_info(name, TensorProto.STRING, [1]) for name in ("x", "y")]
@@ -261,7 +261,7 @@ class TestErrors:
         path = tmp_path / "strings.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
         with pytest.raises(EngineError, match=r"'x' is a tensor\(string\)"):
-            open_engine(path)
+            open_engine(path, backend="onnxruntime")
 
     def test_nothing_is_printed(self, identity: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         engine = open_engine(identity, device="cpu")
