@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from samedge.api import SAM
     from samedge.errors import SamedgeError
     from samedge.export.exporter import export_model
+    from samedge.runtime.everything.found import FoundMasks
     from samedge.runtime.load import load
     from samedge.runtime.predictor import Prediction, Predictor
     from samedge.runtime.results import Boxes, Masks, Results
@@ -29,6 +30,7 @@ _HOMES: Final = {
     "SAMPredictor": "samedge.sam_predictor",
     "SamedgeError": "samedge.errors",
     "export_model": "samedge.export.exporter",
+    "FoundMasks": "samedge.runtime.everything.found",
     "load": "samedge.runtime.load",
     "Prediction": "samedge.runtime.predictor",
     "Predictor": "samedge.runtime.predictor",
@@ -40,6 +42,7 @@ _HOMES: Final = {
 __all__ = [
     "SAM",
     "Boxes",
+    "FoundMasks",
     "Masks",
     "Prediction",
     "Predictor",

@@ -169,10 +169,10 @@ def _runs_of_window(window: BoolArray, top: int, left: int, shape: tuple[int, ..
     height, width = shape
     rows, columns = window.shape
     # Down each column of the window, with a pixel of background before and after it.
-    framed = np.zeros((columns, rows + 2), np.int8)
+    framed = np.zeros((columns, rows + 2), np.bool_)
     framed[:, 1:-1] = window.T
-    steps = np.diff(framed, axis=1).reshape(-1)
-    column, row = np.divmod(np.flatnonzero(steps), rows + 1)
+    changes = np.flatnonzero(framed[:, 1:] != framed[:, :-1])
+    column, row = np.divmod(changes, rows + 1)
     edges = ((left + column) * height + top + row).astype(np.int64)
     # A run that reaches the foot of a column and one that begins at the head of the next are one.
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
