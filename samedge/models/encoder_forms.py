@@ -82,26 +82,38 @@ class FoldedAttention(nn.Module):
         """Maps queries, keys and values ``[B, h, T, d]`` to ``[B, h, T, d]``."""
         side, heads, tokens = self.grid, self.heads, self.tokens
         grid = q.reshape(-1, heads, side, side, self.head_dim)
-        rows = (grid @ self.rows).reshape(-1, heads, tokens, side)
-        columns = (grid.transpose(2, 3) @ self.columns).transpose(2, 3).reshape(-1, heads, tokens, side)
+        rows, columns = grid @ self.rows, (grid.transpose(2, 3) @ self.columns).transpose(2, 3)
         if self.concat:
+            rows, columns = (part.reshape(-1, heads, tokens, side) for part in (rows, columns))
             return self._concatenated(q, k, v, rows, columns)
+        # In the shapes in which their sum is the bias, before they are split: a node less for every part.
+        rows, columns = rows.reshape(-1, heads, tokens, side, 1), columns.reshape(-1, heads, tokens, 1, side)
         keys = k.transpose(-2, -1)
         if not self.chunked:
-            bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).reshape(-1, heads, tokens, tokens)
-            return (q @ keys + bias).softmax(-1) @ v
-        by_head = zip(*(part.unbind(1) for part in (q, keys, v, rows, columns)), strict=True)
-        return torch.stack([self._by_rows(*head) for head in by_head], 1)
+            return self._attend(q, keys, v, rows, columns)
+        by_head = zip(*(torch.split(part, 1, 1) for part in (q, keys, v, rows, columns)), strict=True)
+        return torch.cat([self._by_queries(*head) for head in by_head], 1)
 
-    def _by_rows(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """One head: ``[B, T, ...]``."""
-        parts = []
-        for few, few_rows, few_columns in zip(
-            *(torch.split(part, CHUNK_QUERIES, 1) for part in (q, rows, columns)), strict=True
-        ):
-            bias = (few_rows.unsqueeze(-1) + few_columns.unsqueeze(-2)).reshape(-1, few.shape[1], self.tokens)
-            parts.append((few @ keys + bias).softmax(-1) @ v)
-        return torch.cat(parts, 1)
+    def _by_queries(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Attends some of the queries at a time."""
+        parts = zip(*(torch.split(part, CHUNK_QUERIES, 2) for part in (q, rows, columns)), strict=True)
+        return torch.cat([self._attend(few, keys, v, *biases) for few, *biases in parts], 2)
+
+    def _attend(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Attends R queries of H heads.
+
+        Args:
+            q: ``[B, H, R, d]``.
+            keys: ``[B, H, d, T]``.
+            v: ``[B, H, T, d]``.
+            rows: Bias of each query for each row of keys: ``[B, H, R, side, 1]``.
+            columns: Likewise for columns: ``[B, H, R, 1, side]``.
+
+        Returns:
+            ``[B, H, R, d]``.
+        """
+        bias = (rows + columns).reshape(-1, q.shape[1], q.shape[2], self.tokens)
+        return (q @ keys + bias).softmax(-1) @ v
 
     def _concatenated(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         long_q = torch.cat([q, rows, columns], -1)
