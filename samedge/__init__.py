@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from samedge.runtime.predictor import Prediction, Predictor
     from samedge.runtime.results import Boxes, Masks, Results
     from samedge.sam_predictor import SAMPredictor
+    from samedge.yolo import YOLO, FastSAM
 
 _HOMES: Final = {
+    "YOLO": "samedge.yolo",
+    "FastSAM": "samedge.yolo",
     "SAM": "samedge.api",
     "SAMPredictor": "samedge.sam_predictor",
     "SamedgeError": "samedge.errors",
@@ -41,7 +44,9 @@ _HOMES: Final = {
 
 __all__ = [
     "SAM",
+    "YOLO",
     "Boxes",
+    "FastSAM",
     "FoundMasks",
     "Masks",
     "Prediction",
