@@ -36,7 +36,7 @@ PROMPTS_OUTPUTS: Final = ("iou_predictions", "mask_weights", "attended_image")
 
 SPLIT_UP_TO_POINTS: Final = 24
 """Prompts of more points than this go through the whole graph: the split one works in the space of tokens, and its cost
-grows with their number, where that of the whole one hardly does. At 8 points it takes 0.58 of the whole graph's time, at
+grows with their number, where that of the whole one hardly does. At 8 points it takes 0.58 of the time of the whole, at
 16 points 0.75, and at some 27 as long (onnxruntime, one thread, 64 x 64 image tokens)."""
 
 
