@@ -18,6 +18,7 @@
     │   └── TensorMismatchError       … because names, shapes or dtypes do not fit the graph
     ├── ImageError                    an image that cannot be used
     ├── PromptError                   points, boxes, labels or masks that cannot be used
+    ├── BenchmarkError                something could not be measured
     └── CancelledError                the caller asked to stop, and it stopped
 
 Each carries what was wrong, where, and what to do about it. Facts (sizes, names, counts) stay attributes, so
@@ -128,6 +129,10 @@ class ImageError(SamedgeError):
 
 class PromptError(SamedgeError):
     """Points, boxes, labels or masks that cannot be used."""
+
+
+class BenchmarkError(SamedgeError):
+    """Something could not be measured."""
 
 
 class CancelledError(SamedgeError):
