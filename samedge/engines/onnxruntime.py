@@ -187,12 +187,22 @@ class OrtEngine:
 
 
 def _session(ort: Any, graph: str | bytes, target: _Target, threads: int) -> Any:
-    """Opens a session on the target; its providers are still to be checked."""
+    """Opens a session on the target; its providers are still to be checked.
+
+    The settings are for a box that does other work as well; ``docs/backends.md`` lists them with what they cost.
+    """
     options = ort.SessionOptions()
+    # A number of threads that is given, unlike onnxruntime's own, comes without binding them to cores: those of two
+    # sessions, or of two programs, would share the first ones.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # SAM's graphs are chains: there is nothing to run side by side
     # Threads that spin make the decoder's many small steps quick; between two calls they would only heat the board.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # The arena keeps what a run took for the next one. Without it every step asks the system anew: the encoder of ViT-B
+    # takes 1.7 times the CPU time, and peaks at 1087 MB instead of 825. To give it back after each run (225 MB there)
+    # costs every run 3 %, and leaves the peak as it is.
+    options.enable_cpu_mem_arena = True
     # The pattern of the first run becomes one block that the second run allocates beside what the arena already holds:
     # without it the encoders of ViT-B and MobileSAM peak at 813 and 318 MB instead of 1010 and 486.
     options.enable_mem_pattern = False

@@ -317,3 +317,21 @@ class TestSpecs:
         assert opened[-1]["options"].intra_op_num_threads == 3
         open_engine(identity, device="cpu")
         assert opened[-1]["options"].intra_op_num_threads == usable_cores()
+
+
+class TestSettings:
+    def test_are_those_that_the_documentation_lists(self, identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened: list[Any] = []
+
+        def session(_: object, options: Any, **__: object) -> FakeSession:
+            opened.append(options)
+            return FakeSession(["CPUExecutionProvider"])
+
+        monkeypatch.setattr("onnxruntime.InferenceSession", session)
+        open_engine(identity, backend="onnxruntime", device="cpu", threads=3)
+        options = opened[-1]
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+        assert options.enable_cpu_mem_arena
+        assert not options.enable_mem_pattern
