@@ -17,6 +17,8 @@ __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
     from samedge.api import SAM
+    from samedge.engines.decisions import kept_decisions
+    from samedge.engines.report import backends
     from samedge.errors import SamedgeError
     from samedge.export.exporter import export_model
     from samedge.runtime.everything.found import FoundMasks
@@ -32,6 +34,8 @@ _HOMES: Final = {
     "SAM": "samedge.api",
     "SAMPredictor": "samedge.sam_predictor",
     "SamedgeError": "samedge.errors",
+    "backends": "samedge.engines.report",
+    "kept_decisions": "samedge.engines.decisions",
     "export_model": "samedge.export.exporter",
     "FoundMasks": "samedge.runtime.everything.found",
     "load": "samedge.runtime.load",
@@ -55,7 +59,9 @@ __all__ = [
     "SAMPredictor",
     "SamedgeError",
     "__version__",
+    "backends",
     "export_model",
+    "kept_decisions",
     "load",
 ]
 

@@ -10,6 +10,9 @@ from hypothesis import settings
 # few cores are many times slower than none.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nothing is measured to choose a backend: it would say little here, and would be kept in the user's cache.
+os.environ["SAMEDGE_AUTO"] = "first"
+
 # No deadlines: how long an example takes says nothing on a shared machine. No example database: runs are reproducible.
 settings.register_profile("samedge", deadline=None, database=None, derandomize=True)
 settings.load_profile("samedge")

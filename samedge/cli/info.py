@@ -7,15 +7,50 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samedge.errors import UsageError
+
 if TYPE_CHECKING:
     from samedge.runtime.manifest import Manifest, ModelRecord
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Bundle, checkpoint, or known name.")],
+    model: Annotated[str | None, typer.Argument(help="Bundle, checkpoint, or known name.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    backends: Annotated[
+        bool, typer.Option("--backends", help="Show the backends here, and which one each graph was given and why.")
+    ] = False,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Of --backends: table, markdown, csv or json.")
+    ] = None,
 ) -> None:
-    """Shows model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity."""
+    """Shows model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
+    if backends:
+        _show_backends(model, "json" if json else "table", format_)
+    elif model is None:
+        raise UsageError("there is nothing to show", cure="Name a bundle or a checkpoint, or give --backends")
+    elif format_ is not None:
+        raise UsageError("--format belongs to --backends", cure="Leave it out, or give --json for JSON")
+    else:
+        _show_model(model, json)
+
+
+def _show_backends(model: str | None, default: str, form: str | None) -> None:
+    from samedge.cli.backends_tables import backends_table, decisions_table
+    from samedge.cli.table_formats import print_tables
+    from samedge.engines.decisions import kept_decisions
+    from samedge.engines.report import backends
+
+    if model is not None:
+        raise UsageError("--backends shows no model", where=model, cure="Ask for one or the other")
+    tables = [backends_table(backends())]
+    decisions = kept_decisions()
+    form = form or default
+    if decisions or form == "json":
+        tables.append(decisions_table(decisions))
+    print_tables(tables, form)
+
+
+def _show_model(model: str, json: bool) -> None:
     import msgspec
 
     from samedge.api import SAM, is_bundle

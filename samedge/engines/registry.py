@@ -27,6 +27,8 @@ class Backend:
         extra: The extra of this package that installs what the backend needs.
         suffixes: Suffixes of the graph files that it opens.
         aliases: Other names that users may know it by.
+        measured: Kinds of devices that are compared by measuring; those that take minutes to open a graph, or compute
+            in another precision than it is written in, have to be asked for.
     """
 
     name: str
@@ -34,16 +36,35 @@ class Backend:
     extra: str
     suffixes: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
     def factory(self) -> RawEngineFactory:
         """Imports the backend's module and returns its class."""
         module, _, name = self.target.partition(":")
         return cast("RawEngineFactory", getattr(import_module(module), name))
 
+    def cure(self, found: Availability) -> str:
+        """Returns what to do where the backend does not work."""
+        return found.cure or f"Install it with: pip install 'samedge[{self.extra}]'"
+
 
 BACKENDS: Final = (  # order = the preference of "auto"
-    Backend("onnxruntime", "samedge.engines.onnxruntime:OrtEngine", "cpu", (".onnx",), aliases=("ort",)),
-    Backend("openvino", "samedge.engines.openvino:OpenVinoEngine", "openvino", (".onnx", ".xml"), aliases=("ov",)),
+    Backend(
+        "onnxruntime",
+        "samedge.engines.onnxruntime:OrtEngine",
+        "cpu",
+        (".onnx",),
+        aliases=("ort",),
+        measured=("cuda", "rocm", "dml", "cpu"),
+    ),
+    Backend(
+        "openvino",
+        "samedge.engines.openvino:OpenVinoEngine",
+        "openvino",
+        (".onnx", ".xml"),
+        aliases=("ov",),
+        measured=("gpu", "cpu"),
+    ),
     Backend("tensorrt", "samedge.engines.tensorrt:TensorRtEngine", "trt", (".engine", ".plan"), aliases=("trt",)),
     Backend(
         "tensorrt-rtx", "samedge.engines.tensorrt:TensorRtRtxEngine", "rtx", (".engine", ".plan"), aliases=("rtx",)
@@ -138,7 +159,7 @@ def _open(backend: Backend, path: Path, options: EngineOptions) -> Engine:
     if not found.ok:
         raise BackendUnavailableError(
             f"the backend {backend.name!r} does not work here: {found.reason}",
-            cure=found.cure or f"Install it with: pip install 'samedge[{backend.extra}]'",
+            cure=backend.cure(found),
             backend=backend.name,
         )
     return Engine(factory(path, options), backend=backend.name, name=path.name)

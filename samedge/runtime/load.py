@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, open_engine
+from samedge.engines.selection import open_fastest
 from samedge.errors import IntegrityError
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
@@ -27,7 +28,9 @@ def load(
 
     Args:
         bundle: The folder or ``.samedge`` file that ``samedge export`` wrote.
-        backend: "auto" for the first that works here, or the name of one.
+        backend: "auto" for the fastest that works here, or the name of one. Where there are several, "auto" measures
+            them once for each bundle and machine (about 20 s) and keeps the result; see `samedge.kept_decisions`, and
+            ``$SAMEDGE_AUTO`` to turn it off.
         device: "cpu", "cuda", "cuda:1", or a backend's own name for a device. A device that was named is used or is an
             error. None lets the backend choose.
         threads: CPU threads; None for all physical cores.
@@ -44,12 +47,27 @@ def load(
     opened = open_bundle(bundle, force=force)
     manifest = opened.manifest
     with ExitStack() as stack:
-        encoder = open_engine(opened.graph_path("encoder"), backend=backend, device=device, threads=threads)
+        encoder = _open_encoder(opened, backend, device, threads)
         stack.callback(encoder.close)
         check_graph(manifest.graph("encoder"), encoder)
         predictor = Predictor(manifest, encoder, _open_decoder(opened, encoder, threads, stack))
         stack.pop_all()
     return predictor
+
+
+def _open_encoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:
+    """Opens the encoder, which takes most of the time: by name, or where it is fastest."""
+    path = opened.graph_path("encoder")
+    if backend != AUTO:
+        return open_engine(path, backend=backend, device=device, threads=threads)
+    side = opened.manifest.input.image_size
+    return open_fastest(
+        path,
+        sha256=opened.manifest.graph("encoder").graph.sha256,
+        device=device,
+        threads=threads,
+        sizes={"height": side, "width": side},
+    )
 
 
 def _open_decoder(opened: Bundle, encoder: Engine, threads: int | None, stack: ExitStack) -> Decoder:

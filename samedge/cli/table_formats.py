@@ -1,0 +1,84 @@
+"""One table, in the four forms that people and programs read: a table on the terminal, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from samedge.errors import UsageError
+
+FORMATS: Final = ("table", "markdown", "csv", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTable:
+    """Rows of one kind.
+
+    Attributes:
+        title: What the rows are.
+        columns: Their names.
+        rows: A text for each column.
+        records: The same with full values, for JSON.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    records: Sequence[Mapping[str, object]]
+
+
+def print_tables(tables: Sequence[PlainTable], form: str) -> None:
+    """Writes tables to stdout.
+
+    Args:
+        tables: JSON holds each under its title, CSV has them one after the other with an empty line between.
+        form: One of `FORMATS`.
+
+    Raises:
+        UsageError: There is no such form.
+    """
+    if form == "json":
+        document = {table.title: list(table.records) for table in tables}
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    elif form == "csv":
+        sys.stdout.write("\n".join(_csv(table) for table in tables))
+    elif form == "markdown":
+        sys.stdout.write("\n".join(_markdown(table) for table in tables))
+    elif form == "table":
+        console = Console()
+        for table in tables:
+            console.print(_rich(table))
+    else:
+        raise UsageError(f"there is no format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+
+
+def _rich(table: PlainTable) -> Table:
+    shown = Table(title=escape(table.title), title_justify="left")
+    for name in table.columns:
+        shown.add_column(escape(name), overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(escape(value) for value in row))
+    return shown
+
+
+def _csv(table: PlainTable) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return text.getvalue()
+
+
+def _markdown(table: PlainTable) -> str:
+    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
+    cells = (" | ".join(" ".join(value.replace("|", "\\|").split()) for value in line) for line in lines)
+    return f"**{table.title}**\n\n" + "".join(f"| {line} |\n" for line in cells)
