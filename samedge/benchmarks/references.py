@@ -73,7 +73,7 @@ def torchvision() -> Any:
     _libraries.append(library)
     module = import_module("torchvision")
     # Only after the import: registrations made during it need operators that are not declared here.
-    module.extension._has_ops = lambda: True
+    module.extension._has_ops = lambda: True  # noqa: SLF001
     return module
 
 

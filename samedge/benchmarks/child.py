@@ -1,0 +1,104 @@
+"""A call in a child process of its own: for what one process can be asked only once, such as its peak memory.
+
+The call is named, ``module:function``, and its arguments and result are JSON. The result comes back in a file, so that
+whatever libraries write to stdout does no harm.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+
+from samedge import errors
+from samedge.errors import BenchmarkError, SamedgeError
+
+_SHOWN: Final = 3  # last lines of what a child that died wrote
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the child does, and where it writes the answer."""
+
+    target: str
+    arguments: dict[str, Any]
+    answer: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What it says: a result, or an error of this package by the name of its class."""
+
+    result: Any = None
+    error: str = ""
+    what: str = ""
+    where: str | None = None
+    cure: str | None = None
+
+
+def find_target(target: str) -> Callable[..., Any]:
+    """Returns the function of a name such as ``package.module:function``.
+
+    Raises:
+        BenchmarkError: There is none.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return cast("Callable[..., Any]", getattr(import_module(module), name))
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise BenchmarkError(f"there is nothing to call: {error}", where=target) from error
+
+
+def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
+    """Returns what a function returns, called in a new process.
+
+    Args:
+        target: ``module:function``.
+        arguments: Its keyword arguments, as JSON.
+
+    Raises:
+        SamedgeError: As the function raises it.
+        BenchmarkError: The process died.
+    """
+    with tempfile.TemporaryDirectory(prefix="samedge-child-") as folder:
+        answer = Path(folder) / "answer.json"
+        job = msgspec.json.encode(Job(target, dict(arguments), str(answer))).decode()
+        done = subprocess.run(
+            [sys.executable, "-m", "samedge.benchmarks.child"], input=job, capture_output=True, text=True, check=False
+        )
+        if not answer.is_file():
+            raise _death(target, done.returncode, done.stderr)
+        said = msgspec.json.decode(answer.read_bytes(), type=Answer)
+    if said.error:
+        kind = getattr(errors, said.error, SamedgeError)
+        raise kind(said.what, where=said.where, cure=said.cure)
+    return said.result
+
+
+def _death(target: str, status: int, stderr: str) -> BenchmarkError:
+    last = " / ".join(stderr.strip().splitlines()[-_SHOWN:])
+    why = f"it ended with status {status}: {last}"
+    cure = None
+    if status < 0:
+        why = f"it was ended by {signal.Signals(-status).name}"
+        cure = "If memory ran out, measure a smaller model or leave out the row"
+    return BenchmarkError(f"a process that measures gave no answer; {why}", where=target, cure=cure, status=status)
+
+
+def serve() -> None:
+    """Does the job that is on stdin."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    try:
+        answer = Answer(result=find_target(job.target)(**job.arguments))
+    except SamedgeError as error:
+        answer = Answer(error=type(error).__name__, what=error.what, where=error.where, cure=error.cure)
+    Path(job.answer).write_bytes(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    serve()
