@@ -150,7 +150,7 @@ def test_what_was_opened_is_closed_when_the_rest_fails(
     monkeypatch.setattr(module, "open_engine", open_engine)
     replace_graph(folder, broken, inputs={})
     with pytest.raises(IntegrityError):
-        load(folder)
+        load(folder, "onnxruntime")
     assert len(opened) == {"encoder": 1, "decoder_context": 2, "decoder_masks": 4}[broken]
     assert all(engine.closed for engine in opened)
 
@@ -172,7 +172,7 @@ class TestSplitDecoder:
     def test_the_whole_graph_is_opened_for_many_points_only(self, folder: Path, opened: list[str]) -> None:
         split = [f"small.decoder.{name}.onnx" for name in ("context", "prompts", "masks")]
         random = np.random.default_rng(1)
-        with load(folder, threads=1) as predictor:
+        with load(folder, "onnxruntime", threads=1) as predictor:
             predictor.set_image(IMAGE)
             few = SPLIT_UP_TO_POINTS - 1  # one padding point is added
             predictor.predict(points=random.uniform(0, 50, (1, few, 2)))
