@@ -193,3 +193,8 @@ def write_bundle(source: str, folder: str, precision: str, form: str, pictures: 
 
     arguments: dict[str, Any] = {"precision": precision, "form": form, "calib": pictures}
     export_model(source, output=Path(folder) / _BUNDLE, check=False, **arguments)
+
+
+def graph_bytes(folder: Path) -> int:
+    """Returns the size of an exported graph and its weights: of all files in a folder but arrays."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".npy")

@@ -224,3 +224,9 @@ def reference_of(source: str) -> tuple[Any, SamConfig]:
         state = checkpoint.state if isinstance(config.encoder, TinyViTConfig) else found.state
     build = reference_mobile_sam if isinstance(config.encoder, TinyViTConfig) else reference_sam
     return build(state, config).requires_grad_(requires_grad=False), config
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets on how many CPU threads torch runs; None leaves it as it is."""
+    if threads is not None:
+        torch.set_num_threads(threads)

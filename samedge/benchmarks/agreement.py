@@ -1,0 +1,132 @@
+"""How far two ways of segmenting agree: masks against masks, and embeddings against embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from samedge.engines.registry import open_engine
+from samedge.runtime.bundle import open_bundle
+from samedge.types import Array, BoolArray, FloatArray
+
+
+def mask_ious(ours: Sequence[BoolArray], theirs: Sequence[BoolArray]) -> FloatArray:
+    """Returns the IoU of each mask with each, float32 ``[ours, theirs]``; 1 where both are empty.
+
+    Args:
+        ours: bool ``[H, W]`` each.
+        theirs: Of the same shape.
+    """
+    if not ours or not theirs:
+        return np.zeros((len(ours), len(theirs)), np.float32)
+    a = np.stack(ours).reshape(len(ours), -1).astype(np.float32)
+    b = np.stack(theirs).reshape(len(theirs), -1).astype(np.float32)
+    shared = a @ b.T
+    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
+    return np.where(union == 0, np.float32(1), shared / np.maximum(union, 1)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a set of masks compares with a wanted one.
+
+    Attributes:
+        wanted: How many masks there should be.
+        found: How many there are.
+        recalled: How many of the wanted have one that is alike.
+        confirmed: How many of the found are like a wanted one.
+        worst: The lowest of the wanted masks' best IoUs; 1 where none are wanted.
+    """
+
+    wanted: int
+    found: int
+    recalled: int
+    confirmed: int
+    worst: float
+
+    def __add__(self, other: Agreement) -> Agreement:
+        """Both together, as of two images."""
+        return Agreement(
+            self.wanted + other.wanted,
+            self.found + other.found,
+            self.recalled + other.recalled,
+            self.confirmed + other.confirmed,
+            min(self.worst, other.worst),
+        )
+
+    @property
+    def recall(self) -> float:
+        """Share of the wanted masks that were found; 1 where none are wanted."""
+        return self.recalled / self.wanted if self.wanted else 1.0
+
+    @property
+    def precision(self) -> float:
+        """Share of the found masks that are wanted; 1 where none were found."""
+        return self.confirmed / self.found if self.found else 1.0
+
+
+def agreement(found: Sequence[BoolArray], wanted: Sequence[BoolArray], iou: float) -> Agreement:
+    """Compares two sets of masks of one image.
+
+    Args:
+        found: bool ``[H, W]`` each.
+        wanted: Of the same shape.
+        iou: From which IoU on two masks are alike.
+    """
+    ious = mask_ious(found, wanted)
+    best_of_wanted, best_of_found = ious.max(axis=0, initial=0.0), ious.max(axis=1, initial=0.0)
+    return Agreement(
+        wanted=len(wanted),
+        found=len(found),
+        recalled=int((best_of_wanted >= iou).sum()),
+        confirmed=int((best_of_found >= iou).sum()),
+        worst=float(best_of_wanted.min(initial=1.0)),
+    )
+
+
+def largest_difference(ours: Array, theirs: Array) -> float:
+    """Returns the largest absolute difference of two arrays of one shape."""
+    return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
+
+
+def prompted_masks(source: str, bundle: str, backend: str, threads: int | None) -> dict[str, Any]:
+    """Compares the masks of a bundle with those of its checkpoint in torch, on the probe set of the export.
+
+    Called in a child process: it needs torch.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of the checkpoint.
+        bundle: Path of its bundle.
+        backend: Which runs the bundle, on the CPU.
+        threads: CPU threads; None for all physical cores.
+
+    Returns:
+        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown.
+    """
+    from samedge.export.parity import INT8_THRESHOLDS, compare
+    from samedge.export.probes import probe_set
+    from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
+    from samedge.models.load import load_model
+
+    sam = load_model(source).model
+    opened = open_bundle(bundle, force=True)
+    with ExitStack() as stack:
+        engines = {
+            graph.role: stack.enter_context(
+                open_engine(opened.graph_path(graph.role), backend=backend, device="cpu", threads=threads)
+            )
+            for graph in opened.manifest.graphs
+        }
+        parity = compare(
+            TorchRunner(sam, judged_roles(engines)),
+            GraphRunner(engines, opened.manifest.io, sam.image_size, sam.embedding_size),
+            probe_set(sam.image_size, sam.embedding_size),
+            backend=backend,
+            thresholds=INT8_THRESHOLDS,
+            shown_only=True,
+        )
+    return {"mean": parity.mask_iou_mean, "decile": parity.mask_iou_decile, "worst": parity.mask_iou_min}

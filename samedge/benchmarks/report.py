@@ -1,0 +1,214 @@
+"""The report as people and programs read it: a table on the terminal, Markdown, CSV and JSON.
+
+What a cell says is decided once, in `COLUMNS`, for terminal and Markdown; CSV has one number a column.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from samedge.benchmarks.measure import Spread
+from samedge.benchmarks.results import AT_LEAST, Goal, Outcome, Report, Row
+from samedge.errors import storage_errors
+
+NAME: Final = "targets"
+FORMATS: Final = (".md", ".csv", ".json")
+
+_UNITS: Final = {"speed": "x", "first": "x", "second": "x", "peak_gb": " GB", "import_ms": " ms", "first_mask_s": " s"}
+_WORDS: Final = {
+    "speed": "speed", "memory": "RSS", "file": "file", "peak_gb": "RSS", "error": "error", "recall": "recall",
+    "precision": "precision", "first": "first call", "second": "second call", "import_ms": "time",
+    "first_mask_s": "time",
+}  # fmt: skip
+_NOTHING: Final = "–"
+
+
+def spread_text(spread: Spread, unit: str, scale: float = 1.0) -> str:
+    """Returns a median and, in brackets, between which values eight of ten lie; and how many are outliers."""
+    low, middle, high = (_short(value * scale) for value in (spread.low, spread.median, spread.high))
+    outliers = f", {spread.outliers} outlier{'s' if spread.outliers > 1 else ''}" if spread.outliers else ""
+    return f"{middle}{unit} ({low}–{high}{outliers})"
+
+
+def _short(value: float) -> str:
+    """Three digits, but never fewer than the whole ones."""
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+
+
+def _pair(ours: float | None, baseline: float | None) -> str:
+    """Two sizes in bytes as MB, and their ratio."""
+    if ours is None:
+        return _NOTHING
+    text = f"{_short(ours / 1e6)}"
+    return text if baseline is None else f"{text} / {_short(baseline / 1e6)} ({ours / baseline:.2f})"
+
+
+def _what(row: Row) -> str:
+    return f"{row.what}: {row.model}" if row.model != _NOTHING else row.what
+
+
+def _ratio(row: Row) -> str:
+    if row.own_ratio is not None:
+        return spread_text(row.own_ratio, "x")
+    return _NOTHING if row.timing is None else spread_text(row.timing.ratio, "x")
+
+
+def _cpu_ratio(row: Row) -> str:
+    return _NOTHING if row.timing is None else f"{_short(row.timing.cpu_ratio.median)}x"
+
+
+def _time(row: Row) -> str:
+    if row.timing is None or row.baseline_timing is None:
+        return _NOTHING
+    return f"{_short(row.timing.wall.median * 1e3)} / {_short(row.baseline_timing.wall.median * 1e3)}"
+
+
+def _memory(row: Row) -> str:
+    baseline = row.baseline_memory
+    return _pair(row.memory.peak if row.memory else None, baseline.peak if baseline else None)
+
+
+def _iou(row: Row) -> str:
+    if row.mask_iou is None:
+        return _NOTHING
+    return f"{row.mask_iou:.4f}"
+
+
+def _goal(goal: Goal) -> str:
+    sign = "≥" if goal.figure in AT_LEAST else "≤"
+    shown = f"1/{_short(1 / goal.reach).rstrip('0').rstrip('.')}" if _is_share(goal) else f"{goal.reach:g}"
+    return f"{_WORDS[goal.figure]} {sign} {shown}{_UNITS.get(goal.figure, '')}"
+
+
+def _is_share(goal: Goal) -> bool:
+    return goal.figure in ("memory", "file") and goal.reach < 0.5
+
+
+def _met(outcome: Outcome) -> str:
+    if outcome.met is None or outcome.value is None:
+        return "not measured"
+    said = "yes" if outcome.met else "no"
+    if outcome.stretch_met:
+        said = "yes, and stretch"
+    value = f"{outcome.value:.1e}" if outcome.goal.figure == "error" else _short(outcome.value)
+    return f"{said} ({value}{_UNITS.get(outcome.goal.figure, '')})"
+
+
+COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
+    ("what", _what),
+    ("baseline", lambda row: row.baseline),
+    ("ours", lambda row: f"skipped: {row.skipped}" if row.skipped else row.ours),
+    ("ratio (p10–p90)", _ratio),
+    ("CPU ratio", _cpu_ratio),
+    ("ms, ours / baseline", _time),
+    ("peak RSS, MB, ours / baseline (ratio)", _memory),
+    ("file, MB, ours / baseline (ratio)", lambda row: _pair(row.bytes, row.baseline_bytes)),
+    ("error", lambda row: _NOTHING if row.error is None else f"{row.error:.1e}"),
+    ("mask IoU", _iou),
+    ("reach", lambda row: "\n".join(_goal(outcome.goal) for outcome in row.outcomes)),
+    ("met", lambda row: "\n".join(_NOTHING if row.skipped else _met(outcome) for outcome in row.outcomes)),
+)
+
+
+def rich_table(rows: Sequence[Row]) -> Table:
+    """Returns the table as a terminal shows it."""
+    table = Table(title="targets", title_justify="left", show_lines=True)
+    for heading, _ in COLUMNS:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        lost = any(outcome.met is False for outcome in row.outcomes)
+        style = "dim" if row.skipped else "yellow" if lost else None
+        table.add_row(*(escape(cell(row)) for _, cell in COLUMNS), style=style)
+    return table
+
+
+def markdown(report: Report) -> str:
+    """Returns the report as Markdown: the table, the notes of each row, and where it was measured."""
+    lines = [" | ".join(heading for heading, _ in COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    lines += [" | ".join(_markdown_cell(cell(row)) for _, cell in COLUMNS) for row in report.rows]
+    text = "# Targets\n\n" + "".join(f"| {line} |\n" for line in lines)
+    noted = [row for row in report.rows if row.notes]
+    if noted:
+        text += "\n## Notes\n\n" + "".join(f"- {_what(row)}, {row.ours}: {'; '.join(row.notes)}.\n" for row in noted)
+    text += "\n## Where and how\n\n" + "".join(
+        f"- {name}: {value}\n" for name, value in {**report.machine, **report.settings}.items()
+    )
+    return text
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")
+
+
+def flat(row: Row) -> dict[str, str | float | int | None]:
+    """Returns a row as one number, or one word, a column."""
+    values: dict[str, str | float | int | None] = {
+        "row": row.row,
+        "what": row.what,
+        "model": row.model,
+        "baseline": row.baseline,
+        "ours": row.ours,
+        "skipped": row.skipped,
+    }
+    spreads = {
+        "ratio": row.own_ratio or (row.timing.ratio if row.timing else None),
+        "cpu_ratio": row.timing.cpu_ratio if row.timing else None,
+        "seconds": row.timing.wall if row.timing else None,
+        "cpu_seconds": row.timing.cpu if row.timing else None,
+        "baseline_seconds": row.baseline_timing.wall if row.baseline_timing else None,
+        "baseline_cpu_seconds": row.baseline_timing.cpu if row.baseline_timing else None,
+    }
+    for name, spread in spreads.items():
+        for field in ("median", "low", "high", "count", "outliers"):
+            values[f"{name}_{field}"] = None if spread is None else getattr(spread, field)
+    for name, memory in (("memory", row.memory), ("baseline_memory", row.baseline_memory)):
+        values[f"{name}_loaded"] = memory.loaded if memory else None
+        values[f"{name}_peak"] = memory.peak if memory else None
+    values |= {
+        "bytes": row.bytes,
+        "baseline_bytes": row.baseline_bytes,
+        "error": row.error,
+        "mask_iou": row.mask_iou,
+        "goals": len(row.outcomes),
+        "goals_met": sum(outcome.met is True for outcome in row.outcomes),
+    }
+    return values
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Returns rows as CSV, one line each."""
+    text = io.StringIO()
+    lines = [flat(row) for row in rows]
+    writer = csv.DictWriter(text, list(lines[0]) if lines else ["row"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Writes the report in all formats, in place of an older one, and returns the paths.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    from samedge.engines.whole_files import write_whole
+
+    document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), document), strict=True))
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, text in texts.items():
+        path = folder / f"{NAME}{suffix}"
+        write_whole(path, text.encode())
+        paths.append(path)
+    return paths

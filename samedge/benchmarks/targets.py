@@ -1,0 +1,105 @@
+"""The table of targets: which rows there are, with which weights, and what is wanted of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from samedge.benchmarks.bench import Bench
+from samedge.benchmarks.decoder_rows import decoder_rows
+from samedge.benchmarks.encoder_rows import encoder_rows
+from samedge.benchmarks.everything_rows import everything_rows
+from samedge.benchmarks.results import Goal, Row, judged
+from samedge.benchmarks.start_rows import import_rows, start_rows
+from samedge.errors import UsageError
+
+Measure: TypeAlias = Callable[[Bench, str, Sequence[str]], Iterator[Row]]
+"""Yields the wanted rows of a group for one model; those that share a baseline are timed together."""
+
+VIT_B: Final = "seeded:sam_vit_b"
+MOBILE_SAM: Final = "seeded:mobile_sam"
+DEMO: Final = "sam_demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A row of the table.
+
+    Attributes:
+        name: What ``--rows`` takes.
+        measure: The group that it belongs to.
+        models: Weights: random ones where only speed and memory count.
+        goals: What is wanted.
+    """
+
+    name: str
+    measure: Measure
+    models: tuple[str, ...]
+    goals: tuple[Goal, ...]
+
+
+_DECODER_GOALS: Final = (Goal("speed", 1.9, 3.0), Goal("error", 1e-5))
+
+TARGETS: Final = (
+    Target("encoder", encoder_rows, (VIT_B,), (Goal("memory", 1 / 5, 1 / 7), Goal("speed", 1.1, 1.3))),
+    Target(
+        "encoder-int8", encoder_rows, (VIT_B,), (Goal("speed", 1.7, 2.4), Goal("memory", 1 / 6), Goal("file", 1 / 2.9))
+    ),
+    Target("encoder-openvino", encoder_rows, (VIT_B,), (Goal("speed", 1.15, 1.3),)),
+    Target("encoder-openvino-int8", encoder_rows, (VIT_B,), (Goal("speed", 2.0, 2.6),)),
+    Target("encoder-best", encoder_rows, (MOBILE_SAM,), (Goal("speed", 1.35, 2.0), Goal("memory", 0.55))),
+    Target("decoder-1", decoder_rows, (MOBILE_SAM,), _DECODER_GOALS),
+    Target("decoder-8", decoder_rows, (MOBILE_SAM,), _DECODER_GOALS),
+    Target("decoder-16", decoder_rows, (MOBILE_SAM,), _DECODER_GOALS),
+    Target(
+        "everything-exact",
+        everything_rows,
+        (DEMO, VIT_B),
+        (Goal("speed", 4.0, 6.0), Goal("peak_gb", 1.5), Goal("recall", 1.0), Goal("precision", 1.0)),
+    ),
+    Target("everything-fast", everything_rows, (DEMO, VIT_B), (Goal("speed", 12.0, 25.0), Goal("recall", 0.95))),
+    Target("first-call", start_rows, (MOBILE_SAM, VIT_B), (Goal("first", 1.5, 1.2), Goal("second", 1.5, 1.2))),
+    Target("first-mask", start_rows, (MOBILE_SAM, VIT_B), (Goal("first_mask_s", 2.0),)),
+    Target("import", import_rows, ("–",), (Goal("import_ms", 100.0),)),
+)
+ROWS: Final = tuple(target.name for target in TARGETS)
+
+
+def chosen_targets(rows: Sequence[str]) -> tuple[Target, ...]:
+    """Returns the targets of these names, in the order of the table; all for none.
+
+    Raises:
+        UsageError: There is no such row.
+    """
+    for name in rows:
+        if name not in ROWS:
+            raise UsageError(f"there is no row {name!r}", where="--rows", cure=f"Choose of: {', '.join(ROWS)}")
+    return tuple(target for target in TARGETS if not rows or target.name in rows)
+
+
+def measure_targets(bench: Bench, rows: Sequence[str] = ()) -> Iterator[Row]:
+    """Yields the rows of the table as they are measured, judged.
+
+    Args:
+        bench: How to measure.
+        rows: Names; none for all.
+
+    Raises:
+        UsageError: There is no such row.
+        SamedgeError: A bundle could not be made.
+    """
+    targets = chosen_targets(rows)
+    goals = {target.name: target.goals for target in targets}
+    for measure in dict.fromkeys(target.measure for target in targets):
+        group = [target for target in targets if target.measure is measure]
+        for model in dict.fromkeys(model for target in group for model in _models(bench, target)):
+            wanted = [target.name for target in group if model in _models(bench, target)]
+            for row in measure(bench, model, wanted):
+                yield judged(row, goals[row.row])
+
+
+def _models(bench: Bench, target: Target) -> tuple[str, ...]:
+    if target.measure is import_rows:
+        return target.models
+    return bench.settings.models or target.models
