@@ -40,13 +40,15 @@ class Agreement:
         recalled: How many of the wanted have one that is alike.
         confirmed: How many of the found are like a wanted one.
         worst: The lowest of the wanted masks' best IoUs; 1 where none are wanted.
+        iou_sum: The sum of them.
     """
 
-    wanted: int
-    found: int
-    recalled: int
-    confirmed: int
-    worst: float
+    wanted: int = 0
+    found: int = 0
+    recalled: int = 0
+    confirmed: int = 0
+    worst: float = 1.0
+    iou_sum: float = 0.0
 
     def __add__(self, other: Agreement) -> Agreement:
         """Both together, as of two images."""
@@ -56,7 +58,13 @@ class Agreement:
             self.recalled + other.recalled,
             self.confirmed + other.confirmed,
             min(self.worst, other.worst),
+            self.iou_sum + other.iou_sum,
         )
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of the wanted masks' best IoUs; 1 where none are wanted."""
+        return self.iou_sum / self.wanted if self.wanted else 1.0
 
     @property
     def recall(self) -> float:
@@ -85,6 +93,7 @@ def agreement(found: Sequence[BoolArray], wanted: Sequence[BoolArray], iou: floa
         recalled=int((best_of_wanted >= iou).sum()),
         confirmed=int((best_of_found >= iou).sum()),
         worst=float(best_of_wanted.min(initial=1.0)),
+        iou_sum=float(best_of_wanted.sum()),
     )
 
 

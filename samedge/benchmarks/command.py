@@ -14,12 +14,16 @@ from rich.text import Text
 
 from samedge.benchmarks.artefacts import Artefacts
 from samedge.benchmarks.bench import Bench, Settings
+from samedge.benchmarks.everything_rows import DEMO
 from samedge.benchmarks.facts import is_busy, measured_where
 from samedge.benchmarks.measure import WARM_UPS
 from samedge.benchmarks.report import rich_table, write_report
 from samedge.benchmarks.results import SCHEMA, Report, Row
-from samedge.benchmarks.targets import DEMO, ROWS, chosen_targets, measure_targets
+from samedge.benchmarks.targets import ROWS, chosen_targets, measure_targets
 from samedge.errors import SamedgeError, UsageError
+
+_WIDTH = 240
+"""Columns where stdout is no terminal."""
 
 app = typer.Typer(
     name="samedge.benchmarks",
@@ -89,7 +93,8 @@ def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) 
     with screen:
         bench = Bench(settings, Artefacts(say=screen.say), screen.say)
         for row in measure_targets(bench, rows):
-            report = msgspec.structs.replace(report, rows=(*report.rows, row))
+            rows_so_far = sorted((*report.rows, row), key=lambda row: ROWS.index(row.row))
+            report = msgspec.structs.replace(report, rows=tuple(rows_so_far))
             screen.show(report.rows)
             if output is not None:
                 write_report(report, output)
@@ -115,7 +120,7 @@ class _Screen:
             self._refresh()
             self._live.stop()
         elif self._rows:
-            Console(width=240).print(rich_table(self._rows))
+            Console(width=_WIDTH).print(rich_table(self._rows, _WIDTH))
 
     def warn(self, sentence: str) -> None:
         """Writes a sentence to stderr."""
@@ -137,7 +142,9 @@ class _Screen:
 
     def _refresh(self) -> None:
         if self._live is not None:
-            self._live.update(Group(rich_table(self._rows), Text(self._sentence, style="dim")), refresh=True)
+            self._live.update(
+                Group(rich_table(self._rows, self._console.width), Text(self._sentence, style="dim")), refresh=True
+            )
 
 
 def _split(values: list[str] | None) -> list[str]:

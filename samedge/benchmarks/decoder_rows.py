@@ -14,7 +14,6 @@ from samedge.benchmarks.bench import Bench
 from samedge.benchmarks.measure import Contender
 from samedge.benchmarks.results import Row
 from samedge.benchmarks.variants import Variant
-from samedge.errors import BenchmarkError, MissingExtraError
 from samedge.runtime.bundle import open_bundle
 from samedge.runtime.manifest import SPLIT_ROLES
 
@@ -38,13 +37,8 @@ def decoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Ro
         return
     bundle = bench.artefacts.bundle(model, form=bench.settings.form)
     manifest = open_bundle(bundle, force=True, verify=False).manifest
-    try:
-        meta = bench.artefacts.meta_decoder(model)
-        embedding = bench.artefacts.plain_encoder(model, manifest.input.image_size) / "embedding.npy"
-    except (MissingExtraError, BenchmarkError) as missing:
-        for name in rows:
-            yield Row(row=name, what=_what(name), model=model, baseline=BASELINE, ours="", skipped=str(missing))
-        return
+    meta = bench.artefacts.meta_decoder(model)
+    embedding = bench.artefacts.plain_encoder(model, manifest.input.image_size) / "embedding.npy"
     for name in rows:
         shared: dict[str, Any] = {
             "embedding": str(embedding), "prompts": PROMPTS[name], "threads": bench.settings.threads,
@@ -57,16 +51,14 @@ def decoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Ro
         )
         ours = {**shared, "bundle": str(bundle), "backend": "onnxruntime"}
         split = Variant("split decoder in onnxruntime", "decoder", ours)
-        once = Variant("… with what is done once an image", "decoder", {**ours, "whole_image": True})
+        once = Variant("split decoder with its work once an image", "decoder", {**ours, "whole_image": True})
         memory = {variant.name: bench.memory(variant) for variant in (theirs, split)}
         calls = {variant.name: variant.open() for variant in (theirs, split, whole, once)}
         error = largest_difference(calls[split.name](), calls[theirs.name]()[:, 1:])
         timings = bench.interleave([Contender(variant, call) for variant, call in calls.items()])
         yield Row(
             row=name,
-            what=_what(name),
             model=model,
-            baseline=BASELINE,
             ours=split.name,
             baseline_timing=timings[BASELINE],
             timing=timings[split.name],
@@ -85,8 +77,3 @@ def decoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Ro
                 "ours is timed through Predictor.predict, theirs is the session alone",
             ),
         )
-
-
-def _what(name: str) -> str:
-    count = PROMPTS[name]
-    return f"decoder, {count} prompt{'s' if count > 1 else ''} of one point"

@@ -6,16 +6,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from samedge.benchmarks.agreement import Agreement, agreement
 from samedge.benchmarks.artefacts import PICTURES
 from samedge.benchmarks.bench import Bench
 from samedge.benchmarks.measure import Contender
 from samedge.benchmarks.results import Row
 from samedge.benchmarks.variants import Variant
-from samedge.errors import MissingExtraError
 from samedge.models.weights import SEEDED
 from samedge.runtime.everything.found import FoundMasks
 
+DEMO: Final = "sam_demo"
+"""Small enough for the whole grid of Meta's defaults."""
 BASELINE: Final = "Meta's generator in torch"
 MODES: Final = {"everything-exact": "exact", "everything-fast": "fast"}
 
@@ -23,9 +26,10 @@ _SAME: Final = 0.99
 _ALIKE: Final = 0.9
 _TRAINED: Final = {"points_per_side": 32, "pred_iou_thresh": 0.55, "stability_score_thresh": 0.75}
 """sam_demo is rarely as sure as Meta's thresholds want: with those of 0.88 and 0.95 hardly a mask would stay."""
-_SEEDED: Final = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.5}
-"""The masks of random weights are noise around a threshold: with these, some stay and most do not."""
-_WHAT: Final = {"exact": "everything, equal masks", "fast": "everything, adaptive grid"}
+_SURE: Final = 0.3
+_STABLE: Final = 0.5
+"""Of random weights' masks: thresholds are chosen so that such a share is sure enough, and of those such a share
+stable. Fixed ones would drop all of them, or none."""
 
 
 def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
@@ -40,12 +44,12 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
     if not rows:
         return
     settings = bench.settings
+    bundle = bench.artefacts.bundle(model, form=settings.form)
     options: dict[str, Any] = dict(_TRAINED)
-    if model != settings.masks_of:
+    if model != DEMO:
         options |= {"points_per_side": settings.everything_points}
     if model.startswith(SEEDED):
-        options |= _SEEDED
-    bundle = bench.artefacts.bundle(model, form=settings.form)
+        options |= _thresholds(bench, str(bundle), settings.everything_points)
 
     def theirs(picture: Path) -> Variant:
         arguments = {"source": model, "image": str(picture), "options": options, "threads": settings.threads}
@@ -60,13 +64,8 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
 
     first = PICTURES[0]
     memory = {mode: bench.memory(ours(mode, first)) for mode in rows.values()}
-    try:
-        baseline_memory = bench.memory(theirs(first))
-        contenders = [Contender(BASELINE, theirs(first).open())]
-    except MissingExtraError as error:
-        for name, mode in rows.items():
-            yield Row(row=name, what=_WHAT[mode], model=model, baseline=BASELINE, ours="", skipped=str(error))
-        return
+    baseline_memory = bench.memory(theirs(first))
+    contenders = [Contender(BASELINE, theirs(first).open())]
     contenders += [Contender(mode, ours(mode, first).open()) for mode in rows.values()]
     timings = bench.interleave(contenders)
     contenders.clear()
@@ -78,17 +77,16 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
         statistics = found[mode][0].statistics
         yield Row(
             row=name,
-            what=_WHAT[mode],
             model=model,
-            baseline=BASELINE,
             ours=f"{mode} mode in onnxruntime",
             baseline_timing=timings[BASELINE],
             timing=timings[mode],
             baseline_memory=baseline_memory,
             memory=memory[mode],
+            mask_iou=agreed.mean_iou if agreed.wanted else None,
             figures={
-                "recall": agreed.recall,
-                "precision": agreed.precision,
+                # Where there are no masks, nothing was recalled and nothing missed.
+                **({"recall": agreed.recall, "precision": agreed.precision} if agreed.wanted else {}),
                 "worst_mask_iou": agreed.worst,
                 "masks": agreed.found,
                 "points": statistics.points,
@@ -106,8 +104,29 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
         )
 
 
+def _thresholds(bench: Bench, bundle: str, points_per_side: int) -> dict[str, float]:
+    """Returns thresholds at which some masks of random weights stay and most do not, as of trained ones."""
+    bench.say("Looking for thresholds at which some masks stay")
+    options = {
+        "points_per_side": points_per_side, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0
+    }  # fmt: skip
+    arguments = {
+        "bundle": bundle, "image": str(PICTURES[0]), "options": options, "mode": "exact", "backend": "onnxruntime",
+        "threads": bench.settings.threads,
+    }  # fmt: skip
+    found: FoundMasks = Variant("all masks", "everything", arguments).open()()
+    if not len(found):
+        return {}
+    sure = float(np.quantile(found.predicted_iou, 1 - _SURE).round(4))
+    stable = found.stability_score[found.predicted_iou > sure]
+    return {
+        "pred_iou_thresh": sure,
+        "stability_score_thresh": round(float(np.quantile(stable, 1 - _STABLE)), 4) if len(stable) else 0.0,
+    }
+
+
 def _against_meta(found: Sequence[FoundMasks], generators: Sequence[Variant]) -> Agreement:
-    total = Agreement(0, 0, 0, 0, 1.0)
+    total = Agreement()
     for ours, generator in zip(found, generators, strict=True):
         records = generator.open()()
         total += agreement(list(ours.iter_masks()), [record["segmentation"] for record in records], _SAME)
@@ -115,7 +134,7 @@ def _against_meta(found: Sequence[FoundMasks], generators: Sequence[Variant]) ->
 
 
 def _against_exact(found: Sequence[FoundMasks], exact: Sequence[FoundMasks]) -> Agreement:
-    total = Agreement(0, 0, 0, 0, 1.0)
+    total = Agreement()
     for ours, wanted in zip(found, exact, strict=True):
         total += agreement(list(ours.iter_masks()), list(wanted.iter_masks()), _ALIKE)
     return total

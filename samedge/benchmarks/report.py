@@ -9,14 +9,15 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 from rich.markup import escape
 from rich.table import Table
 
 from samedge.benchmarks.measure import Spread
-from samedge.benchmarks.results import AT_LEAST, Goal, Outcome, Report, Row
+from samedge.benchmarks.results import AT_LEAST, Figure, Goal, Outcome, Report, Row
+from samedge.engines.whole_files import write_whole
 from samedge.errors import storage_errors
 
 NAME: Final = "targets"
@@ -119,15 +120,25 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
 )
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
-    """Returns the table as a terminal shows it."""
+_TELLING: Final = ("what", "ours", "ratio (p10–p90)", "error", "reach", "met")
+_WIDE: Final = 180
+
+
+def rich_table(rows: Sequence[Row], width: int) -> Table:
+    """Returns the table as a terminal shows it.
+
+    Args:
+        rows: What was measured.
+        width: Columns of the terminal. On a narrow one, only what tells most is shown.
+    """
     table = Table(title="targets", title_justify="left", show_lines=True)
-    for heading, _ in COLUMNS:
+    columns = [column for column in COLUMNS if width >= _WIDE or column[0] in _TELLING]
+    for heading, _ in columns:
         table.add_column(heading, overflow="fold")
     for row in rows:
         lost = any(outcome.met is False for outcome in row.outcomes)
         style = "dim" if row.skipped else "yellow" if lost else None
-        table.add_row(*(escape(cell(row)) for _, cell in COLUMNS), style=style)
+        table.add_row(*(escape(cell(row)) for _, cell in columns), style=style)
     return table
 
 
@@ -139,9 +150,8 @@ def markdown(report: Report) -> str:
     noted = [row for row in report.rows if row.notes]
     if noted:
         text += "\n## Notes\n\n" + "".join(f"- {_what(row)}, {row.ours}: {'; '.join(row.notes)}.\n" for row in noted)
-    text += "\n## Where and how\n\n" + "".join(
-        f"- {name}: {value}\n" for name, value in {**report.machine, **report.settings}.items()
-    )
+    for title, facts in (("Where", report.machine), ("How", report.settings)):
+        text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
     return text
 
 
@@ -171,13 +181,13 @@ def flat(row: Row) -> dict[str, str | float | int | None]:
         for field in ("median", "low", "high", "count", "outliers"):
             values[f"{name}_{field}"] = None if spread is None else getattr(spread, field)
     for name, memory in (("memory", row.memory), ("baseline_memory", row.baseline_memory)):
-        values[f"{name}_loaded"] = memory.loaded if memory else None
-        values[f"{name}_peak"] = memory.peak if memory else None
+        values[f"{name}_bytes_loaded"] = memory.loaded if memory else None
+        values[f"{name}_bytes_peak"] = memory.peak if memory else None
     values |= {
         "bytes": row.bytes,
         "baseline_bytes": row.baseline_bytes,
-        "error": row.error,
         "mask_iou": row.mask_iou,
+        **{figure: row.figures.get(figure) for figure in get_args(Figure)},
         "goals": len(row.outcomes),
         "goals_met": sum(outcome.met is True for outcome in row.outcomes),
     }
@@ -200,8 +210,6 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     Raises:
         StorageError: The file system said no.
     """
-    from samedge.engines.whole_files import write_whole
-
     document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
     texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), document), strict=True))
     with storage_errors(folder):

@@ -56,10 +56,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         row: Name of the row, as ``--rows`` takes it.
-        what: What is measured.
         model: Weights.
-        baseline: What it is compared with.
         ours: What is compared.
+        what: What is measured.
+        baseline: What it is compared with.
         skipped: Why nothing was measured; empty if it was.
         baseline_timing: Times of the baseline.
         timing: Times of ours; its ratio is that to the baseline.
@@ -76,10 +76,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     row: str
-    what: str
     model: str
-    baseline: str
     ours: str
+    what: str = ""
+    baseline: str = ""
     skipped: str = ""
     baseline_timing: Timing | None = None
     timing: Timing | None = None

@@ -62,9 +62,7 @@ def import_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row
     spread = spread_of(times)
     yield Row(
         row=IMPORT,
-        what="import samedge",
         model=model,
-        baseline="–",
         ours="a new process",
         figures={"import_ms": spread.median},
         notes=(f"{spread.low:.0f} to {spread.high:.0f} ms in {spread.count} processes",),
@@ -84,9 +82,7 @@ def _first_calls(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> 
     warm = {part: median(median(said[part][_COLD_CALLS:]) for said in rounds) for part in ("encode", "decode")}
     return Row(
         row=FIRST_CALLS,
-        what="first and second call",
         model=model,
-        baseline="own warm call",
         ours=f"{backend}, encoder and decoder",
         own_ratio=max(spreads.values(), key=lambda spread: spread.median),
         figures={**figures, "warm_encode_ms": warm["encode"] * 1e3, "warm_decode_ms": warm["decode"] * 1e3},
@@ -103,9 +99,7 @@ def _first_mask(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> R
     loads = spread_of([said["load"] for said in rounds])
     return Row(
         row=FIRST_MASK,
-        what="bundle load to first mask, less one encode",
         model=model,
-        baseline="–",
         ours=f"{backend}, a new process",
         figures={"first_mask_s": spread.median, "load_s": loads.median},
         notes=(
