@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,15 @@ import numpy as np
 import reference
 
 import samedge
+from samedge.benchmarks.agreement import mask_ious
 from samedge.models.checkpoint import read_checkpoint
 from samedge.models.registry import recognise
 from samedge.models.weights import find_checkpoint
 from samedge.runtime.predictor import Predictor
-from samedge.types import BoolArray, FloatArray, ImageArray
+from samedge.types import ImageArray
 from tools.train_sam_demo.scenes import scene
+
+__all__ = ["SIZES", "demo_predictor", "demo_reference", "drawn_scene", "mask_ious", "meta_records"]
 
 SIZES = ((256, 256), (512, 340), (300, 512), (384, 512), (512, 288))
 
@@ -50,14 +52,3 @@ def drawn_scene(seed: int, height: int, width: int) -> ImageArray:
     """Returns a held-out scene, BGR, cut to this size."""
     drawn = scene(seed, "held_out", size=max(height, width)).image[:height, :width]
     return np.ascontiguousarray(drawn[..., ::-1])
-
-
-def mask_ious(ours: Sequence[BoolArray], theirs: Sequence[BoolArray]) -> FloatArray:
-    """Returns the IoU of each mask with each, float32 ``[ours, theirs]``; 1 where both are empty."""
-    if not ours or not theirs:
-        return np.zeros((len(ours), len(theirs)), np.float32)
-    a = np.stack(ours).reshape(len(ours), -1).astype(np.float32)
-    b = np.stack(theirs).reshape(len(theirs), -1).astype(np.float32)
-    shared = a @ b.T
-    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
-    return np.where(union == 0, np.float32(1), shared / np.maximum(union, 1)).astype(np.float32)

@@ -88,13 +88,13 @@ def test_errors_of_the_package_come_back_as_they_were_raised() -> None:
 
 
 def test_a_child_that_fails_is_an_error_with_its_last_words() -> None:
-    with pytest.raises(errors.BenchmarkError, match="ended with status 1: .*ValueError: a bug"):
+    with pytest.raises(errors.BenchmarkError, match=r"ended with status 1: .*ValueError: a bug"):
         call_in_child("tiny_program:fail", {})
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals are POSIX's")
 def test_a_child_that_is_killed_is_an_error_with_a_cure() -> None:
-    with pytest.raises(errors.BenchmarkError, match="ended by SIGKILL. If memory ran out"):
+    with pytest.raises(errors.BenchmarkError, match=r"ended by SIGKILL\. If memory ran out"):
         call_in_child("tiny_program:die", {})
 
 
