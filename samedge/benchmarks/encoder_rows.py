@@ -144,7 +144,6 @@ def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, imag
             notes=(
                 f"masks of {bench.settings.masks_of}, against torch; worst tenth {masks['decile']:.3f}",
                 *(f"{name}: {timings[name].ratio.median:.2f}x" for name in others),
-                *_manifest(entry.bundle).notes,
             ),
         )
 

@@ -42,7 +42,8 @@ def spread_text(spread: Spread, unit: str, scale: float = 1.0) -> str:
 def _short(value: float) -> str:
     """Three digits, but never fewer than the whole ones."""
     size = abs(value)
-    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:.{decimals}f}"
 
 
 def _pair(ours: float | None, baseline: float | None) -> str:
@@ -50,7 +51,7 @@ def _pair(ours: float | None, baseline: float | None) -> str:
     if ours is None:
         return _NOTHING
     text = f"{_short(ours / 1e6)}"
-    return text if baseline is None else f"{text} / {_short(baseline / 1e6)} ({ours / baseline:.2f})"
+    return text if baseline is None else f"{text} / {_short(baseline / 1e6)} ({_short(ours / baseline)})"
 
 
 def _what(row: Row) -> str:
