@@ -18,7 +18,10 @@ from typing import Any, Final, cast
 import msgspec
 
 from samedge import errors
-from samedge.errors import BenchmarkError, SamedgeError
+from samedge.errors import BenchmarkError, SamedgeError, missing_extra
+
+EXTRA: Final = "bench"
+"""The extra of this package that installs what is measured against."""
 
 _SHOWN: Final = 3  # last lines of what a child that died wrote
 
@@ -46,11 +49,14 @@ def find_target(target: str) -> Callable[..., Any]:
 
     Raises:
         BenchmarkError: There is none.
+        MissingExtraError: Its module needs a package that is not installed.
     """
     module, _, name = target.partition(":")
     try:
         return cast("Callable[..., Any]", getattr(import_module(module), name))
     except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and error.name != module:
+            raise missing_extra(error.name, EXTRA, "This measurement") from error
         raise BenchmarkError(f"there is nothing to call: {error}", where=target) from error
 
 

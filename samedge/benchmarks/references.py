@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samedge.benchmarks.child import EXTRA
 from samedge.errors import missing_extra
 from samedge.models.checkpoint import read_checkpoint
 from samedge.models.configs import SamConfig, TinyViTConfig, ViTConfig
@@ -89,7 +90,7 @@ def quiet_import(name: str) -> Any:
             warnings.simplefilter("ignore")  # deprecated timm paths; five names of timm's registry overwritten
             return import_module(name)
     except ModuleNotFoundError as error:
-        raise missing_extra(error.name or name, "bench", f"Measuring against {name}") from error
+        raise missing_extra(error.name or name, EXTRA, f"Measuring against {name}") from error
 
 
 @cache

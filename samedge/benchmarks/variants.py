@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.benchmarks.child import find_target
+from samedge.benchmarks.child import EXTRA, find_target
 from samedge.benchmarks.memory import MemoryUse, measure_memory
 from samedge.engines.fake import fake_engine
 from samedge.engines.registry import open_engine
+from samedge.errors import missing_extra
 from samedge.runtime.bundle import open_bundle
 from samedge.runtime.decoders import SplitDecoder, WholeDecoder
 from samedge.runtime.image import as_bgr
@@ -63,8 +64,15 @@ class Variant:
 
 
 def plain_session(graph: str | Path, threads: int | None) -> Any:
-    """Returns an onnxruntime session on the CPU as everybody opens one: nothing set but the number of threads."""
-    ort = import_module("onnxruntime")
+    """Returns an onnxruntime session on the CPU as everybody opens one: nothing set but the number of threads.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
+    try:
+        ort = import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise missing_extra("onnxruntime", EXTRA, "The baseline") from error
     options = ort.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads

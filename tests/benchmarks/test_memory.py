@@ -98,6 +98,12 @@ def test_a_child_that_is_killed_is_an_error_with_a_cure() -> None:
         call_in_child("tiny_program:die", {})
 
 
+def test_a_package_that_a_child_lacks_is_named_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "needs_more.py").write_text("import no_such_package")
+    with pytest.raises(errors.MissingExtraError, match=r"needs the package 'no_such_package'.*samedge\[bench\]"):
+        call_in_child("needs_more:anything", {})
+
+
 @pytest.mark.parametrize("target", ["no_such_module:f", "tiny_program:no_such_function", "tiny_program"])
 def test_targets_that_are_not_there(target: str) -> None:
     with pytest.raises(errors.BenchmarkError, match="there is nothing to call"):
