@@ -17,7 +17,7 @@ from samedge.runtime.everything.point_grids import point_grid
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.fake import fake_predictor
 
-SURE: dict[str, Any] = {"points_per_side": 32, "pred_iou_thresh": 0.55, "stability_score_thresh": 0.75}
+SURE: dict[str, Any] = {"points_per_side": 32, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
 
 
 def test_recall_and_the_number_of_points() -> None:
