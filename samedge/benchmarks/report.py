@@ -101,7 +101,7 @@ def _met(outcome: Outcome) -> str:
     said = "yes" if outcome.met else "no"
     if outcome.stretch_met:
         said = "yes, and stretch"
-    value = f"{outcome.value:.1e}" if outcome.goal.figure == "error" else _short(outcome.value)
+    value = f"{outcome.value:.1e}" if outcome.goal.figure == "error" else f"{outcome.value:.4g}"  # 1.098 is not 1.1
     return f"{said} ({value}{_UNITS.get(outcome.goal.figure, '')})"
 
 

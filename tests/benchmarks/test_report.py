@@ -78,7 +78,7 @@ def test_markdown_has_every_cell_the_notes_and_the_machine() -> None:
         "encoder [fp32]: seeded:any", "plain export", "fp32 / in onnxruntime", "2.00x (2.00–2.00)", "2.00x",
         "1500 / 3000", "1000 / 4000 (0.250)", "100 / 300 (0.333)", "3.0e-06", "0.9876",
         "speed ≥ 1.7x<br>RSS ≤ 1/6<br>file ≤ 1/2.9<br>error ≤ 1e-05<br>recall ≥ 0.95",
-        "yes (2.00x)<br>no (0.250)<br>yes, and stretch (0.333)<br>yes (3.0e-06)<br>not measured",
+        "yes (2x)<br>no (0.25)<br>yes, and stretch (0.3333)<br>yes (3.0e-06)<br>not measured",
     ]  # fmt: skip
     assert "skipped: it is not installed" in second
     for line in ("a sentence.", "- processor: a fast one", "- rounds: 3"):
