@@ -18,7 +18,7 @@ from samedge.errors import UsageError
 from samedge.export.cached import cached_bundle, import_exporter
 from samedge.runtime.bundle import ARCHIVE_SUFFIX, bundle_manifest
 from samedge.runtime.everything.parameters import EverythingOptions
-from samedge.runtime.image import ImageSource, as_bgr
+from samedge.runtime.image import ImageSource, as_bgr, path_of
 from samedge.runtime.load import load
 from samedge.runtime.manifest import MANIFEST_NAME, ModelRecord
 from samedge.runtime.predictor import Predictor
@@ -35,11 +35,6 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
     path = Path(path)
     return path.is_dir() or path.suffix == ARCHIVE_SUFFIX or path.name == MANIFEST_NAME
-
-
-def path_of(image: ImageSource) -> str | None:
-    """Returns where an image is from; None for an array."""
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
 
 
 class SAM:

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 from typing_extensions import Unpack
 
-from samedge.api import DEFAULT_CONF, SAM, path_of
+from samedge.api import DEFAULT_CONF, SAM
 from samedge.errors import UsageError
 from samedge.runtime.everything.parameters import EverythingOptions
-from samedge.runtime.image import ImageSource, as_bgr
+from samedge.runtime.image import ImageSource, as_bgr, path_of
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.request import PROMPT_NAMES, Request

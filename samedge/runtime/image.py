@@ -26,6 +26,11 @@ _ORIENTATION_TAG: Final = 0x0112
 _TILES: Final = "Cut it into tiles, or make it smaller"
 
 
+def path_of(source: ImageSource) -> str | None:
+    """Returns where an image is from; None for an array and for a PIL image."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
 def as_bgr(source: ImageSource) -> ImageArray:
     """Returns an image as BGR uint8 ``(H, W, 3)``; an array that is that already is returned as it is.
 

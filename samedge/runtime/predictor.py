@@ -10,11 +10,15 @@ engines, and nothing of the runtimes behind them.
 
 from __future__ import annotations
 
+import copy
 import os
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType, TracebackType
-from typing import Final
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 from typing_extensions import Self, Unpack
@@ -23,20 +27,25 @@ from samedge.engines.protocol import Engine
 from samedge.errors import ImageError, UsageError
 from samedge.runtime.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
 from samedge.runtime.embedding import ImageEmbedding, read_embedding, write_embedding
+from samedge.runtime.encoding import EncodedImage, encode_image
 from samedge.runtime.everything.found import FoundMasks
 from samedge.runtime.everything.generate import Scene, find_everything
 from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.image import ImageSource, as_bgr
+from samedge.runtime.image import ImageSource
 from samedge.runtime.manifest import Manifest
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.prompts import parse_prompts
 from samedge.runtime.schemes import SamGraphs
+from samedge.runtime.stream import Stream, StreamHost
+from samedge.runtime.stream_request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.types import FloatArray, ImageArray
 
 __all__ = ["Prediction", "Predictor"]
+
+R = TypeVar("R")
 
 # A prompt needs some 28 MB inside SAM's decoder: 16 of them stay below what the encoder needs, 64 need 1.8 GB.
 PROMPTS_PER_CALL: Final = 16
@@ -77,6 +86,8 @@ class Predictor:
         self._pixels: ImageArray | None = None
         self._speed: dict[str, float] = {}
         self._encode_ms = 0.0
+        self._owns_graphs = True
+        self._last_stream: Callable[[], Stream[Any] | None] = lambda: None  # weak: a stream that is forgotten ends
         self.prompts_per_call = prompts_per_call
 
     @property
@@ -123,6 +134,16 @@ class Predictor:
         return self._present().values
 
     @property
+    def image(self) -> ImageArray | None:
+        """The present image, BGR uint8 ``(H, W, 3)``; None where only its embedding is known.
+
+        Raises:
+            UsageError: No image is set.
+        """
+        self._present()
+        return self._pixels
+
+    @property
     def geometry(self) -> ImageGeometry:
         """Sizes of the present image.
 
@@ -143,21 +164,16 @@ class Predictor:
         Raises:
             ImageError: The image cannot be read or used.
             EngineError: The encoder failed.
+            UsageError: A stream is open.
         """
+        self._refuse_beside_a_stream()
         self.reset_image()
-        start = perf_counter()
-        bgr = as_bgr(source)
-        geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], self._manifest.input.image_size)
-        prepared = self._graphs.prepare(bgr, geometry)
-        ready = perf_counter()
-        values = self._graphs.run_encoder(prepared)
-        self._image, self._pixels = ImageEmbedding(values, geometry), bgr
-        self._speed = {
-            "preprocess": (ready - start) * 1e3,
-            "inference": (perf_counter() - ready) * 1e3,
-            "postprocess": 0.0,
-        }
-        self._encode_ms = self._speed["inference"]
+        self._set(encode_image(self._graphs, source, self._manifest.input.image_size))
+
+    def _set(self, image: EncodedImage) -> None:
+        self._image, self._pixels = image.embedding, image.pixels
+        self._speed = {"preprocess": image.preprocess_ms, "inference": image.encode_ms, "postprocess": 0.0}
+        self._encode_ms = image.encode_ms
 
     def reset_image(self) -> None:
         """Forgets the present image."""
@@ -195,9 +211,10 @@ class Predictor:
 
         Raises:
             PromptError: A prompt cannot be used; says which one and why.
-            UsageError: No image is set.
+            UsageError: No image is set, or a stream is open.
             EngineError: The decoder failed.
         """
+        self._refuse_beside_a_stream()
         image = self._present()
         start = perf_counter()
         side = self._graphs.mask_side
@@ -247,13 +264,14 @@ class Predictor:
             for `Results`.
 
         Raises:
-            UsageError: No image is set; crops are wanted of an image of which only the embedding is known; or an option
-                means nothing.
+            UsageError: No image is set; crops are wanted of an image of which only the embedding is known; an option
+                means nothing; or a stream is open.
             TypeError: An option that is not known.
             ImageError: The image cannot be read or used.
             CancelledError: ``cancel`` said so.
             EngineError: A graph failed.
         """
+        self._refuse_beside_a_stream()
         run = run_of(options)
         watch = Watch(run.progress, run.cancel, run.time_budget_ms)
         if image is not None:
@@ -270,6 +288,121 @@ class Predictor:
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
         self._speed = dict(found.speed)
         return found
+
+    @overload
+    def stream(
+        self,
+        sources: str | os.PathLike[str] | Iterable[StreamSource],
+        prompts: Arguments | ArgumentsOf | None = None,
+        *,
+        decode: None = None,
+        queue_size: int = 2,
+        errors: OnError = "raise",
+        keep_images: bool = False,
+    ) -> Stream[Prediction]: ...
+
+    @overload
+    def stream(
+        self,
+        sources: str | os.PathLike[str] | Iterable[StreamSource],
+        prompts: Arguments | ArgumentsOf | None = None,
+        *,
+        decode: Callable[..., R],
+        queue_size: int = 2,
+        errors: OnError = "raise",
+        keep_images: bool = False,
+    ) -> Stream[R]: ...
+
+    def stream(
+        self,
+        sources: str | os.PathLike[str] | Iterable[StreamSource],
+        prompts: Arguments | ArgumentsOf | None = None,
+        *,
+        decode: Callable[..., Any] | None = None,
+        queue_size: int = 2,
+        errors: OnError = "raise",
+        keep_images: bool = False,
+    ) -> Stream[Any]:
+        """Segments many images; the next ones are read and encoded in a thread while the last one is decoded.
+
+            for item in predictor.stream("photos/", {"boxes": [10, 20, 200, 300]}):
+                print(item.path, item.result.scores)
+            for item in predictor.stream(frames, decode=Predictor.everything): ...
+
+        The present image stays as it is. While the stream is open, this predictor refuses what would run its graphs;
+        ``decode`` is given another that may, and so is who asks for a `twin`.
+
+        Args:
+            sources: A folder or a pattern; or anything that yields images as `set_image` takes them, or pairs of an
+                image and its prompts. Read in the thread, when there is room. A source that writes each image into one
+                buffer will do, unless images are kept.
+            prompts: Keyword arguments of ``decode`` for every image, those of `predict` if that is left out; or a
+                function of an image's index and source that returns them, called just before the image is decoded, so
+                that it can use what was found in the one before. Those of an image's own come on top.
+            decode: Called as ``decode(predictor, **prompts)``, in the thread of who reads the stream, with a predictor
+                of which the image is the present one; what it returns is the item's result. `predict` if left out.
+            queue_size: At most so many images are read ahead; each is an embedding of 4 MB for SAM at 1024 px.
+            errors: "raise" ends the stream with the error of the first image that fails; "yield" gives an item with the
+                error, and goes on. Errors of the source itself, cancelling, and whatever is no `SamedgeError` are
+                raised in any case. `SamedgeError.where` says which image it is about, and so do the attributes
+                ``item_index`` and ``item_path``.
+            keep_images: Keep pixels: for `StreamItem.image`, and for ``crop_n_layers`` of `everything`.
+
+        Returns:
+            An iterator over `StreamItem` that can be closed. Reading begins with its first item.
+
+        Raises:
+            UsageError: An argument that means nothing; when the first item is asked for: another stream is open.
+        """
+        host = StreamHost(
+            encode=partial(encode_image, self._graphs, image_size=self._manifest.input.image_size),
+            present=self._presenting,
+            claim=self._begin_stream,
+        )
+        request = StreamRequest(
+            sources=sources,
+            arguments={} if prompts is None else prompts,
+            decode=type(self).predict if decode is None else decode,
+            needs_prompts=decode is None,
+            queue_size=queue_size,
+            errors=errors,
+            keep_images=keep_images,
+        )
+        return Stream(host, request)
+
+    def twin(self) -> Predictor:
+        """Returns a predictor of the same graphs with an image of its own, for the same thread.
+
+        The graphs are freed when this one is closed; closing the twin frees its image only.
+        """
+        twin: Predictor = copy.copy(self)
+        twin._owns_graphs = False
+        twin._last_stream = lambda: None
+        twin.reset_image()
+        return twin
+
+    def end_stream(self) -> None:
+        """Closes the stream that is open, if there is one: an error in a notebook's loop leaves one behind."""
+        stream = self._last_stream()
+        if stream is not None:
+            stream.close()
+
+    def _presenting(self, image: EncodedImage) -> Predictor:
+        twin: Predictor = self.twin()
+        twin._set(image)
+        return twin
+
+    def _begin_stream(self, stream: Stream[Any]) -> None:
+        self._refuse_beside_a_stream()
+        self._last_stream = weakref.ref(stream)
+
+    def _refuse_beside_a_stream(self) -> None:
+        stream = self._last_stream()
+        if stream is not None and stream.open:
+            raise UsageError(
+                "a stream of this predictor is open",
+                cure="Read it to its end or call end_stream first; beside it, use twin()",
+            )
 
     def save_embedding(self, path: str | os.PathLike[str]) -> None:
         """Writes the present image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
@@ -315,9 +448,11 @@ class Predictor:
         self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
 
     def close(self) -> None:
-        """Frees the graphs. May be called twice."""
+        """Ends the stream that is open, if there is one, and frees the graphs. May be called twice."""
+        self.end_stream()
         self.reset_image()
-        self._graphs.close()
+        if self._owns_graphs:
+            self._graphs.close()
 
     def __enter__(self) -> Self:
         return self

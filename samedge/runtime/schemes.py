@@ -6,6 +6,7 @@ Knows names and shapes of inputs, and nothing of files or image formats.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -38,6 +39,7 @@ class SamGraphs:
         self._manifest = manifest
         self.encoder = encoder
         self.decoder = decoder
+        self._encoding = Lock()
         require_names(encoder, encoder.inputs, (_ENCODER_INPUT[manifest.io],), manifest.io)
         require_names(encoder, encoder.outputs, ("image_embeddings",), manifest.io)
 
@@ -59,9 +61,14 @@ class SamGraphs:
         return normalised_input(bgr, geometry, record.pixel_mean, record.pixel_std)
 
     def run_encoder(self, prepared: FloatArray) -> FloatArray:
-        """Returns the image embedding of what `prepare` returned: float32 ``[1, C, g, g]``."""
+        """Returns the image embedding of what `prepare` returned: float32 ``[1, C, g, g]``.
+
+        Calls from several threads take turns: two at once would take twice the memory.
+        """
         name = _ENCODER_INPUT[self._manifest.io]
-        outputs = self.encoder.run(as_specified(self.encoder, {name: prepared}), ["image_embeddings"])
+        feeds = as_specified(self.encoder, {name: prepared})
+        with self._encoding:
+            outputs = self.encoder.run(feeds, ["image_embeddings"])
         return outputs["image_embeddings"].astype(np.float32, copy=False)
 
     def context(self, embedding: FloatArray) -> ImageContext:
