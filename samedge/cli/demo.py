@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,11 +17,16 @@ SEEDED: Final = "seeded:mobile_sam"
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A picture with a point on an object of it, and a box round one, in px."""
+    """A picture with a point on an object of it, and a box round one, in px; and from when on a mask is shown.
+
+    The last two are the limits of predicted IoU and stability for segmenting everything.
+    """
 
     file: str
     point: tuple[float, float]
     box: tuple[float, float, float, float]
+    predicted_iou: float = 0.88
+    stability: float = 0.95
 
     @property
     def path(self) -> Path:
@@ -28,15 +34,20 @@ class _Picture:
 
 
 COFFEE: Final = _Picture("coffee.jpg", point=(330.0, 120.0), box=(120.0, 30.0, 500.0, 310.0))
-DRAWN: Final = _Picture("scene.jpg", point=(322.0, 140.0), box=(218.0, 204.0, 306.0, 305.0))
-"""What sam_demo can do: drawn shapes of kinds that it was not trained on."""
+DRAWN: Final = _Picture(
+    "scene.jpg", point=(322.0, 140.0), box=(218.0, 204.0, 306.0, 305.0), predicted_iou=0.5, stability=0.7
+)
+"""What sam_demo can do: drawn shapes of kinds that it was not trained on. It is less sure of itself than SAM."""
+
+POINTS_PER_SIDE: Final = 16
+"""A quarter of the usual points: a demo should not take minutes."""
 
 
 def demo(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint or known name.")] = "mobile_sam.pt",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundle and overlays.")] = Path("demo"),
 ) -> None:
-    """Exports a checkpoint, proves it, and segments a picture by a point and by a box.
+    """Exports a checkpoint, proves it, and segments a picture by a point, by a box, and everything on it.
 
     Without the checkpoint and without a network, the small model that comes along is used.
     """
@@ -77,7 +88,7 @@ def _export(checkpoint: str, target: Path) -> Path:
 
 
 def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
-    """Writes an overlay for the point and one for the box; returns whether the weights are random."""
+    """Writes overlays for the point, the box and everything; returns whether the weights are random."""
     import samedge
     from samedge.cli.tables import print_results
     from samedge.runtime.image import read_image
@@ -88,13 +99,21 @@ def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
     with samedge.load(bundle) as predictor:
         sys.stdout.write(f"loaded {bundle} on {predictor.backend} {predictor.device}\n")
         predictor.set_image(image)
-        for name, prediction, prompt in (
-            ("point", predictor.predict(points=picture.point), {"points": [picture.point]}),
-            ("box", predictor.predict(boxes=picture.box), {"boxes": [picture.box]}),
-        ):
-            results = Results.from_prediction(prediction, image, path=name, speed=predictor.speed)
+
+        def show(name: str, results: Results, **prompt: Sequence[Sequence[float]]) -> None:
             print_results(results)
             overlay = output / f"overlay-{name}.png"
             write_picture(overlay, draw_prompts(results.plot(), **prompt))
             sys.stdout.write(f"{overlay}\n")
+
+        point = Results.from_prediction(predictor.predict(points=picture.point), image, path="point")
+        show("point", point, points=[picture.point])
+        box = Results.from_prediction(predictor.predict(boxes=picture.box), image, path="box")
+        show("box", box, boxes=[picture.box])
+        found = predictor.everything(
+            points_per_side=POINTS_PER_SIDE,
+            pred_iou_thresh=picture.predicted_iou,
+            stability_score_thresh=picture.stability,
+        )
+        show("everything", found.results(image, path="everything"))
         return predictor.info.model.seeded

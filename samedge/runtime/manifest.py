@@ -22,7 +22,7 @@ SCHEMA_VERSION: Final = 1
 GraphRole: TypeAlias = Literal[
     "encoder", "decoder", "decoder_single", "decoder_context", "decoder_prompts", "decoder_masks", "yolo"
 ]
-"""``decoder`` is whole, from prompts to masks. The three after it together are the same, split. ``yolo`` stands alone."""
+"""``decoder`` is whole, from prompts to masks; its three parts together are the same, split. ``yolo`` stands alone."""
 SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
 
 DEFAULT_VARIANT: Final = "default"

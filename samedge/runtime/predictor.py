@@ -134,13 +134,17 @@ class Predictor:
         return self._present().values
 
     @property
-    def image(self) -> ImageArray | None:
-        """The present image, BGR uint8 ``(H, W, 3)``; None where only its embedding is known.
+    def image(self) -> ImageArray:
+        """The present image, BGR uint8 ``(H, W, 3)``.
 
         Raises:
-            UsageError: No image is set.
+            UsageError: No image is set, or only its embedding is known.
         """
         self._present()
+        if self._pixels is None:
+            raise UsageError(
+                "only the embedding of the image is known", cure="Call set_image; in a stream, give keep_images=True"
+            )
         return self._pixels
 
     @property

@@ -27,6 +27,7 @@ def test_the_whole_way(program: Program, tmp_path: Path) -> None:
         assert overlay.shape == picture.shape
         assert np.any(overlay != picture)
         assert str(tmp_path / "demo" / f"overlay-{name}.png") in done.out
+    assert (tmp_path / "demo" / "overlay-everything.png").is_file()
     assert "the masks mean nothing" in done.out
 
 

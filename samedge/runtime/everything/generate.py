@@ -63,7 +63,7 @@ class Scene:
             raise UsageError(
                 "crops need the image, and only its embedding is known",
                 where="crop_n_layers",
-                cure="Set the image with set_image, or leave out the crops",
+                cure="Set the image with set_image (in a stream, give keep_images=True), or leave out the crops",
             )
         return self.pixels
 
