@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Final, Literal, overload
+from typing import Final, Literal, TypeGuard, overload
 
 from typing_extensions import Unpack
 
@@ -35,6 +36,13 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
     path = Path(path)
     return path.is_dir() or path.suffix == ARCHIVE_SUFFIX or path.name == MANIFEST_NAME
+
+
+def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
+    """Whether a source is certainly one image; one image in a list or a folder is found out later."""
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).is_file()
+    return not isinstance(source, (list, tuple))
 
 
 class SAM:
@@ -143,7 +151,8 @@ class SAM:
             multimask_output: Three masks a prompt instead of one. Without prompts, all three are always looked at.
             conf: Keep masks whose predicted IoU is greater; None keeps all. `Results.prompt_index` says which prompts
                 the kept ones answer, `Results.dropped` which prompts were dropped.
-            stream: Return a generator that segments one image after the other as it is read from.
+            stream: Return a generator that segments one image after the other as it is read from. With or without, the
+                next image is read and encoded while the last one is decoded.
             options: How everything is segmented where there are no prompts, under Ultralytics' names or Meta's; see
                 `EverythingParameters`. Masks whose predicted IoU is not greater than ``conf_thres`` (0.88) are dropped
                 in any case.
@@ -157,10 +166,34 @@ class SAM:
         """
         request = Request(bboxes, points, labels, masks, multimask_output, conf, options)
         request.check()
-        results = (self._segment(image, request) for image in iter_sources(source))
+        results = self._segment_all(source, request)
         return results if stream else list(results)
 
     __call__ = predict
+
+    def _segment_all(self, source: Source, request: Request) -> Iterator[Results]:
+        if _is_one_image(source):
+            yield self._segment(source, request)
+            return
+        images = iter_sources(source)
+        try:
+            first = next(images)  # a folder that is not there is told before a checkpoint is exported
+        except StopIteration:
+            return
+
+        def decode(predictor: Predictor, image: ImageSource) -> Results:
+            return request.answer(predictor, predictor.image, path_of(image))
+
+        # On a twin, so that this model can be called inside the loop that reads the stream.
+        with self.predictor.twin().stream(
+            chain([first], images),
+            lambda _, image: {"image": image},
+            decode=decode,
+            queue_size=1,
+            keep_images=True,
+        ) as items:
+            for item in items:
+                yield item.result
 
     def _segment(self, image: ImageSource, request: Request) -> Results:
         bgr = as_bgr(image)
