@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from samedge.runtime.load import load
     from samedge.runtime.predictor import Prediction, Predictor
     from samedge.runtime.results import Boxes, Masks, Results
+    from samedge.runtime.stream import Stream, StreamItem
     from samedge.sam_predictor import SAMPredictor
     from samedge.yolo import YOLO, FastSAM
 
@@ -44,6 +45,8 @@ _HOMES: Final = {
     "Boxes": "samedge.runtime.results",
     "Masks": "samedge.runtime.results",
     "Results": "samedge.runtime.results",
+    "Stream": "samedge.runtime.stream",
+    "StreamItem": "samedge.runtime.stream",
 }
 
 __all__ = [
@@ -58,6 +61,8 @@ __all__ = [
     "Results",
     "SAMPredictor",
     "SamedgeError",
+    "Stream",
+    "StreamItem",
     "__version__",
     "backends",
     "export_model",

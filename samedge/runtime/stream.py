@@ -169,6 +169,7 @@ class Stream(Iterator[StreamItem[R]]):
             self._ready = WorkAhead(request.each_source(), reader, ahead=request.queue_size, name="samedge-stream")
             # Also at the end of the process: a thread inside a native library must not outlive the interpreter.
             self._end = weakref.finalize(self, self._ready.close)
+            self._ready.start()
         return self._ready
 
     def _answered(self, ready: _Ready) -> StreamItem[R]:

@@ -32,7 +32,7 @@ class _End:
 
 
 class WorkAhead(Iterator[R], Generic[T, R]):
-    """Yields ``work(index, item)`` for each item of a source, worked out in a thread of its own; starts at once.
+    """Yields ``work(index, item)`` for each item of a source, worked out in a thread of its own, from `start` on.
 
     An exception of the source or of the work is raised where its result would have come, and ends the iteration. The
     thread ends with the process. For one consumer.
@@ -52,6 +52,9 @@ class WorkAhead(Iterator[R], Generic[T, R]):
         self._stopped = Event()
         self._in_source = False
         self._thread = Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begins; once. Apart from making this, so that whoever is interrupted in between can still close it."""
         self._thread.start()
 
     def __iter__(self) -> Self:
@@ -83,7 +86,7 @@ class WorkAhead(Iterator[R], Generic[T, R]):
         self._stopped.set()
         self._room.release()
         self._done.put(_End())  # for a consumer that waits in another thread
-        if self._thread is current_thread():  # the garbage collector runs anywhere
+        if self._thread.ident is None or self._thread is current_thread():  # the garbage collector runs anywhere
             return
         while self._thread.is_alive():
             self._thread.join(_PATIENCE_S)
