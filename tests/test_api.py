@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,10 @@ from samedge.runtime.prediction import Prediction
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results import Results
 from samedge.runtime.rle import decode_rle
+from samedge.runtime.schemes import SamGraphs
+from samedge.runtime.sources import Source
 from samedge.sam_predictor import SAMPredictor
-from samedge.types import ImageArray
+from samedge.types import FloatArray, ImageArray
 
 SIDE = 256
 TINY = "seeded:sam_vit_tiny"
@@ -288,6 +291,69 @@ class TestSources:
         assert len(opened) == 1
         with pytest.raises(ImageError, match=r"no such file\.png: there is no such image"):
             next(stream)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_the_next_image_is_encoded_while_the_last_is_decoded(
+        self, sam: SAM, monkeypatch: pytest.MonkeyPatch, stream: bool
+    ) -> None:
+        encoded = {at: threading.Event() for at in range(3)}
+        prepare, predict = SamGraphs.run_encoder, Predictor.predict
+        counts = iter(range(9))
+
+        def encode(self: SamGraphs, prepared: FloatArray) -> FloatArray:
+            values = prepare(self, prepared)
+            encoded[next(counts)].set()
+            return values
+
+        def decode(self: Predictor, *args: Any, **named: Any) -> Prediction:
+            if self.geometry.height < 3:  # heights are 1, 2 and 3: each decode but the last waits for the next encode
+                assert encoded[self.geometry.height].wait(60)
+            return predict(self, *args, **named)
+
+        monkeypatch.setattr(SamGraphs, "run_encoder", encode)
+        monkeypatch.setattr(Predictor, "predict", decode)
+        found = sam([picture(height, 9) for height in (1, 2, 3)], points=[0, 0], stream=stream)
+        assert [results.orig_shape for results in found] == [(1, 9), (2, 9), (3, 9)]
+
+    def test_many_give_what_each_gives(self, sam: SAM, photos: Path) -> None:
+        for results in sam(photos, points=[[30, 40], [200, 100]], multimask_output=True, stream=True):
+            (alone,) = sam(results.path or "", points=[[30, 40], [200, 100]], multimask_output=True)
+            assert results.masks is not None
+            assert alone.masks is not None
+            np.testing.assert_array_equal(results.masks.data, alone.masks.data)
+            np.testing.assert_array_equal(results.orig_img, alone.orig_img)
+            assert results.path == alone.path
+
+    def test_streams_inside_streams(self, sam: SAM, photos: Path) -> None:
+        for outer in sam(photos, points=[30, 40], stream=True):
+            inner = sam([outer.orig_img, photos / "frame1.png"], points=[30, 40], stream=True)
+            assert [results.path and Path(results.path).name for results in inner] == [None, "frame1.png"]
+
+    def test_an_error_names_its_image(self, sam: SAM, photos: Path) -> None:
+        (photos / "frame3.png").write_text("no image")
+        with pytest.raises(ImageError, match=r"image 2 \(.*frame3\.png\): this is not an image"):
+            sam(photos, points=[30, 40])
+        with pytest.raises(PromptError, match=r"image 1, points: .*outside"):
+            sam([picture(), picture(20, 20)], points=[100, 100])
+
+    def test_a_stream_that_is_left_ends_its_thread(self, sam: SAM, photos: Path) -> None:
+        for _ in sam(photos, points=[30, 40], stream=True):
+            assert "samedge-stream" in [thread.name for thread in threading.enumerate()]
+            break
+        assert "samedge-stream" not in [thread.name for thread in threading.enumerate()]
+
+    def test_no_images(self, sam: SAM, opened: list[dict[str, Any]]) -> None:
+        assert sam([], points=[30, 40]) == []
+        assert opened == []
+
+    def test_an_image_that_is_missing_is_told_before_the_model_is_opened(
+        self, sam: SAM, opened: list[dict[str, Any]]
+    ) -> None:
+        sources: list[Source] = ["no such file.png", ["no such file.png", picture()]]
+        for source in sources:
+            with pytest.raises(ImageError, match=r"no such file\.png: there is no such image"):
+                sam(source, points=[30, 40])
+        assert opened == []
 
     def test_speed_of_each_image(self, sam: SAM) -> None:
         (results,) = sam(picture(), points=[10, 10])
