@@ -117,7 +117,7 @@ def _thresholds(bench: Bench, bundle: str, points_per_side: int) -> dict[str, fl
     found: FoundMasks = Variant("all masks", "everything", arguments).open()()
     if not len(found):
         return {}
-    sure = float(np.quantile(found.predicted_iou, 1 - _SURE).round(4))
+    sure = round(float(np.quantile(found.predicted_iou, 1 - _SURE)), 4)
     stable = found.stability_score[found.predicted_iou > sure]
     return {
         "pred_iou_thresh": sure,
