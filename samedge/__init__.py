@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
+    from samedge.annotation.auto_annotate import auto_annotate
     from samedge.api import SAM
     from samedge.engines.decisions import kept_decisions
     from samedge.engines.report import backends
@@ -35,6 +36,7 @@ _HOMES: Final = {
     "SAM": "samedge.api",
     "SAMPredictor": "samedge.sam_predictor",
     "SamedgeError": "samedge.errors",
+    "auto_annotate": "samedge.annotation.auto_annotate",
     "backends": "samedge.engines.report",
     "kept_decisions": "samedge.engines.decisions",
     "export_model": "samedge.export.exporter",
@@ -64,6 +66,7 @@ __all__ = [
     "Stream",
     "StreamItem",
     "__version__",
+    "auto_annotate",
     "backends",
     "export_model",
     "kept_decisions",

@@ -90,7 +90,7 @@ def predict(
     check_request(prompts, options, multimask=multimask)
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
-    sam = SAM(_bundle_of(model), backend=backend, device=device, threads=threads, force=force)
+    sam = SAM(bundle_of(model), backend=backend, device=device, threads=threads, force=force)
     used = {"model": model, "backend": sam.predictor.backend, "device": sam.predictor.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []
@@ -124,7 +124,7 @@ def predict(
         raise UsageError(f"{len(failed)} of {len(images)} images were skipped", where=image, cure="See the lines above")
 
 
-def _bundle_of(model: str) -> str:
+def bundle_of(model: str) -> str:
     """Returns the bundle to open: a checkpoint's is exported into the cache first, with progress."""
     from samedge.api import is_bundle
     from samedge.cli.progress import shown_progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -34,3 +35,30 @@ def shown_progress(*, lines: bool = True) -> Iterator[Callable[[str, float], Non
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda step, share: progress.update(task, description=step, completed=share)
+
+
+@contextmanager
+def shown_counter(seconds: float = 10.0) -> Iterator[Callable[[int, int, str], None]]:
+    """Gives a function that takes how many are done, of how many, and a sentence that says it, and shows them.
+
+    On a terminal that is a bar; elsewhere the sentence is a line at the first, at the last, and every few seconds.
+
+    Args:
+        seconds: Between two lines.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = float("-inf")
+
+        def say(done: int, total: int, sentence: str) -> None:
+            nonlocal last
+            if done >= total or monotonic() - last >= seconds:
+                console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+                last = monotonic()
+
+        yield say
+        return
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total, sentence: progress.update(task, description=sentence, completed=done, total=total)

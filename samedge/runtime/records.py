@@ -124,16 +124,17 @@ def _txt_lines(results: Results, *, save_conf: bool, parts: Parts) -> Iterable[s
     classes = results.boxes.cls.astype(int).tolist()
     if results.masks is None:
         for index, box, score in zip(classes, results.boxes.xywhn, scores, strict=True):
-            yield _txt_line(index, (*box.tolist(), *score))
+            yield txt_line(index, (*box.tolist(), *score))
         return
     polygons = results.masks.polygons(parts, normalize=True)
     for index, outlines, score in zip(classes, polygons, scores, strict=True):
         for outline in outlines:
             if len(outline) >= 3:
-                yield _txt_line(index, (*outline.reshape(-1).tolist(), *score))
+                yield txt_line(index, (*outline.reshape(-1).tolist(), *score))
 
 
-def _txt_line(index: int, numbers: Iterable[float]) -> str:
+def txt_line(index: int, numbers: Iterable[float]) -> str:
+    """Returns a line in YOLO's format: a class, then numbers in six digits."""
     return " ".join([str(index), *(f"{number:g}" for number in numbers)])
 
 

@@ -60,7 +60,7 @@ def find_images(path: Path) -> list[Path]:
             raise ImageError("there is no such image", where=path, cure="Check the path")
     if not found:
         raise ImageError("there are no images here", where=path, cure=f"Looked for {', '.join(IMAGE_SUFFIXES)}")
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural_order)
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
@@ -82,7 +82,7 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Orders numbers by their value; names that differ in leading zeros alone by their text."""
+def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Returns a key for sorting: numbers by their value, names that differ in leading zeros alone by their text."""
     parts = re.split(r"([0-9]+)", str(path))
     return [(int(part), "") if at % 2 else (-1, part) for at, part in enumerate(parts)], str(path)

@@ -1,0 +1,270 @@
+"""`auto_annotate`: a folder of images in, labels out. A detector says what is where, SAM says which pixels.
+
+    samedge.auto_annotate("photos", det_model="yolov8x.pt", sam_model="sam_b.pt")
+
+writes ``photos_auto_annotate_labels/`` beside the folder: a file of YOLO's segmentation labels for each image that has
+objects, ``annotations.coco.json`` with the same objects as RLE, and ``annotate.jsonl``, the manifest of what was done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from samedge.annotation.coco_file import write_coco
+from samedge.annotation.detectors import MODEL_SIDE, DetectOptions, Detector, DetectorLike, Names, open_detector
+from samedge.annotation.image_set import ImageSet
+from samedge.annotation.journal import Journal
+from samedge.annotation.objects import LabelHoles, LabelParts, MaskPolicy
+from samedge.annotation.pace import Pace
+from samedge.annotation.pipeline import Pipeline, Task
+from samedge.annotation.records import ImageRecord, Reason
+from samedge.api import DEFAULT_CONF, SAM
+from samedge.engines.cores import usable_cores
+from samedge.errors import UsageError
+from samedge.runtime.detections import Thresholds
+from samedge.runtime.predictor import Predictor
+
+MOST_WORKERS: Final = 4
+"""More threads than that have nothing to do: detector and encoder take longer than reading and drawing."""
+_SHOWN_FAILURES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateStep:
+    """What is told after each image.
+
+    Attributes:
+        record: Of the image; None at the beginning, when `pace` says how many are done already.
+        pace: How far the run is, and how fast.
+    """
+
+    record: ImageRecord | None
+    pace: Pace
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateReport:
+    """What a run did.
+
+    Attributes:
+        output: The folder of labels.
+        coco: COCO's file.
+        manifest: What was done, one JSON line an image.
+        images: How many there are.
+        resumed: Of them, those that an earlier run had done.
+        annotated: Of those of this run, those with objects.
+        empty: Those without.
+        failed: Name and cause of those that could not be done; the first thousand.
+        failures: How many those are.
+        objects: How many were found in this run.
+        dropped: How many boxes have no labels, by reason.
+    """
+
+    output: Path
+    coco: Path
+    manifest: Path
+    images: int
+    resumed: int
+    annotated: int
+    empty: int
+    failed: tuple[tuple[str, str], ...]
+    failures: int
+    objects: int
+    dropped: Mapping[Reason, int]
+
+
+def auto_annotate(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    det_model: DetectorLike = "yolov8x.pt",
+    sam_model: str | os.PathLike[str] | SAM = "sam_b.pt",
+    device: str = "",
+    conf: float = 0.25,
+    iou: float = 0.45,
+    imgsz: int | tuple[int, int] = MODEL_SIDE,
+    max_det: int = 300,
+    classes: Collection[int] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    names: Names = None,
+    sam_conf: float = DEFAULT_CONF,
+    parts: LabelParts = "bridge",
+    holes: LabelHoles = "fill",
+    min_area: int = 0,
+    recursive: bool = True,
+    workers: int | None = None,
+    restart: bool = False,
+    backend: str = "auto",
+    threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[AnnotateStep], None] | None = None,
+) -> AnnotateReport:
+    """Annotates images: boxes and classes of a detector, masks of SAM.
+
+    A run that was interrupted goes on where it stopped when it is called again. An image that cannot be done is
+    reported and tried again then; the others go on.
+
+    Args:
+        data: A folder, an image, a pattern, or a list of these.
+        det_model: A YOLOv8 detector or segmenter (checkpoint, graph file, or an opened `samedge.YOLO`); a ``.json`` of
+            boxes (COCO's annotations or detections, or ``{image: [[x1, y1, x2, y2, class], ...]}``); or a function
+            that takes an image (BGR uint8 ``(H, W, 3)``) and returns (boxes ``(N, 4)`` x1, y1, x2, y2 in px, N classes)
+            or (boxes, classes, scores).
+        sam_model: A bundle, a checkpoint, a known name, or an opened `samedge.SAM`.
+        device: "cpu", "cuda", ... of both models; empty lets the backends choose.
+        conf: Boxes must score more, where they have a score.
+        iou: Of two boxes of one class that overlap by more, the one that scores less is dropped. For a YOLO only: a
+            function and a file know which boxes they mean.
+        imgsz: Side of the detector's input, or (height, width), px; a graph of one other size takes its own.
+        max_det: At most so many boxes an image, the best.
+        classes: Only these classes, as numbers of the labels.
+        output_dir: Where labels go; ``<name of the data>_auto_annotate_labels`` beside the data if left out. They
+            mirror the folders of the images.
+        names: Names of the classes: for a function, or in place of a model's own.
+        sam_conf: Masks whose predicted IoU is not greater are dropped, and reported.
+        parts: What becomes of a mask's parts in the labels; see `MaskPolicy`. COCO's file keeps masks as they are.
+        holes: What becomes of its holes there.
+        min_area: Parts and holes of fewer px are removed and filled first.
+        recursive: Take images of subfolders as well.
+        workers: Threads that read images, and as many that draw masks; up to 4 of the physical cores if left out.
+        restart: Begin anew, and remove labels that an earlier run left in the folder.
+        backend: What runs both models; see `samedge.load`.
+        threads: CPU threads of both models.
+        force: Use models that failed their parity check as well.
+        progress: Told at the beginning and after each image, from two threads in turn.
+
+    Returns:
+        What was done, and where it lies.
+
+    Raises:
+        UsageError: An option that means nothing; labels of other settings are in the folder; what a function returned
+            are no boxes.
+        ImageError: There are no images.
+        StorageError: The file system said no.
+        SamedgeError: A model cannot be opened.
+    """
+    Thresholds(conf, iou, max_det)  # raises for what means nothing
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}", cure="Give 1 or more")
+    images = ImageSet(data, recursive=recursive)
+    total = images.count()
+    options = DetectOptions(conf, iou, imgsz, max_det, None if classes is None else sorted(set(classes)))
+    policy = MaskPolicy(parts, holes, min_area)
+    output = images.default_output if output_dir is None else Path(output_dir)
+    with ExitStack() as stack:
+        detector = open_detector(
+            det_model, options, names=names, backend=backend, device=device or None, threads=threads, force=force
+        )
+        stack.callback(detector.close)
+        sam = sam_model
+        if not isinstance(sam, SAM):
+            sam = SAM(sam, backend=backend, device=device or None, threads=threads, force=force)
+            stack.callback(sam.close)
+        predictor = sam.predictor.twin()  # so that the caller may use an opened one beside it
+        settings = _settings(options, policy, sam_conf, detector, predictor)
+        journal = stack.enter_context(Journal(output, settings, restart=restart))
+        run = _Run(journal, detector, total, progress)
+        pipeline = Pipeline(
+            detector,
+            policy,
+            sam_conf=sam_conf,
+            workers=workers or min(MOST_WORKERS, usable_cores()),
+            finish=run.finish,
+        )
+        pipeline.run(predictor, run.tasks(images))
+        return run.report(output, write_coco(output, journal, detector.categories))
+
+
+class _Run:
+    """What is counted while images are done."""
+
+    def __init__(
+        self, journal: Journal, detector: Detector, total: int, progress: Callable[[AnnotateStep], None] | None
+    ) -> None:
+        self._journal = journal
+        self._detector = detector
+        self._progress = progress
+        self._pace = Pace(total)
+        self._resumed = 0
+        self._by_status: Counter[str] = Counter()
+        self._dropped: Counter[Reason] = Counter()
+        self._objects = 0
+        self._failed: list[tuple[str, str]] = []
+        for image in journal.images:
+            detector.remember(image)
+
+    def tasks(self, images: ImageSet) -> Iterator[Task]:
+        """Yields the images that are still to be done."""
+        self._tell(None)
+        for entry in images:
+            try:
+                file = entry.path.stat()
+            except OSError:
+                size, changed = 0, 0  # reading it will tell why
+            else:
+                size, changed = file.st_size, file.st_mtime_ns
+            if self._journal.is_done(entry.name, size, changed):
+                self._resumed += 1
+                self._pace.skip()
+            else:
+                yield Task(entry, size, changed)
+
+    def finish(self, record: ImageRecord, labels: str) -> None:
+        """Keeps an image's record and labels, and counts it."""
+        if not self._journal.finish(record, labels):
+            return
+        with self._journal.lock:
+            self._by_status[record.status] += 1
+            self._objects += len(record.objects)
+            self._dropped.update(drop.reason for drop in record.dropped)
+            if record.error is not None and len(self._failed) < _SHOWN_FAILURES:
+                self._failed.append((record.image, record.error))
+            self._pace.step()
+            self._tell(record)
+
+    def _tell(self, record: ImageRecord | None) -> None:
+        if self._progress is not None:
+            self._progress(AnnotateStep(record, self._pace))
+
+    def report(self, output: Path, coco: Path) -> AnnotateReport:
+        """Returns what was done."""
+        return AnnotateReport(
+            output=output,
+            coco=coco,
+            manifest=self._journal.path,
+            images=self._resumed + sum(self._by_status.values()),
+            resumed=self._resumed,
+            annotated=self._by_status["annotated"],
+            empty=self._by_status["empty"],
+            failed=tuple(self._failed),
+            failures=self._by_status["failed"],
+            objects=self._objects,
+            dropped=dict(self._dropped),
+        )
+
+
+def _settings(
+    options: DetectOptions, policy: MaskPolicy, sam_conf: float, detector: Detector, predictor: Predictor
+) -> dict[str, object]:
+    """What the labels depend on. Where things run, and on how many threads, is not among it."""
+    encoder = predictor.info.graph("encoder")
+    return {
+        **detector.settings,
+        "names": {str(category.number): category.name for category in detector.categories},
+        "conf": options.conf,
+        "iou": options.iou,
+        "max_det": options.max_det,
+        "classes": options.classes,
+        "sam": predictor.info.model.name,
+        "sam_checkpoint": predictor.info.model.checkpoint_sha256,
+        "sam_encoder": encoder.graph.sha256,
+        "sam_conf": sam_conf,
+        "parts": policy.parts,
+        "holes": policy.holes,
+        "min_area": policy.min_area,
+    }

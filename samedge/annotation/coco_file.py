@@ -1,0 +1,91 @@
+"""COCO's file of annotations, written from the manifest one record at a time.
+
+Images come in natural order, so that a run that was interrupted and resumed writes the same file as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from samedge.annotation.journal import Journal
+from samedge.annotation.proposals import Category
+from samedge.annotation.records import ImageRecord
+from samedge.engines.whole_files import staged_file
+from samedge.errors import storage_errors
+from samedge.runtime.sources import natural_order
+
+COCO_NAME: Final = "annotations.coco.json"
+
+
+def write_coco(folder: Path, journal: Journal, categories: Sequence[Category]) -> Path:
+    """Writes the file and returns its path. Images that failed are left out.
+
+    Args:
+        folder: Where to.
+        journal: What was found.
+        categories: The classes that the detector knows; others that occur are called by their number.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    path = folder / COCO_NAME
+    images = sorted(journal.images, key=lambda name: natural_order(Path(name)))
+    ids = {category.number: category.coco_id for category in categories}
+    with staged_file(path) as stage, storage_errors(path), stage.open("w", encoding="utf-8") as file:
+        file.write('{"info": {"description": "Written by samedge annotate"},\n"licenses": [],\n"images": [')
+        file.writelines(_items(_image(number, record) for number, record in _numbered(journal, images)))
+        file.write('],\n"annotations": [')
+        file.writelines(_items(_annotations(_numbered(journal, images), ids)))
+        file.write('],\n"categories": [')
+        file.writelines(_items(_category(category) for category in _complete(categories, ids)))
+        file.write("]}\n")
+    return path
+
+
+def _numbered(journal: Journal, images: list[str]) -> Iterator[tuple[int, ImageRecord]]:
+    return enumerate(journal.records(images), 1)
+
+
+def _items(values: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for at, value in enumerate(values):
+        yield f"{',' if at else ''}\n{json.dumps(value)}"
+
+
+def _image(number: int, record: ImageRecord) -> dict[str, Any]:
+    return {"id": number, "file_name": record.image, "width": record.width, "height": record.height}
+
+
+def _annotations(records: Iterable[tuple[int, ImageRecord]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
+    """Yields the objects of all images. Classes that are new are added to `ids`, under their number."""
+    number = 0
+    for image_id, record in records:
+        for found in record.objects:
+            number += 1
+            yield {
+                "id": number,
+                "image_id": image_id,
+                "category_id": ids.setdefault(found.category, found.category),
+                "segmentation": msgspec.to_builtins(found.rle),
+                "bbox": [float(value) for value in found.box],
+                "area": found.area,
+                "iscrowd": 0,
+                **({} if found.score is None else {"score": found.score}),
+                "predicted_iou": found.predicted_iou,
+                "proposal": found.proposal,
+            }
+
+
+def _complete(categories: Sequence[Category], ids: dict[int, int]) -> Iterator[Category]:
+    yield from categories
+    known = {category.number for category in categories}
+    for number in sorted(ids.keys() - known):
+        yield Category(number, ids[number], str(number))
+
+
+def _category(category: Category) -> dict[str, Any]:
+    return {"id": category.coco_id, "name": category.name, "supercategory": ""}
