@@ -105,14 +105,15 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-ORDER = ("engines", "runtime", "models", "export", "benchmarks", "cli")
+ORDER = ("engines", "runtime", "models", "export", "annotation", "benchmarks", "cli")
 MAY_USE = {
     "engines": {"engines"},
     "runtime": {"runtime", "engines"},
     "models": {"models"},
     "export": {"export", "models", "runtime", "engines"},
+    "annotation": {"annotation", "runtime", "engines"},  # models through samedge.api and samedge.yolo
     "benchmarks": {"benchmarks", "export", "models", "runtime", "engines"},
-    "cli": {"cli", "benchmarks", "export", "models", "runtime", "engines"},
+    "cli": {"cli", "annotation", "benchmarks", "export", "models", "runtime", "engines"},
 }
 
 

@@ -52,10 +52,10 @@ class Pace:
 
 def shown_rate(rate: float) -> str:
     """Returns a rate as people read it: in a second, a minute or an hour."""
-    for unit, seconds in (("second", 1), ("minute", 60), ("hour", 3600)):
-        if rate * seconds >= 1 or unit == "hour":
-            break
-    return f"{rate * seconds:.1f} a {unit}"
+    for unit, seconds in (("a second", 1), ("a minute", 60)):
+        if rate * seconds >= 1:
+            return f"{rate * seconds:.1f} {unit}"
+    return f"{rate * 3600:.1f} an hour"
 
 
 def shown_time(seconds: float) -> str:

@@ -1,0 +1,37 @@
+"""A model that draws its prompts, and folders of pictures for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pictures import write_picture
+
+from samedge.api import SAM
+from samedge.runtime.fake import fake_predictor
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SAMEDGE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def sam() -> SAM:
+    """Fills boxes, at 256 px: a cell of its masks is a pixel of images of 64 px."""
+    model = SAM("fake")
+    model._predictor = fake_predictor(image_size=256)
+    return model
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten pictures: six here, four in two subfolders, of which two share their names with others."""
+    root = tmp_path / "photos"
+    for number in range(6):
+        write_picture(root / f"{number}.png", number)
+    for seed, name in enumerate(("a/0.png", "a/x.png", "b/0.png", "b/y.png"), 6):
+        write_picture(root / name, seed)
+    return root
