@@ -56,6 +56,8 @@ class FakeTensorRt:
         log: Lines that the builder or runtime logs the next time that it is asked to work: (severity, text).
         build_fails: The next build gives no plan.
         execute_fails: Executing says False.
+        layers: Name and milliseconds of each layer, as a profiler is told.
+        described: What an inspector says of the layers: names, or dictionaries as detailed plans have them.
     """
 
     def __init__(self, generation: str, *, cuda: FakeCuda | None = None, program: Program | None = None) -> None:
@@ -287,7 +289,21 @@ def _module(fake: FakeTensorRt) -> ModuleType:
             shapes = config._profiles[0].shapes if config._profiles else {}
             return Host(fake.plan({**network._graph, "profile": shapes}))
 
+    class IProfiler:
+        def __init__(self) -> None:
+            self.initialised = True
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
+
+    class EngineInspector:
+        def get_engine_information(self, format: Any) -> str:
+            fake.calls.append(("get_engine_information", format.name))
+            return json.dumps({"Layers": fake.described})
+
     class IExecutionContext:
+        profiler: IProfiler | None = None
+
         def __init__(self, engine: ICudaEngine) -> None:
             self._engine = engine
             self._shapes: dict[str, tuple[int, ...]] = {}
@@ -348,6 +364,10 @@ def _module(fake: FakeTensorRt) -> ModuleType:
                 reads=[size(name) for name in graph["inputs"]],
                 writes=[size(name) for name in graph["outputs"]],
             )
+            if self.profiler is not None:
+                assert self.profiler.initialised, "the base class was not initialised"
+                for name, milliseconds in fake.layers:
+                    self.profiler.report_layer_time(name, milliseconds)
             return True
 
     class IRuntimeCache:
@@ -396,6 +416,9 @@ def _module(fake: FakeTensorRt) -> ModuleType:
         def create_runtime_config(self) -> IRuntimeConfig:
             return IRuntimeConfig()
 
+        def create_engine_inspector(self) -> EngineInspector:
+            return EngineInspector()
+
         def create_execution_context(self, config: IRuntimeConfig | None = None) -> IExecutionContext:
             fake.calls.append(("create_execution_context", config is not None))
             return IExecutionContext(self)
@@ -430,6 +453,9 @@ def _module(fake: FakeTensorRt) -> ModuleType:
     for kind in (ILogger, OnnxParser, Builder, Runtime, IBuilderConfig, IExecutionContext, ICudaEngine):
         setattr(module, kind.__name__, kind)
     module.ITensor = Tensor
+    module.IProfiler = IProfiler
+    module.EngineInspector = EngineInspector
+    module.LayerInformationFormat = _enum("LayerInformationFormat", ["ONELINE", "JSON"])
     if old:
         del IBuilderConfig.progress_monitor
     else:

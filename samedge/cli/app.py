@@ -17,6 +17,7 @@ from samedge.cli.demo import demo
 from samedge.cli.export import export
 from samedge.cli.info import info
 from samedge.cli.predict import predict
+from samedge.cli.profile import profile
 from samedge.errors import SamedgeError, StorageError
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
-for command in (export, predict, annotate, info, demo):
+for command in (export, predict, annotate, profile, info, demo):
     app.command()(command)
 
 

@@ -46,19 +46,32 @@ def print_tables(tables: Sequence[PlainTable], form: str) -> None:
     Raises:
         UsageError: There is no such form.
     """
-    if form == "json":
-        document = {table.title: list(table.records) for table in tables}
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    elif form == "csv":
-        sys.stdout.write("\n".join(_csv(table) for table in tables))
-    elif form == "markdown":
-        sys.stdout.write("\n".join(_markdown(table) for table in tables))
-    elif form == "table":
+    if form == "table":
         console = Console()
         for table in tables:
             console.print(_rich(table))
     else:
-        raise UsageError(f"there is no format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+        sys.stdout.write(tables_text(tables, form))
+
+
+def tables_text(tables: Sequence[PlainTable], form: str) -> str:
+    """Returns tables as text.
+
+    Args:
+        tables: As in `print_tables`.
+        form: "markdown", "csv" or "json".
+
+    Raises:
+        UsageError: There is no such form.
+    """
+    if form == "json":
+        document = {table.title: list(table.records) for table in tables}
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if form == "csv":
+        return "\n".join(_csv(table) for table in tables)
+    if form == "markdown":
+        return "\n".join(_markdown(table) for table in tables)
+    raise UsageError(f"there is no format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
 
 
 def _rich(table: PlainTable) -> Table:

@@ -105,6 +105,7 @@ class OrtEngine:
         options: Device and threads. Devices: "cpu", "cuda", "tensorrt", "rocm", "migraphx" and "dml" (or "directml")
             with an optional index as in "cuda:1", "openvino", "coreml", or the full name of an execution provider.
             None takes CUDA where it works and the CPU elsewhere.
+        profile: Beginning of the path of a file that says what each node took; None for none. See `end_profiling`.
 
     Raises:
         BackendUnavailableError: onnxruntime is not installed.
@@ -112,7 +113,7 @@ class OrtEngine:
         EngineError: The graph cannot be opened.
     """
 
-    def __init__(self, path: Path, options: EngineOptions) -> None:
+    def __init__(self, path: Path, options: EngineOptions, *, profile: Path | None = None) -> None:
         found = self.probe()
         if not found.ok:
             raise BackendUnavailableError(found.reason, cure=found.cure)
@@ -123,7 +124,7 @@ class OrtEngine:
         threads = options.threads or usable_cores()
         self._where = path.name
         with _foreign_errors(self._where, f"onnxruntime {ort.__version__} cannot open this graph"):
-            self._session = _session(ort, str(path), target, threads)
+            self._session = _session(ort, str(path), target, threads, profile)
         self._device = target.name
         self._inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
         self._outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
@@ -181,12 +182,16 @@ class OrtEngine:
             results = self._session.run(list(outputs), dict(feeds))
         return dict(zip(outputs, results, strict=True))
 
+    def end_profiling(self) -> Path:
+        """Writes what each node took in each run so far, and returns where; for an engine with a profile."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Frees the session."""
         self._session = None
 
 
-def _session(ort: Any, graph: str | bytes, target: _Target, threads: int) -> Any:
+def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profile: Path | None = None) -> Any:
     """Opens a session on the target; its providers are still to be checked.
 
     The settings are for a box that does other work as well; ``docs/backends.md`` lists them with what they cost.
@@ -206,6 +211,9 @@ def _session(ort: Any, graph: str | bytes, target: _Target, threads: int) -> Any
     # The pattern of the first run becomes one block that the second run allocates beside what the arena already holds:
     # without it the encoders of ViT-B and MobileSAM peak at 813 and 318 MB instead of 1010 and 486.
     options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.log_severity_level = 4  # what goes wrong is raised as well: nothing to add on stderr
     # Without `enable_fallback=0` the session prints to stdout and goes on with the CPU.
     return ort.InferenceSession(graph, options, providers=target.providers(), enable_fallback=0)

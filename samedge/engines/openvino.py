@@ -61,6 +61,7 @@ class OpenVinoEngine:
     Args:
         path: The ``.onnx`` or ``.xml`` file.
         options: Device and threads. Devices: "cpu", "gpu", "gpu.1", "npu", in either case; None takes the CPU.
+        counters: Keep counters of what each layer takes.
 
     Raises:
         BackendUnavailableError: OpenVINO is not installed.
@@ -69,7 +70,7 @@ class OpenVinoEngine:
         StorageError: The file cannot be read.
     """
 
-    def __init__(self, path: Path, options: EngineOptions) -> None:
+    def __init__(self, path: Path, options: EngineOptions, *, counters: bool = False) -> None:
         found = self.probe()
         if not found.ok:
             raise BackendUnavailableError(found.reason, cure=found.cure)
@@ -79,7 +80,9 @@ class OpenVinoEngine:
         self._lock = Lock()
         with _foreign_errors(self._where, f"OpenVINO {found.version} cannot open this graph"):
             # From the file, so that nobody but OpenVINO holds the graph.
-            compiled = _core().compile_model(str(path), device, _settings(device, options.threads or usable_cores()))
+            settings = _settings(device, options.threads or usable_cores()) | ({"PERF_COUNT": True} if counters else {})
+            compiled = _core().compile_model(str(path), device, settings)
+            self._compiled: Any = compiled
             self._request: Any = compiled.create_infer_request()
             known = compiled.get_property("SUPPORTED_PROPERTIES")
             told = {name: str(compiled.get_property(name)) for name in _REPORTED if name in known}
@@ -164,6 +167,7 @@ class OpenVinoEngine:
         """Frees the compiled graph, after the run that may be going on."""
         with self._lock:
             self._request = None
+            self._compiled = None
 
 
 def _settings(device: str, threads: int) -> dict[str, object]:

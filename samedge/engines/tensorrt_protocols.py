@@ -166,6 +166,12 @@ class ExecutionContext(Protocol):
     def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
+class ProfiledContext(Protocol):
+    """``IExecutionContext`` that tells a profiler about its layers."""
+
+    profiler: Any
+
+
 class RuntimeCache(Protocol):
     """``IRuntimeCache``: what was compiled at load, kept for the next load."""
 
@@ -188,6 +194,18 @@ class ConfiguredEngine(Protocol):
     """``ICudaEngine`` whose contexts take a configuration."""
 
     def create_runtime_config(self) -> RuntimeConfig: ...
+
+
+class EngineInspector(Protocol):
+    """``EngineInspector``."""
+
+    def get_engine_information(self, format: Any) -> str: ...
+
+
+class InspectedEngine(Protocol):
+    """``ICudaEngine`` that tells what it is made of."""
+
+    def create_engine_inspector(self) -> EngineInspector: ...
 
 
 class CudaEngine(Protocol):
@@ -235,6 +253,12 @@ class TensorRtModule(Protocol):
 
     @property
     def ILogger(self) -> Any: ...
+
+    @property
+    def IProfiler(self) -> Any: ...
+
+    @property
+    def LayerInformationFormat(self) -> Any: ...
 
     @property
     def BuilderFlag(self) -> Any: ...

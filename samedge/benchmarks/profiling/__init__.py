@@ -1,0 +1,1 @@
+"""Where the time of a graph goes, and how near it is to what the machine can do."""

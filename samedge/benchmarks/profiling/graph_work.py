@@ -1,0 +1,329 @@
+"""What each node of an ONNX graph has to do: operations, bytes and kind, from the graph's shapes alone.
+
+Weights are not read. Backends fuse nodes into layers and name them after one or some of them: `of_layers` adds
+up what a layer's nodes do, and counts only the bytes that go in and out of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from samedge.benchmarks.child import EXTRA
+from samedge.benchmarks.profiling.operators import (
+    INTEGER,
+    KINDS,
+    PRODUCTS,
+    Kind,
+    kind_of_operator,
+    operations,
+    second_factor,
+)
+from samedge.engines.layer_times import LayerTime
+from samedge.errors import EngineError, missing_extra, storage_errors
+
+ComputePrecision: TypeAlias = Literal["fp32", "fp16", "int8"]
+
+_LARGEST_VALUES: Final = 1024
+"""Initializers of more values are weights; smaller ones may be shapes, which inference needs to see."""
+_BRIDGES: Final = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Transpose", "Cast", "Squeeze", "Unsqueeze", "Expand"}
+)
+"""What may lie between the product of an attention and its softmax."""
+_VIEWS: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"})
+"""What gives the same values another shape, and moves none."""
+_PRODUCT_KINDS: Final = ("linear", "convolution", "attention")
+_LONGEST_WAY: Final = 4
+_LIKE: Final = {"DynamicQuantizeMatMul": ("MatMul", 2), "Gelu": ("Relu", 1), "FastGelu": ("Relu", 1)}
+"""Operators of onnxruntime whose shapes ONNX's inference does not know: one with the same shapes, and its inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWork:
+    """What one node does.
+
+    Attributes:
+        name: Of the node.
+        operator: Its operator.
+        kind: What it is for.
+        flops: Operations of products and convolutions, 2 a multiply-add.
+        precision: What it computes in.
+        inputs: Tensors, weights among them.
+        outputs: Tensors.
+    """
+
+    name: str
+    operator: str
+    kind: Kind
+    flops: int
+    precision: ComputePrecision
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """What a layer does: the sum of its nodes."""
+
+    kind: Kind
+    flops: int
+    nbytes: int
+    precision: ComputePrecision
+    nodes: tuple[str, ...]
+
+
+class GraphWork:
+    """The nodes of a graph.
+
+    Args:
+        nodes: In the order of the graph.
+        nbytes: Bytes of each tensor whose shape is known.
+        results: Names of the graph's outputs.
+
+    Attributes:
+        nodes: By name.
+    """
+
+    def __init__(self, nodes: Iterable[NodeWork], nbytes: Mapping[str, int], results: Iterable[str]) -> None:
+        self.nodes = {node.name: node for node in nodes}
+        self._nbytes = nbytes
+        self._results = frozenset(results)
+
+    @property
+    def flops(self) -> int:
+        """Of all nodes."""
+        return sum(node.flops for node in self.nodes.values())
+
+    @cached_property
+    def _readers(self) -> dict[str, set[str]]:
+        readers: dict[str, set[str]] = {}
+        for node in self.nodes.values():
+            for tensor in node.inputs:
+                readers.setdefault(tensor, set()).add(node.name)
+        return readers
+
+    @cached_property
+    def _makers(self) -> dict[str, str]:
+        return {tensor: node.name for node in self.nodes.values() for tensor in node.outputs}
+
+    def find(self, name: str) -> str | None:
+        """Returns the node that a backend's name of a layer is made from: its name, that of a tensor, or a beginning.
+
+        "/a/MatMul/MatmulTransposeFusion/" and "/a/Conv_output_0_nchwc" are what became of "/a/MatMul" and "/a/Conv".
+        """
+        while name:
+            if name in self.nodes:
+                return name
+            if name in self._makers:
+                return self._makers[name]
+            name = name[: max(name.rfind("/"), name.rfind("_"), 0)]
+        return None
+
+    def of_layers(self, layers: Sequence[LayerTime]) -> list[LayerWork | None]:
+        """Returns what each layer does; None where it does none of the graph's nodes, as a change of layout.
+
+        A backend may call a product and the addition behind it by the name of the addition. So what no layer claims
+        goes to the layer that its result leads to, if that is one of products by its backend's own words.
+        """
+        nodes = [dict.fromkeys(name for name in map(self.find, layer.sources) if name is not None) for layer in layers]
+        owner = {name: at for at, own in enumerate(nodes) for name in own}
+        products = [kind_of_operator(layer.operator) in _PRODUCT_KINDS for layer in layers]
+        for node in self.nodes.values():
+            if node.flops and node.name not in owner:
+                way = self._way_to(node, owner, products)
+                if way is not None:
+                    at, passed = way
+                    nodes[at] |= dict.fromkeys(passed)
+                    owner |= dict.fromkeys(passed, at)
+        return [self._of_nodes(own) for own in nodes]
+
+    def _way_to(
+        self, node: NodeWork, owner: Mapping[str, int], products: Sequence[bool]
+    ) -> tuple[int, tuple[str, ...]] | None:
+        """Returns the layer of products that a node leads to first, and the nodes on the way that no layer claims."""
+        waiting: list[tuple[str, ...]] = [(node.name,)]
+        while waiting:
+            passed = waiting.pop(0)
+            for tensor in self.nodes[passed[-1]].outputs:
+                for reader in sorted(self._readers.get(tensor, ())):
+                    if reader in owner:
+                        if products[owner[reader]]:
+                            return owner[reader], passed
+                    elif len(passed) < _LONGEST_WAY and not self.nodes[reader].flops:
+                        waiting.append((*passed, reader))
+        return None
+
+    def _of_nodes(self, names: Mapping[str, None]) -> LayerWork | None:
+        if not names:
+            return None
+        nodes = [self.nodes[name] for name in names]
+        moves = any(node.operator not in _VIEWS for node in nodes)
+        read = {tensor for node in nodes for tensor in node.inputs}
+        made = {tensor for node in nodes for tensor in node.outputs}
+        kept = {tensor for tensor in made if tensor in self._results or self._readers.get(tensor, set()) - names.keys()}
+        main = max(nodes, key=lambda node: (node.flops, -KINDS.index(node.kind)))
+        return LayerWork(
+            main.kind,
+            sum(node.flops for node in nodes),
+            sum(self._nbytes.get(tensor, 0) for tensor in (read - made) | kept) if moves else 0,
+            main.precision,
+            tuple(names),
+        )
+
+
+def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphWork:
+    """Returns what the nodes of an ONNX file do.
+
+    Args:
+        path: The file; external data is not read.
+        shapes: Of each input.
+
+    Raises:
+        MissingExtraError: The package onnx is not installed.
+        EngineError: It is no ONNX file, or its shapes contradict each other.
+        StorageError: It cannot be read.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise missing_extra("onnx", EXTRA, "Counting what a graph does") from error
+    with storage_errors(path, "read"):
+        data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+        del data
+        weights = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
+        nodes = list(model.graph.node)
+        _name(nodes)
+        inferred = _inferred(onnx, model, shapes)
+    except (onnx.shape_inference.InferenceError, ValueError, TypeError) as error:
+        raise EngineError(f"the shapes of this graph cannot be told: {error}", where=path.name) from error
+    except Exception as error:
+        raise EngineError(f"this is no ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
+    tensors = {**inferred, **weights}
+    sizes = {name: prod(shape) * _value_bytes(onnx, kind) for name, (shape, kind) in tensors.items()}
+    half = {name for name, (_, kind) in tensors.items() if kind == onnx.TensorProto.FLOAT16}
+    attention = _attention_nodes(nodes, weights.keys())
+    return GraphWork(
+        (_node_work(onnx, node, tensors, half, attention, nodes) for node in nodes),
+        sizes,
+        (output.name for output in model.graph.output),
+    )
+
+
+def _name(nodes: list[Any]) -> None:
+    taken: set[str] = set()
+    for at, node in enumerate(nodes):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}#{at}"
+        taken.add(node.name)
+
+
+def _inferred(onnx: Any, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Returns shape and type of inputs, outputs and what lies between, where they are known."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if prod(tensor.dims) > _LARGEST_VALUES:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(field)
+    for node in light.graph.node:
+        if node.op_type in _LIKE and node.domain:
+            kind, count = _LIKE[node.op_type]
+            node.op_type, node.domain = kind, ""
+            del node.input[count:]
+            del node.attribute[:]
+            for weight in light.graph.initializer:
+                if weight.name in node.input:
+                    weight.data_type = onnx.TensorProto.FLOAT
+    for value in light.graph.input:
+        for axis, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            axis.dim_value = size
+    for value in light.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del light.graph.value_info[:]
+    light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    for value in (*light.graph.input, *light.graph.value_info, *light.graph.output):
+        tensor = value.type.tensor_type
+        axes = tensor.shape.dim
+        if tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in axes):
+            found[value.name] = (tuple(axis.dim_value for axis in axes), tensor.elem_type)
+    return found
+
+
+def _node_work(
+    onnx: Any,
+    node: Any,
+    tensors: Mapping[str, tuple[tuple[int, ...], int]],
+    half: set[str],
+    attention: set[str],
+    nodes: list[Any],
+) -> NodeWork:
+    known = [tensors[name][0] if name in tensors else None for name in node.input]
+    output = tensors[node.output[0]][0] if node.output and node.output[0] in tensors else ()
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in attributes.items()}
+    flops = operations(node.op_type, known, output, attributes) if output else 0
+    precision: ComputePrecision = "fp32"
+    if node.op_type in INTEGER or (flops and _is_quantised(node, nodes)):
+        precision = "int8"
+    elif node.input and node.input[0] in half:
+        precision = "fp16"
+    kind = "attention" if node.name in attention else kind_of_operator(node.op_type)
+    return NodeWork(
+        node.name,
+        node.op_type,
+        kind,
+        flops,
+        precision,
+        tuple(name for name in node.input if name),
+        tuple(name for name in node.output if name),
+    )
+
+
+def _is_quantised(node: Any, nodes: list[Any]) -> bool:
+    """Whether both factors come out of a DequantizeLinear, which backends turn into a product of integers."""
+    factors = {node.input[0], node.input[1]}
+    return factors <= {made.output[0] for made in nodes if made.op_type == "DequantizeLinear"}
+
+
+def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:
+    """Returns the nodes that belong to attention: softmax and what leads to it, and products of two activations."""
+    constant = _constants(nodes, weights)
+    maker = {output: node for node in nodes for output in node.output}
+    found: set[str] = set()
+    for node in nodes:
+        if node.op_type in PRODUCTS:
+            second = second_factor(node.op_type)
+            if node.op_type == "Attention" or not {node.input[0], node.input[second]} & constant:
+                found.add(node.name)
+        elif node.op_type == "Softmax":
+            found.add(node.name)
+            waiting = [node.input[0]]
+            while waiting:
+                before = maker.get(waiting.pop())
+                if before is None or before.name in found:
+                    continue
+                if before.op_type in _BRIDGES:
+                    waiting += before.input
+                if before.op_type in PRODUCTS or kind_of_operator(before.op_type) == "elementwise":
+                    found.add(before.name)
+    return found
+
+
+def _constants(nodes: list[Any], weights: Iterable[str]) -> set[str]:
+    """Returns the tensors that do not depend on an input: weights, and what is made of them alone."""
+    constant = {*weights}
+    for node in nodes:  # in the order of the graph
+        if node.op_type == "Constant" or (node.input and all(not name or name in constant for name in node.input)):
+            constant.update(node.output)
+    return constant
+
+
+def _value_bytes(onnx: Any, kind: int) -> int:
+    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)

@@ -1,0 +1,93 @@
+"""``samedge profile``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from samedge.benchmarks.profiling.profile import Profile
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="Bundle, checkpoint, or a graph file: .onnx, .xml, .engine.")],
+    graph: Annotated[
+        str, typer.Option(help="Of a bundle: encoder, decoder, decoder_context, decoder_prompts, decoder_masks ...")
+    ] = "encoder",
+    backend: Annotated[str, typer.Option(help="What runs it: onnxruntime, openvino, tensorrt ...")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...: had, or an error.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    runs: Annotated[int, typer.Option(help="Runs that count.")] = 5,
+    prompts: Annotated[int, typer.Option(help="Prompts of a decoder.")] = 1,
+    points: Annotated[int, typer.Option(help="Points of each, padding included.")] = 2,
+    batch: Annotated[int, typer.Option(help="Images of an encoder.")] = 1,
+    source: Annotated[
+        Path | None, typer.Option(help="ONNX graph that an engine file was built from, to count operations.")
+    ] = None,
+    roof: Annotated[bool, typer.Option(help="Measure what the machine can do.")] = True,
+    top: Annotated[int, typer.Option(help="Layers to show.")] = 15,
+    format_: Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")] = "table",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for profile.json, .md, .csv and the plot .png.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Open a bundle that failed its parity check.")] = False,
+) -> None:
+    """Shows where the time of a graph goes: layer by layer, by kind of work, and against what the machine can do."""
+    from samedge.benchmarks.profiling.profile_model import ProfileOptions, profile_model
+    from samedge.cli.predict import bundle_of
+    from samedge.cli.profile_tables import profile_tables
+    from samedge.cli.progress import shown_progress
+    from samedge.cli.table_formats import FORMATS, print_tables
+    from samedge.errors import UsageError
+
+    if format_ not in FORMATS:
+        raise UsageError(f"there is no format {format_!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+    if min(prompts, points, batch, top) < 1:
+        raise UsageError("--prompts, --points, --batch and --top count from 1", cure="Give 1 or more")
+    options = ProfileOptions(
+        graph=graph,
+        backend=backend,
+        device=device,
+        threads=threads,
+        runs=runs,
+        sizes={"prompts": prompts, "points": points, "batch": batch},
+        source=source,
+        peaks=roof,
+        force=force,
+    )
+    command = " ".join(["samedge", *sys.argv[1:]])
+    with shown_progress() as progress:
+        found = profile_model(model, options, command=command, progress=progress, resolve=bundle_of)
+    if output is not None:
+        _write(found, output)
+    if format_ == "json":
+        sys.stdout.write(_json(found))
+    else:
+        print_tables(profile_tables(found, top), format_)
+
+
+def _json(found: Profile) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
+
+
+def _write(found: Profile, folder: Path) -> None:
+    from samedge.benchmarks.profiling.plot import plot_profile
+    from samedge.cli.profile_tables import layers_table, profile_tables
+    from samedge.cli.table_formats import tables_text
+    from samedge.engines.whole_files import write_whole
+    from samedge.errors import MissingExtraError
+
+    every = layers_table(list(found.layers), len(found.layers))
+    write_whole(folder / "profile.json", _json(found).encode())
+    write_whole(folder / "profile.md", tables_text(profile_tables(found, len(found.layers)), "markdown").encode())
+    write_whole(folder / "profile.csv", tables_text([every], "csv").encode())
+    try:
+        plot_profile(found, folder / "profile.png")
+    except MissingExtraError as error:
+        sys.stderr.write(f"no plot: {error}\n")
+    sys.stderr.write(f"written to {folder}\n")
