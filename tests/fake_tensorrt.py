@@ -69,6 +69,8 @@ class FakeTensorRt:
         self.log: list[tuple[str, str]] = []
         self.build_fails = False
         self.execute_fails = False
+        self.layers: list[tuple[str, float]] = []
+        self.described: list[Any] = []
         self.module = _module(self)
 
     @property

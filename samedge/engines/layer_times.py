@@ -120,13 +120,15 @@ def profile_layers(
         opener: Opens the engine in place of the backend's own.
 
     Raises:
-        UsageError: `runs` is less than 1.
+        UsageError: `runs` or `threads` is less than 1.
         BackendUnavailableError: The backend is not installed.
         DeviceUnavailableError: The device cannot be had.
         EngineError: The graph cannot be opened or run.
     """
     if runs < 1 or warm_ups < 0:
         raise UsageError(f"{runs} runs and {warm_ups} warm-ups are wanted", cure="Ask for one run or more")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}", cure="Give 1 or more, or leave it out for all physical cores")
     line = find_backend(backend)
     if not path.is_file():
         raise EngineError("there is no such graph file", where=path, cure="Check the path")

@@ -99,10 +99,12 @@ def _layer_facts(flavour: Flavour, engine: CudaEngine) -> dict[str, tuple[str, s
 
 
 def _sources_of(name: str) -> tuple[str, ...]:
-    """Returns the nodes in the name of a layer: "/a/MatMul + /a/Add", also inside "{ForeignNode[/a.../b]}"."""
+    """Returns the nodes in the name of a layer: "/a/MatMul + /a/Add"."""
     return tuple(part.strip() for part in _JOINED.split(name) if part.strip().startswith("/"))
 
 
 def _kind_of(name: str) -> str:
     """Returns what the name of a layer says that it does, where the plan does not: "Reformatting CopyNode for ..."."""
-    return name.split(" ", 1)[0].strip("{}") if " " in name else name.rsplit("/", 1)[-1]
+    if name.startswith("{"):  # "{ForeignNode[/a.../b]}": many nodes, compiled as one
+        return name.strip("{}").partition("[")[0]
+    return name.split(" ", 1)[0].rsplit("/", 1)[-1]

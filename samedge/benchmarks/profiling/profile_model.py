@@ -78,7 +78,8 @@ def profile_model(
     )
     notes: list[str] = []
     work = _work_of(path, options, measured, notes)
-    progress("Measuring what the machine can do", 0.7)
+    if options.peaks:
+        progress("Measuring what the machine can do", 0.7)
     peaks = _peaks(work, measured, options, notes) if options.peaks else None
     layers = layer_rows(measured, work, peaks)
     if is_busy():
