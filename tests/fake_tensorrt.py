@@ -347,7 +347,9 @@ def _module(fake: FakeTensorRt) -> ModuleType:
             scratch: list[tuple[int, int]] = []
             if self._managed:
                 # Contexts that share it must not run at the same time: whoever does is caught by the fake GPU.
-                memory, nbytes = self._scratch if any(self._scratch) else (self._device_memory, fake.scratch_bytes)
+                memory, nbytes = (
+                    self._scratch if any(self._scratch) else (cast("Any", self)._device_memory, fake.scratch_bytes)
+                )
                 if nbytes < fake.scratch_bytes or memory % 256:
                     return False
                 scratch = [(memory, fake.scratch_bytes)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Final
 
@@ -61,6 +61,28 @@ class DeviceArray(ABC):
         Raises:
             EngineError: It was closed, or the copy failed.
         """
+
+    def rows(self, rows: Sequence[int]) -> Array:
+        """Returns a copy of some entries of the first axis on the host.
+
+        Raises:
+            EngineError: It was closed, or the copy failed.
+        """
+        picked = self.pick(rows)
+        if picked is not None:
+            return picked.numpy()
+        everything = self.numpy()
+        everyone = len(rows) == len(everything) and list(rows) == list(range(len(rows)))
+        return everything if everyone else everything[list(rows)]
+
+    def pick(self, rows: Sequence[int]) -> DeviceArray | None:
+        """Returns a copy of some entries of the first axis on the device; None where that cannot be had.
+
+        Raises:
+            EngineError: It was closed, there is not enough memory, or the copy failed.
+        """
+        del rows
+        return None
 
     @abstractmethod
     def hold(self) -> Callable[[], None]:

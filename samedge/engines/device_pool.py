@@ -7,7 +7,7 @@ array keeps its place until it is closed or forgotten and nobody reads it any mo
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -106,6 +106,17 @@ class DevicePool:
         """
         with self.memory.current():
             return self._transfers.fetch(array)
+
+    def pick(self, array: PooledArray, rows: Sequence[int]) -> PooledArray:
+        """Returns a copy of some entries of an array's first axis; it is complete.
+
+        Raises:
+            EngineError: The array was closed, there is not enough memory, or the copy failed.
+        """
+        with self.memory.current():
+            result = self.take((len(rows), *array.shape[1:]), array.dtype)
+            self._transfers.pick(result, array, rows)
+        return result
 
     def keep(self, place: _Place) -> Callable[[], None]:
         """Counts one more who needs a place; returns what he calls when he is done."""
@@ -206,6 +217,16 @@ class PooledArray(DeviceArray):
         """
         return self._pool.fetch(self)
 
+    def pick(self, rows: Sequence[int]) -> PooledArray:
+        """Returns a copy of some entries of the first axis on the device; all of them in their order are the array.
+
+        Raises:
+            EngineError: It was closed, there is not enough memory, or CUDA failed.
+        """
+        if list(rows) == list(range(self.shape[0])):
+            return self
+        return self._pool.pick(self, rows)
+
     def hold(self) -> Callable[[], None]:
         """Keeps the memory until the function that this returns is called.
 
@@ -244,6 +265,21 @@ class _Transfers:
             as_bytes(result)[:] = pinned.view()[:nbytes]
         return result
 
+    def pick(self, target: PooledArray, array: PooledArray, rows: Sequence[int]) -> None:
+        with self._lock:
+            stream = self._open_stream()
+            target.wait_on(self._memory, stream)
+            array.wait_on(self._memory, stream)
+            row_bytes = array.nbytes // max(1, array.shape[0])
+            try:
+                for at, first, count in _runs(rows) if row_bytes else ():
+                    self._memory.copy_across(
+                        target.address + at * row_bytes, array.address + first * row_bytes, count * row_bytes, stream
+                    )
+                target.wrote(stream)
+            finally:
+                self._memory.synchronise(stream)
+
     def send(self, array: PooledArray, values: Array) -> None:
         with self._lock:
             stream, pinned = self._ready(values.nbytes)
@@ -256,15 +292,18 @@ class _Transfers:
                     self._memory.synchronise(stream)
             array.wrote(stream)
 
-    def _ready(self, nbytes: int) -> tuple[int, PinnedBuffer]:
+    def _open_stream(self) -> int:
         if self._stream is None:
             self._stream = self._memory.create_stream()
+        return self._stream
+
+    def _ready(self, nbytes: int) -> tuple[int, PinnedBuffer]:
         if self._pinned is None or self._pinned.nbytes < nbytes:
             if self._pinned is not None:
                 pinned, self._pinned = self._pinned, None
                 self._memory.unpin(pinned)
             self._pinned = self._memory.pin(nbytes)
-        return self._stream, self._pinned
+        return self._open_stream(), self._pinned
 
     def close(self) -> None:
         if self._stream is not None:
@@ -273,3 +312,12 @@ class _Transfers:
         if self._pinned is not None:
             self._memory.unpin(self._pinned)
         self._stream = self._pinned = None
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yields where rows that follow each other begin in the result and in the source, and how many they are."""
+    start = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at] != rows[at - 1] + 1:
+            yield start, int(rows[start]), at - start
+            start = at

@@ -8,7 +8,8 @@
 
 Work on streams really waits: it is done when somebody synchronises and not before, in the order of each stream. So a
 result that is read too early is not there. What is wrong on a real GPU and seldom shows is an error here: leaks, double
-frees, use after free, memory that is freed under a copy, pinned memory that is touched while a copy is under way, two
+frees, use after free, memory that is freed under a copy, pinned memory that is touched while a copy is under way, a
+graph that is destroyed while it is at work, two
 streams at the same memory without an event between them, and calls outside the context. Several threads may use it.
 """
 
@@ -73,6 +74,7 @@ class FakeCuda:
         self._streams: dict[int, FakeStream] = {LEGACY_STREAM: FakeStream()}
         self._events: dict[int, dict[int, int] | None] = {}
         self._graphs: dict[int, list[FakeWork]] = {}
+        self._launched: dict[int, list[FakeWork]] = {}
         self._thread = local()
 
     # Context
@@ -272,7 +274,7 @@ class FakeCuda:
 
     def _give(
         self, name: str, stream: int, do: Callable[[], None], reads: Sequence[FakeMemory], writes: Sequence[FakeMemory]
-    ) -> None:
+    ) -> FakeWork:
         self._enter(name, recordable=True)
         queue = self._stream(stream)
         work = FakeWork(name, do, tuple(reads), tuple(writes), stream, next(self._numbers), dict(queue.seen))
@@ -281,7 +283,7 @@ class FakeCuda:
                 raise CudaMisuseError(f"{name} uses {memory.name} after it was freed")
         if self._recording is not None and self._recording[0] == stream:
             self._recording[1].append(work)
-            return
+            return work
         for memory in (*reads, *writes):
             for other in memory.pending:
                 ordered = other.stream == stream or queue.seen.get(other.stream, 0) >= other.number
@@ -294,6 +296,7 @@ class FakeCuda:
         for memory in {*reads, *writes}:
             memory.pending.append(work)
         queue.queue.append(work)
+        return work
 
     # Streams and events
 
@@ -418,8 +421,9 @@ class FakeCuda:
         if graph not in self._graphs:
             raise CudaMisuseError(f"there is no graph {graph}")
         self.launches += 1
-        for work in self._graphs[graph]:
-            self._give(work.name, stream, work.do, work.reads, work.writes)
+        self._launched[graph] = [
+            self._give(work.name, stream, work.do, work.reads, work.writes) for work in self._graphs[graph]
+        ]
 
     @one_at_a_time
     def destroy_graph(self, graph: int) -> None:
@@ -427,4 +431,7 @@ class FakeCuda:
         self._enter("destroy_graph")
         if graph not in self._graphs:
             raise CudaMisuseError(f"graph {graph} is destroyed twice, or never was")
+        waiting = [work for stream in self._streams.values() for work in stream.queue]
+        if any(work in waiting for work in self._launched.pop(graph, [])):
+            raise CudaMisuseError(f"graph {graph} is destroyed while it is at work: synchronise first")
         del self._graphs[graph]

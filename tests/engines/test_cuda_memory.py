@@ -139,6 +139,19 @@ def _graph_of_freed_memory(cuda: FakeCuda) -> None:
     cuda.launch(graph, stream)
 
 
+def _graph_destroyed_at_work(cuda: FakeCuda) -> None:
+    stream, address, other = cuda.create_stream(), cuda.allocate(4), cuda.allocate(4)
+
+    def work() -> bool:
+        cuda.copy_across(address, other, 4, stream)
+        return True
+
+    graph = cuda.capture(stream, work)
+    assert graph is not None
+    cuda.launch(graph, stream)
+    cuda.destroy_graph(graph)
+
+
 def _allocated_while_captured(cuda: FakeCuda) -> None:
     cuda.capture(cuda.create_stream(), lambda: bool(cuda.allocate(4)))
 
@@ -155,6 +168,7 @@ MISUSES: list[tuple[Misuse, str]] = [
     (_stream_ends_early, "ends while work is under way"),
     (_two_streams, "put an event between them"),
     (_graph_of_freed_memory, "after it was freed"),
+    (_graph_destroyed_at_work, "destroyed while it is at work"),
     (_allocated_while_captured, "allocate while work is captured"),
     (lambda cuda: cuda.free(123), "never allocated"),
     (lambda cuda: cuda.synchronise(99), "no stream 99"),

@@ -36,9 +36,11 @@ def double(feeds: dict[str, Array]) -> Mapping[str, Array]:
 class Part:
     """One engine on a GPU of its own provider, as two engines of one process are."""
 
-    def __init__(self, folder: Path, shared: FakeCuda | None = None, gpu: Gpu | None = None) -> None:
+    def __init__(
+        self, folder: Path, shared: FakeCuda | None = None, gpu: Gpu | None = None, *, generation: str = "10.3"
+    ) -> None:
         self.cuda = shared or FakeCuda(gpu=gpu)
-        self.trt = trt = FakeTensorRt("10.3", cuda=self.cuda, program=double)
+        self.trt = trt = FakeTensorRt(generation, cuda=self.cuda, program=double)
         graph = write_graph(folder / "g.onnx", {"x": ("float32", ["batch", 4])}, {"y": ("float32", ["batch", 4])})
         plan, _ = build_plan(trt.flavour, graph, BuildOptions(profiles={"batch": AxisRange(1, 2, 4)}))
         path = folder / "g.engine"
@@ -135,6 +137,48 @@ def test_results_that_nobody_waited_for_may_be_given_up(tmp_path: Path) -> None:
         part.double(X + turn)
     assert part.engine.to_device(X) is not None
     np.testing.assert_array_equal(part.double(X).numpy(), X * 2)
+    part.engine.close()
+    assert closed(part)
+
+
+def test_rows_are_picked_on_the_device(tmp_path: Path) -> None:
+    part = Part(tmp_path)
+    given = np.arange(16, dtype=np.float32).reshape(4, 4)
+    array = part.double(given)
+    array.wait()
+    part.double(given[:2]).close()  # leaves a place that is still to be written
+    before = part.cuda.allocations
+    picked = array.pick([2, 3, 0])
+    assert picked is not None
+    assert part.cuda.allocations == before + 1  # that place is too small
+    np.testing.assert_array_equal(picked.numpy(), given[[2, 3, 0]] * 2)
+    two = array.pick([3, 3])
+    assert two is not None
+    np.testing.assert_array_equal(two.numpy(), given[[3, 3]] * 2)
+    np.testing.assert_array_equal(array.rows([1]), given[[1]] * 2)
+    assert array.pick([0, 1, 2, 3]) is array
+    assert array.rows([]).shape == (0, 4)
+    del array, picked, two
+    part.engine.close()
+    assert closed(part)
+
+
+def test_other_shapes_and_other_work_wait_for_what_is_under_way(tmp_path: Path) -> None:
+    part = Part(tmp_path)
+    arrays = [part.double(np.full((rows, 4), rows, np.float32)) for rows in (1, 1, 1, 4, 4, 4, 1, 2, 3, 2, 2, 4, 1)]
+    for array in arrays:
+        np.testing.assert_array_equal(array.numpy(), np.full(array.shape, 2 * array.shape[0]))
+    del arrays, array
+    part.engine.close()
+    assert closed(part)
+
+
+def test_one_context_waits_before_it_gets_other_shapes(tmp_path: Path) -> None:
+    part = Part(tmp_path, generation="8.6")
+    arrays = [part.double(np.full((rows, 4), rows, np.float32)) for rows in (1, 1, 1, 4, 4, 4, 1, 1, 3, 3, 3, 1)]
+    for array in arrays:
+        np.testing.assert_array_equal(array.numpy(), np.full(array.shape, 2 * array.shape[0]))
+    del arrays, array
     part.engine.close()
     assert closed(part)
 
