@@ -87,7 +87,12 @@ class Board:
         def whole() -> WholeDecoder:
             return WholeDecoder(self.engine("decoder"), "native", size)
 
-        decoder: Decoder = SplitDecoder(*(self.engine(role) for role in SPLIT_ROLES), whole) if self.split else whole()
+        decoder: Decoder
+        if self.split:
+            context, prompts, masks = (self.engine(role) for role in SPLIT_ROLES)
+            decoder = SplitDecoder(context, prompts, masks, whole)
+        else:
+            decoder = whole()
         return Predictor(self.manifest, self.engine("encoder"), decoder)
 
     def copies(self) -> tuple[int, int]:

@@ -103,6 +103,11 @@ class DeviceEngine(RawEngine, Protocol):
         ...
 
     @property
+    def array_device(self) -> str:
+        """Where its arrays lie, as `DeviceArray.device` says it."""
+        ...
+
+    @property
     def axis_limits(self) -> Mapping[str, tuple[int, int]]:
         """Name of a free axis to its least and largest size, where there are limits."""
         ...
@@ -173,6 +178,7 @@ class Engine:
     def __init__(self, raw: RawEngine | DeviceEngine, *, backend: str, name: str) -> None:
         self._raw: RawEngine | DeviceEngine | None = raw
         self.on_device: bool = getattr(raw, "keeps_on_device", False)
+        self._array_device: str = getattr(raw, "array_device", raw.device)
         self.axis_limits: dict[str, tuple[int, int]] = dict(getattr(raw, "axis_limits", {}))
         self._inputs = dict(raw.inputs)
         self._outputs = dict(raw.outputs)
@@ -244,7 +250,7 @@ class Engine:
                 array = np.from_dlpack(array)
             else:
                 lies = f"cuda:{int(number)}"
-                if not self.on_device or self.device != lies:
+                if not self.on_device or self._array_device != lies:
                     raise self._elsewhere("the array", lies, "Move it there, or to the host, first")
                 return cast("DeviceEngine", raw).borrow(array)
         return cast("DeviceEngine", raw).to_device(np.asarray(array, order="C")) if self.on_device else array
@@ -306,7 +312,7 @@ class Engine:
             return np.asarray(array, order="C")  # ascontiguousarray gives a scalar an axis
         if not self.on_device:
             return array.numpy()
-        if array.device != self.device:
+        if array.device != self._array_device:
             raise self._elsewhere(
                 f"input {name!r}", array.device, "Open both engines on one device, or feed array.numpy()"
             )

@@ -125,6 +125,11 @@ class TensorRtEngine:
         return f"cuda:{self._memory.gpu.index}"
 
     @property
+    def array_device(self) -> str:
+        """Where its arrays lie."""
+        return self.device
+
+    @property
     def details(self) -> Mapping[str, str]:
         """Versions, GPU, provider of the memory, and what the sidecar tells."""
         details = {
