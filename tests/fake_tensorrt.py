@@ -58,6 +58,7 @@ class FakeTensorRt:
         execute_fails: Executing says False.
         layers: Name and milliseconds of each layer, as a profiler is told.
         described: What an inspector says of the layers: names, or dictionaries as detailed plans have them.
+        scratch_bytes: What a context needs that has no memory of its own.
     """
 
     def __init__(self, generation: str, *, cuda: FakeCuda | None = None, program: Program | None = None) -> None:
@@ -71,6 +72,7 @@ class FakeTensorRt:
         self.execute_fails = False
         self.layers: list[tuple[str, float]] = []
         self.described: list[Any] = []
+        self.scratch_bytes = 96
         self.module = _module(self)
 
     @property
@@ -146,6 +148,8 @@ def _module(fake: FakeTensorRt) -> ModuleType:
     creation = [] if eleven else ["EXPLICIT_BATCH"]
     flags = [*([] if eleven else ["FP16", "INT8"]), "VERSION_COMPATIBLE", "REFIT"]
     modes = _enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
+    locations = _enum("TensorLocation", ["DEVICE", "HOST"])
+    strategies = _enum("ExecutionContextAllocationStrategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"])
 
     class ILogger:
         Severity = severities
@@ -303,23 +307,36 @@ def _module(fake: FakeTensorRt) -> ModuleType:
             fake.calls.append(("get_engine_information", format.name))
             return json.dumps({"Layers": fake.described})
 
-    class IExecutionContext:
+    class IExecutionContext(Strict):
+        _fake = fake
+        _settable = frozenset({"device_memory", "profiler"})
         profiler: IProfiler | None = None
+        device_memory = property(lambda self: None)
 
-        def __init__(self, engine: ICudaEngine) -> None:
+        def __init__(self, engine: ICudaEngine, managed: bool) -> None:
             self._engine = engine
+            self._managed = managed
+            self._scratch = (0, 0)
+            self._profile = 0
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
 
+        def set_device_memory(self, memory: int, size: int) -> None:
+            fake.calls.append(("set_device_memory", size))
+            self._scratch = (int(memory), int(size))
+
         def set_input_shape(self, name: str, shape: Any) -> bool:
             fake.calls.append(("set_input_shape", name, tuple(shape)))
+            low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
+            if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
+                return False
             self._shapes[name] = tuple(shape)
             return True
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
             fake.calls.append(("set_tensor_address", name))
             self._addresses[name] = memory
-            return True
+            return memory % 256 == 0
 
         def infer_shapes(self) -> list[str]:
             return [name for name in self._engine._graph["inputs"] if name not in self._shapes]
@@ -334,13 +351,25 @@ def _module(fake: FakeTensorRt) -> ModuleType:
             return tuple(axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in axes)
 
         def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-            return profile_index == 0
+            fake.calls.append(("set_optimization_profile_async", profile_index))
+            self._profile = profile_index
+            self._shapes.clear()
+            return bool(profile_index < self._engine.num_optimization_profiles)
 
         def execute_async_v3(self, stream_handle: int) -> bool:
             fake.calls.append(("execute_async_v3",))
             if fake.execute_fails or fake.cuda is None or fake.program is None:
                 return False
             cuda, program, graph = fake.cuda, fake.program, self._engine._graph
+            scratch: list[tuple[int, int]] = []
+            if self._managed:
+                # Contexts that share it must not run at the same time: whoever does is caught by the fake GPU.
+                memory, nbytes = (
+                    self._scratch if any(self._scratch) else (cast("Any", self)._device_memory, fake.scratch_bytes)
+                )
+                if nbytes < fake.scratch_bytes or memory % 256:
+                    return False
+                scratch = [(memory, fake.scratch_bytes)]
             places: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
             for kind in ("inputs", "outputs"):
                 for name, (dtype, _axes) in graph[kind].items():
@@ -364,7 +393,7 @@ def _module(fake: FakeTensorRt) -> ModuleType:
                 stream_handle,
                 kernel,
                 reads=[size(name) for name in graph["inputs"]],
-                writes=[size(name) for name in graph["outputs"]],
+                writes=[*(size(name) for name in graph["outputs"]), *scratch],
             )
             if self.profiler is not None:
                 assert self.profiler.initialised, "the base class was not initialised"
@@ -375,7 +404,7 @@ def _module(fake: FakeTensorRt) -> ModuleType:
     class IRuntimeCache:
         def deserialize(self, blob: bytes) -> bool:
             fake.calls.append(("deserialize_cache", bytes(blob)))
-            return True
+            return blob != b"damaged"
 
         def serialize(self) -> Host:
             return Host(b"compiled")
@@ -389,10 +418,13 @@ def _module(fake: FakeTensorRt) -> ModuleType:
             return IRuntimeCache()
 
         def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+            fake.calls.append(("set_runtime_cache",))
             return True
 
     class ICudaEngine:
-        num_optimization_profiles = 1
+        num_optimization_profiles = property(lambda self: len(self._graph.get("profiles", [None])))
+        device_memory_size = property(lambda self: fake.scratch_bytes)
+        device_memory_size_v2 = property(lambda self: fake.scratch_bytes)
 
         def __init__(self, graph: dict[str, Any]) -> None:
             self._graph = graph
@@ -412,8 +444,13 @@ def _module(fake: FakeTensorRt) -> ModuleType:
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return tuple(axis if isinstance(axis, int) else -1 for axis in self._tensors[name][1])
 
+        def get_tensor_location(self, name: str) -> Any:
+            return locations.HOST if name in self._graph.get("shape_tensors", []) else locations.DEVICE
+
         def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
-            return self._graph["profile"][name]
+            profiles = self._graph.get("profiles") or [self._graph["profile"]]
+            fixed = self.get_tensor_shape(name)
+            return profiles[profile_index].get(name, [fixed, fixed, fixed])
 
         def create_runtime_config(self) -> IRuntimeConfig:
             return IRuntimeConfig()
@@ -421,9 +458,11 @@ def _module(fake: FakeTensorRt) -> ModuleType:
         def create_engine_inspector(self) -> EngineInspector:
             return EngineInspector()
 
-        def create_execution_context(self, config: IRuntimeConfig | None = None) -> IExecutionContext:
-            fake.calls.append(("create_execution_context", config is not None))
-            return IExecutionContext(self)
+        def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
+            configured = isinstance(strategy, IRuntimeConfig)
+            kind = "configured" if configured else "STATIC" if strategy is None else strategy.name
+            fake.calls.append(("create_execution_context", kind))
+            return IExecutionContext(self, kind == "USER_MANAGED")
 
     class Runtime(Strict):
         _fake = fake
@@ -444,6 +483,7 @@ def _module(fake: FakeTensorRt) -> ModuleType:
     module.__version__ = fake.version
     module.DataType = dtypes
     module.TensorIOMode = modes
+    module.TensorLocation = locations
     module.BuilderFlag = _enum("BuilderFlag", flags)
     module.NetworkDefinitionCreationFlag = _enum(
         "NetworkDefinitionCreationFlag", [*creation, *([] if old else ["STRONGLY_TYPED"])]
@@ -460,8 +500,14 @@ def _module(fake: FakeTensorRt) -> ModuleType:
     module.LayerInformationFormat = _enum("LayerInformationFormat", ["ONELINE", "JSON"])
     if old:
         del IBuilderConfig.progress_monitor
+        del IExecutionContext.set_device_memory
+        del ICudaEngine.device_memory_size_v2
     else:
         module.IProgressMonitor = IProgressMonitor
+        module.ExecutionContextAllocationStrategy = strategies
+    if eleven:
+        del IExecutionContext.device_memory
+        del ICudaEngine.device_memory_size
     if fake.generation in ("8.6", "10.3"):
         del ICudaEngine.create_runtime_config
     else:

@@ -20,6 +20,7 @@ from PIL import Image
 import samedge
 from samedge import api
 from samedge.api import SAM
+from samedge.engines.device_array import DeviceArray
 from samedge.errors import (
     BundleError,
     DeviceUnavailableError,
@@ -300,7 +301,7 @@ class TestSources:
         prepare, predict = SamGraphs.run_encoder, Predictor.predict
         counts = iter(range(9))
 
-        def encode(self: SamGraphs, prepared: FloatArray) -> FloatArray:
+        def encode(self: SamGraphs, prepared: FloatArray) -> FloatArray | DeviceArray:
             values = prepare(self, prepared)
             encoded[next(counts)].set()
             return values

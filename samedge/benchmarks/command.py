@@ -16,11 +16,15 @@ from samedge.benchmarks.artefacts import Artefacts
 from samedge.benchmarks.bench import Bench, Settings
 from samedge.benchmarks.everything_rows import DEMO
 from samedge.benchmarks.facts import is_busy, measured_where
+from samedge.benchmarks.gpu import GpuSettings, run_gpu
+from samedge.benchmarks.gpu_contenders import CONTENDERS
+from samedge.benchmarks.gpu_results import GpuReport, write_gpu_report
+from samedge.benchmarks.gpu_results import rich_table as gpu_table
 from samedge.benchmarks.measure import WARM_UPS
 from samedge.benchmarks.report import rich_table, write_report
 from samedge.benchmarks.results import SCHEMA, Report, Row
 from samedge.benchmarks.targets import ROWS, chosen_targets, measure_targets
-from samedge.errors import SamedgeError, UsageError
+from samedge.errors import BenchmarkError, SamedgeError, UsageError
 
 _WIDTH = 240
 """Columns where stdout is no terminal."""
@@ -71,6 +75,53 @@ def targets(
         models=tuple(_split(models)),
     )
     run_targets(settings, tuple(_split(rows)), output)
+
+
+@app.command()
+def gpu(
+    device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu rehearses the same without a GPU.")] = "cuda",
+    model: Annotated[str, typer.Option(help="Weights: path, known name, or seeded:NAME.")] = "seeded:sam_vit_b",
+    contenders: Annotated[list[str] | None, typer.Option(help=f"Some of: {', '.join(CONTENDERS)}.")] = None,
+    prompts: Annotated[str, typer.Option(help="Numbers of prompts of one point.")] = "1,4,16",
+    batches: Annotated[str, typer.Option(help="Numbers of images that are encoded at once.")] = "2,4",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 50,
+    warm_ups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not.")] = 5,
+    form: Annotated[str, typer.Option(help="How global attention is laid out in the encoder.")] = "mask",
+    output: Annotated[Path | None, typer.Option(help="Folder for gpu.md, gpu.csv and gpu.json.")] = None,
+) -> None:
+    """Checks the GPU's memory layer, and measures samedge on its backends and torch there; compares with the CPU."""
+    settings = GpuSettings(
+        device=device,
+        model=model,
+        contenders=tuple(_split(contenders)) or CONTENDERS,
+        prompts=_numbers(prompts, "--prompts"),
+        batches=_numbers(batches, "--batches"),
+        rounds=rounds,
+        warm_ups=warm_ups,
+        form=form,
+    )
+    errors = Console(stderr=True)
+
+    def say(sentence: str) -> None:
+        errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def show(report: GpuReport) -> None:
+        if output is not None:
+            write_gpu_report(report, output)
+
+    report = run_gpu(settings, measured_where(_command()), say=say, show=show)
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDTH)).print(gpu_table(report))
+    failed = [check for check in report.checks if check.problem]
+    if failed:
+        raise BenchmarkError("; ".join(f"{check.name}: {check.problem}" for check in failed))
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    parts = _split([text])
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} are no numbers", where=option, cure="Give numbers from 1 on, such as 1,4,16")
+    return tuple(int(part) for part in parts)
 
 
 def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) -> Report:

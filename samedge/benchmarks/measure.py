@@ -117,6 +117,26 @@ def interleave(
     Raises:
         BenchmarkError: There is no contender, two have one name, or no round is wanted.
     """
+    times = times_in_turn(contenders, rounds, warm_ups=warm_ups, clocks=clocks, report=report)
+    baseline = times[contenders[0].name]
+    return {name: _timing(baseline, own) for name, own in times.items()}
+
+
+def times_in_turn(
+    contenders: Sequence[Contender],
+    rounds: int,
+    *,
+    warm_ups: int = WARM_UPS,
+    clocks: Clocks = process_clocks,
+    report: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[tuple[float, float]]]:
+    """Returns wall and CPU time of each call of each contender, s, in the order of the rounds.
+
+    The arguments are those of `interleave`.
+
+    Raises:
+        BenchmarkError: There is no contender, two have one name, or no round is wanted.
+    """
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) < len(names):
         raise BenchmarkError("contenders need different names, and one of them to be the baseline")
@@ -129,8 +149,7 @@ def interleave(
             spent = _timed(contender.call, clocks)
             if turn >= warm_ups:
                 times[contender.name].append(spent)
-    baseline = times[names[0]]
-    return {name: _timing(baseline, own) for name, own in times.items()}
+    return times
 
 
 def _timed(call: Callable[[], object], clocks: Clocks) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """Device memory, pinned memory, streams and graphs: the small part of CUDA that a runner needs.
 
 Two providers fulfil `CudaMemory`: ``cuda-python`` (the default) and ``pycuda``. Both use the device's primary context,
-so that they live with torch and with other threads. Addresses, streams, events and graphs are plain integers.
+so that they live with torch and with other threads. Addresses, streams, events and graphs are plain integers, and
+those of one provider mean the same in each of its objects: an engine can wait for the event of another one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from numpy.typing import NDArray
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
 
 PROVIDERS: Final = ("cuda-python", "pycuda")
+LEGACY_STREAM: Final = 1
+"""CUDA's name for the default stream, which other libraries order their work by unless they were told otherwise."""
+ALIGNMENT: Final = 256
+"""Bytes: what TensorRT wants of every address, and what CUDA gives."""
 OUT_OF_MEMORY_CURE: Final = (
     "Close other programs that use the GPU, use an engine with a smaller profile, or a smaller model"
 )
@@ -134,6 +139,10 @@ class CudaMemory(Protocol):
         """Ends a stream."""
         ...
 
+    def synchronise_all(self) -> None:
+        """Waits until all is done that anybody in this process gave to the GPU."""
+        ...
+
     def create_event(self) -> int:
         """Returns a new event."""
         ...
@@ -143,7 +152,11 @@ class CudaMemory(Protocol):
         ...
 
     def wait(self, stream: int, event: int) -> None:
-        """What the stream is given from now on begins after the event."""
+        """What the stream is given from now on begins after the event. The stream may be another library's."""
+        ...
+
+    def await_event(self, event: int) -> None:
+        """The calling thread waits for the event; at once if it was never recorded."""
         ...
 
     def destroy_event(self, event: int) -> None:

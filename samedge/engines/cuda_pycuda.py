@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.engines.cuda_memory import Gpu, PinnedBuffer, no_driver, no_such_gpu, out_of_memory
+from samedge.engines.cuda_memory import LEGACY_STREAM, Gpu, PinnedBuffer, no_driver, no_such_gpu, out_of_memory
 from samedge.errors import EngineError
+
+_EVENTS: Final[dict[int, Any]] = {}
+"""Events by number, of all objects: one engine waits for the event of another."""
 
 
 class _Pinned:
@@ -67,7 +70,6 @@ class PycudaMemory:
         self._context: Any = device.retain_primary_context()
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
-        self._events: dict[int, Any] = {}
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -92,7 +94,8 @@ class PycudaMemory:
 
     def free(self, address: int) -> None:
         """Frees device memory."""
-        self._allocations.pop(address).free()
+        with self._errors():
+            self._allocations.pop(address).free()
 
     def pin(self, nbytes: int) -> PinnedBuffer:
         """Returns new pinned memory of the host."""
@@ -134,26 +137,39 @@ class PycudaMemory:
         """Ends a stream."""
         del self._streams[stream]
 
+    def synchronise_all(self) -> None:
+        """Waits for the context: the primary one, which torch's work is in too."""
+        with self._errors():
+            self._cuda.Context.synchronize()
+
     def create_event(self) -> int:
         """Returns a new event."""
         with self._errors():
             event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
-        self._events[id(event)] = event
+        _EVENTS[id(event)] = event
         return id(event)
 
     def record(self, event: int, stream: int) -> None:
         """Records an event."""
         with self._errors():
-            self._events[event].record(self._streams[stream])
+            _EVENTS[event].record(None if stream == LEGACY_STREAM else self._streams[stream])
 
     def wait(self, stream: int, event: int) -> None:
-        """Lets a stream wait for an event."""
+        """Lets a stream wait for an event; the caller waits in place of a stream that pycuda did not make."""
         with self._errors():
-            self._streams[stream].wait_for_event(self._events[event])
+            if stream in self._streams:
+                self._streams[stream].wait_for_event(_EVENTS[event])
+            else:
+                _EVENTS[event].synchronize()
+
+    def await_event(self, event: int) -> None:
+        """Waits for an event."""
+        with self._errors():
+            _EVENTS[event].synchronize()
 
     def destroy_event(self, event: int) -> None:
         """Ends an event."""
-        del self._events[event]
+        del _EVENTS[event]
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
         """Never captures."""

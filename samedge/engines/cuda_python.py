@@ -121,6 +121,10 @@ class CudaPythonMemory:
         """Ends a stream."""
         self._call("cudaStreamDestroy", stream)
 
+    def synchronise_all(self) -> None:
+        """Waits for the whole GPU."""
+        self._call("cudaDeviceSynchronize")
+
     def create_event(self) -> int:
         """Returns a new event."""
         return int(self._call("cudaEventCreateWithFlags", _NO_TIMING))
@@ -133,6 +137,10 @@ class CudaPythonMemory:
         """Lets a stream wait for an event."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
+    def await_event(self, event: int) -> None:
+        """Waits for an event."""
+        self._call("cudaEventSynchronize", event)
+
     def destroy_event(self, event: int) -> None:
         """Ends an event."""
         self._call("cudaEventDestroy", event)
@@ -142,15 +150,23 @@ class CudaPythonMemory:
         # Thread-local: other threads may allocate meanwhile without spoiling the capture.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
-        worked = False
         try:
             worked = work()
-        finally:
-            error, graph = self._cuda.cudaStreamEndCapture(stream)
-        if int(error) != 0:
+        except BaseException:
+            self._end_capture(stream)
+            raise
+        executable = self._end_capture(stream, instantiate=worked)
+        return executable if worked else None
+
+    def _end_capture(self, stream: int, *, instantiate: bool = False) -> int | None:
+        """Ends a capture whatever became of it: a stream that is left capturing takes no other work."""
+        error, graph = self._cuda.cudaStreamEndCapture(stream)
+        if int(error) != 0 or not int(graph):  # the graph is null where the capture was spoiled
+            self._forget_error()
             return None
         try:
-            return int(self._call("cudaGraphInstantiate", graph, 0)) if worked else None
+            # Not cudaGraphInstantiate: before CUDA 12 that took other arguments.
+            return int(self._call("cudaGraphInstantiateWithFlags", graph, 0)) if instantiate else None
         except EngineError:
             return None
         finally:
@@ -176,6 +192,7 @@ class CudaPythonMemory:
         error, *results = getattr(self._cuda, name)(*arguments)
         if int(error) == 0:
             return results[0] if len(results) == 1 else tuple(results)
+        self._forget_error()
         if error == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
             raise out_of_memory("pinned memory" if name == "cudaHostAlloc" else "GPU memory", needed)
         _, text = self._cuda.cudaGetErrorString(error)
@@ -185,6 +202,10 @@ class CudaPythonMemory:
             cure="Start the program again: after such an error a GPU's context cannot be used",
             code=int(error),
         )
+
+    def _forget_error(self) -> None:
+        """CUDA keeps an error for whoever asks next, which would be somebody who has nothing to do with it."""
+        self._cuda.cudaGetLastError()
 
 
 def _import_runtime() -> Any:

@@ -1,81 +1,29 @@
-"""Arrays that stay in a GPU's memory: what one engine computes and the next one reads, without the way over the host.
+"""Arrays that stay where an engine computes: what it hands to the next engine, or to torch, not by way of the host.
 
-Their memory comes from a pool, so that the next image takes the place of the last one and nothing is allocated. An
-array keeps its place until it is closed or forgotten, even if its engine is closed before it.
+Who holds such an array may read it and never writes to it. It may not be complete yet: whoever reads it orders that
+after its writing, by `DeviceArray.wait_on` for work on a stream, by `DeviceArray.wait` on the host.
 """
 
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from math import prod
-from threading import RLock
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from samedge.engines.cuda_memory import CudaMemory, as_bytes
-from samedge.engines.dlpack import CUDA, capsule
-from samedge.errors import EngineError
+from samedge.engines.cuda_memory import LEGACY_STREAM, CudaMemory
+from samedge.engines.dlpack import CPU, CUDA, capsule
 from samedge.types import Array, TensorSpec
 
-
-class DevicePool:
-    """Device memory of one engine for arrays that outlive a call. May be used from any thread.
-
-    Args:
-        memory: The GPU; closed by the pool when it is closed itself and all arrays are gone.
-    """
-
-    def __init__(self, memory: CudaMemory) -> None:
-        self.memory = memory
-        self._idle: list[tuple[int, int]] = []  # size and address
-        self._in_use: set[int] = set()
-        self._closed = False
-        # An array may be forgotten, and its memory come back, in the middle of a block that holds the lock.
-        self._lock = RLock()
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
-        """Returns an array full of nonsense. Called inside the memory's context.
-
-        Raises:
-            EngineError: There is not enough memory.
-        """
-        nbytes = max(1, prod(shape) * dtype.itemsize)
-        with self._lock:
-            fitting = min((place for place in self._idle if nbytes <= place[0] <= 2 * nbytes), default=None)
-            if fitting is None:
-                fitting = (nbytes, self.memory.allocate(nbytes))
-            else:
-                self._idle.remove(fitting)
-            self._in_use.add(fitting[1])
-        return DeviceArray(self, fitting, shape, dtype)
-
-    def give_back(self, place: tuple[int, int]) -> None:
-        """Takes the memory of an array that is gone."""
-        with self._lock:
-            self._in_use.discard(place[1])
-            self._idle.append(place)
-            last = self._closed and not self._in_use
-        if last:
-            self._end()
-
-    def close(self) -> None:
-        """Frees the memory now, or as soon as the last array is gone."""
-        with self._lock:
-            self._closed = True
-            last = not self._in_use
-        if last:
-            self._end()
-
-    def _end(self) -> None:
-        with self.memory.current():
-            while self._idle:
-                self.memory.free(self._idle.pop()[1])
-        self.memory.close()
+NO_STREAM: Final = -1
+"""What a consumer of DLPack says that orders its work itself."""
 
 
-class DeviceArray:
-    """A C-contiguous array in a GPU's memory. It is complete: whoever reads it needs to wait for nothing.
+class DeviceArray(ABC):
+    """A C-contiguous array where an engine computes.
 
     It is handed to torch, CuPy or JAX with their ``from_dlpack``, without a copy.
 
@@ -83,67 +31,112 @@ class DeviceArray:
         shape: Its shape.
         dtype: Its dtype.
         nbytes: Its size.
+        device: Where it lies, as `samedge.engines.protocol.Engine.device` says it: "cuda:0".
     """
 
-    def __init__(self, pool: DevicePool, place: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], device: str) -> None:
         self.shape = shape
         self.dtype = dtype
         self.nbytes = prod(shape) * dtype.itemsize
-        self._pool = pool
-        self._place = place
-        self._release = weakref.finalize(self, pool.give_back, place)
-
-    @property
-    def address(self) -> int:
-        """Where it lies on the device.
-
-        Raises:
-            EngineError: It was closed.
-        """
-        if not self._release.alive:
-            raise EngineError("this device array was closed", cure="Run the engine again")
-        return self._place[1]
-
-    @property
-    def device(self) -> int:
-        """Number of its GPU."""
-        return self._pool.memory.gpu.index
+        self.device = device
 
     @property
     def spec(self) -> TensorSpec:
         """Shape and dtype."""
         return TensorSpec(self.shape, self.dtype)
 
+    @property
+    @abstractmethod
+    def address(self) -> int:
+        """Where it lies on the device.
+
+        Raises:
+            EngineError: It was closed.
+        """
+
+    @abstractmethod
     def numpy(self) -> Array:
         """Returns a copy on the host.
 
         Raises:
-            EngineError: It was closed, or CUDA failed.
+            EngineError: It was closed, or the copy failed.
         """
-        result: Array = np.empty(self.shape, self.dtype)
-        address, memory = self.address, self._pool.memory
-        if not result.nbytes:
-            return result
-        with memory.current():
-            stream, pinned = memory.create_stream(), memory.pin(self.nbytes)
-            try:
-                memory.copy_out(pinned, address, self.nbytes, stream)
-                memory.synchronise(stream)
-                as_bytes(result)[:] = pinned.view()[: self.nbytes]
-            finally:
-                memory.unpin(pinned)
-                memory.destroy_stream(stream)
-        return result
 
+    def rows(self, rows: Sequence[int]) -> Array:
+        """Returns a copy of some entries of the first axis on the host.
+
+        Raises:
+            EngineError: It was closed, or the copy failed.
+        """
+        picked = self.pick(rows)
+        if picked is not None:
+            return picked.numpy()
+        everything = self.numpy()
+        everyone = len(rows) == len(everything) and list(rows) == list(range(len(rows)))
+        return everything if everyone else everything[list(rows)]
+
+    def pick(self, rows: Sequence[int]) -> DeviceArray | None:
+        """Returns a copy of some entries of the first axis on the device; None where that cannot be had.
+
+        Raises:
+            EngineError: It was closed, there is not enough memory, or the copy failed.
+        """
+        del rows
+        return None
+
+    @abstractmethod
+    def hold(self) -> Callable[[], None]:
+        """Keeps the memory, even if the array is closed, until the function that this returns is called, once."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Gives its memory to the next array. May be called twice."""
-        self._release()
+        """Gives up the memory. May be called twice; forgetting the array does the same."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """The calling thread waits until the array is complete."""
+
+    def wait_on(self, memory: CudaMemory, stream: int) -> None:
+        """What a stream is given from now on begins after the array is complete. Called inside the memory's context."""
+        del memory, stream
+        self.wait()
+
+    def lend(self, stream: int | None) -> Callable[[], None]:
+        """Lends the array to another library; returns what is called when that lets go.
+
+        Args:
+            stream: Where the library reads it, which is after it is complete; None where it sees to that itself.
+        """
+        if stream is not None:
+            self.wait()
+        return self.hold()
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return CUDA, self.device
+        kind, _, number = self.device.partition(":")
+        return (CPU, 0) if kind == "cpu" else (CUDA, int(number or 0))
 
-    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
-        return capsule(self.address, self.shape, self.dtype, device=self.__dlpack_device__(), owner=self)
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError(f"{self!r} is lent as it is, and not copied")  # what the protocol asks for
+        del max_version  # the oldest form is taken by all
+        address = self.address
+        reader = None if stream == NO_STREAM else LEGACY_STREAM if stream is None else int(stream)
+        loan = _Loan(self.lend(reader))
+        return capsule(address, self.shape, self.dtype, device=self.__dlpack_device__(), owner=loan)
 
     def __repr__(self) -> str:
-        return f"DeviceArray({self.spec} on cuda:{self.device})"
+        return f"DeviceArray({self.spec} on {self.device})"
+
+
+class _Loan:
+    """Lives as long as another library uses the memory."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        weakref.finalize(self, release)

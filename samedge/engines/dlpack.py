@@ -1,4 +1,4 @@
-"""Memory handed to other libraries by DLPack, without a copy: what torch, CuPy and JAX take with ``from_dlpack``.
+"""Memory handed to other libraries by DLPack and taken from them, without a copy: torch's, CuPy's and JAX's.
 
 The capsule keeps an owner alive until the library that took it lets go.
 """
@@ -6,7 +6,10 @@ The capsule keeps an owner alive until the library that took it lets go.
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -17,6 +20,32 @@ CUDA: Final = 2
 
 _KINDS: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
 _FRESH: Final = b"dltensor"  # the consumer renames the capsule when it takes the memory
+_USED: Final = b"used_dltensor"
+
+
+class Exporter(Protocol):
+    """An array of another library."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """Memory of another library.
+
+    Attributes:
+        address: Where it begins.
+        shape: Of the array.
+        dtype: Of the array.
+        release: Gives it back; to be called once.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    release: Callable[[], None]
 
 
 class _Device(ctypes.Structure):
@@ -62,6 +91,9 @@ _LET_GO: Final = _CALLBACK(_let_go)
 _CAPSULE_ENDED: Final = _CALLBACK(_capsule_ended)
 
 
+_rename: Any = ctypes.pythonapi.PyCapsule_SetName
+_rename.restype = ctypes.c_int
+_rename.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _new: Any = ctypes.pythonapi.PyCapsule_New
 _new.restype = ctypes.py_object
 _new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
@@ -101,3 +133,48 @@ def capsule(
     at = ctypes.addressof(managed)
     _kept[at] = (managed, sizes, owner)
     return _new(at, _FRESH, ctypes.cast(_CAPSULE_ENDED, ctypes.c_void_p))
+
+
+def take(exporter: Exporter, *, stream: int | None = None) -> Taken:
+    """Takes an array's memory from another library.
+
+    Args:
+        exporter: The array.
+        stream: What is given to this stream from now on begins after the array is complete; None for the library's
+            default.
+
+    Raises:
+        TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
+    """
+    lent = exporter.__dlpack__() if stream is None else exporter.__dlpack__(stream=stream)
+    at = _pointer(id(lent), _FRESH)
+    managed = _Managed.from_address(at)
+    tensor = managed.tensor
+    rank = int(tensor.ndim)
+    shape = tuple(int(tensor.shape[axis]) for axis in range(rank))
+    dtype = _dtype(tensor.dtype)
+    if tensor.strides and prod(shape) > 1:
+        strides = tuple(int(tensor.strides[axis]) for axis in range(rank))
+        want = tuple(prod(shape[axis + 1 :]) for axis in range(rank))
+        if any(have != step and size > 1 for have, step, size in zip(strides, want, shape, strict=True)):
+            # Nobody renamed the capsule, so that it frees itself.
+            raise TensorMismatchError(
+                "the array's elements do not lie one after the other", cure="Use its contiguous()"
+            )
+    _rename(lent, _USED)
+    deleter = _CALLBACK(managed.deleter) if managed.deleter else None
+
+    def release() -> None:
+        if deleter is not None:
+            deleter(at)
+
+    return Taken(int(tensor.data or 0) + int(tensor.byte_offset), shape, dtype, release)
+
+
+def _dtype(kind: _Type) -> np.dtype[Any]:
+    letter = next((letter for letter, code in _KINDS.items() if code == kind.code), None)
+    if letter is None or kind.lanes != 1 or kind.bits % 8:
+        raise TensorMismatchError(
+            f"an array of DLPack's type {kind.code} with {kind.bits} bits has no numpy dtype", cure="Convert it first"
+        )
+    return np.dtype(f"{letter}{kind.bits // 8}")

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
+from threading import RLock
+from typing import Concatenate, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class CudaMisuseError(Exception):
     """The code under test used CUDA in a way that is wrong. Not for users, hence no `SamedgeError`."""
+
+
+class Locked(Protocol):
+    """What has a lock that the thread which holds it may take again."""
+
+    lock: RLock
+
+
+L = TypeVar("L", bound=Locked)
+
+
+def one_at_a_time(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
+    """Makes a method that other threads wait for, as CUDA's calls do."""
+
+    @wraps(method)
+    def locked(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 @dataclass(eq=False, slots=True)
@@ -25,7 +52,7 @@ class FakeMemory:
 
 @dataclass(eq=False, slots=True)
 class FakeWork:
-    """One thing that a stream has still to do."""
+    """One thing that a stream has still to do, and the work of other streams (by number) that it waits for."""
 
     name: str
     do: Callable[[], None]
@@ -33,11 +60,12 @@ class FakeWork:
     writes: tuple[FakeMemory, ...]
     stream: int
     number: int
+    after: dict[int, int]
 
 
 @dataclass(eq=False, slots=True)
 class FakeStream:
-    """What a stream has still to do, and the work of other streams (by number) that it waits for."""
+    """What a stream has still to do, and the work of other streams (by number) that what comes now waits for."""
 
     queue: list[FakeWork] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)

@@ -20,8 +20,12 @@ from typing import Any, Final
 import numpy as np
 
 from samedge.engines.cores import usable_cores
+from samedge.engines.device_array import DeviceArray
+from samedge.engines.dlpack import Exporter
+from samedge.engines.ort_binding import OrtBinding
+from samedge.engines.ort_dtypes import ORT_DTYPES
 from samedge.engines.protocol import Availability, EngineOptions
-from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
+from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, SamedgeError
 from samedge.types import Array, TensorSpec
 
 _CPU: Final = "CPUExecutionProvider"
@@ -48,21 +52,10 @@ _WHEELS: Final = {
     "OpenVINOExecutionProvider": "onnxruntime-openvino",
     "QNNExecutionProvider": "onnxruntime-qnn",
 }
+_BOUND: Final = {_TENSORRT: "cuda:{}", _CUDA: "cuda:{}"}
+"""Providers whose inputs and outputs are bound to memory of a device, and how that is called."""
 _INDEXED: Final = (_TENSORRT, _CUDA, "ROCMExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
-_DTYPES: Final = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int8)": np.int8,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(uint8)": np.uint8,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint64)": np.uint64,
-    "tensor(bool)": np.bool_,
-}
+_RECORD_PLACEMENT: Final = "session.record_ep_graph_assignment_info"
 # One Identity node, serialised. An accelerator that cannot even open this is not to be had, whatever the real graph is.
 _IDENTITY: Final = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
@@ -125,13 +118,18 @@ class OrtEngine:
         self._where = path.name
         with _foreign_errors(self._where, f"onnxruntime {ort.__version__} cannot open this graph"):
             self._session = _session(ort, str(path), target, threads, profile)
+        _require_obtained(self._session, target)
         self._device = target.name
+        self._binding: OrtBinding | None = None
+        if target.provider in _BOUND:
+            self._binding = OrtBinding(ort, self._session, _BOUND[target.provider].format(target.index))
         self._inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
         self._outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
         self._details = {
             "onnxruntime": str(ort.__version__),
             "providers": ", ".join(self._session.get_providers()),
             "threads": str(threads),
+            **({} if target.provider == _CPU else {"nodes on the cpu": _placement(self._session)}),
         }
 
     @staticmethod
@@ -172,13 +170,30 @@ class OrtEngine:
         """Version, threads, and the providers in order: nodes that the first lacks run on those after it."""
         return self._details
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    @property
+    def keeps_on_device(self) -> bool:
+        """Whether it computes on a GPU of NVIDIA, where results can stay."""
+        return self._binding is not None
+
+    @property
+    def array_device(self) -> str:
+        """Where its arrays lie."""
+        return self._device if self._binding is None else self._binding.device
+
+    @property
+    def axis_limits(self) -> Mapping[str, tuple[int, int]]:
+        """None: graphs take any sizes."""
+        return {}
+
+    def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs the graph.
 
         Raises:
             EngineError: onnxruntime failed.
         """
         with _foreign_errors(self._where, "onnxruntime failed while running this graph"):
+            if self._binding is not None:
+                return self._binding.run(feeds, outputs)
             results = self._session.run(list(outputs), dict(feeds))
         return dict(zip(outputs, results, strict=True))
 
@@ -186,8 +201,42 @@ class OrtEngine:
         """Writes what each node took in each run so far, and returns where; for an engine with a profile."""
         return Path(self._session.end_profiling())
 
+    def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
+        """Runs the graph and leaves outputs on the GPU; they are complete.
+
+        Raises:
+            EngineError: onnxruntime failed, or does not run on a GPU here.
+        """
+        with _foreign_errors(self._where, "onnxruntime failed while running this graph"):
+            return self._bound().run_on_device(feeds, outputs)
+
+    def to_device(self, array: Array) -> DeviceArray:
+        """Returns a copy of an array of the host on the GPU.
+
+        Raises:
+            EngineError: onnxruntime failed, or does not run on a GPU here.
+        """
+        with _foreign_errors(self._where, "onnxruntime cannot bring this array to the GPU"):
+            return self._bound().to_device(array)
+
+    def borrow(self, exporter: Exporter) -> DeviceArray:
+        """Returns an array over memory of another library on this GPU.
+
+        Raises:
+            EngineError: onnxruntime does not run on a GPU here.
+            MissingExtraError: The CUDA bindings are not installed.
+        """
+        return self._bound().borrow(exporter)
+
+    def _bound(self) -> OrtBinding:
+        if self._binding is None:
+            raise EngineError("this engine computes on the host", where=self._where)
+        return self._binding
+
     def close(self) -> None:
-        """Frees the session."""
+        """Frees the session; arrays on the device keep it until they are gone."""
+        if self._binding is not None:
+            self._binding.close()
         self._session = None
 
 
@@ -214,6 +263,8 @@ def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profil
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    if target.provider != _CPU:
+        options.add_session_config_entry(_RECORD_PLACEMENT, "1")
     options.log_severity_level = 4  # what goes wrong is raised as well: nothing to add on stderr
     # Without `enable_fallback=0` the session prints to stdout and goes on with the CPU.
     return ort.InferenceSession(graph, options, providers=target.providers(), enable_fallback=0)
@@ -282,6 +333,44 @@ def _require(ort: Any, target: _Target) -> None:
     )
 
 
+def _require_obtained(session: Any, target: _Target) -> None:
+    """Asks the session of the real graph what it got, and whether any of the graph runs there.
+
+    Raises:
+        DeviceUnavailableError: Not what was asked for.
+    """
+    got = session.get_providers()
+    counts = {} if target.provider == _CPU else _nodes_by_provider(session)
+    nothing = set(counts) == {_CPU}
+    if got[:1] == [target.provider] and not nothing:
+        return
+    what = "has no kernel for any node of this graph" if nothing else f"gave way to {', '.join(got)}"
+    raise DeviceUnavailableError(
+        f"the device {target.name!r} cannot be had: {target.provider} {what}",
+        cure="Update onnxruntime, export the checkpoint with a lower opset, or ask for device 'cpu'",
+        device=target.name,
+        available=tuple(got),
+    )
+
+
+def _placement(session: Any) -> str:
+    """Says how many nodes run on the CPU although the session runs elsewhere."""
+    counts = _nodes_by_provider(session)
+    if not counts:
+        return "not told by this onnxruntime"
+    return f"{counts.get(_CPU, 0)} of {sum(counts.values())}"
+
+
+def _nodes_by_provider(session: Any) -> dict[str, int]:
+    """Counts the nodes of each provider; empty where onnxruntime is too old to tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    return counts
+
+
 def _preload(ort: Any) -> str:
     """Loads CUDA's libraries from pip's wheels; returns what onnxruntime prints when it does not find them."""
     printed = io.StringIO()
@@ -337,7 +426,7 @@ def _wheel_cure(provider: str) -> str:
 
 
 def _spec(node: Any, where: str) -> TensorSpec:
-    dtype = _DTYPES.get(node.type)
+    dtype = ORT_DTYPES.get(node.type)
     if dtype is None:
         raise EngineError(
             f"{node.name!r} is a {node.type}, which has no numpy dtype", where=where, cure="Export a graph of tensors"
@@ -352,6 +441,8 @@ def _foreign_errors(where: str, what: str) -> Iterator[None]:
     """Turns whatever onnxruntime raises inside the block into an `EngineError` with a cure."""
     try:
         yield
+    except SamedgeError:
+        raise
     except Exception as error:
         cause = _first_line(error)
         cures = (

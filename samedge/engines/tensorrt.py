@@ -1,31 +1,33 @@
 """Engines of TensorRT and of TensorRT for RTX: plan files in, arrays in and out, on the host or on the GPU.
 
-One stream for each engine, buffers that are reused, and a CUDA graph while the shapes stay, so that a call in the
-steady state allocates nothing and gives the GPU one thing to do. Engines of one process share the GPU's primary
-context with torch and with each other; calls of one engine from several threads take turns.
+One stream for each engine, buffers that are reused, and a CUDA graph for each set of shapes, so that a call in the
+steady state allocates nothing and gives the GPU one thing to do. What stays on the device goes from engine to engine in
+the order of events, without the host waiting. Engines of one process share the GPU's primary context with torch and
+with each other; calls of one engine from several threads take turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
+from samedge.engines.borrowed_array import borrow
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
-from samedge.engines.device_array import DeviceArray, DevicePool
+from samedge.engines.device_array import DeviceArray
+from samedge.engines.device_pool import DevicePool
+from samedge.engines.dlpack import Exporter
 from samedge.engines.protocol import Availability, EngineOptions
-from samedge.engines.repeated_work import RepeatedWork
 from samedge.engines.tensorrt_api import Flavour, FlavourName, find_flavour
 from samedge.engines.tensorrt_buffers import TensorBuffers
+from samedge.engines.tensorrt_contexts import Contexts, Shapes
 from samedge.engines.tensorrt_log import log_router
 from samedge.engines.tensorrt_plan import open_plan
-from samedge.errors import EngineError, SamedgeError, TensorMismatchError
+from samedge.errors import EngineError, SamedgeError
 from samedge.types import Array, TensorSpec
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 class TensorRtEngine:
@@ -44,6 +46,7 @@ class TensorRtEngine:
     """
 
     flavour_name: ClassVar[FlavourName] = "tensorrt"
+    keeps_on_device = True
 
     def __init__(
         self,
@@ -58,20 +61,32 @@ class TensorRtEngine:
         self._router = log_router(self._flavour.module)
         self._where = path.name
         self._lock = Lock()
-        self._ready: tuple[Shapes, Shapes] | None = None  # inputs and outputs that TensorRT was told
         self._stream: int | None = None
+        self._held: list[Callable[[], None]] = []  # of arrays that are being copied
+        self._loaded: dict[str, weakref.ref[DeviceArray]] = {}  # what the buffers of inputs hold
+        self._loaded_moves = 0
+        # RTX captures by itself: a second graph around its own would fail.
+        self._captures = self._memory.captures and not self._flavour.features.own_cuda_graphs
         try:
             with self._memory.current():
                 self._plan = open_plan(path, self._flavour, self._memory.gpu)
-                self._buffers = TensorBuffers(self._memory, self._plan.largest_bytes())
-                self._stream = self._memory.create_stream()
-                self._pool = DevicePool(self._memory)
+                self._start()
         except BaseException:
             self._memory.close()
             raise
-        # RTX captures by itself: a second graph around its own would fail.
-        captures = self._memory.captures and not self._flavour.features.own_cuda_graphs
-        self._work = RepeatedWork(self._memory, enabled=captures)
+
+    def _start(self) -> None:
+        """Makes what is freed in `close`, or nothing."""
+        memory, plan = self._memory, self._plan
+        self._buffers = TensorBuffers(memory, plan.largest_bytes())
+        self._contexts = Contexts(plan, memory, self._buffers, captures=self._captures)
+        try:
+            self._fed = memory.create_event()  # all inputs of the last call are in their buffers
+            self._stream = memory.create_stream()
+        except BaseException:
+            self._contexts.close()
+            raise
+        self._pool = DevicePool(memory)
 
     @classmethod
     def probe(cls) -> Availability:
@@ -110,6 +125,11 @@ class TensorRtEngine:
         return f"cuda:{self._memory.gpu.index}"
 
     @property
+    def array_device(self) -> str:
+        """Where its arrays lie."""
+        return self.device
+
+    @property
     def details(self) -> Mapping[str, str]:
         """Versions, GPU, provider of the memory, and what the sidecar tells."""
         details = {
@@ -118,7 +138,7 @@ class TensorRtEngine:
             "memory": self._memory.provider,
             "cuda graphs": "by the runtime"
             if self._flavour.features.own_cuda_graphs
-            else ("while shapes stay" if self._work.enabled else "no"),
+            else (f"{self._contexts.limit}, one for each set of shapes" if self._captures else "no"),
         }
         sidecar = self._plan.sidecar
         if sidecar is not None:
@@ -126,8 +146,13 @@ class TensorRtEngine:
             details["fused attentions"] = str(sidecar.report.fused_attentions)
         return details
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Runs the plan.
+    @property
+    def axis_limits(self) -> Mapping[str, tuple[int, int]]:
+        """Name of each free axis to the least and the largest size that the engine was built for."""
+        return self._plan.axis_limits
+
+    def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs the plan; arrays that lie on this GPU already are taken as feeds too.
 
         Raises:
             TensorMismatchError: A shape is outside of the engine's profile.
@@ -135,122 +160,116 @@ class TensorRtEngine:
         """
         with self._running(feeds) as (stream, shapes):
             for name in outputs:
-                self._buffers.fetch(name, self._nbytes(name, shapes[name]), stream)
+                self._buffers.fetch(name, self._plan.nbytes(name, shapes[name]), stream)
             self._memory.synchronise(stream)
+            self._let_go()
             return {name: self._buffers.take(name, shapes[name], self._plan.outputs[name].dtype) for name in outputs}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Runs the plan and leaves the outputs on the GPU; arrays that lie there already are taken as feeds too.
+        """Gives the plan to the GPU and returns arrays there, which are complete when it has come to them.
 
-        The arrays are complete when this returns. They keep their memory until they are closed or forgotten.
+        The arrays keep their memory until they are closed or forgotten.
 
         Raises:
-            TensorMismatchError: A shape is outside of the engine's profile, or a feed lies on another GPU.
+            TensorMismatchError: A shape is outside of the engine's profile.
             EngineError: TensorRT or CUDA failed.
         """
         results: dict[str, DeviceArray] = {}
         with self._running(feeds) as (stream, shapes):
             for name in outputs:
-                results[name] = self._pool.take(shapes[name], self._plan.outputs[name].dtype)
-                self._buffers.copy_to(name, results[name].address, results[name].nbytes, stream)
+                result = self._pool.take(shapes[name], self._plan.outputs[name].dtype)
+                self._buffers.copy_to(name, result.address, result.nbytes, stream)
+                result.wrote(stream)
+                results[name] = result
         return results
+
+    def to_device(self, array: Array) -> DeviceArray:
+        """Returns a copy of an array of the host on the GPU.
+
+        Raises:
+            EngineError: There is not enough memory, or the copy failed.
+        """
+        return self._pool.upload(array)
+
+    def borrow(self, exporter: Exporter) -> DeviceArray:
+        """Returns an array over memory of another library on this GPU.
+
+        Raises:
+            TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
+        """
+        return borrow(exporter, self._pool)
 
     @contextmanager
     def _running(self, feeds: Mapping[str, Array | DeviceArray]) -> Iterator[tuple[int, Shapes]]:
         """Gives feeds and work to the stream; inside the block outputs can be copied away, after it all is done."""
-        self._check_feeds(feeds)
+        shapes = {name: array.shape for name, array in feeds.items()}
+        self._plan.profile_for(shapes)
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
             self._plan.log.errors.clear()
+            # The pinned memory of the last call is written over next, so its copies must have come to their end. They
+            # stand before its work in the stream: this does not wait for that.
+            self._memory.await_event(self._fed)
+            self._let_go()
             try:
-                shapes = self._prepare(feeds)
-                for name, array in feeds.items():
-                    if isinstance(array, DeviceArray):
-                        self._buffers.copy_from(name, array.address, array.nbytes, stream)
-                    else:
-                        self._buffers.send(name, array, stream)
-                worked = self._work.run(lambda: self._plan.context.execute_async_v3(stream), stream)
-                self._require(worked, "failed while running")
-                yield stream, shapes
-            finally:
-                # Also after a failure: what was started must not run into memory that the caller takes back.
+                ready = self._contexts.prepare(shapes, stream)
+                self._feed(feeds, stream)
+                self._memory.record(self._fed, stream)
+                worked = ready.work.run(lambda: ready.context.execute_async_v3(stream), stream)
+                self._plan.require(worked, "failed while running")
+                yield stream, ready.outputs
+            except BaseException:
+                # What was started must not run into memory that the caller takes back.
                 self._memory.synchronise(stream)
+                self._loaded.clear()
+                self._let_go()
+                raise
+
+    def _feed(self, feeds: Mapping[str, Array | DeviceArray], stream: int) -> None:
+        """Fills the input buffers. An array on the device that is there already, as in the last call, is not copied."""
+        if self._loaded_moves != self._buffers.moves:
+            self._loaded.clear()
+            self._loaded_moves = self._buffers.moves
+        for name, array in feeds.items():
+            if not isinstance(array, DeviceArray):
+                self._loaded.pop(name, None)
+                self._buffers.send(name, array, stream)
+                continue
+            address = array.address  # also of one that is there: it may be closed
+            if name not in self._loaded or self._loaded[name]() is not array:
+                self._held.append(array.hold())
+                array.wait_on(self._memory, stream)
+                self._buffers.copy_from(name, address, array.nbytes, stream)
+                self._loaded[name] = weakref.ref(array)
+
+    def _let_go(self) -> None:
+        """Gives up the arrays that were fed: they were copied."""
+        while self._held:
+            self._held.pop()()
 
     def close(self) -> None:
         """Frees the plan, its memory and its stream."""
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
-            self._memory.synchronise(stream)
-            self._plan.save_cache()
-            self._work.forget()
-            self._buffers.release()
-            self._memory.destroy_stream(stream)
             self._stream = None
+            self._memory.synchronise(stream)
+            self._let_go()
+            self._plan.save_cache()
+            self._contexts.close()
+            self._buffers.release()
+            self._memory.destroy_event(self._fed)
+            self._memory.destroy_stream(stream)
             # In this order: a context must not outlive its engine's memory, nor the engine its runtime.
             del self._plan.context
             del self._plan.engine
             self._plan.keeps.clear()
+            self._plan.cache = None
         self._pool.close()
 
     def _open_stream(self) -> int:
         if self._stream is None:
             raise EngineError("this engine was closed", where=self._where)
         return self._stream
-
-    def _check_feeds(self, feeds: Mapping[str, Array | DeviceArray]) -> None:
-        for name, array in feeds.items():
-            if isinstance(array, DeviceArray):
-                self._check_device_array(name, array)
-        self._plan.check_ranges({name: array.shape for name, array in feeds.items()}, self._where)
-
-    def _check_device_array(self, name: str, array: DeviceArray) -> None:
-        """Arrays of the host were checked by `Engine`."""
-        spec = self._plan.inputs[name]
-        if array.dtype != spec.dtype or not spec.accepts(array.shape):
-            raise TensorMismatchError(
-                f"input {name!r} is {array.spec}, and the graph takes {spec}",
-                where=self._where,
-                have=array.spec,
-                want=spec,
-            )
-        if array.device != self._memory.gpu.index:
-            raise TensorMismatchError(
-                f"input {name!r} lies on cuda:{array.device}, and this engine runs on {self.device}",
-                where=self._where,
-                cure="Open both engines on one GPU, or feed array.numpy()",
-            )
-
-    def _prepare(self, feeds: Mapping[str, Array | DeviceArray]) -> Shapes:
-        """Tells TensorRT shapes and addresses if they changed; returns the outputs' shapes."""
-        inputs = {name: array.shape for name, array in feeds.items()}
-        if self._ready is not None and self._ready[0] == inputs:
-            return self._ready[1]
-        self._ready = None
-        self._work.forget()
-        context = self._plan.context
-        for name, array in feeds.items():
-            self._require(context.set_input_shape(name, array.shape), f"takes no {name!r} of shape {array.shape}")
-            self._require(context.set_tensor_address(name, self._buffers.ensure(name, array.nbytes)), "has no memory")
-        missing = context.infer_shapes()
-        self._require(not missing, f"cannot tell the shapes of its outputs without {', '.join(missing)}")
-        outputs = self._plan.output_shapes()
-        for name, shape in outputs.items():
-            self._require(min(shape, default=0) >= 0, f"has an output {name!r} whose shape depends on values")
-            address = self._buffers.ensure(name, self._nbytes(name, shape))
-            self._require(context.set_tensor_address(name, address), "has no memory")
-        self._ready = (inputs, outputs)
-        return outputs
-
-    def _nbytes(self, name: str, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self._plan.outputs[name].dtype.itemsize
-
-    def _require(self, worked: bool, what: str) -> None:
-        if worked:
-            return
-        said = self._plan.log.errors[-1][:400] if self._plan.log.errors else "TensorRT did not say why"
-        raise EngineError(
-            f"the engine {what}: {said}", where=self._where, cure="Build the engine again, or report this", said=said
-        )
 
 
 class TensorRtRtxEngine(TensorRtEngine):

@@ -64,6 +64,7 @@ class Features:
         runtime_config: Contexts take a configuration.
         own_cuda_graphs: The runtime captures CUDA graphs itself, and keeps what it compiled in a cache.
         host_code_switch: Version-compatible plans have to be allowed explicitly when they are loaded.
+        managed_contexts: Contexts can be made that share memory which they are given.
     """
 
     explicit_batch: bool
@@ -81,6 +82,7 @@ class Features:
     runtime_config: bool
     own_cuda_graphs: bool
     host_code_switch: bool
+    managed_contexts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ def _features(module: Any) -> Features:
         runtime_config=hasattr(getattr(module, "ICudaEngine", object), "create_runtime_config"),
         own_cuda_graphs=hasattr(getattr(module, "IRuntimeConfig", object), "cuda_graph_strategy"),
         host_code_switch=hasattr(getattr(module, "Runtime", object), "engine_host_code_allowed"),
+        # 8.6 has an older call for the same, but lets no two contexts use one profile unless the plan says so.
+        managed_contexts="USER_MANAGED" in _members(getattr(module, "ExecutionContextAllocationStrategy", None)),
     )
 
 

@@ -1,6 +1,7 @@
-"""Memory for the inputs and outputs of one engine: pinned on the host and plain on the device, reused by every call.
+"""Memory for the inputs and outputs of one engine: plain on the device and pinned on the host, reused by every call.
 
 A buffer grows when a call needs more and never shrinks, so that calls of the sizes that were seen allocate nothing.
+Tensors that never cross to the host get no pinned memory: on a board it is taken from the GPU's.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from samedge.types import Array
 
 
 @dataclass(slots=True)
-class _Pair:
+class _Block:
     address: int
-    pinned: PinnedBuffer
     nbytes: int
 
 
@@ -27,74 +27,88 @@ class TensorBuffers:
         memory: The GPU.
         limits: Name of a tensor to the most bytes that it can need; growth stops there. Tensors that are not named
             have no limit.
+
+    Attributes:
+        moves: Grows whenever a tensor's buffer gets another address.
     """
 
     def __init__(self, memory: CudaMemory, limits: dict[str, int]) -> None:
         self._memory = memory
         self._limits = limits
-        self._pairs: dict[str, _Pair] = {}
+        self._blocks: dict[str, _Block] = {}
+        self._pinned: dict[str, PinnedBuffer] = {}
+        self.moves = 0
 
-    def ensure(self, name: str, nbytes: int) -> int:
-        """Returns the device address of a tensor's buffer, which holds at least so many bytes.
+    def address(self, name: str) -> int:
+        """The device address of a tensor's buffer."""
+        return self._blocks[name].address
 
-        It may be another address than before. No work may be under way on the buffer, nor a graph be kept that uses it.
+    def fits(self, name: str, nbytes: int) -> bool:
+        """Whether a tensor's buffer holds so many bytes."""
+        block = self._blocks.get(name)
+        return block is not None and block.nbytes >= nbytes
+
+    def ensure(self, name: str, nbytes: int) -> None:
+        """Makes a tensor's buffer hold at least so many bytes.
+
+        It may get another address. No work may be under way on the buffer, nor a graph be launched that uses it.
 
         Raises:
             EngineError: There is not enough memory; the tensor has no buffer then.
         """
-        pair = self._pairs.get(name)
-        if pair is not None and pair.nbytes >= nbytes:
-            return pair.address
-        # Doubling keeps the number of steps small; the limit keeps the last step from being too large.
-        wanted = nbytes if pair is None else max(nbytes, min(2 * pair.nbytes, self._limits.get(name, 2 * pair.nbytes)))
-        if pair is not None:
-            self._release(name)
+        if self.fits(name, nbytes):
+            return
+        self.moves += 1
+        block = self._blocks.pop(name, None)
+        wanted = nbytes
+        if block is not None:
+            # Doubling keeps the number of steps small; the limit keeps the last step from being too large.
+            wanted = max(nbytes, min(2 * block.nbytes, self._limits.get(name, 2 * block.nbytes)))
+            self._memory.free(block.address)
         size = max(1, wanted)  # an address that is not null, for tensors without elements too
-        address = self._memory.allocate(size)
-        try:
-            pinned = self._memory.pin(size)
-        except BaseException:
-            self._memory.free(address)
-            raise
-        self._pairs[name] = _Pair(address, pinned, size)
-        return address
+        self._blocks[name] = _Block(self._memory.allocate(size), size)
 
     def send(self, name: str, array: Array, stream: int) -> None:
         """Copies an array to the device, in the order of the stream. No copy of this tensor may be under way."""
-        pair = self._pairs[name]
         if array.nbytes:
-            pair.pinned.view()[: array.nbytes] = as_bytes(array)
-            self._memory.copy_in(pair.address, pair.pinned, array.nbytes, stream)
+            pinned = self._host_side(name)
+            pinned.view()[: array.nbytes] = as_bytes(array)
+            self._memory.copy_in(self.address(name), pinned, array.nbytes, stream)
 
     def fetch(self, name: str, nbytes: int, stream: int) -> None:
-        """Starts the copy of a tensor to the host, in the order of the stream."""
+        """Starts the copy of a tensor to the host, in the order of the stream. None of it may be under way."""
         if nbytes:
-            pair = self._pairs[name]
-            self._memory.copy_out(pair.pinned, pair.address, nbytes, stream)
+            self._memory.copy_out(self._host_side(name), self.address(name), nbytes, stream)
+
+    def _host_side(self, name: str) -> PinnedBuffer:
+        size = self._blocks[name].nbytes
+        pinned = self._pinned.get(name)
+        if pinned is None or pinned.nbytes < size:
+            if pinned is not None:
+                self._memory.unpin(self._pinned.pop(name))
+            pinned = self._pinned[name] = self._memory.pin(size)
+        return pinned
 
     def copy_from(self, name: str, address: int, nbytes: int, stream: int) -> None:
         """Copies a tensor from elsewhere on the device, in the order of the stream."""
         if nbytes:
-            self._memory.copy_across(self._pairs[name].address, address, nbytes, stream)
+            self._memory.copy_across(self.address(name), address, nbytes, stream)
 
     def copy_to(self, name: str, address: int, nbytes: int, stream: int) -> None:
         """Copies a tensor to elsewhere on the device, in the order of the stream."""
         if nbytes:
-            self._memory.copy_across(address, self._pairs[name].address, nbytes, stream)
+            self._memory.copy_across(address, self.address(name), nbytes, stream)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Returns a fresh array of what was fetched. The stream was synchronised since."""
         array: Array = np.empty(shape, dtype)
         if array.nbytes:
-            as_bytes(array)[:] = self._pairs[name].pinned.view()[: array.nbytes]
+            as_bytes(array)[:] = self._pinned[name].view()[: array.nbytes]
         return array
 
     def release(self) -> None:
         """Frees everything. No work may be under way."""
-        for name in list(self._pairs):
-            self._release(name)
-
-    def _release(self, name: str) -> None:
-        pair = self._pairs.pop(name)
-        self._memory.free(pair.address)
-        self._memory.unpin(pair.pinned)
+        while self._blocks:
+            self._memory.free(self._blocks.popitem()[1].address)
+        while self._pinned:
+            self._memory.unpin(self._pinned.popitem()[1])

@@ -1,10 +1,11 @@
-"""A plan opened by TensorRT on one GPU: its tensors, their ranges, and one context to execute them in.
+"""A plan opened by TensorRT on one GPU: its tensors, their ranges, and the contexts to execute them in.
 
 Nothing of it is opened before the file's key was compared with this TensorRT and this GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +18,15 @@ from samedge.engines.plan_file import inspect_plan
 from samedge.engines.sidecar import COMPILED_SUFFIX, Sidecar, read_sidecar, verify_plan
 from samedge.engines.tensorrt_api import Flavour, numpy_dtype
 from samedge.engines.tensorrt_log import log_router
-from samedge.engines.tensorrt_protocols import ConfiguredEngine, CudaEngine, Dims, ExecutionContext, RuntimeCache
+from samedge.engines.tensorrt_protocols import (
+    ConfiguredEngine,
+    CudaEngine,
+    Dims,
+    ExecutionContext,
+    ManagedContext,
+    RuntimeCache,
+    SizedEngine,
+)
 from samedge.engines.whole_files import write_whole
 from samedge.errors import EngineError, SamedgeError, TensorMismatchError
 from samedge.types import TensorSpec
@@ -33,11 +42,15 @@ class OpenPlan:
 
     Attributes:
         engine: What TensorRT made of it.
-        context: Where it is executed.
+        context: Where it is executed; more can be made.
+        managed: Contexts have no memory of their own and take turns in what they are given.
+        flavour: The TensorRT that opened it.
+        where: What errors call it.
         log: What TensorRT says.
         inputs: Input name to shape and dtype.
         outputs: Output name to shape and dtype.
-        ranges: Input name to its smallest and largest shape; inputs without a free axis are not in it.
+        profiles: For each optimisation profile, input name to its smallest and largest shape; inputs without a free
+            axis are not in it.
         sidecar: What is known of it; None for a plan of somebody else's.
         keeps: Objects that have to live as long as the context.
         cache: What was compiled at load, and where it is kept.
@@ -45,53 +58,124 @@ class OpenPlan:
 
     engine: CudaEngine
     context: ExecutionContext
+    managed: bool
+    flavour: Flavour
+    where: str
     log: BuildLog
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
-    ranges: dict[str, Range]
+    profiles: tuple[dict[str, Range], ...]
     sidecar: Sidecar | None
     keeps: list[Any]
     cache: tuple[RuntimeCache, Path] | None = None
 
-    def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Returns the outputs' shapes for the inputs' shapes that the context has now; -1 where they are open."""
-        return {name: _sizes(self.context.get_tensor_shape(name)) for name in self.outputs}
+    def new_context(self) -> ExecutionContext:
+        """Returns one more context; where contexts are managed, it has to be given memory.
+
+        Raises:
+            EngineError: TensorRT refused.
+        """
+        context = _create_context(self.engine, self.flavour) if self.managed else self.engine.create_execution_context()
+        if context is None:
+            raise _refused(self.where, self.flavour, self.log, "start")
+        return context
+
+    def scratch_bytes(self) -> int:
+        """Returns how much memory a context needs."""
+        if hasattr(self.engine, "device_memory_size_v2"):
+            return int(cast("SizedEngine", self.engine).device_memory_size_v2)
+        return int(cast("Any", self.engine).device_memory_size)
+
+    def give_memory(self, context: ExecutionContext, address: int) -> None:
+        """Gives a context `scratch_bytes` of memory; no other context may use it at the same time."""
+        if hasattr(context, "set_device_memory"):
+            cast("ManagedContext", context).set_device_memory(address, self.scratch_bytes())
+        else:
+            cast("Any", context).device_memory = address
+
+    def require(self, worked: bool, what: str) -> None:
+        """Raises with what TensorRT logged, where one of its calls said that it did not work.
+
+        Raises:
+            EngineError: It did not work.
+        """
+        if worked:
+            return
+        said = self.log.errors[-1][:400] if self.log.errors else "TensorRT did not say why"
+        raise EngineError(
+            f"the engine {what}: {said}", where=self.where, cure="Build the engine again, or report this", said=said
+        )
+
+    def nbytes(self, name: str, shape: tuple[int, ...]) -> int:
+        """Returns the size of a tensor of a shape."""
+        spec = self.inputs[name] if name in self.inputs else self.outputs[name]
+        return prod(shape) * spec.dtype.itemsize
+
+    def output_shapes(self, context: ExecutionContext) -> dict[str, tuple[int, ...]]:
+        """Returns the outputs' shapes for the inputs' shapes that a context has now; -1 where they are open."""
+        return {name: _sizes(context.get_tensor_shape(name)) for name in self.outputs}
 
     def largest_bytes(self) -> dict[str, int]:
         """Returns the most bytes that each tensor can need; outputs are left out where TensorRT cannot tell.
 
-        The context is left with the largest shapes.
+        The context is left with the largest shapes. Where there are several profiles, nothing is said.
         """
+        if len(self.profiles) > 1:
+            return {}
+        ranges = self.profiles[0]
         shapes: dict[str, tuple[int, ...]] = {}
         told = True
         for name, spec in self.inputs.items():
-            fixed = tuple(int(size) for size in spec.shape) if name not in self.ranges else self.ranges[name][1]
+            fixed = tuple(int(size) for size in spec.shape) if name not in ranges else ranges[name][1]
             shapes[name] = fixed
             told = self.context.set_input_shape(name, fixed) and told
         if told and not self.context.infer_shapes():
-            shapes |= {name: shape for name, shape in self.output_shapes().items() if min(shape, default=0) >= 0}
-        specs = {**self.inputs, **self.outputs}
-        return {name: prod(shape) * specs[name].dtype.itemsize for name, shape in shapes.items()}
+            outputs = self.output_shapes(self.context)
+            shapes |= {name: shape for name, shape in outputs.items() if min(shape, default=0) >= 0}
+        return {name: self.nbytes(name, shape) for name, shape in shapes.items()}
 
-    def check_ranges(self, shapes: dict[str, tuple[int, ...]], where: str) -> None:
-        """Compares the inputs' shapes with what the engine was built for.
+    @property
+    def axis_limits(self) -> dict[str, tuple[int, int]]:
+        """Name of each free axis to its least and largest size, over all profiles."""
+        limits: dict[str, tuple[int, int]] = {}
+        for ranges in self.profiles:
+            for name, (low, high) in ranges.items():
+                for label, least, most in zip(self.inputs[name].shape, low, high, strict=True):
+                    if isinstance(label, str):
+                        known = limits.get(label, (least, most))
+                        limits[label] = (min(known[0], least), max(known[1], most))
+        return limits
+
+    def profile_for(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Returns the first profile that the inputs' shapes fit.
 
         Raises:
-            TensorMismatchError: One is outside.
+            TensorMismatchError: There is none; what is said is about the last.
         """
-        for name, (low, high) in self.ranges.items():
+        problem: TensorMismatchError | None = None
+        for index, ranges in enumerate(self.profiles):
+            problem = self._outside(ranges, shapes)
+            if problem is None:
+                return index
+        if problem is None:
+            raise EngineError("this engine has no optimisation profile", where=self.where, cure=_REBUILD)
+        raise problem
+
+    def _outside(self, ranges: dict[str, Range], shapes: Mapping[str, tuple[int, ...]]) -> TensorMismatchError | None:
+        for name, (low, high) in ranges.items():
             for axis, (size, least, most) in enumerate(zip(shapes[name], low, high, strict=True)):
                 if not least <= size <= most:
                     label = self.inputs[name].shape[axis]
-                    raise TensorMismatchError(
+                    return TensorMismatchError(
                         f"{label} is {size} in input {name!r}, and this engine was built for {least} to {most}",
-                        where=where,
+                        where=self.where,
                         cure=f"Send {least} to {most}, or build the engine with a wider profile for {label}",
                         axis=label,
                         size=size,
                         minimum=least,
                         maximum=most,
                     )
+        return None
 
     def save_cache(self) -> None:
         """Keeps what was compiled at load for the next time; a cache that cannot be written costs time only."""
@@ -146,9 +230,12 @@ def _open(
         cast("Any", runtime).engine_host_code_allowed = True  # such plans bring the runtime that reads them
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise _refused(path, flavour, log, "open")
+        raise _refused(path.name, flavour, log, "open")
+    inputs, outputs, profiles = _describe(engine, flavour, sidecar, path)
     keeps: list[Any] = [runtime]
     cache: tuple[RuntimeCache, Path] | None = None
+    managed = False
+    context: ExecutionContext | None
     if flavour.features.own_cuda_graphs:
         config = cast("ConfiguredEngine", engine).create_runtime_config()
         strategies: Any = flavour.module.CudaGraphStrategy  # type: ignore[attr-defined]  # asked for before
@@ -156,39 +243,54 @@ def _open(
         kept = path.with_name(f"{path.name}.sm{gpu.compute_capability.replace('.', '')}{COMPILED_SUFFIX}")
         compiled = config.create_runtime_cache()
         with suppress(OSError):
-            compiled.deserialize(kept.read_bytes())
+            if not compiled.deserialize(kept.read_bytes()):
+                compiled = config.create_runtime_cache()  # of another driver, or damaged: what is kept is compiled anew
         config.set_runtime_cache(compiled)
-        keeps.append(config)
+        keeps += [config, compiled]
         cache = (compiled, kept)
         context = engine.create_execution_context(config)
     else:
-        context = engine.create_execution_context()
+        # With fixed shapes one context is enough, and manages its memory best itself.
+        managed = flavour.features.managed_contexts and any(profiles)
+        context = _create_context(engine, flavour) if managed else engine.create_execution_context()
     if context is None:
-        raise _refused(path, flavour, log, "start")
-    inputs, outputs, ranges = _describe(engine, flavour, sidecar, path)
-    return OpenPlan(engine, context, log, inputs, outputs, ranges, sidecar, keeps, cache)
+        raise _refused(path.name, flavour, log, "start")
+    return OpenPlan(engine, context, managed, flavour, path.name, log, inputs, outputs, profiles, sidecar, keeps, cache)
+
+
+def _create_context(engine: CudaEngine, flavour: Flavour) -> ExecutionContext | None:
+    """A context without memory of its own."""
+    strategies: Any = flavour.module.ExecutionContextAllocationStrategy  # type: ignore[attr-defined]  # asked before
+    return engine.create_execution_context(strategies.USER_MANAGED)
 
 
 def _describe(
     engine: CudaEngine, flavour: Flavour, sidecar: Sidecar | None, path: Path
-) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec], dict[str, Range]]:
+) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec], tuple[dict[str, Range], ...]]:
     inputs: dict[str, TensorSpec] = {}
     outputs: dict[str, TensorSpec] = {}
-    ranges: dict[str, Range] = {}
+    profiles: tuple[dict[str, Range], ...] = tuple({} for _ in range(max(1, engine.num_optimization_profiles)))
     known = {} if sidecar is None else {**sidecar.report.inputs, **sidecar.report.outputs}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         sizes = _sizes(engine.get_tensor_shape(name))
         dtype = numpy_dtype(engine.get_tensor_dtype(name), path.name)
         spec = TensorSpec(_named(name, sizes, known.get(name)), dtype)
+        if engine.get_tensor_location(name) != flavour.module.TensorLocation.DEVICE:
+            raise EngineError(
+                f"{name!r} of this engine is a shape tensor, which lies on the host",
+                where=path.name,
+                cure="Build it from a graph whose inputs are data only, such as those that samedge export writes",
+            )
         if engine.get_tensor_mode(name) == flavour.module.TensorIOMode.INPUT:
             inputs[name] = spec
             if any(size < 0 for size in sizes):
-                low, _best, high = engine.get_tensor_profile_shape(name, 0)
-                ranges[name] = (_sizes(low), _sizes(high))
+                for profile, ranges in enumerate(profiles):
+                    low, _best, high = engine.get_tensor_profile_shape(name, profile)
+                    ranges[name] = (_sizes(low), _sizes(high))
         else:
             outputs[name] = spec
-    return inputs, outputs, ranges
+    return inputs, outputs, profiles
 
 
 def _named(name: str, sizes: tuple[int, ...], known: TensorSpec | None) -> tuple[int | str, ...]:
@@ -204,12 +306,12 @@ def _sizes(shape: Dims) -> tuple[int, ...]:
     return tuple(int(shape[axis]) for axis in range(len(shape)))
 
 
-def _refused(path: Path, flavour: Flavour, log: BuildLog, doing: str) -> EngineError:
+def _refused(where: str, flavour: Flavour, log: BuildLog, doing: str) -> EngineError:
     said = log.errors[0][:400] if log.errors else "it did not say why"
     memory = any(sign in said.lower() for sign in ("outofmemory", "out of memory", "allocate"))
     return EngineError(
         f"{flavour} cannot {doing} this engine: {said}",
-        where=path.name,
+        where=where,
         cure=OUT_OF_MEMORY_CURE if memory else _REBUILD,
         causes=tuple(log.errors),
     )

@@ -208,6 +208,19 @@ class InspectedEngine(Protocol):
     def create_engine_inspector(self) -> EngineInspector: ...
 
 
+class SizedEngine(Protocol):
+    """``ICudaEngine`` that tells what its contexts need: from TensorRT 10.1 on."""
+
+    @property
+    def device_memory_size_v2(self) -> int: ...
+
+
+class ManagedContext(Protocol):
+    """``IExecutionContext`` that takes memory with its size: from TensorRT 10.1 on."""
+
+    def set_device_memory(self, memory: int, size: int) -> None: ...
+
+
 class CudaEngine(Protocol):
     """``ICudaEngine``."""
 
@@ -220,6 +233,8 @@ class CudaEngine(Protocol):
     def get_tensor_name(self, index: int) -> str: ...
 
     def get_tensor_mode(self, name: str) -> Any: ...
+
+    def get_tensor_location(self, name: str) -> Any: ...
 
     def get_tensor_dtype(self, name: str) -> Any: ...
 
@@ -274,3 +289,6 @@ class TensorRtModule(Protocol):
 
     @property
     def TensorIOMode(self) -> Any: ...
+
+    @property
+    def TensorLocation(self) -> Any: ...

@@ -2,7 +2,8 @@
 
 *Whole* is one graph from prompts to masks. *Split* is three: the context graph does once an image what does not depend
 on prompts, the prompts graph takes each prompt up to its predicted IoUs, and the masks graph draws the masks that are
-wanted. Their numbers are the same; split costs half, and a mask that nobody wants is never drawn.
+wanted. Their numbers are the same; split costs half, and a mask that nobody wants is never drawn. What goes from one
+graph to the next stays on the device where they run, if that has memory of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.engines.protocol import Engine
+from samedge.engines.device_array import DeviceArray
+from samedge.engines.protocol import Engine, Value
 from samedge.errors import BundleError
+from samedge.runtime.prompt_buckets import bucketed, most_of_axis, rows_of_bucket
 from samedge.runtime.prompts import PromptGroup
 from samedge.types import Array, FloatArray, IOScheme, TensorSpec
 
@@ -58,12 +61,12 @@ class ImageContext:
     """An image as a decoder takes it.
 
     Attributes:
-        embedding: float32 ``[1, C, g, g]``.
-        tensors: Outputs of the context graph by name; empty for a whole decoder.
+        embedding: ``[1, C, g, g]``, on the host or on the decoder's device.
+        tensors: Outputs of the context graph by name, on that device; empty for a whole decoder.
     """
 
-    embedding: FloatArray
-    tensors: Mapping[str, Array]
+    embedding: FloatArray | DeviceArray
+    tensors: Mapping[str, Value]
 
 
 class Decoder(Protocol):
@@ -79,7 +82,11 @@ class Decoder(Protocol):
         """What image embeddings must be."""
         ...
 
-    def context(self, embedding: FloatArray) -> ImageContext:
+    def most_prompts(self, *, masks: bool) -> int | None:
+        """How many prompts it takes in one call, with or without masks; None for any number."""
+        ...
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
         """Prepares an image for any number of calls of `answer`."""
         ...
 
@@ -94,13 +101,15 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DrawnAnswer:
-    """The answer of a whole decoder: every mask is there."""
+    """The answer of a whole decoder: every mask is there, on the device perhaps."""
 
     scores: FloatArray
-    low_res: FloatArray
+    low_res: FloatArray | DeviceArray
 
     def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
         """Picks the masks of some of the prompts."""
+        if isinstance(self.low_res, DeviceArray):
+            return self.low_res.rows(prompts.tolist()).astype(np.float32, copy=False)
         everyone = len(prompts) == len(self.low_res) and bool((prompts == np.arange(len(prompts))).all())
         return self.low_res if everyone else self.low_res[prompts]
 
@@ -138,9 +147,14 @@ class WholeDecoder:
         """What image embeddings must be."""
         return self.engine.inputs["image_embeddings"]
 
-    def context(self, embedding: FloatArray) -> ImageContext:
-        """Does nothing: every call takes the embedding as it is."""
-        return ImageContext(embedding, {})
+    def most_prompts(self, *, masks: bool) -> int | None:
+        """How many prompts it takes in one call: one after the other anyway in schemes that take one."""
+        del masks
+        return most_of_axis(self.engine, "point_coords") if self._many else None
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
+        """Brings the embedding to the decoder's device, if it has one: every call takes it as it is."""
+        return ImageContext(self.engine.to_device(embedding), {})
 
     def answer(self, context: ImageContext, group: PromptGroup) -> DrawnAnswer:
         """Runs the prompts and draws all masks."""
@@ -150,11 +164,14 @@ class WholeDecoder:
         size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
         parts = [self._answer(context.embedding, prompt, size) for prompt in group.chunks(1)]
         return DrawnAnswer(
-            np.concatenate([part.scores for part in parts]), np.concatenate([part.low_res for part in parts])
+            np.concatenate([part.scores for part in parts]), np.concatenate([on_host(part.low_res) for part in parts])
         )
 
-    def _answer(self, embedding: FloatArray, group: PromptGroup, more: dict[str, Array]) -> DrawnAnswer:
-        feeds: dict[str, Array] = {
+    def _answer(self, embedding: FloatArray | DeviceArray, group: PromptGroup, more: dict[str, Array]) -> DrawnAnswer:
+        count = len(group)
+        if self._many:
+            group = bucketed(group, self.engine, self.most_prompts(masks=True))
+        feeds: dict[str, Value] = {
             "image_embeddings": embedding,
             "point_coords": group.coords,
             "point_labels": group.labels,
@@ -162,10 +179,11 @@ class WholeDecoder:
             "has_mask_input": group.has_mask,
             **more,
         }
-        outputs = self.engine.run(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
+        outputs = self.engine.run_on_device(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
+        low_res = outputs["low_res_masks"]
         return DrawnAnswer(
-            outputs["iou_predictions"].astype(np.float32, copy=False),
-            outputs["low_res_masks"].astype(np.float32, copy=False),
+            on_host(outputs["iou_predictions"])[:count],
+            low_res if isinstance(low_res, DeviceArray) else on_host(low_res),
         )
 
     def close(self) -> None:
@@ -178,17 +196,32 @@ class SplitAnswer:
     """The answer of a split decoder: what the masks graph needs to draw any of its masks."""
 
     scores: FloatArray
-    weights: Array
-    image: Array
+    weights: Value
+    image: Value
     masks: Engine
 
     def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
         """Runs the masks graph for some of the prompts."""
+        if isinstance(self.image, DeviceArray) and isinstance(self.weights, DeviceArray):
+            return self._draw_on_device(self.image, self.weights, prompts)
+        image, weights = on_host(self.image), on_host(self.weights)
         everyone = len(prompts) == len(self.scores) and bool((prompts == np.arange(len(prompts))).all())
         pick: NDArray[np.intp] | slice = slice(None) if everyone else prompts
-        feeds = {"attended_image": self.image[pick], "mask_weights": self.weights[pick]}
-        low_res = self.masks.run(feeds, ["low_res_masks"])["low_res_masks"]
-        return low_res.astype(np.float32, copy=False)
+        feeds = {"attended_image": image[pick], "mask_weights": weights[pick]}
+        return on_host(self.masks.run(feeds, ["low_res_masks"])["low_res_masks"])
+
+    def _draw_on_device(self, image: DeviceArray, weights: DeviceArray, prompts: NDArray[np.intp]) -> FloatArray:
+        rows = rows_of_bucket(prompts.tolist(), image.shape[0])
+        some_image, some_weights = image.pick(rows), weights.pick(rows)
+        if some_image is None or some_weights is None:
+            # All are drawn, as they lie there, and what is wanted is copied.
+            some_image, some_weights, wanted = image, weights, prompts.tolist()
+        else:
+            wanted = list(range(len(prompts)))
+        feeds = {"attended_image": some_image, "mask_weights": some_weights}
+        low_res = self.masks.run_on_device(feeds, ["low_res_masks"])["low_res_masks"]
+        found = low_res.rows(wanted) if isinstance(low_res, DeviceArray) else low_res[wanted]
+        return found.astype(np.float32, copy=False)
 
 
 class SplitDecoder:
@@ -224,26 +257,37 @@ class SplitDecoder:
         """What image embeddings must be."""
         return self.context_graph.inputs["image_embeddings"]
 
-    def context(self, embedding: FloatArray) -> ImageContext:
+    def most_prompts(self, *, masks: bool) -> int | None:
+        """How many prompts it takes in one call: with masks, each needs a context of its own."""
+        axes = [(self.prompts_graph, "point_coords"), (self.masks_graph, "mask_weights")]
+        axes += [(self.context_graph, "mask_input"), (self.prompts_graph, "image_tokens")] if masks else []
+        limits = [limit for limit in (most_of_axis(*axis) for axis in axes) if limit is not None]
+        return min(limits, default=None)
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
         """Computes once what every prompt without a mask shares."""
         none = np.zeros((1, 1, self.mask_side, self.mask_side), np.float32)
         return ImageContext(embedding, self._context(embedding, none, np.zeros(1, np.float32)))
 
-    def _context(self, embedding: FloatArray, masks: FloatArray, has_mask: FloatArray) -> dict[str, Array]:
-        feeds: dict[str, Array] = {"image_embeddings": embedding, "mask_input": masks, "has_mask_input": has_mask}
-        return self.context_graph.run(feeds, list(CONTEXT_OUTPUTS))
+    def _context(
+        self, embedding: FloatArray | DeviceArray, masks: FloatArray, has_mask: FloatArray
+    ) -> Mapping[str, Value]:
+        feeds: dict[str, Value] = {"image_embeddings": embedding, "mask_input": masks, "has_mask_input": has_mask}
+        return self.context_graph.run_on_device(feeds, list(CONTEXT_OUTPUTS))
 
     def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
         """Runs the prompts up to their predicted IoUs."""
         if group.coords.shape[1] > SPLIT_UP_TO_POINTS:
             return self.whole.answer(context, group)
+        count = len(group)
+        group = bucketed(group, self.prompts_graph, self.most_prompts(masks=group.masks is not None))
         tensors = context.tensors
         if group.masks is not None:
             # A mask prompt changes the image that the prompt sees, so that each needs a context of its own.
             tensors = self._context(context.embedding, mask_input(group, self.mask_side), group.has_mask)
-        feeds = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
-        outputs = self.prompts_graph.run(feeds, list(PROMPTS_OUTPUTS))
-        scores = outputs["iou_predictions"].astype(np.float32, copy=False)
+        feeds: dict[str, Value] = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
+        outputs = self.prompts_graph.run_on_device(feeds, list(PROMPTS_OUTPUTS))
+        scores = on_host(outputs["iou_predictions"])[:count]
         return SplitAnswer(scores, outputs["mask_weights"], outputs["attended_image"], self.masks_graph)
 
     @property
@@ -267,9 +311,18 @@ def mask_input(group: PromptGroup, side: int) -> FloatArray:
     return masks[:, None]
 
 
-def as_specified(engine: Engine, feeds: dict[str, Array]) -> dict[str, Array]:
-    """Casts each feed to the dtype that the graph takes: labels are floats in some schemes."""
-    return {name: array.astype(engine.inputs[name].dtype, copy=False) for name, array in feeds.items()}
+def as_specified(engine: Engine, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    """Casts each feed of the host to the dtype that the graph takes: labels are floats in some schemes."""
+    return {
+        name: array if isinstance(array, DeviceArray) else array.astype(engine.inputs[name].dtype, copy=False)
+        for name, array in feeds.items()
+    }
+
+
+def on_host(value: Value) -> FloatArray:
+    """Returns float32 numbers on the host."""
+    array = value.numpy() if isinstance(value, DeviceArray) else value
+    return array.astype(np.float32, copy=False)
 
 
 def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: IOScheme) -> None:

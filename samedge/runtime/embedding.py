@@ -1,7 +1,6 @@
-"""Image embeddings on disk, so that an image is encoded once and prompted later, elsewhere or again.
+"""Image embeddings: where they were computed, on the host, and on disk, so that an image is encoded once only.
 
-One ``.npz`` file with the embedding, the size of the image, and the model that made it; no pickles. Knows files and
-nothing of engines.
+One ``.npz`` file with the embedding, the size of the image, and the model that made it; no pickles.
 """
 
 from __future__ import annotations
@@ -9,11 +8,12 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import numpy as np
 
+from samedge.engines.device_array import DeviceArray
 from samedge.errors import ImageError, storage_errors
 from samedge.runtime.geometry import ImageGeometry
 from samedge.runtime.manifest import Manifest
@@ -22,17 +22,55 @@ from samedge.types import FloatArray
 _VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageEmbedding:
     """An encoded image.
 
+    torch, CuPy and JAX take it with their ``from_dlpack``, where it lies and without a copy; it is to be read only.
+
     Attributes:
-        values: float32 ``[1, C, g, g]``.
+        values: ``[1, C, g, g]``: float32 on the host, or an array that the encoder left on its device.
         geometry: Of the image.
     """
 
-    values: FloatArray
+    values: FloatArray | DeviceArray
     geometry: ImageGeometry
+
+    def numpy(self) -> FloatArray:
+        """Returns it on the host, float32 ``[1, C, g, g]``; copied there if it lies elsewhere.
+
+        Raises:
+            EngineError: The copy failed.
+        """
+        if isinstance(self.values, DeviceArray):
+            return self.values.numpy().astype(np.float32, copy=False)
+        return self.values
+
+    @property
+    def device(self) -> str:
+        """Where it lies: "cpu", "cuda:0"."""
+        return self.values.device if isinstance(self.values, DeviceArray) else "cpu"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(1, C, g, g)``."""
+        return self.values.shape
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, number = self.values.__dlpack_device__()
+        return int(kind), int(number)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        values: Any = self.values
+        asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return values.__dlpack__(**{name: value for name, value in asked.items() if value is not None})
 
 
 def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
@@ -49,7 +87,7 @@ def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -
                 np.savez(
                     file,
                     version=np.int64(_VERSION),
-                    embedding=embedding.values,
+                    embedding=embedding.numpy(),
                     image_height=np.int64(embedding.geometry.height),
                     image_width=np.int64(embedding.geometry.width),
                     input_size=np.int64(embedding.geometry.image_size),

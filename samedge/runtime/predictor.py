@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar, overload
 import numpy as np
 from typing_extensions import Self, Unpack
 
+from samedge.engines.dlpack import Exporter
 from samedge.engines.protocol import Engine
 from samedge.errors import ImageError, UsageError
 from samedge.runtime.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
@@ -126,12 +127,26 @@ class Predictor:
 
     @property
     def image_embedding(self) -> FloatArray:
-        """What the encoder made of the present image: float32 ``[1, C, g, g]``.
+        """What the encoder made of the present image, on the host: float32 ``[1, C, g, g]``.
+
+        It is copied from the encoder's device if it lies there; `embedding` gives it as it lies.
+
+        Raises:
+            UsageError: No image is set.
+            EngineError: The copy failed.
+        """
+        return self._present().numpy()
+
+    @property
+    def embedding(self) -> ImageEmbedding:
+        """What the encoder made of the present image, where it lies: ``torch.from_dlpack(predictor.embedding)``.
+
+        It keeps its memory when other images are set, and when the predictor is closed.
 
         Raises:
             UsageError: No image is set.
         """
-        return self._present().values
+        return self._present()
 
     @property
     def image(self) -> ImageArray:
@@ -229,7 +244,8 @@ class Predictor:
         parsed = perf_counter()
         context = self._image_context()
         for group in batch.groups:
-            for chunk in group.chunks(self._prompts_per_call):
+            most = self._graphs.prompts_at_once(self._prompts_per_call, masks=group.masks is not None)
+            for chunk in group.chunks(most):
                 answer = self._graphs.answer(context, chunk)
                 found = answer.scores[:, tokens]
                 scores[chunk.index] = found
@@ -287,7 +303,7 @@ class Predictor:
             geometry=self._present().geometry,
             context=self._image_context,
             pixels=self._pixels,
-            prompts_per_call=self._prompts_per_call,
+            prompts_per_call=self._graphs.prompts_at_once(self._prompts_per_call, masks=False),
         )
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
         self._speed = dict(found.speed)
@@ -426,22 +442,28 @@ class Predictor:
         """
         self.reset_image()
         image = read_embedding(Path(path), self._manifest)
-        self.set_embedding(image.values, image.geometry.height, image.geometry.width, where=path)
+        self.set_embedding(image.numpy(), image.geometry.height, image.geometry.width, where=path)
 
-    def set_embedding(self, values: FloatArray, height: int, width: int, *, where: object = None) -> None:
+    def set_embedding(
+        self, values: FloatArray | ImageEmbedding | Exporter, height: int, width: int, *, where: object = None
+    ) -> None:
         """Sets an image by the embedding that this model made of it.
 
         Args:
-            values: `image_embedding`, float32 ``[1, C, g, g]``.
+            values: `image_embedding` or `embedding`, float32 ``[1, C, g, g]``; or a contiguous array of another library
+                that speaks DLPack, such as a torch tensor, which must not be written to as long as the image is set.
+                One that lies on the decoder's device is read there.
             height: Rows of the image.
             width: Columns of the image.
             where: What to name in an error.
 
         Raises:
             ImageError: The embedding is of another shape or dtype, or the image has no pixels.
+            TensorMismatchError: It lies on another device, or not one element after the other.
         """
         self.reset_image()
         spec = self._graphs.decoder.embedding_spec
+        values = self._graphs.placed(values.values if isinstance(values, ImageEmbedding) else values)
         if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
             raise ImageError(
                 f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, and the "

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from samedge.engines.device_array import DeviceArray
+from samedge.engines.dlpack import Exporter
 from samedge.engines.protocol import Engine
 from samedge.errors import IntegrityError
 from samedge.runtime.decoders import Answer, Decoder, ImageContext, as_specified, require_names
@@ -60,22 +62,48 @@ class SamGraphs:
             return raw_input(bgr, geometry)
         return normalised_input(bgr, geometry, record.pixel_mean, record.pixel_std)
 
-    def run_encoder(self, prepared: FloatArray) -> FloatArray:
-        """Returns the image embedding of what `prepare` returned: float32 ``[1, C, g, g]``.
+    def run_encoder(self, prepared: FloatArray) -> FloatArray | DeviceArray:
+        """Returns the image embedding of what `prepare` returned: ``[1, C, g, g]``.
+
+        It stays where the encoder computes if the decoder takes it there; on the host it is float32.
 
         Calls from several threads take turns: two at once would take twice the memory.
         """
         name = _ENCODER_INPUT[self._manifest.io]
         feeds = as_specified(self.encoder, {name: prepared})
         with self._encoding:
-            outputs = self.encoder.run(feeds, ["image_embeddings"])
-        return outputs["image_embeddings"].astype(np.float32, copy=False)
+            embedding = self.encoder.run_on_device(feeds, ["image_embeddings"])["image_embeddings"]
+        if isinstance(embedding, DeviceArray):
+            if embedding.dtype == self.decoder.embedding_spec.dtype:
+                return embedding
+            embedding = embedding.numpy()
+        return embedding.astype(np.float32, copy=False)
 
-    def context(self, embedding: FloatArray) -> ImageContext:
+    def placed(self, embedding: FloatArray | DeviceArray | Exporter) -> FloatArray | DeviceArray:
+        """Returns an embedding as `context` takes it; one of another library is read where it lies.
+
+        Raises:
+            TensorMismatchError: It lies on another device than the encoder computes on, or cannot be read as it is.
+        """
+        if isinstance(embedding, np.ndarray):
+            return embedding
+        return self.encoder.to_device(embedding)
+
+    def prompts_at_once(self, most: int, *, masks: bool) -> int:
+        """Returns how many prompts the decoder should get in one call.
+
+        Args:
+            most: As the user wants it.
+            masks: Whether there are mask prompts among them.
+        """
+        limit = self.decoder.most_prompts(masks=masks)
+        return most if limit is None else min(most, limit)
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
         """Prepares an image for any number of calls of `answer`.
 
         Args:
-            embedding: float32 ``[1, C, g, g]``.
+            embedding: ``[1, C, g, g]``, as `run_encoder` returned it, or float32.
         """
         return self.decoder.context(embedding)
 

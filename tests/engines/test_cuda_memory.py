@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from samedge.engines import cuda_python
-from samedge.engines.cuda_memory import CudaMemory, Gpu, as_bytes, device_index, open_cuda
+from samedge.engines.cuda_memory import LEGACY_STREAM, CudaMemory, Gpu, as_bytes, device_index, open_cuda
 from samedge.engines.cuda_pycuda import PycudaMemory
 from samedge.engines.cuda_python import CudaPythonMemory
 from samedge.engines.fake_cuda import FakeCuda
@@ -138,6 +139,19 @@ def _graph_of_freed_memory(cuda: FakeCuda) -> None:
     cuda.launch(graph, stream)
 
 
+def _graph_destroyed_at_work(cuda: FakeCuda) -> None:
+    stream, address, other = cuda.create_stream(), cuda.allocate(4), cuda.allocate(4)
+
+    def work() -> bool:
+        cuda.copy_across(address, other, 4, stream)
+        return True
+
+    graph = cuda.capture(stream, work)
+    assert graph is not None
+    cuda.launch(graph, stream)
+    cuda.destroy_graph(graph)
+
+
 def _allocated_while_captured(cuda: FakeCuda) -> None:
     cuda.capture(cuda.create_stream(), lambda: bool(cuda.allocate(4)))
 
@@ -154,6 +168,7 @@ MISUSES: list[tuple[Misuse, str]] = [
     (_stream_ends_early, "ends while work is under way"),
     (_two_streams, "put an event between them"),
     (_graph_of_freed_memory, "after it was freed"),
+    (_graph_destroyed_at_work, "destroyed while it is at work"),
     (_allocated_while_captured, "allocate while work is captured"),
     (lambda cuda: cuda.free(123), "never allocated"),
     (lambda cuda: cuda.synchronise(99), "no stream 99"),
@@ -212,6 +227,53 @@ def test_an_event_orders_two_streams(cuda: FakeCuda) -> None:
         cuda.copy_in(address, there, 4, first)
         with pytest.raises(CudaMisuseError, match="event between"):
             cuda.copy_out(back, address, 4, second)
+
+
+def test_who_waits_for_an_event_gets_what_came_before_it_and_no_more(cuda: FakeCuda) -> None:
+    with cuda.current():
+        address, there, back = cuda.allocate(4), cuda.pin(4), cuda.pin(4)
+        first, second, event, later = cuda.create_stream(), cuda.create_stream(), cuda.create_event(), cuda.pin(4)
+        there.view()[:] = 9
+        cuda.copy_in(address, there, 4, first)
+        cuda.record(event, first)
+        cuda.wait(second, event)
+        cuda.wait(first, event)
+        cuda.copy_out(back, address, 4, second)
+        cuda.record(event, second)
+        cuda.wait(first, event)
+        cuda.copy_out(later, address, 4, first)
+        cuda.await_event(event)
+        assert (back.view() == 9).all()
+        with pytest.raises(CudaMisuseError, match="while copy_out is under way"):
+            later.view()
+        cuda.synchronise_all()
+        assert (later.view() == 9).all()
+        cuda.await_event(cuda.create_event())  # never recorded
+
+
+def test_threads_capture_without_disturbing_each_other(cuda: FakeCuda) -> None:
+    def elsewhere() -> None:
+        with cuda.current():
+            places.append(cuda.allocate(4))
+
+    def work() -> bool:
+        thread = Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        cuda.copy_across(address, other, 4, stream)
+        return True
+
+    places: list[int] = []
+    with cuda.current():
+        stream, address, other = cuda.create_stream(), cuda.allocate(4), cuda.allocate(4)
+        assert cuda.capture(stream, work) is not None
+    assert len(places) == 1
+    assert cuda.captured == 1
+
+
+def test_addresses_are_aligned_as_a_gpus_are(cuda: FakeCuda) -> None:
+    with cuda.current():
+        assert all(cuda.allocate(nbytes) % 256 == 0 for nbytes in (1, 5, 256, 257))
 
 
 def test_a_graph_does_its_work_each_time_and_not_while_it_is_captured(cuda: FakeCuda) -> None:
@@ -386,8 +448,17 @@ class FakeRuntime:
     def cudaStreamEndCapture(self, stream: int) -> Any:
         return self._do("cudaStreamEndCapture", 55)
 
-    def cudaGraphInstantiate(self, graph: int, flags: int) -> Any:
-        return self._do("cudaGraphInstantiate", 66)
+    def cudaGraphInstantiateWithFlags(self, graph: int, flags: int) -> Any:
+        return self._do("cudaGraphInstantiateWithFlags", 66)
+
+    def cudaGetLastError(self) -> Any:
+        return self._do("cudaGetLastError")
+
+    def cudaDeviceSynchronize(self) -> Any:
+        return self._do("cudaDeviceSynchronize")
+
+    def cudaEventSynchronize(self, event: int) -> Any:
+        return self._do("cudaEventSynchronize")
 
     def cudaGraphDestroy(self, graph: int) -> Any:
         return self._do("cudaGraphDestroy")
@@ -418,7 +489,11 @@ def test_cuda_python_describes_the_gpu_and_moves_data(runtime: FakeRuntime) -> N
         event = memory.create_event()
         memory.record(event, 77)
         memory.wait(77, event)
+        memory.await_event(event)
+        memory.synchronise_all()
         memory.destroy_event(event)
+    names = [call[0] for call in runtime.calls]
+    assert names[-4:] == ["cudaEventSynchronize", "cudaDeviceSynchronize", "cudaEventDestroy", "cudaSetDevice"]
 
 
 def test_cuda_python_captures_graphs(runtime: FakeRuntime) -> None:
@@ -428,13 +503,26 @@ def test_cuda_python_captures_graphs(runtime: FakeRuntime) -> None:
         memory.launch(66, 77)
         memory.destroy_graph(66)
         assert memory.capture(77, lambda: False) is None
-        runtime.fail = {"cudaGraphInstantiate": 900}
+        runtime.fail = {"cudaGraphInstantiateWithFlags": 900}
         assert memory.capture(77, lambda: True) is None
         runtime.fail = {"cudaStreamEndCapture": 901}
         assert memory.capture(77, lambda: True) is None
         names = [call[0] for call in runtime.calls]
         assert names.count("cudaStreamBeginCapture") == names.count("cudaStreamEndCapture") == 4
         assert names.count("cudaGraphDestroy") == 3
+        assert names.count("cudaGetLastError") == 2  # nobody else is to find these errors
+
+
+def test_work_that_raises_leaves_no_capture_open_and_no_graph_behind(runtime: FakeRuntime) -> None:
+    memory = CudaPythonMemory(0)
+
+    def work() -> bool:
+        raise ValueError("in the middle")
+
+    with memory.current(), pytest.raises(ValueError, match="in the middle"):
+        memory.capture(77, work)
+    names = [call[0] for call in runtime.calls]
+    assert names[-3:] == ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphDestroy"]
 
 
 @pytest.mark.parametrize(
@@ -485,6 +573,7 @@ class FakePycuda(ModuleType):
         self.detached = False
         self.limit = 1 << 20
         self.live = 0
+        self.synchronised = 0
         fake = self
 
         class Context:
@@ -496,6 +585,11 @@ class FakePycuda(ModuleType):
 
             def detach(self) -> None:
                 fake.detached = True
+
+            @staticmethod
+            def synchronize() -> None:
+                fake.inside()
+                fake.synchronised += 1
 
         class Device:
             def __init__(self, index: int) -> None:
@@ -549,9 +643,13 @@ class FakePycuda(ModuleType):
             def __init__(self, flags: int) -> None:
                 self.recorded = False
 
-            def record(self, stream: Stream) -> None:
+            def record(self, stream: Stream | None) -> None:
                 self.recorded = True
 
+            def synchronize(self) -> None:
+                fake.synchronised += 1
+
+        self.Context = Context
         self.Device, self.Stream, self.Event, self.mem_alloc = Device, Stream, Event, Allocation
         self.device_attribute = SimpleNamespace(MULTIPROCESSOR_COUNT=8, INTEGRATED=1)
         self.stream_flags = SimpleNamespace(NON_BLOCKING=1)
@@ -610,6 +708,15 @@ def test_pycudas_errors_and_limits(pycuda: FakePycuda) -> None:
         stream, event = memory.create_stream(), memory.create_event()
         memory.record(event, stream)
         memory.wait(stream, event)
+        other = PycudaMemory(0)  # events are of the GPU, not of the object that made them
+        theirs = other.create_stream()
+        other.wait(theirs, event)
+        assert pycuda.synchronised == 0
+        memory.record(event, LEGACY_STREAM)
+        memory.wait(LEGACY_STREAM, event)  # pycuda did not make it: the host waits
+        memory.await_event(event)
+        memory.synchronise_all()
+        assert pycuda.synchronised == 3
         memory.destroy_event(event)
         assert memory.capture(stream, lambda: True) is None
         with pytest.raises(EngineError, match="no CUDA graphs"):

@@ -47,6 +47,9 @@ class FakeSession:
     def get_outputs(self) -> list[Any]:
         return []
 
+    def io_binding(self) -> Any:
+        return None
+
 
 def fake_onnxruntime(monkeypatch: pytest.MonkeyPatch, available: Sequence[str], session: Any) -> list[dict[str, Any]]:
     """Puts a module in onnxruntime's place; returns the keyword arguments of each session that is opened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -71,6 +72,10 @@ class Board:
         size = self.path.stat().st_size
         write_sidecar(self.path, Sidecar(replace(self.key, **key), sha256_file(self.path), size, self.report))
 
+    def open_again(self) -> Engine:
+        self.cuda = self.trt.cuda = FakeCuda()
+        return self.open()
+
     def open(self) -> Engine:
         raw = TensorRtEngine(self.path, EngineOptions(), flavour=self.trt.flavour, memory=self.cuda)
         return Engine(raw, backend="tensorrt", name=self.path.name)
@@ -131,10 +136,10 @@ def test_the_calls_of_one_run(board: Board) -> None:
         engine.run(feeds())
         assert board.trt.calls == [
             ("set_input_shape", "image", (1, 2, 2)),
-            ("set_tensor_address", "image"),
             ("set_input_shape", "coords", (2, 3, 2)),
-            ("set_tensor_address", "coords"),
             ("set_input_shape", "labels", (2, 3)),
+            ("set_tensor_address", "image"),
+            ("set_tensor_address", "coords"),
             ("set_tensor_address", "labels"),
             ("set_tensor_address", "masks"),
             ("set_tensor_address", "count"),
@@ -156,17 +161,126 @@ def test_buffers_grow_to_the_largest_shape_and_no_further(tmp_path: Path) -> Non
     with board.open() as engine:
         for prompts in range(1, 9):
             check(engine, prompts=prompts, points=4)
-        # 5 tensors on both sides; three of them grow by doubling: 1, 2, 4 and 8 prompts.
-        assert board.cuda.allocations == 2 * (5 + 3 * 3)
+        # 5 tensors on both sides; three of them grow by doubling: 1, 2, 4 and 8 prompts. One block for all contexts.
+        assert board.cuda.allocations == 2 * (5 + 3 * 3) + 1
         sizes = sorted(memory.data.nbytes for memory in board.cuda._device.values())
-        assert sizes == [4, 16, 64, 128, 256]
+        assert sizes == [4, 16, 64, 96, 128, 256]
 
 
-@pytest.mark.parametrize("generation", ["8.6", "10.3", "10.13", "11"])
+@pytest.mark.parametrize("generation", ["10.3", "10.13", "11"])
+def test_each_set_of_shapes_has_a_context_and_a_graph(generation: str, tmp_path: Path) -> None:
+    board = Board(tmp_path, generation)
+    board.trt.calls.clear()
+    shapes = [(1, 2), (2, 2), (4, 3), (8, 4)]
+    with board.open() as engine:
+        assert engine.details["cuda graphs"] == "8, one for each set of shapes"
+        assert board.trt.called("create_execution_context") == [("USER_MANAGED",)]
+        check(engine, prompts=8, points=4)  # buffers that grow make graphs useless
+        for seed in range(5):
+            for prompts, points in shapes:
+                check(engine, prompts=prompts, points=points, seed=seed)
+        assert board.cuda.captured == len(shapes)
+        # The largest ran once more. Each ran directly, then was captured, and was launched from then on.
+        assert board.cuda.launches == 4 * len(shapes) + 1
+        assert len(board.trt.called("execute_async_v3")) == 2 * len(shapes)
+        assert board.cuda.calls.count("destroy_graph") == 0
+        board.trt.calls.clear()
+        allocations = board.cuda.allocations
+        for prompts, points in shapes:
+            check(engine, prompts=prompts, points=points, seed=9)
+        assert board.trt.calls == []  # contexts that were captured are not touched
+        assert board.cuda.allocations == allocations
+    assert board.cuda.leaks() == []
+
+
+def test_the_shapes_that_were_used_last_keep_their_graphs(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    with board.open() as engine:
+        check(engine, prompts=8, points=4)
+        for points in (2, 3):
+            for prompts in range(1, 9):
+                check(engine, prompts=prompts, points=points)
+                check(engine, prompts=prompts, points=points)
+        assert len(board.trt.called("create_execution_context")) == 8
+        assert board.cuda.captured == 16
+        assert board.cuda.calls.count("destroy_graph") == 8
+    assert board.cuda.leaks() == []
+
+
+def test_buffers_that_move_make_new_graphs(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    with board.open() as engine:
+        for seed in range(3):
+            check(engine, prompts=1, points=2, seed=seed)
+        check(engine, prompts=8, points=4)
+        for seed in range(3):
+            check(engine, prompts=1, points=2, seed=seed)
+        assert board.cuda.captured == 2
+        assert board.cuda.calls.count("destroy_graph") == 1
+
+
+@pytest.mark.parametrize(
+    ("generation", "calls"),
+    [
+        ("8.6", [("create_execution_context", "STATIC")]),
+        ("10.3", [("create_execution_context", "USER_MANAGED"), ("set_device_memory", 96)]),
+        ("10.13", [("create_execution_context", "USER_MANAGED"), ("set_device_memory", 96)]),
+        ("11", [("create_execution_context", "USER_MANAGED"), ("set_device_memory", 96)]),
+        ("rtx", [("cuda_graph_strategy", "WHOLE_GRAPH_CAPTURE"), ("set_runtime_cache",),
+                 ("create_execution_context", "configured")]),
+    ],
+)  # fmt: skip
+def test_the_calls_that_open_a_plan(generation: str, calls: list[Any], tmp_path: Path) -> None:
+    board = Board(tmp_path, generation)
+    board.open().close()
+    shapes = {"set_input_shape"}  # to learn the largest sizes
+    assert [call for call in board.trt.calls if call[0] not in shapes] == [("deserialize_cuda_engine",), *calls]
+
+
+def test_memory_for_contexts_goes_through_the_older_call_where_there_is_no_newer_one(tmp_path: Path) -> None:
+    board = Board(tmp_path)  # as 10.0 is
+    del board.trt.module.IExecutionContext.set_device_memory
+    del board.trt.module.ICudaEngine.device_memory_size_v2
+    with board.open() as engine:
+        check(engine)
+        check(engine, prompts=5)
+        assert len(board.trt.called("device_memory")) == 2
+    assert board.cuda.leaks() == []
+
+
+def test_the_profile_that_fits_is_chosen(board: Board) -> None:
+    plan = board.path.read_bytes()
+    graph = json.loads(plan[28:])
+    small = graph["profile"]
+    large = {"coords": [[9, 2, 2], [9, 2, 2], [20, 2, 2]], "labels": [[9, 2], [9, 2], [20, 2]]}
+    board.path.write_bytes(plan[:28] + json.dumps({**graph, "profiles": [small, large]}).encode())
+    board.write_sidecar()
+    with board.open() as engine:
+        assert engine.axis_limits == {"prompts": (1, 20), "points": (2, 4)}
+        for prompts in (2, 15, 15, 15, 3, 9, 8):
+            check(engine, prompts=prompts, points=2, seed=prompts)
+        used = [index for (index,) in board.trt.called("set_optimization_profile_async")]
+        assert set(used) <= {0, 1}
+        assert 1 in used
+        with pytest.raises(TensorMismatchError, match="prompts is 30"):
+            engine.run(feeds(30, 2))
+    assert board.cuda.leaks() == []
+
+
+def test_a_shape_tensor_is_refused(board: Board) -> None:
+    plan = board.path.read_bytes()
+    board.path.write_bytes(plan[:28] + json.dumps({**json.loads(plan[28:]), "shape_tensors": ["labels"]}).encode())
+    board.write_sidecar()
+    with pytest.raises(EngineError, match="'labels' of this engine is a shape tensor"):
+        board.open()
+    assert board.cuda.leaks() == []
+
+
+@pytest.mark.parametrize("generation", ["8.6"])
 def test_repeated_shapes_are_one_graph(generation: str, tmp_path: Path) -> None:
     board = Board(tmp_path, generation)
     with board.open() as engine:
-        assert engine.details["cuda graphs"] == "while shapes stay"
+        assert engine.details["cuda graphs"] == "1, one for each set of shapes"
         for seed in range(4):
             check(engine, seed=seed)
         # Direct, then captured and launched, then launched: TensorRT is asked twice only.
@@ -189,11 +303,14 @@ def test_rtx_captures_by_itself_and_keeps_what_it_compiled(tmp_path: Path) -> No
             check(engine)
     assert board.cuda.launches == 0
     assert board.trt.called("cuda_graph_strategy") == [("WHOLE_GRAPH_CAPTURE",)]
-    assert board.trt.called("create_execution_context") == [(True,)]
+    assert board.trt.called("create_execution_context") == [("configured",)]
     assert (tmp_path / "decoder.engine.sm86.cache").read_bytes() == b"compiled"
     again = Board(tmp_path, "rtx")
     again.open().close()
     assert again.trt.called("deserialize_cache") == [(b"compiled",)]
+    (tmp_path / "decoder.engine.sm86.cache").write_bytes(b"damaged")
+    with again.open_again() as engine:
+        check(engine)  # it is compiled anew
 
 
 def test_without_graphs_every_call_is_direct(tmp_path: Path) -> None:

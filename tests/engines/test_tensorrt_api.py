@@ -38,6 +38,8 @@ REAL = {
     "RuntimeCache": "IRuntimeCache",
     "RuntimeConfig": "IRuntimeConfig",
     "ConfiguredEngine": "ICudaEngine",
+    "SizedEngine": "ICudaEngine",
+    "ManagedContext": "IExecutionContext",
     "CudaEngine": "ICudaEngine",
     "Runtime": "Runtime",
 }
@@ -94,6 +96,8 @@ def test_the_real_module_has_what_is_looked_up() -> None:
     assert hasattr(module.MemoryPoolType, "WORKSPACE")
     assert hasattr(module.ProfilingVerbosity, "DETAILED")
     assert hasattr(module.CudaGraphStrategy, "WHOLE_GRAPH_CAPTURE")
+    assert hasattr(module.ExecutionContextAllocationStrategy, "USER_MANAGED")
+    assert hasattr(module.TensorLocation, "DEVICE")
 
 
 def test_the_real_one_is_described() -> None:
