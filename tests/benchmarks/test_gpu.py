@@ -109,6 +109,15 @@ def test_without_a_gpu_it_is_one_line() -> None:
     assert "driver" in line
 
 
+def test_the_checks_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "samedge.benchmarks", "gpu", "--device", "cpu", "--checks-only"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{check.name}: passed" for check in CHECKS]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
