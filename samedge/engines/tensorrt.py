@@ -82,10 +82,12 @@ class TensorRtEngine:
         self._buffers = TensorBuffers(memory, plan.largest_bytes())
         self._contexts = Contexts(plan, memory, self._buffers, captures=self._captures)
         try:
-            self._fed = memory.create_event()  # all inputs of the last call are in their buffers
             self._stream = memory.create_stream()
+            self._fed = memory.create_event()  # all inputs of the last call are in their buffers
         except BaseException:
             self._contexts.close()
+            if self._stream is not None:
+                memory.destroy_stream(self._stream)
             raise
         self._pool = DevicePool(memory)
 
