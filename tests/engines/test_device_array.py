@@ -502,3 +502,70 @@ def test_memory_that_torch_lends_is_given_back_once() -> None:
 def test_dtypes_that_dlpack_lacks_are_refused() -> None:
     with pytest.raises(TensorMismatchError, match="cannot be handed over"):
         capsule(0, (1,), np.dtype("U3"), device=(CPU, 0), owner=None)
+
+
+# Faults
+
+
+class Failing(FakeCuda):
+    """A GPU of which one call fails: the n-th that may fail on a real one."""
+
+    MAY_FAIL = ("allocate", "pin", "create_stream", "create_event", "copy_in", "copy_out", "copy_across", "launch")
+
+    def __init__(self, fail_at: int) -> None:
+        super().__init__()
+        self.left = fail_at
+        self.failed = False
+
+    def _enter(self, name: str, *, recordable: bool = False) -> None:
+        super()._enter(name, recordable=recordable)
+        if name in self.MAY_FAIL:
+            self.left -= 1
+            if self.left == 0:
+                self.failed = True
+                raise EngineError(f"{name} failed", cure="Try again")
+
+    def close(self) -> None:
+        pass
+
+
+def test_whatever_fails_nothing_leaks_and_the_engine_works_afterwards(tmp_path: Path) -> None:
+    part = Part(tmp_path)
+    part.engine.close()
+    path = tmp_path / "g.engine"
+    ways = 0
+    for fail_at in range(1, 500):
+        cuda = Failing(fail_at)
+        part.trt.cuda = cuda
+        array: Any = None
+        picked: Any = None
+        try:
+            raw = TensorRtEngine(path, EngineOptions(), flavour=part.trt.flavour, memory=cuda)
+        except EngineError:
+            assert cuda.leaks() == []
+            ways += 1
+            continue
+        engine = Engine(raw, backend="tensorrt", name="g.engine")
+
+        def use(engine: Engine, x: Array) -> None:
+            nonlocal array, picked
+            array = engine.run_on_device({"x": x})["y"]
+            picked = array.pick([1])
+            np.testing.assert_array_equal(engine.run({"x": engine.to_device(x)})["y"], x * 2)
+            np.testing.assert_array_equal(array.numpy(), x * 2)
+            np.testing.assert_array_equal(picked.numpy(), x[1:2] * 2)
+
+        for turn in range(4):
+            try:
+                use(engine, X + turn if turn < 3 else np.concatenate([X, X]))
+            except EngineError:
+                assert cuda.failed
+                use(engine, X)  # at once
+        array = picked = None
+        engine.close()
+        gc.collect()
+        assert cuda.leaks() == []
+        if not cuda.failed:
+            break
+        ways += 1
+    assert 60 < ways < 499
