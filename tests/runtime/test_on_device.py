@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 from bundles import write_small_bundle
 from fake_boards import Board, SharedGpu, picture
+from in_threads import in_threads
 
 from samedge.engines import dlpack, onnxruntime
 from samedge.engines.device_array import DeviceArray
@@ -184,25 +185,16 @@ def test_two_predictors_and_several_threads_share_a_gpu(bundle: Path, tmp_path: 
     for seed in range(4):
         host.set_image(picture(seed))
         want.append(host.predict(points=POINTS))
-    problems: list[BaseException] = []
 
     def work(board: Board, first: int) -> None:
-        try:
-            with board.predictor() as predictor:
-                for turn in range(4):
-                    predictor.set_image(picture((first + turn) % 4))
-                    same(predictor.predict(points=POINTS), want[(first + turn) % 4])
-        except BaseException as problem:  # noqa: BLE001 - carried to the main thread
-            problems.append(problem)
+        with board.predictor() as predictor:
+            for turn in range(4):
+                predictor.set_image(picture((first + turn) % 4))
+                same(predictor.predict(points=POINTS), want[(first + turn) % 4])
 
-    threads = [Thread(target=work, args=(board, 2 * at)) for at, board in enumerate(boards)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([partial(work, board, 2 * at) for at, board in enumerate(boards)])
     for board in boards:
         board.close()
-    assert problems == []
     gc.collect()
     assert cuda.leaks() == []
 
