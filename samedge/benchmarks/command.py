@@ -87,13 +87,16 @@ def gpu(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 50,
     warm_ups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not.")] = 5,
     form: Annotated[str, typer.Option(help="How global attention is laid out in the encoder.")] = "mask",
+    checks_only: Annotated[
+        bool, typer.Option("--checks-only", help="Check the memory layer, and measure nothing.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for gpu.md, gpu.csv and gpu.json.")] = None,
 ) -> None:
     """Checks the GPU's memory layer, and measures samedge on its backends and torch there; compares with the CPU."""
     settings = GpuSettings(
         device=device,
         model=model,
-        contenders=tuple(_split(contenders)) or CONTENDERS,
+        contenders=() if checks_only else tuple(_split(contenders)) or CONTENDERS,
         prompts=_numbers(prompts, "--prompts"),
         batches=_numbers(batches, "--batches"),
         rounds=rounds,
@@ -111,7 +114,10 @@ def gpu(
 
     report = run_gpu(settings, measured_where(_command()), say=say, show=show)
     console = Console()
-    (console if console.is_terminal else Console(width=_WIDTH)).print(gpu_table(report))
+    if report.contenders:
+        (console if console.is_terminal else Console(width=_WIDTH)).print(gpu_table(report))
+    for check in report.checks:
+        console.print(f"{check.name}: {check.problem or 'passed'}", markup=False, highlight=False, soft_wrap=True)
     failed = [check for check in report.checks if check.problem]
     if failed:
         raise BenchmarkError("; ".join(f"{check.name}: {check.problem}" for check in failed))

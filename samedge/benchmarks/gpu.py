@@ -55,7 +55,7 @@ class GpuSettings:
     Attributes:
         device: "cuda", "cuda:1", or "cpu" for a rehearsal.
         model: Path, known name, or "seeded:NAME".
-        contenders: Some of `CONTENDERS`.
+        contenders: Some of `CONTENDERS`; none to check the memory layer only.
         prompts: Numbers of prompts of one point.
         batches: Numbers of images that are encoded at once.
         rounds: Rounds that count.
@@ -118,6 +118,8 @@ def run_gpu(
             contenders=(),
         )
         show(report)
+        if not settings.contenders:
+            return report
         made = artefacts or Artefacts(say=say)
         bundle = made.bundle(settings.model, form=settings.form)
         prepared: FloatArray = np.load(made.encoder_input(_image_size(bundle)))

@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from samedge.benchmarks.measure import Spread, spread_of
+from samedge.benchmarks.results import read_record
 from samedge.engines.whole_files import write_whole
-from samedge.errors import BenchmarkError, storage_errors
+from samedge.errors import storage_errors
 
 SCHEMA: Final = 1
 NAME: Final = "gpu"
@@ -111,15 +112,7 @@ def read_gpu_report(path: Path) -> GpuReport:
         BenchmarkError: It is none.
         StorageError: It cannot be read.
     """
-    with storage_errors(path, "read"):
-        data = path.read_bytes()
-    try:
-        report = msgspec.json.decode(data, type=GpuReport)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise BenchmarkError(f"this is no report of a benchmark on a GPU: {error}", where=path) from error
-    if report.schema != SCHEMA:
-        raise BenchmarkError(f"the report has schema {report.schema}, and this samedge reads {SCHEMA}", where=path)
-    return report
+    return read_record(path, GpuReport, SCHEMA)
 
 
 def columns(report: GpuReport) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -26,6 +26,18 @@ Figure: TypeAlias = Literal[
 """
 AT_LEAST: Final[frozenset[Figure]] = frozenset(("speed", "recall", "precision"))
 """Figures of which more is better; of all others less is."""
+
+
+class HasSchema(Protocol):
+    """A record that says which version of its format it is in."""
+
+    @property
+    def schema(self) -> int:
+        """The version."""
+        ...
+
+
+R = TypeVar("R", bound=HasSchema)
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -149,12 +161,27 @@ def read_report(path: Path) -> Report:
         BenchmarkError: It is none.
         StorageError: It cannot be read.
     """
+    return read_record(path, Report, SCHEMA)
+
+
+def read_record(path: Path, kind: type[R], schema: int) -> R:
+    """Reads a record that has a schema.
+
+    Args:
+        path: The JSON file.
+        kind: Of the record.
+        schema: That can be read.
+
+    Raises:
+        BenchmarkError: It is none.
+        StorageError: It cannot be read.
+    """
     with storage_errors(path, "read"):
         data = path.read_bytes()
     try:
-        report = msgspec.json.decode(data, type=Report)
+        record = msgspec.json.decode(data, type=kind)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise BenchmarkError(f"this is no report of a benchmark: {error}", where=path) from error
-    if report.schema != SCHEMA:
-        raise BenchmarkError(f"the report has schema {report.schema}, and this samedge reads {SCHEMA}", where=path)
-    return report
+    if record.schema != schema:
+        raise BenchmarkError(f"the report has schema {record.schema}, and this samedge reads {schema}", where=path)
+    return record

@@ -1,7 +1,8 @@
 """`CudaMemory` through ``pycuda``: the second provider, for boards that have it already.
 
-The device's primary context is retained and made current for each block. ``pycuda.autoinit`` is never imported: it
-makes a context of its own, which neither torch nor another thread shares.
+The device's primary context is retained once in the process and made current for each block. It is never let go:
+pycuda leaves a context that is detached on the thread's stack, and forgets to release one that another thread retained.
+``pycuda.autoinit`` is never imported: it makes a context of its own, which neither torch nor another thread shares.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from threading import Lock
 from typing import Any, Final, cast
 
 import numpy as np
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from samedge.engines.cuda_memory import LEGACY_STREAM, Gpu, PinnedBuffer, no_driver, no_such_gpu, out_of_memory
 from samedge.errors import EngineError
 
+_CONTEXTS: Final[dict[tuple[Any, int], Any]] = {}
+"""The primary context of each GPU."""
+_CONTEXTS_LOCK: Final = Lock()
 _EVENTS: Final[dict[int, Any]] = {}
 """Events by number, of all objects: one engine waits for the event of another."""
 
@@ -67,7 +72,10 @@ class PycudaMemory:
             memory_bytes=int(device.total_memory()),
             integrated=bool(device.get_attribute(attributes.INTEGRATED)),
         )
-        self._context: Any = device.retain_primary_context()
+        with _CONTEXTS_LOCK:
+            if (self._cuda, index) not in _CONTEXTS:
+                _CONTEXTS[self._cuda, index] = device.retain_primary_context()
+            self._context: Any = _CONTEXTS[self._cuda, index]
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
@@ -187,8 +195,7 @@ class PycudaMemory:
         """There are no graphs."""
 
     def close(self) -> None:
-        """Lets go of the primary context."""
-        self._context.detach()
+        """Nothing to do: the primary context belongs to the process."""
 
     @contextmanager
     def _errors(self, memory: str = "", nbytes: int = 0) -> Iterator[None]:

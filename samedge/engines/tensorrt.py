@@ -65,6 +65,7 @@ class TensorRtEngine:
         self._held: list[Callable[[], None]] = []  # of arrays that are being copied
         self._loaded: dict[str, weakref.ref[DeviceArray]] = {}  # what the buffers of inputs hold
         self._loaded_moves = 0
+        self._kept = False
         # RTX captures by itself: a second graph around its own would fail.
         self._captures = self._memory.captures and not self._flavour.features.own_cuda_graphs
         try:
@@ -81,10 +82,12 @@ class TensorRtEngine:
         self._buffers = TensorBuffers(memory, plan.largest_bytes())
         self._contexts = Contexts(plan, memory, self._buffers, captures=self._captures)
         try:
-            self._fed = memory.create_event()  # all inputs of the last call are in their buffers
             self._stream = memory.create_stream()
+            self._fed = memory.create_event()  # all inputs of the last call are in their buffers
         except BaseException:
             self._contexts.close()
+            if self._stream is not None:
+                memory.destroy_stream(self._stream)
             raise
         self._pool = DevicePool(memory)
 
@@ -218,6 +221,7 @@ class TensorRtEngine:
                 worked = ready.work.run(lambda: ready.context.execute_async_v3(stream), stream)
                 self._plan.require(worked, "failed while running")
                 yield stream, ready.outputs
+                self._keep_compiled()
             except BaseException:
                 # What was started must not run into memory that the caller takes back.
                 self._memory.synchronise(stream)
@@ -241,6 +245,12 @@ class TensorRtEngine:
                 array.wait_on(self._memory, stream)
                 self._buffers.copy_from(name, address, array.nbytes, stream)
                 self._loaded[name] = weakref.ref(array)
+
+    def _keep_compiled(self) -> None:
+        """Keeps what was compiled on this GPU after the first run already: cameras are switched off, not closed."""
+        if not self._kept:
+            self._kept = True
+            self._plan.save_cache()
 
     def _let_go(self) -> None:
         """Gives up the arrays that were fed: they were copied."""

@@ -570,7 +570,7 @@ class FakePycuda(ModuleType):
     def __init__(self) -> None:
         super().__init__("pycuda.driver")
         self.depth = 0
-        self.detached = False
+        self.retained = 0
         self.limit = 1 << 20
         self.live = 0
         self.synchronised = 0
@@ -582,9 +582,6 @@ class FakePycuda(ModuleType):
 
             def pop(self) -> None:
                 fake.depth -= 1
-
-            def detach(self) -> None:
-                fake.detached = True
 
             @staticmethod
             def synchronize() -> None:
@@ -612,6 +609,7 @@ class FakePycuda(ModuleType):
                 return 1 << 30
 
             def retain_primary_context(self) -> Context:
+                fake.retained += 1
                 return Context()
 
         class Allocation:
@@ -693,7 +691,9 @@ def test_pycuda_keeps_the_primary_context_and_moves_data(pycuda: FakePycuda) -> 
     memory = PycudaMemory(0)
     assert memory.gpu == Gpu(0, "Xavier", "7.2", 8, 1 << 30, integrated=True)
     assert round_trip(memory, b"hello") == b"hello"
-    assert (pycuda.depth, pycuda.live, pycuda.detached) == (0, 0, True)
+    assert (pycuda.depth, pycuda.live) == (0, 0)
+    assert round_trip(PycudaMemory(0), b"again") == b"again"
+    assert pycuda.retained == 1  # by the process, not by each object, and never let go
     assert "pycuda.autoinit" not in sys.modules
 
 

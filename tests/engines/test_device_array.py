@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_tensorrt import FakeTensorRt, write_graph
+from in_threads import in_threads
 
 from samedge.engines import dlpack
 from samedge.engines.build_options import AxisRange, BuildOptions
@@ -163,19 +164,10 @@ def test_rows_are_picked_on_the_device(tmp_path: Path) -> None:
     assert closed(part)
 
 
-def test_other_shapes_and_other_work_wait_for_what_is_under_way(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+@pytest.mark.parametrize("generation", ["10.3", "8.6"])  # of several contexts, and of one
+def test_other_shapes_and_other_work_wait_for_what_is_under_way(tmp_path: Path, generation: str) -> None:
+    part = Part(tmp_path, generation=generation)
     arrays = [part.double(np.full((rows, 4), rows, np.float32)) for rows in (1, 1, 1, 4, 4, 4, 1, 2, 3, 2, 2, 4, 1)]
-    for array in arrays:
-        np.testing.assert_array_equal(array.numpy(), np.full(array.shape, 2 * array.shape[0]))
-    del arrays, array
-    part.engine.close()
-    assert closed(part)
-
-
-def test_one_context_waits_before_it_gets_other_shapes(tmp_path: Path) -> None:
-    part = Part(tmp_path, generation="8.6")
-    arrays = [part.double(np.full((rows, 4), rows, np.float32)) for rows in (1, 1, 1, 4, 4, 4, 1, 1, 3, 3, 3, 1)]
     for array in arrays:
         np.testing.assert_array_equal(array.numpy(), np.full(array.shape, 2 * array.shape[0]))
     del arrays, array
@@ -217,22 +209,13 @@ def test_a_failure_in_the_middle_gives_everything_back(tmp_path: Path) -> None:
 def test_several_threads_and_engines_share_one_gpu(tmp_path: Path) -> None:
     cuda = Unclosed()
     first, second = Part(tmp_path, cuda), Part(tmp_path, cuda)
-    problems: list[BaseException] = []
 
     def work(seed: int) -> None:
-        try:
-            for turn in range(8):
-                given = X + seed * 100 + turn
-                np.testing.assert_array_equal(second.double(first.double(given)).numpy(), given * 4)
-        except BaseException as problem:  # noqa: BLE001 - carried to the main thread
-            problems.append(problem)
+        for turn in range(8):
+            given = X + seed * 100 + turn
+            np.testing.assert_array_equal(second.double(first.double(given)).numpy(), given * 4)
 
-    threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert problems == []
+    in_threads([partial(work, seed) for seed in range(4)])
     gc.collect()
     first.engine.close()
     second.engine.close()
@@ -502,3 +485,70 @@ def test_memory_that_torch_lends_is_given_back_once() -> None:
 def test_dtypes_that_dlpack_lacks_are_refused() -> None:
     with pytest.raises(TensorMismatchError, match="cannot be handed over"):
         capsule(0, (1,), np.dtype("U3"), device=(CPU, 0), owner=None)
+
+
+# Faults
+
+
+class Failing(FakeCuda):
+    """A GPU of which one call fails: the n-th that may fail on a real one."""
+
+    MAY_FAIL = ("allocate", "pin", "create_stream", "create_event", "copy_in", "copy_out", "copy_across", "launch")
+
+    def __init__(self, fail_at: int) -> None:
+        super().__init__()
+        self.left = fail_at
+        self.failed = False
+
+    def _enter(self, name: str, *, recordable: bool = False) -> None:
+        super()._enter(name, recordable=recordable)
+        if name in self.MAY_FAIL:
+            self.left -= 1
+            if self.left == 0:
+                self.failed = True
+                raise EngineError(f"{name} failed", cure="Try again")
+
+    def close(self) -> None:
+        pass
+
+
+def test_whatever_fails_nothing_leaks_and_the_engine_works_afterwards(tmp_path: Path) -> None:
+    part = Part(tmp_path)
+    part.engine.close()
+    path = tmp_path / "g.engine"
+    ways = 0
+    for fail_at in range(1, 500):
+        cuda = Failing(fail_at)
+        part.trt.cuda = cuda
+        array: Any = None
+        picked: Any = None
+        try:
+            raw = TensorRtEngine(path, EngineOptions(), flavour=part.trt.flavour, memory=cuda)
+        except EngineError:
+            assert cuda.leaks() == []
+            ways += 1
+            continue
+        engine = Engine(raw, backend="tensorrt", name="g.engine")
+
+        def use(engine: Engine, x: Array) -> None:
+            nonlocal array, picked
+            array = engine.run_on_device({"x": x})["y"]
+            picked = array.pick([1])
+            np.testing.assert_array_equal(engine.run({"x": engine.to_device(x)})["y"], x * 2)
+            np.testing.assert_array_equal(array.numpy(), x * 2)
+            np.testing.assert_array_equal(picked.numpy(), x[1:2] * 2)
+
+        for turn in range(4):
+            try:
+                use(engine, X + turn if turn < 3 else np.concatenate([X, X]))
+            except EngineError:
+                assert cuda.failed
+                use(engine, X)  # at once
+        array = picked = None
+        engine.close()
+        gc.collect()
+        assert cuda.leaks() == []
+        if not cuda.failed:
+            break
+        ways += 1
+    assert 60 < ways < 499

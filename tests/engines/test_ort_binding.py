@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from in_threads import in_threads
 from onnx import TensorProto, helper
 
 from samedge.engines import onnxruntime as backend
@@ -177,22 +178,13 @@ def test_torch_and_numpy_take_what_it_leaves(engine: Engine) -> None:
 
 
 def test_threads_take_turns(engine: Engine) -> None:
-    problems: list[BaseException] = []
 
     def work(seed: int) -> None:
-        try:
-            for turn in range(20):
-                given = X + seed * 100 + turn
-                np.testing.assert_array_equal(on_device(engine, on_device(engine, given)).numpy(), given * 4)
-        except BaseException as problem:  # noqa: BLE001 - carried to the main thread
-            problems.append(problem)
+        for turn in range(20):
+            given = X + seed * 100 + turn
+            np.testing.assert_array_equal(on_device(engine, on_device(engine, given)).numpy(), given * 4)
 
-    threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert problems == []
+    in_threads([partial(work, seed) for seed in range(4)])
 
 
 # A GPU: fakes of what onnxruntime is asked

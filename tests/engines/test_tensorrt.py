@@ -301,6 +301,7 @@ def test_rtx_captures_by_itself_and_keeps_what_it_compiled(tmp_path: Path) -> No
         assert engine.details["cuda graphs"] == "by the runtime"
         for _ in range(3):
             check(engine)
+            assert (tmp_path / "decoder.engine.sm86.cache").read_bytes() == b"compiled"  # also if it is never closed
     assert board.cuda.launches == 0
     assert board.trt.called("cuda_graph_strategy") == [("WHOLE_GRAPH_CAPTURE",)]
     assert board.trt.called("create_execution_context") == [("configured",)]

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 from bundles import write_small_bundle
 from fake_boards import Board, SharedGpu, picture
+from in_threads import in_threads
 
-from samedge.engines import dlpack
+from samedge.engines import dlpack, onnxruntime
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.fake import fake_engine
+from samedge.engines.ort_binding import OrtArray
 from samedge.errors import ImageError, TensorMismatchError
 from samedge.runtime.load import load
 from samedge.runtime.prediction import Prediction
@@ -121,7 +123,6 @@ def test_an_embedding_outlives_the_images_after_it(board: Board, host: Predictor
             same(predictor.predict(points=POINTS), host.predict(points=POINTS))
             np.testing.assert_allclose(embedding.numpy(), host.image_embedding, atol=1e-5)
     assert board.cuda.leaks() != []  # kept ones still need their memory
-    np.testing.assert_allclose(kept[0].numpy().mean(), kept[0].numpy().mean())
     host.set_image(picture(0))
     np.testing.assert_allclose(kept[0].numpy(), host.image_embedding, atol=1e-5)
     del kept, embedding
@@ -184,25 +185,16 @@ def test_two_predictors_and_several_threads_share_a_gpu(bundle: Path, tmp_path: 
     for seed in range(4):
         host.set_image(picture(seed))
         want.append(host.predict(points=POINTS))
-    problems: list[BaseException] = []
 
     def work(board: Board, first: int) -> None:
-        try:
-            with board.predictor() as predictor:
-                for turn in range(4):
-                    predictor.set_image(picture((first + turn) % 4))
-                    same(predictor.predict(points=POINTS), want[(first + turn) % 4])
-        except BaseException as problem:  # noqa: BLE001 - carried to the main thread
-            problems.append(problem)
+        with board.predictor() as predictor:
+            for turn in range(4):
+                predictor.set_image(picture((first + turn) % 4))
+                same(predictor.predict(points=POINTS), want[(first + turn) % 4])
 
-    threads = [Thread(target=work, args=(board, 2 * at)) for at, board in enumerate(boards)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([partial(work, board, 2 * at) for at, board in enumerate(boards)])
     for board in boards:
         board.close()
-    assert problems == []
     gc.collect()
     assert cuda.leaks() == []
 
@@ -269,6 +261,27 @@ def test_torch_and_numpy_take_embeddings_of_the_host(host: Predictor) -> None:
     want = host.predict(points=POINTS)
     host.set_embedding(torch.from_numpy(embedding.numpy()), 60, 80)
     same(host.predict(points=POINTS), want)
+
+
+def test_onnxruntimes_arrays_stay_bound_from_graph_to_graph(
+    bundle: Path, host: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "_BOUND", {"CPUExecutionProvider": "cpu"})
+    with load(bundle, "onnxruntime", "cpu", threads=1) as predictor:
+        for seed in range(2):
+            predictor.set_image(picture(seed))
+            host.set_image(picture(seed))
+            assert isinstance(predictor.embedding.values, OrtArray)
+            for prompts in PROMPTS:
+                same(predictor.predict(**prompts), host.predict(**prompts))
+        kept = predictor.embedding
+        found = list(predictor.stream([picture(seed) for seed in range(4)], {"points": POINTS}))
+    for seed, item in enumerate(found):
+        host.set_image(picture(seed))
+        same(item.result, host.predict(points=POINTS))
+    np.testing.assert_allclose(np.from_dlpack(kept).sum(), kept.numpy().sum())
+    host.set_image(picture(1))
+    np.testing.assert_allclose(kept.numpy(), host.image_embedding, atol=1e-5)
 
 
 @pytest.mark.parametrize(
