@@ -209,8 +209,9 @@ class _Run:
             else:
                 size, changed = file.st_size, file.st_mtime_ns
             if self._journal.is_done(entry.name, size, changed):
-                self._resumed += 1
-                self._pace.skip()
+                with self._journal.lock:
+                    self._resumed += 1
+                    self._pace.skip()
             else:
                 yield Task(entry, size, changed)
 

@@ -55,7 +55,7 @@ class ImageSet:
         self._recursive = recursive
         self._paths: list[Path] | None = None
         if isinstance(data, (list, tuple)):
-            self._paths = [image for path in data for image in find_images(_path(path))]
+            self._paths = [image for path in data for image in _images_of(_path(path), recursive=recursive)]
             if not self._paths:
                 raise ImageError("there are no images in this list", cure="Name some")
             self._paths = sorted({Path(os.path.abspath(path)) for path in self._paths}, key=natural_order)  # noqa: PTH100
@@ -123,6 +123,10 @@ def _path(path: object) -> Path:
             cure="Give an image file, a folder, a pattern, or a list of these",
         )
     return Path(path)
+
+
+def _images_of(path: Path, *, recursive: bool) -> list[Path]:
+    return [entry.path for entry in ImageSet(path, recursive=recursive)] if path.is_dir() else find_images(path)
 
 
 def _fixed_part(pattern: Path) -> Path:

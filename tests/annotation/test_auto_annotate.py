@@ -344,31 +344,42 @@ class TestResuming:
         assert len(encoded) == 10 - 1 - report.resumed
         assert report.resumed + report.annotated + report.failures == 10
 
-    def test_a_killed_run_goes_on(self, tmp_path: Path) -> None:
-        """Killed as no program can be killed more: what it leaves behind is whole."""
+    def test_a_run_that_was_killed_goes_on(self, tmp_path: Path) -> None:
+        """Interrupted by a person, then killed as no program can be killed more: what it leaves behind is whole."""
         for number in range(40):
             write_picture(tmp_path / "in" / f"{number}.png", number, 400, 300)
         bundle = write_small_bundle(tmp_path / "bundle")
         boxes = {f"{number}.png": [[20, 30, 200, 300, number % 3], [5, 5, 90, 90, 1]] for number in range(40)}
         (tmp_path / "boxes.json").write_text(json.dumps(boxes))
 
-        def start(output: str, *, kill: bool) -> None:
+        def start(output: str, end: signal.Signals | None = None, lines: int = 0) -> int:
             command = [sys.executable, "-m", "samedge", "annotate", "in", "--det-model", "boxes.json"]
             command += ["--sam-model", str(bundle), "-o", output, "--sam-conf", "-1"]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
             journal = tmp_path / output / JOURNAL_NAME
-            while kill and child.poll() is None:
-                if journal.exists() and journal.read_bytes().count(b"\n") > 6:
-                    child.send_signal(signal.SIGKILL)
+            while end is not None and child.poll() is None:
+                if journal.exists() and journal.read_bytes().count(b"\n") > lines:
+                    child.send_signal(end)
+                    break
                 time.sleep(0.005)
-            assert child.wait(120) == (-signal.SIGKILL if kill else 0)
+            _, told = child.communicate(timeout=120)
+            assert b"Traceback" not in told
+            return child.returncode
 
-        start("parts", kill=True)
-        done = lines_of(tmp_path / "parts")
-        assert 5 < len(done) < 40
-        start("parts", kill=False)
-        start("whole", kill=False)
+        assert start("parts", signal.SIGINT, lines=4) == 130
+        first = len(lines_of(tmp_path / "parts"))
+        assert 4 <= first < 40
+        assert not list((tmp_path / "parts").rglob(".tmp-*"))
+        assert {f"{name.partition('.')[0]}.png" for name in outputs(tmp_path / "parts")} == {
+            record.image for record in lines_of(tmp_path / "parts")
+        }
+        assert start("parts", signal.SIGKILL, lines=first + 4) == -signal.SIGKILL
+        assert first < len(lines_of(tmp_path / "parts")) < 40
+        assert start("parts") == 0
+        assert start("whole") == 0
         assert outputs(tmp_path / "parts") == outputs(tmp_path / "whole")
         assert len(lines_of(tmp_path / "parts")) == 40, "nothing was done twice"
 

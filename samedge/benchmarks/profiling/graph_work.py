@@ -195,21 +195,24 @@ def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphW
         data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
-        del data
-        weights = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
-        nodes = list(model.graph.node)
-        _name(nodes)
+    except Exception as error:  # protobuf's, which has several
+        raise EngineError(f"this is no ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
+    del data
+    weights = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
+    nodes = list(model.graph.node)
+    _name(nodes)
+    _forget_weights(model)
+    try:
         inferred = _inferred(onnx, model, shapes)
     except (onnx.shape_inference.InferenceError, ValueError, TypeError) as error:
         raise EngineError(f"the shapes of this graph cannot be told: {error}", where=path.name) from error
-    except Exception as error:
-        raise EngineError(f"this is no ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
     tensors = {**inferred, **weights}
     sizes = {name: prod(shape) * _value_bytes(onnx, kind) for name, (shape, kind) in tensors.items()}
     half = {name for name, (_, kind) in tensors.items() if kind == onnx.TensorProto.FLOAT16}
     attention = _attention_nodes(nodes, weights.keys())
+    integers = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
     return GraphWork(
-        (_node_work(onnx, node, tensors, half, attention, nodes) for node in nodes),
+        (_node_work(onnx, node, tensors, half, integers, attention) for node in nodes),
         sizes,
         (output.name for output in model.graph.output),
     )
@@ -223,14 +226,18 @@ def _name(nodes: list[Any]) -> None:
         taken.add(node.name)
 
 
+def _forget_weights(model: Any) -> None:
+    """Drops the values of weights, which nothing here depends on, before anything is copied."""
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) > _LARGEST_VALUES:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(field)
+
+
 def _inferred(onnx: Any, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], int]]:
     """Returns shape and type of inputs, outputs and what lies between, where they are known."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
-    for tensor in light.graph.initializer:
-        if prod(tensor.dims) > _LARGEST_VALUES:
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
-                tensor.ClearField(field)
     for node in light.graph.node:
         if node.op_type in _LIKE and node.domain:
             kind, count = _LIKE[node.op_type]
@@ -261,16 +268,26 @@ def _node_work(
     node: Any,
     tensors: Mapping[str, tuple[tuple[int, ...], int]],
     half: set[str],
+    integers: set[str],
     attention: set[str],
-    nodes: list[Any],
 ) -> NodeWork:
+    """Returns what a node does.
+
+    Args:
+        onnx: The package.
+        node: Of the graph.
+        tensors: Shape and type of each, as far as they are known.
+        half: Tensors of float16.
+        integers: Tensors that come out of a DequantizeLinear: backends turn a product of two into one of integers.
+        attention: Names of the nodes of attentions.
+    """
     known = [tensors[name][0] if name in tensors else None for name in node.input]
     output = tensors[node.output[0]][0] if node.output and node.output[0] in tensors else ()
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in attributes.items()}
     flops = operations(node.op_type, known, output, attributes) if output else 0
     precision: ComputePrecision = "fp32"
-    if node.op_type in INTEGER or (flops and _is_quantised(node, nodes)):
+    if node.op_type in INTEGER or (flops and {node.input[0], node.input[1]} <= integers):
         precision = "int8"
     elif node.input and node.input[0] in half:
         precision = "fp16"
@@ -284,12 +301,6 @@ def _node_work(
         tuple(name for name in node.input if name),
         tuple(name for name in node.output if name),
     )
-
-
-def _is_quantised(node: Any, nodes: list[Any]) -> bool:
-    """Whether both factors come out of a DequantizeLinear, which backends turn into a product of integers."""
-    factors = {node.input[0], node.input[1]}
-    return factors <= {made.output[0] for made in nodes if made.op_type == "DequantizeLinear"}
 
 
 def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:

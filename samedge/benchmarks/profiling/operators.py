@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 Kind: TypeAlias = Literal[
     "attention",
@@ -17,17 +17,7 @@ Kind: TypeAlias = Literal[
     "quantisation",
     "other",
 ]
-KINDS: Final[tuple[Kind, ...]] = (
-    "attention",
-    "linear",
-    "convolution",
-    "normalisation",
-    "activation",
-    "elementwise",
-    "copies",
-    "quantisation",
-    "other",
-)
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """Attention is products of two activations, softmax, and what lies between; linear are products with weights, those of
 MLPs and projections; copies are what moves values and computes nothing."""
 
