@@ -105,7 +105,7 @@ class OrtEngine:
         options: Device and threads. Devices: "cpu", "cuda", "tensorrt", "rocm", "migraphx" and "dml" (or "directml")
             with an optional index as in "cuda:1", "openvino", "coreml", or the full name of an execution provider.
             None takes CUDA where it works and the CPU elsewhere.
-        profile: Beginning of the path of a file that says what each node took; None for none. See `end_profiling`.
+        profile: Beginning of the path of a file that says what each node took; None for none.
 
     Raises:
         BackendUnavailableError: onnxruntime is not installed.
@@ -182,10 +182,6 @@ class OrtEngine:
             results = self._session.run(list(outputs), dict(feeds))
         return dict(zip(outputs, results, strict=True))
 
-    def end_profiling(self) -> Path:
-        """Writes what each node took in each run so far, and returns where; for an engine with a profile."""
-        return Path(self._session.end_profiling())
-
     def close(self) -> None:
         """Frees the session."""
         self._session = None
@@ -200,6 +196,9 @@ def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profil
     # A number of threads that is given, unlike onnxruntime's own, comes without binding them to cores: those of two
     # sessions, or of two programs, would share the first ones.
     options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.inter_op_num_threads = 1  # SAM's graphs are chains: there is nothing to run side by side
     # Threads that spin make the decoder's many small steps quick; between two calls they would only heat the board.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
@@ -211,9 +210,6 @@ def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profil
     # The pattern of the first run becomes one block that the second run allocates beside what the arena already holds:
     # without it the encoders of ViT-B and MobileSAM peak at 813 and 318 MB instead of 1010 and 486.
     options.enable_mem_pattern = False
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
     options.log_severity_level = 4  # what goes wrong is raised as well: nothing to add on stderr
     # Without `enable_fallback=0` the session prints to stdout and goes on with the CPU.
     return ort.InferenceSession(graph, options, providers=target.providers(), enable_fallback=0)
