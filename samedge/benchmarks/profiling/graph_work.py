@@ -304,27 +304,44 @@ def _node_work(
 
 
 def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:
-    """Returns the nodes that belong to attention: softmax and what leads to it, and products of two activations."""
+    """Returns the nodes that belong to attention: products of two activations, softmax, and what leads to it.
+
+    A softmax without a product before or behind it, as that of a detector's head, is an activation like others.
+    """
     constant = _constants(nodes, weights)
     maker = {output: node for node in nodes for output in node.output}
-    found: set[str] = set()
+    found = {node.name for node in nodes if node.op_type in PRODUCTS and _of_activations(node, constant)}
+    weighted = {tensor for node in nodes if node.name in found for tensor in node.input}
     for node in nodes:
-        if node.op_type in PRODUCTS:
-            second = second_factor(node.op_type)
-            if node.op_type == "Attention" or not {node.input[0], node.input[second]} & constant:
-                found.add(node.name)
-        elif node.op_type == "Softmax":
-            found.add(node.name)
-            waiting = [node.input[0]]
-            while waiting:
-                before = maker.get(waiting.pop())
-                if before is None or before.name in found:
-                    continue
-                if before.op_type in _BRIDGES:
-                    waiting += before.input
-                if before.op_type in PRODUCTS or kind_of_operator(before.op_type) == "elementwise":
-                    found.add(before.name)
+        if node.op_type == "Softmax":
+            arithmetic, products = _leading_to(node, maker)
+            if products or weighted.intersection(node.output):
+                found |= {node.name, *arithmetic, *products}
     return found
+
+
+def _of_activations(node: Any, constant: set[str]) -> bool:
+    second = second_factor(node.op_type)
+    return node.op_type == "Attention" or not {node.input[0], node.input[second]} & constant
+
+
+def _leading_to(node: Any, maker: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Returns the arithmetic that leads from products to the input of a node, and those products."""
+    arithmetic: set[str] = set()
+    products: set[str] = set()
+    waiting, seen = [node.input[0]], set[str]()
+    while waiting:
+        before = maker.get(waiting.pop())
+        if before is None or before.name in seen:
+            continue
+        seen.add(before.name)
+        if before.op_type in _BRIDGES:
+            waiting += before.input
+            if kind_of_operator(before.op_type) == "elementwise":
+                arithmetic.add(before.name)
+        elif before.op_type in PRODUCTS:
+            products.add(before.name)
+    return arithmetic, products
 
 
 def _constants(nodes: list[Any], weights: Iterable[str]) -> set[str]:

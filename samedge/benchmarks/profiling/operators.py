@@ -44,7 +44,7 @@ _SECOND: Final = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}
 _OF_OPERATOR: Final[dict[str, Kind]] = {
     **dict.fromkeys(PRODUCTS, "linear"),
     **dict.fromkeys(CONVOLUTIONS, "convolution"),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Attention", "MultiHeadAttention"), "attention"),
+    **dict.fromkeys(("Attention", "MultiHeadAttention"), "attention"),
     **dict.fromkeys(
         (
             "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "GroupNormalization",
@@ -53,7 +53,8 @@ _OF_OPERATOR: Final[dict[str, Kind]] = {
         "normalisation",
     ),
     **dict.fromkeys(
-        ("Relu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Sigmoid", "HardSwish", "Tanh", "Silu", "Clip"),
+        ("Relu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Sigmoid", "HardSwish", "Tanh", "Silu", "Clip",
+         "Softmax"),
         "activation",
     ),
     **dict.fromkeys(
@@ -76,7 +77,7 @@ _OF_OPERATOR: Final[dict[str, Kind]] = {
 }  # fmt: skip
 
 _WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
-    ("attention", ("softmax", "attention", "mha", "scaleddotproduct")),
+    ("attention", ("attention", "mha", "scaleddotproduct")),
     ("normalisation", ("norm", "mvn")),
     ("quantisation", ("quantize",)),
     (
@@ -86,7 +87,7 @@ _WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("copies", ("gather", "pad", "squeeze", "copy", "constant", "noop")),
     ("convolution", ("conv",)),
     ("linear", ("matmul", "matrixmultiply", "fullyconnected", "gemm", "fc")),
-    ("activation", ("gelu", "relu", "sigmoid", "erf", "swish", "tanh")),
+    ("activation", ("softmax", "gelu", "relu", "sigmoid", "erf", "swish", "tanh")),
     (
         "elementwise",
         ("subgraph", "eltwise", "elementwise", "pointwise", "add", "mul", "sub", "div", "pow", "sqrt", "reduce"),
