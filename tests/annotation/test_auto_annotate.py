@@ -164,6 +164,17 @@ class TestWhatIsWritten:
             "one.bmp.txt": b"2",
         }
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+    def test_names_that_are_no_text(self, sam: SAM, tmp_path: Path) -> None:
+        picture = write_picture(tmp_path / "in" / "one.png", 1)
+        write_picture(tmp_path / "in" / "two\nlines, 100 % \u00e4.png", 2)
+        picture.rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png"))
+        report = auto_annotate(tmp_path / "in", one_box, sam)
+        assert outputs(report.output).keys() == {
+            "caf\\udce9.txt", "two\nlines, 100 % \u00e4.txt", "annotations.coco.json",
+        }  # fmt: skip
+        assert auto_annotate(tmp_path / "in", one_box, sam).resumed == 2
+
     @pytest.mark.parametrize("workers", [1, 3])
     def test_workers_do_not_matter(self, sam: SAM, photos: Path, tmp_path: Path, workers: int) -> None:
         first = auto_annotate(photos, one_box, sam, output_dir=tmp_path / "first", workers=2)
@@ -422,6 +433,18 @@ class TestResuming:
         with pytest.raises(UsageError, match="detector_name was"):
             auto_annotate(photos, lambda _: None, sam)
         assert outputs(report.output) == before
+
+    def test_another_folder_is_another_run(self, sam: SAM, photos: Path, tmp_path: Path) -> None:
+        """Names are relative: those of a subfolder would be taken for others. A folder that was moved is the same."""
+        report = auto_annotate(photos, one_box, sam, output_dir=tmp_path / "out")
+        before = outputs(report.output)
+        with pytest.raises(UsageError, match="folder was photos and is a"):
+            auto_annotate(photos / "a", one_box, sam, output_dir=tmp_path / "out")
+        (tmp_path / "moved").mkdir()
+        photos.rename(tmp_path / "moved" / "photos")
+        again = auto_annotate(tmp_path / "moved" / "photos", one_box, sam, output_dir=tmp_path / "out")
+        assert again.resumed == 10
+        assert outputs(again.output) == before
 
     def test_restart_removes_what_was_written_and_nothing_else(self, sam: SAM, photos: Path) -> None:
         report = auto_annotate(photos, one_box, sam)
