@@ -53,11 +53,11 @@ class FakeTensorRt:
     Attributes:
         module: What ``import tensorrt`` would give.
         calls: What was called, oldest first.
+        layers: Name and milliseconds of each layer, as a profiler is told.
+        described: What an inspector says of the layers: names, or dictionaries as detailed plans have them.
         log: Lines that the builder or runtime logs the next time that it is asked to work: (severity, text).
         build_fails: The next build gives no plan.
         execute_fails: Executing says False.
-        layers: Name and milliseconds of each layer, as a profiler is told.
-        described: What an inspector says of the layers: names, or dictionaries as detailed plans have them.
         scratch_bytes: What a context needs that has no memory of its own.
     """
 
@@ -67,11 +67,11 @@ class FakeTensorRt:
         self.cuda = cuda
         self.program = program
         self.calls: Calls = []
+        self.layers: list[tuple[str, float]] = []
+        self.described: list[Any] = []
         self.log: list[tuple[str, str]] = []
         self.build_fails = False
         self.execute_fails = False
-        self.layers: list[tuple[str, float]] = []
-        self.described: list[Any] = []
         self.scratch_bytes = 96
         self.module = _module(self)
 
@@ -212,6 +212,18 @@ def _module(fake: FakeTensorRt) -> ModuleType:
             fake.calls.append(("set_shape", input, tuple(min), tuple(opt), tuple(max)))
             self.shapes[input] = [list(min), list(opt), list(max)]
 
+    class IProfiler:
+        def __init__(self) -> None:
+            self.initialised = True
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
+
+    class EngineInspector:
+        def get_engine_information(self, format: Any) -> str:
+            fake.calls.append(("get_engine_information", format.name))
+            return json.dumps({"Layers": fake.described})
+
     class TimingCache:
         def __init__(self, data: bytes) -> None:
             self._data = data
@@ -294,18 +306,6 @@ def _module(fake: FakeTensorRt) -> ModuleType:
                 return None
             shapes = config._profiles[0].shapes if config._profiles else {}
             return Host(fake.plan({**network._graph, "profile": shapes}))
-
-    class IProfiler:
-        def __init__(self) -> None:
-            self.initialised = True
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            raise NotImplementedError
-
-    class EngineInspector:
-        def get_engine_information(self, format: Any) -> str:
-            fake.calls.append(("get_engine_information", format.name))
-            return json.dumps({"Layers": fake.described})
 
     class IExecutionContext(Strict):
         _fake = fake

@@ -166,7 +166,7 @@ def auto_annotate(
             sam = SAM(sam, backend=backend, device=device or None, threads=threads, force=force)
             stack.callback(sam.close)
         predictor = sam.predictor.twin()  # so that the caller may use an opened one beside it
-        settings = _settings(options, policy, sam_conf, detector, predictor)
+        settings = {"folder": images.root.name, **_settings(options, policy, sam_conf, detector, predictor)}
         journal = stack.enter_context(Journal(output, settings, restart=restart))
         run = _Run(journal, detector, total, progress)
         pipeline = Pipeline(
@@ -209,8 +209,9 @@ class _Run:
             else:
                 size, changed = file.st_size, file.st_mtime_ns
             if self._journal.is_done(entry.name, size, changed):
-                self._resumed += 1
-                self._pace.skip()
+                with self._journal.lock:
+                    self._resumed += 1
+                    self._pace.skip()
             else:
                 yield Task(entry, size, changed)
 

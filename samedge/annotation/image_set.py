@@ -25,8 +25,8 @@ class ImageEntry:
 
     Attributes:
         path: Where it is.
-        name: Its path below the set's root, with slashes.
-        label: That of its labels below the output folder, with slashes.
+        name: Its path below the set's root, with slashes. Bytes that are no text are escaped.
+        label: That of its labels below the output folder, likewise.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class ImageSet:
         self._recursive = recursive
         self._paths: list[Path] | None = None
         if isinstance(data, (list, tuple)):
-            self._paths = [image for path in data for image in find_images(_path(path))]
+            self._paths = [image for path in data for image in _images_of(_path(path), recursive=recursive)]
             if not self._paths:
                 raise ImageError("there are no images in this list", cure="Name some")
             self._paths = sorted({Path(os.path.abspath(path)) for path in self._paths}, key=natural_order)  # noqa: PTH100
@@ -94,9 +94,8 @@ class ImageSet:
         """
         for paths in self._folders():
             for path, stem in zip(paths, distinct_stems(paths), strict=True):
-                name = path.relative_to(self.root).as_posix()
-                label = (path.parent.relative_to(self.root) / f"{stem}.txt").as_posix()
-                yield ImageEntry(path, name, label)
+                name = path.relative_to(self.root)
+                yield ImageEntry(path, _as_text(name), _as_text(name.parent / f"{stem}.txt"))
 
     def _folders(self) -> Iterator[list[Path]]:
         """Yields the images of one folder after the other."""
@@ -123,6 +122,15 @@ def _path(path: object) -> Path:
             cure="Give an image file, a folder, a pattern, or a list of these",
         )
     return Path(path)
+
+
+def _as_text(path: Path) -> str:
+    """File names are any bytes on some systems, and JSON is text."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _images_of(path: Path, *, recursive: bool) -> list[Path]:
+    return [entry.path for entry in ImageSet(path, recursive=recursive)] if path.is_dir() else find_images(path)
 
 
 def _fixed_part(pattern: Path) -> Path:

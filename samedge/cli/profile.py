@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 if TYPE_CHECKING:
     from samedge.benchmarks.profiling.profile import Profile
+
+_COLUMNS: Final = 200
+"""Of tables in a file."""
 
 
 def profile(
@@ -66,7 +69,7 @@ def profile(
     if format_ == "json":
         sys.stdout.write(_json(found))
     else:
-        print_tables(profile_tables(found, top), format_)
+        print_tables(profile_tables(found, top), format_, columns=_COLUMNS)
 
 
 def _json(found: Profile) -> str:
@@ -82,7 +85,7 @@ def _write(found: Profile, folder: Path) -> None:
     from samedge.engines.whole_files import write_whole
     from samedge.errors import MissingExtraError
 
-    every = layers_table(list(found.layers), len(found.layers))
+    every = layers_table(list(found.layers), len(found.layers), shorten=False)
     write_whole(folder / "profile.json", _json(found).encode())
     write_whole(folder / "profile.md", tables_text(profile_tables(found, len(found.layers)), "markdown").encode())
     write_whole(folder / "profile.csv", tables_text([every], "csv").encode())

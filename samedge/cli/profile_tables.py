@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from samedge.benchmarks.profiling.profile import KindRow, LayerRow, Profile
 from samedge.cli.table_formats import PlainTable
 
-_LONGEST_NAME = 60
+_LONGEST_NAME: Final = 48
 
 
 def profile_tables(profile: Profile, top: int) -> list[PlainTable]:
@@ -59,16 +61,17 @@ def kinds_table(kinds: tuple[KindRow, ...]) -> PlainTable:
     return PlainTable("kinds of work", columns, rows, [msgspec.to_builtins(row) for row in kinds])
 
 
-def layers_table(layers: list[LayerRow], count: int) -> PlainTable:
+def layers_table(layers: list[LayerRow], count: int, *, shorten: bool = True) -> PlainTable:
     """Returns layers, in the order that they are given in.
 
     Args:
         layers: Some of a graph's.
         count: How many the graph has.
+        shorten: Leave out the middle of long names.
     """
     rows = [
         (
-            _short(row.name),
+            _short(row.name) if shorten else row.name,
             row.operator + (f" ({row.kernel})" if row.kernel not in ("", "CPU") else ""),
             row.kind,
             row.precision if row.gflop else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,18 +37,21 @@ class PlainTable:
     records: Sequence[Mapping[str, object]]
 
 
-def print_tables(tables: Sequence[PlainTable], form: str) -> None:
+def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None = None) -> None:
     """Writes tables to stdout.
 
     Args:
         tables: JSON holds each under its title, CSV has them one after the other with an empty line between.
         form: One of `FORMATS`.
+        columns: Of a table where stdout is no terminal and nobody said how wide it is; 80 if left out.
 
     Raises:
         UsageError: There is no such form.
     """
     if form == "table":
         console = Console()
+        if columns is not None and not console.is_terminal and "COLUMNS" not in os.environ:
+            console = Console(width=columns)
         for table in tables:
             console.print(_rich(table))
     else:

@@ -98,7 +98,7 @@ class OrtEngine:
         options: Device and threads. Devices: "cpu", "cuda", "tensorrt", "rocm", "migraphx" and "dml" (or "directml")
             with an optional index as in "cuda:1", "openvino", "coreml", or the full name of an execution provider.
             None takes CUDA where it works and the CPU elsewhere.
-        profile: Beginning of the path of a file that says what each node took; None for none. See `end_profiling`.
+        profile: Beginning of the path of a file that says what each node took; None for none.
 
     Raises:
         BackendUnavailableError: onnxruntime is not installed.
@@ -249,6 +249,9 @@ def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profil
     # A number of threads that is given, unlike onnxruntime's own, comes without binding them to cores: those of two
     # sessions, or of two programs, would share the first ones.
     options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.inter_op_num_threads = 1  # SAM's graphs are chains: there is nothing to run side by side
     # Threads that spin make the decoder's many small steps quick; between two calls they would only heat the board.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")

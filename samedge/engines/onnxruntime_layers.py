@@ -34,7 +34,7 @@ class ProfiledOrtEngine(OrtEngine):
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
         """Ends profiling and returns what the runs took."""
-        path = self.end_profiling()
+        path = Path(self._session.end_profiling())
         try:
             with storage_errors(path, "read"):
                 events = json.loads(path.read_bytes())

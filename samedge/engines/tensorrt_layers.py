@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-from samedge.engines.cuda_memory import CudaMemory
+from samedge.engines.cuda_memory import CudaMemory, open_cuda
 from samedge.engines.layer_times import LayerTime, median_layers
 from samedge.engines.protocol import EngineOptions
 from samedge.engines.tensorrt import TensorRtEngine
@@ -37,14 +37,18 @@ class ProfiledTensorRtEngine(TensorRtEngine):
         flavour: Flavour | None = None,
         memory: CudaMemory | None = None,
     ) -> None:
-        super().__init__(path, options, flavour=flavour, memory=memory)
-        self._work.enabled = False  # a captured run reports nothing
+        memory = open_cuda(options.device) if memory is None else memory
+        super().__init__(path, options, flavour=flavour, memory=cast("CudaMemory", _WithoutGraphs(memory)))
         self._runs: list[list[tuple[str, float]]] = []
-        self._profiler = _profiler(self._flavour, lambda name, ms: self._runs[-1].append((name, ms)))
-        cast("ProfiledContext", self._plan.context).profiler = self._profiler
-        self._facts = _layer_facts(self._flavour, self._plan.engine)
+        try:
+            self._profiler = _profiler(self._flavour, lambda name, ms: self._runs[-1].append((name, ms)))
+            cast("ProfiledContext", self._plan.context).profiler = self._profiler
+            self._facts = _layer_facts(self._flavour, self._plan.engine)
+        except BaseException:
+            self.close()
+            raise
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs the plan, and keeps what the profiler is told."""
         self._runs.append([])
         return super().run(feeds, outputs)
@@ -62,6 +66,18 @@ class ProfiledTensorRtRtxEngine(ProfiledTensorRtEngine):
     """A plan of TensorRT for RTX whose layers are timed."""
 
     flavour_name = "tensorrt-rtx"
+
+
+class _WithoutGraphs:
+    """A GPU on which nothing is captured: a captured run reports nothing to a profiler."""
+
+    captures = False
+
+    def __init__(self, memory: CudaMemory) -> None:
+        self._memory = memory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._memory, name)
 
 
 def _profiler(flavour: Flavour, report: Report) -> Any:

@@ -166,12 +166,6 @@ class ExecutionContext(Protocol):
     def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
-class ProfiledContext(Protocol):
-    """``IExecutionContext`` that tells a profiler about its layers."""
-
-    profiler: Any
-
-
 class RuntimeCache(Protocol):
     """``IRuntimeCache``: what was compiled at load, kept for the next load."""
 
@@ -194,18 +188,6 @@ class ConfiguredEngine(Protocol):
     """``ICudaEngine`` whose contexts take a configuration."""
 
     def create_runtime_config(self) -> RuntimeConfig: ...
-
-
-class EngineInspector(Protocol):
-    """``EngineInspector``."""
-
-    def get_engine_information(self, format: Any) -> str: ...
-
-
-class InspectedEngine(Protocol):
-    """``ICudaEngine`` that tells what it is made of."""
-
-    def create_engine_inspector(self) -> EngineInspector: ...
 
 
 class SizedEngine(Protocol):
@@ -244,6 +226,24 @@ class CudaEngine(Protocol):
 
     @property
     def create_execution_context(self) -> Callable[..., ExecutionContext | None]: ...
+
+
+class ProfiledContext(Protocol):
+    """``IExecutionContext`` that tells a profiler about its layers."""
+
+    profiler: Any
+
+
+class EngineInspector(Protocol):
+    """``EngineInspector``."""
+
+    def get_engine_information(self, format: Any) -> str: ...
+
+
+class InspectedEngine(Protocol):
+    """``ICudaEngine`` that tells what it is made of."""
+
+    def create_engine_inspector(self) -> EngineInspector: ...
 
 
 class Runtime(Protocol):

@@ -164,6 +164,17 @@ class TestWhatIsWritten:
             "one.bmp.txt": b"2",
         }
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+    def test_names_that_are_no_text(self, sam: SAM, tmp_path: Path) -> None:
+        picture = write_picture(tmp_path / "in" / "one.png", 1)
+        write_picture(tmp_path / "in" / "two\nlines, 100 % \u00e4.png", 2)
+        picture.rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png"))
+        report = auto_annotate(tmp_path / "in", one_box, sam)
+        assert outputs(report.output).keys() == {
+            "caf\\udce9.txt", "two\nlines, 100 % \u00e4.txt", "annotations.coco.json",
+        }  # fmt: skip
+        assert auto_annotate(tmp_path / "in", one_box, sam).resumed == 2
+
     @pytest.mark.parametrize("workers", [1, 3])
     def test_workers_do_not_matter(self, sam: SAM, photos: Path, tmp_path: Path, workers: int) -> None:
         first = auto_annotate(photos, one_box, sam, output_dir=tmp_path / "first", workers=2)
@@ -344,31 +355,42 @@ class TestResuming:
         assert len(encoded) == 10 - 1 - report.resumed
         assert report.resumed + report.annotated + report.failures == 10
 
-    def test_a_killed_run_goes_on(self, tmp_path: Path) -> None:
-        """Killed as no program can be killed more: what it leaves behind is whole."""
+    def test_a_run_that_was_killed_goes_on(self, tmp_path: Path) -> None:
+        """Interrupted by a person, then killed as no program can be killed more: what it leaves behind is whole."""
         for number in range(40):
             write_picture(tmp_path / "in" / f"{number}.png", number, 400, 300)
         bundle = write_small_bundle(tmp_path / "bundle")
         boxes = {f"{number}.png": [[20, 30, 200, 300, number % 3], [5, 5, 90, 90, 1]] for number in range(40)}
         (tmp_path / "boxes.json").write_text(json.dumps(boxes))
 
-        def start(output: str, *, kill: bool) -> None:
+        def start(output: str, end: signal.Signals | None = None, lines: int = 0) -> int:
             command = [sys.executable, "-m", "samedge", "annotate", "in", "--det-model", "boxes.json"]
             command += ["--sam-model", str(bundle), "-o", output, "--sam-conf", "-1"]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
             journal = tmp_path / output / JOURNAL_NAME
-            while kill and child.poll() is None:
-                if journal.exists() and journal.read_bytes().count(b"\n") > 6:
-                    child.send_signal(signal.SIGKILL)
+            while end is not None and child.poll() is None:
+                if journal.exists() and journal.read_bytes().count(b"\n") > lines:
+                    child.send_signal(end)
+                    break
                 time.sleep(0.005)
-            assert child.wait(120) == (-signal.SIGKILL if kill else 0)
+            _, told = child.communicate(timeout=120)
+            assert b"Traceback" not in told
+            return child.returncode
 
-        start("parts", kill=True)
-        done = lines_of(tmp_path / "parts")
-        assert 5 < len(done) < 40
-        start("parts", kill=False)
-        start("whole", kill=False)
+        assert start("parts", signal.SIGINT, lines=4) == 130
+        first = len(lines_of(tmp_path / "parts"))
+        assert 4 <= first < 40
+        assert not list((tmp_path / "parts").rglob(".tmp-*"))
+        assert {f"{name.partition('.')[0]}.png" for name in outputs(tmp_path / "parts")} == {
+            record.image for record in lines_of(tmp_path / "parts")
+        }
+        assert start("parts", signal.SIGKILL, lines=first + 4) == -signal.SIGKILL
+        assert first < len(lines_of(tmp_path / "parts")) < 40
+        assert start("parts") == 0
+        assert start("whole") == 0
         assert outputs(tmp_path / "parts") == outputs(tmp_path / "whole")
         assert len(lines_of(tmp_path / "parts")) == 40, "nothing was done twice"
 
@@ -411,6 +433,18 @@ class TestResuming:
         with pytest.raises(UsageError, match="detector_name was"):
             auto_annotate(photos, lambda _: None, sam)
         assert outputs(report.output) == before
+
+    def test_another_folder_is_another_run(self, sam: SAM, photos: Path, tmp_path: Path) -> None:
+        """Names are relative: those of a subfolder would be taken for others. A folder that was moved is the same."""
+        report = auto_annotate(photos, one_box, sam, output_dir=tmp_path / "out")
+        before = outputs(report.output)
+        with pytest.raises(UsageError, match="folder was photos and is a"):
+            auto_annotate(photos / "a", one_box, sam, output_dir=tmp_path / "out")
+        (tmp_path / "moved").mkdir()
+        photos.rename(tmp_path / "moved" / "photos")
+        again = auto_annotate(tmp_path / "moved" / "photos", one_box, sam, output_dir=tmp_path / "out")
+        assert again.resumed == 10
+        assert outputs(again.output) == before
 
     def test_restart_removes_what_was_written_and_nothing_else(self, sam: SAM, photos: Path) -> None:
         report = auto_annotate(photos, one_box, sam)

@@ -66,6 +66,8 @@ def test_a_list(folder: Path) -> None:
     images = ImageSet([folder / "b" / "1.jpg", str(folder / "a"), folder / "b" / "1.jpg"], recursive=True)
     assert [(entry.name, entry.label) for entry in images] == [("a/2.JPG", "a/2.txt"), ("b/1.jpg", "b/1.txt")]
     assert images.root == folder
+    assert names(ImageSet([folder / "b"], recursive=True)) == ["1.jpg", "1.png", "deep/x.tif"]
+    assert names(ImageSet([folder / "b"], recursive=False)) == ["1.jpg", "1.png"]
 
 
 def test_links_to_folders_are_not_followed(folder: Path) -> None:

@@ -195,21 +195,24 @@ def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphW
         data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
-        del data
-        weights = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
-        nodes = list(model.graph.node)
-        _name(nodes)
+    except Exception as error:  # protobuf's, which has several
+        raise EngineError(f"this is no ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
+    del data
+    weights = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
+    nodes = list(model.graph.node)
+    _name(nodes)
+    _forget_weights(model)
+    try:
         inferred = _inferred(onnx, model, shapes)
     except (onnx.shape_inference.InferenceError, ValueError, TypeError) as error:
         raise EngineError(f"the shapes of this graph cannot be told: {error}", where=path.name) from error
-    except Exception as error:
-        raise EngineError(f"this is no ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
     tensors = {**inferred, **weights}
     sizes = {name: prod(shape) * _value_bytes(onnx, kind) for name, (shape, kind) in tensors.items()}
     half = {name for name, (_, kind) in tensors.items() if kind == onnx.TensorProto.FLOAT16}
     attention = _attention_nodes(nodes, weights.keys())
+    integers = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
     return GraphWork(
-        (_node_work(onnx, node, tensors, half, attention, nodes) for node in nodes),
+        (_node_work(onnx, node, tensors, half, integers, attention) for node in nodes),
         sizes,
         (output.name for output in model.graph.output),
     )
@@ -223,14 +226,18 @@ def _name(nodes: list[Any]) -> None:
         taken.add(node.name)
 
 
+def _forget_weights(model: Any) -> None:
+    """Drops the values of weights, which nothing here depends on, before anything is copied."""
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) > _LARGEST_VALUES:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(field)
+
+
 def _inferred(onnx: Any, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], int]]:
     """Returns shape and type of inputs, outputs and what lies between, where they are known."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
-    for tensor in light.graph.initializer:
-        if prod(tensor.dims) > _LARGEST_VALUES:
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
-                tensor.ClearField(field)
     for node in light.graph.node:
         if node.op_type in _LIKE and node.domain:
             kind, count = _LIKE[node.op_type]
@@ -261,16 +268,26 @@ def _node_work(
     node: Any,
     tensors: Mapping[str, tuple[tuple[int, ...], int]],
     half: set[str],
+    integers: set[str],
     attention: set[str],
-    nodes: list[Any],
 ) -> NodeWork:
+    """Returns what a node does.
+
+    Args:
+        onnx: The package.
+        node: Of the graph.
+        tensors: Shape and type of each, as far as they are known.
+        half: Tensors of float16.
+        integers: Tensors that come out of a DequantizeLinear: backends turn a product of two into one of integers.
+        attention: Names of the nodes of attentions.
+    """
     known = [tensors[name][0] if name in tensors else None for name in node.input]
     output = tensors[node.output[0]][0] if node.output and node.output[0] in tensors else ()
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in attributes.items()}
     flops = operations(node.op_type, known, output, attributes) if output else 0
     precision: ComputePrecision = "fp32"
-    if node.op_type in INTEGER or (flops and _is_quantised(node, nodes)):
+    if node.op_type in INTEGER or (flops and {node.input[0], node.input[1]} <= integers):
         precision = "int8"
     elif node.input and node.input[0] in half:
         precision = "fp16"
@@ -286,34 +303,45 @@ def _node_work(
     )
 
 
-def _is_quantised(node: Any, nodes: list[Any]) -> bool:
-    """Whether both factors come out of a DequantizeLinear, which backends turn into a product of integers."""
-    factors = {node.input[0], node.input[1]}
-    return factors <= {made.output[0] for made in nodes if made.op_type == "DequantizeLinear"}
-
-
 def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:
-    """Returns the nodes that belong to attention: softmax and what leads to it, and products of two activations."""
+    """Returns the nodes that belong to attention: products of two activations, softmax, and what leads to it.
+
+    A softmax without a product before or behind it, as that of a detector's head, is an activation like others.
+    """
     constant = _constants(nodes, weights)
     maker = {output: node for node in nodes for output in node.output}
-    found: set[str] = set()
+    found = {node.name for node in nodes if node.op_type in PRODUCTS and _of_activations(node, constant)}
+    weighted = {tensor for node in nodes if node.name in found for tensor in node.input}
     for node in nodes:
-        if node.op_type in PRODUCTS:
-            second = second_factor(node.op_type)
-            if node.op_type == "Attention" or not {node.input[0], node.input[second]} & constant:
-                found.add(node.name)
-        elif node.op_type == "Softmax":
-            found.add(node.name)
-            waiting = [node.input[0]]
-            while waiting:
-                before = maker.get(waiting.pop())
-                if before is None or before.name in found:
-                    continue
-                if before.op_type in _BRIDGES:
-                    waiting += before.input
-                if before.op_type in PRODUCTS or kind_of_operator(before.op_type) == "elementwise":
-                    found.add(before.name)
+        if node.op_type == "Softmax":
+            arithmetic, products = _leading_to(node, maker)
+            if products or weighted.intersection(node.output):
+                found |= {node.name, *arithmetic, *products}
     return found
+
+
+def _of_activations(node: Any, constant: set[str]) -> bool:
+    second = second_factor(node.op_type)
+    return node.op_type == "Attention" or not {node.input[0], node.input[second]} & constant
+
+
+def _leading_to(node: Any, maker: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Returns the arithmetic that leads from products to the input of a node, and those products."""
+    arithmetic: set[str] = set()
+    products: set[str] = set()
+    waiting, seen = [node.input[0]], set[str]()
+    while waiting:
+        before = maker.get(waiting.pop())
+        if before is None or before.name in seen:
+            continue
+        seen.add(before.name)
+        if before.op_type in _BRIDGES:
+            waiting += before.input
+            if kind_of_operator(before.op_type) == "elementwise":
+                arithmetic.add(before.name)
+        elif before.op_type in PRODUCTS:
+            products.add(before.name)
+    return arithmetic, products
 
 
 def _constants(nodes: list[Any], weights: Iterable[str]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 Kind: TypeAlias = Literal[
     "attention",
@@ -17,17 +17,7 @@ Kind: TypeAlias = Literal[
     "quantisation",
     "other",
 ]
-KINDS: Final[tuple[Kind, ...]] = (
-    "attention",
-    "linear",
-    "convolution",
-    "normalisation",
-    "activation",
-    "elementwise",
-    "copies",
-    "quantisation",
-    "other",
-)
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """Attention is products of two activations, softmax, and what lies between; linear are products with weights, those of
 MLPs and projections; copies are what moves values and computes nothing."""
 
@@ -54,7 +44,7 @@ _SECOND: Final = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}
 _OF_OPERATOR: Final[dict[str, Kind]] = {
     **dict.fromkeys(PRODUCTS, "linear"),
     **dict.fromkeys(CONVOLUTIONS, "convolution"),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Attention", "MultiHeadAttention"), "attention"),
+    **dict.fromkeys(("Attention", "MultiHeadAttention"), "attention"),
     **dict.fromkeys(
         (
             "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "GroupNormalization",
@@ -63,7 +53,8 @@ _OF_OPERATOR: Final[dict[str, Kind]] = {
         "normalisation",
     ),
     **dict.fromkeys(
-        ("Relu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Sigmoid", "HardSwish", "Tanh", "Silu", "Clip"),
+        ("Relu", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Sigmoid", "HardSwish", "Tanh", "Silu", "Clip",
+         "Softmax"),
         "activation",
     ),
     **dict.fromkeys(
@@ -86,7 +77,7 @@ _OF_OPERATOR: Final[dict[str, Kind]] = {
 }  # fmt: skip
 
 _WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
-    ("attention", ("softmax", "attention", "mha", "scaleddotproduct")),
+    ("attention", ("attention", "mha", "scaleddotproduct")),
     ("normalisation", ("norm", "mvn")),
     ("quantisation", ("quantize",)),
     (
@@ -96,7 +87,7 @@ _WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
     ("copies", ("gather", "pad", "squeeze", "copy", "constant", "noop")),
     ("convolution", ("conv",)),
     ("linear", ("matmul", "matrixmultiply", "fullyconnected", "gemm", "fc")),
-    ("activation", ("gelu", "relu", "sigmoid", "erf", "swish", "tanh")),
+    ("activation", ("softmax", "gelu", "relu", "sigmoid", "erf", "swish", "tanh")),
     (
         "elementwise",
         ("subgraph", "eltwise", "elementwise", "pointwise", "add", "mul", "sub", "div", "pow", "sqrt", "reduce"),

@@ -19,6 +19,9 @@ from samedge.runtime.bundle import open_bundle
 from samedge.runtime.manifest import GraphRole, Manifest
 from samedge.yolo import GRAPH_SUFFIXES
 
+_HOST_CLOCK: Final = (
+    "onnxruntime times its nodes on the host: on an accelerator, that is what starting them takes, not what they take"
+)
 ROLES: Final[tuple[str, ...]] = get_args(GraphRole)
 
 
@@ -71,12 +74,14 @@ def profile_model(
         SamedgeError: It cannot be opened or run.
     """
     path, manifest, sizes = _graph_of(model, options, resolve)
-    backend = _backend_for(path) if options.backend == AUTO else find_backend(options.backend).name
+    backend = _backend_for(path) if options.backend == AUTO else _named_backend(options.backend, path)
     progress(f"Profiling {path.name} on {backend}", 0.1)
     measured = profile_layers(
         path, backend=backend, device=options.device, threads=options.threads, sizes=sizes, runs=options.runs
     )
     notes: list[str] = []
+    if backend == "onnxruntime" and measured.device != "cpu":
+        notes.append(_HOST_CLOCK)
     work = _work_of(path, options, measured, notes)
     if options.peaks:
         progress("Measuring what the machine can do", 0.7)
@@ -134,6 +139,17 @@ def _backend_for(path: Path) -> str:
         where=path,
         cure="See samedge info --backends",
     )
+
+
+def _named_backend(name: str, path: Path) -> str:
+    backend = find_backend(name)
+    if path.suffix not in backend.suffixes:
+        raise UsageError(
+            f"{backend.name} opens {' and '.join(backend.suffixes)} files, and this is none",
+            where=path,
+            cure="Name such a file, with the graph that it was made from as --source",
+        )
+    return backend.name
 
 
 def _work_of(path: Path, options: ProfileOptions, measured: LayerProfile, notes: list[str]) -> GraphWork | None:

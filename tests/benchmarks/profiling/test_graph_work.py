@@ -83,6 +83,24 @@ def test_operations_and_kinds(attention: GraphWork) -> None:
     assert len(kinds["copies"]) == 7
 
 
+def test_a_softmax_without_products_is_an_activation(tmp_path: Path) -> None:
+    """As in the head of YOLO, where it makes a distribution of what a convolution says, for another convolution."""
+    path = write_onnx(
+        tmp_path / "head.onnx",
+        [
+            ("Conv", ["x", "w"], ["c"]),
+            ("Reshape", ["c", "shape"], ["r"]),
+            ("Softmax", ["r"], ["p"], {"axis": 1}),
+            ("Conv", ["p", "steps"], ["y"]),
+        ],
+        {"x": [1, 3, 8, 8]},
+        ["y"],
+        {"w": zeros(16, 3, 1, 1), "shape": np.array([1, 16, 4, 16], np.int64), "steps": zeros(1, 16, 1, 1)},
+    )
+    work = read_graph_work(path, {"x": (1, 3, 8, 8)})
+    assert [node.kind for node in work.nodes.values()] == ["convolution", "copies", "activation", "convolution"]
+
+
 def layers(*named: tuple[str, str, tuple[str, ...]]) -> list[LayerTime]:
     return [LayerTime(name, operator, 1.0, sources=sources) for name, operator, sources in named]
 

@@ -52,7 +52,7 @@ def test_operations(operator: str, inputs: Any, output: Any, attributes: dict[st
     ("operator", "kind"),
     [
         ("MatMul", "linear"),
-        ("Softmax", "attention"),
+        ("Softmax", "activation"),
         ("LayerNormalization", "normalisation"),
         ("ReorderInput", "copies"),
         ("QuantizeLinear", "quantisation"),

@@ -261,6 +261,13 @@ class TestModels:
             whole(bundle, graph="yolo")
         with pytest.raises(EngineError):
             whole(tmp_path / "none.onnx")
+        with pytest.raises(UsageError, match=r"tensorrt opens \.engine and \.plan files"):
+            whole(bundle, backend="trt")
+
+    def test_times_of_the_host_are_called_that(self, graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = LayerProfile("onnxruntime", "cuda:0", {}, (LayerTime("a", "MatMul", 1.0),), 3.0, 1, {"x": (4, 200)})
+        monkeypatch.setattr(module, "profile_layers", lambda *_, **__: found)
+        assert any("on the host" in note for note in whole(graph, peaks=False, backend="onnxruntime").notes)
 
     def test_checkpoints_become_bundles(self, tmp_path: Path) -> None:
         bundle = write_small_bundle(tmp_path / "bundle")
