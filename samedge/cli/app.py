@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from samedge import __version__
+from samedge.cli.bench import bench
 from samedge.cli.demo import demo
 from samedge.cli.export import export
 from samedge.cli.info import info
@@ -28,7 +29,7 @@ app = typer.Typer(
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
-for command in (export, predict, info, demo):
+for command in (export, predict, info, bench, demo):
     app.command()(command)
 
 
