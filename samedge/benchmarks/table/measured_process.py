@@ -64,9 +64,9 @@ class MeasuredProcess:
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
-    def pid(self) -> int:
-        """Its number."""
-        return self._process.pid
+    def status(self) -> int | None:
+        """With which it ended; negative for a signal, None as long as it runs."""
+        return self._process.poll()
 
     def hello(self) -> Hello:
         """Asks who it is and whether it can work here.
