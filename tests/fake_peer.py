@@ -64,7 +64,13 @@ class Peer:
         self.calls[stage] = self.calls.get(stage, 0) + 1
         wall = 0.001 * self.calls[stage] * len(self.asked["images"]) * (10 if self.kind == "slow" else 1)
         peak = 1_000_000 * sum(self.calls.values())
-        return {"wall": wall, "cpu": wall / 2, "peak": peak, "figures": {"masks": len(self.asked["images"])}}
+        return {
+            "wall": wall,
+            "cpu": wall / 2,
+            "peak": peak,
+            "device": 100 * sum(self.calls.values()),
+            "figures": {"masks": len(self.asked["images"])},
+        }
 
 
 def main() -> None:

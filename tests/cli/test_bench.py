@@ -66,6 +66,7 @@ def test_the_preset_measures_what_its_table_needs(
         (("--mode", "quick"), "--mode: there is no mode 'quick'"),
         (("--peer", "nothing"), "--peer: 'nothing' names no peer"),
         (("--peer", "a='open"), "--peer: this command cannot be read"),
+        (("--peers", "--peer", "meta=it"), "--peer: 'meta' is a peer that --peers brings"),
         (("--preset", "page"), "--preset: there is no preset 'page'"),
         (("--compare", "none.json"), "none.json: cannot read this"),
         (("--image", "none.png"), "none.png: there is no such picture"),

@@ -158,7 +158,8 @@ def ratio_cell(row: ModelRow, stage: str) -> str:
     ratio = row.ratios.get(stage)
     own = NOTHING if found is None else f"{short(found.median * 1e3)} ms"
     if ratio is not None:
-        spread = f"{short(ratio.median)}x ({short(ratio.low)}–{short(ratio.high)})"
+        mark = ", parity unchecked" if row.own_verdict == "unchecked" else ""
+        spread = f"{short(ratio.median)}x ({short(ratio.low)}–{short(ratio.high)}{mark})"
         return spread if found is None else f"{own}: {spread}"
     return f"{own}: {_REFUSED}" if found is not None and "ratio" in row.empty else own
 
@@ -172,9 +173,12 @@ def peer_table(rows: Sequence[ModelRow]) -> Table:
     table.add_column("peer", overflow="fold")
     for stage in PEER_STAGES:
         table.add_column(SET_IMAGE_HEADING if stage == SET_IMAGE else stage, overflow="fold", justify="right")
+    table.add_column(HEADINGS["rss"], justify="right")
     for row in peer_rows(rows):
         if row.skipped:
             table.add_row(escape(row.name), escape(f"skipped: {row.skipped}"), style="dim")
         else:
-            table.add_row(escape(row.name), *(escape(ratio_cell(row, stage)) for stage in PEER_STAGES))
+            table.add_row(
+                escape(row.name), *(escape(ratio_cell(row, stage)) for stage in PEER_STAGES), cell(row, "rss")
+            )
     return table

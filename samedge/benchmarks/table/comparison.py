@@ -40,6 +40,7 @@ class Change:
         before: In the older report.
         now: In the newer one.
         judgement: What it means.
+        unchecked: Parity was not checked, in one of both.
     """
 
     model: str
@@ -47,13 +48,15 @@ class Change:
     before: float
     now: float
     judgement: Judgement
+    unchecked: bool = False
 
     @property
     def cells(self) -> tuple[str, ...]:
         """As a table shows it; no ratio where it may not be taken."""
         silent = self.judgement in ("other machine", "parity failed") or self.now == 0
         ratio = NOTHING if silent else f"{short(self.before / self.now)}x"
-        return self.model, self.what, short(self.before), short(self.now), ratio, self.judgement
+        mark = ", parity unchecked" if self.unchecked and self.judgement in ("faster", "slower") else ""
+        return self.model, self.what, short(self.before), short(self.now), ratio, f"{self.judgement}{mark}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ def _changes(old: ModelRow, new: ModelRow, different: bool) -> Iterator[Change]:
                 judgement = "parity failed"
             elif other:
                 judgement = "other machine"
-            yield Change(new.name, f"{stage}, ms", before.median * 1e3, now.median * 1e3, judgement)
+            unchecked = "unchecked" in (old.verdict, new.verdict)
+            yield Change(new.name, f"{stage}, ms", before.median * 1e3, now.median * 1e3, judgement, unchecked)
     sizes = (
         ("size, MB", old.size_bytes, new.size_bytes, 1e6),
         ("parameters, M", old.parameters, new.parameters, 1e6),

@@ -60,8 +60,11 @@ def find_contenders(
         say: Called with what is being done, because exports take long.
 
     Raises:
-        UsageError: There is no such model.
+        UsageError: There is no such model, or a peer has the name of one that is known here.
     """
+    for name in options.peer_commands:
+        if name in OWN_PEERS:
+            raise UsageError(f"{name!r} is a peer that --peers brings", where="--peer", cure="Give yours another name")
     for source in model_sources(options.models):
         say(f"Preparing {source.name}")
         try:

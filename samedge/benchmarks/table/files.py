@@ -70,19 +70,24 @@ def _peers(rows: Sequence[ModelRow]) -> str:
     peers = peer_rows(rows)
     if not peers:
         return ""
-    head = ["peer", *(SET_IMAGE_HEADING if stage == SET_IMAGE else stage for stage in PEER_STAGES), "version"]
+    head = [
+        "peer",
+        *(SET_IMAGE_HEADING if stage == SET_IMAGE else stage for stage in PEER_STAGES),
+        HEADINGS["rss"],
+        "version",
+    ]
     lines = [head]
     for row in peers:
-        cells = [ratio_cell(row, stage) for stage in PEER_STAGES]
+        cells = [*(ratio_cell(row, stage) for stage in PEER_STAGES), cell(row, "rss")]
         if row.skipped:
-            cells = [f"skipped: {row.skipped}", *[""] * (len(PEER_STAGES) - 1)]
+            cells = [f"skipped: {row.skipped}", *[""] * len(PEER_STAGES)]
         lines.append([row.name, *cells, row.version])
     return (
         "\n## Peers\n\n"
         + markdown_lines(lines)
         + "\nEach runs the same weights on the same pictures in a process of its own. 2x: it takes twice as long as "
         "samedge, the median of the rounds' ratios and between which values eight of ten lie. There is no ratio to a "
-        "model whose parity failed.\n"
+        "model whose parity failed, and one to a model whose parity was never checked is marked.\n"
     )
 
 

@@ -171,14 +171,13 @@ class TableBench:
 
 
 def with_refusals(rows: dict[str, ModelRow]) -> Iterator[ModelRow]:
-    """Gives the rows without ratios to a model of which parity failed, and with a word where it was not checked."""
+    """Gives the rows: peers with the verdict of their model, and without ratios to one of which parity failed."""
     for row in rows.values():
         own = rows.get(row.peer_of)
-        if own is None or not row.ratios:
+        if own is None:
             yield row
-        elif own.verdict == "failed":
-            yield msgspec.structs.replace(row, ratios={}, empty={**row.empty, "ratio": FAILED_PARITY})
-        elif own.verdict != "passed":
-            yield msgspec.structs.replace(row, notes=(*row.notes, f"the parity of {own.name} was not checked"))
-        else:
-            yield row
+            continue
+        told = msgspec.structs.replace(row, own_verdict=own.verdict)
+        if own.verdict == "failed" and row.ratios:
+            told = msgspec.structs.replace(told, ratios={}, empty={**row.empty, "ratio": FAILED_PARITY})
+        yield told

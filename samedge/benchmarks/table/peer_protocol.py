@@ -99,7 +99,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         backend: What computes.
         device: Where.
         details: What else a report should say.
-        device_memory: Bytes on the device, where the peer knows; None where it does not.
     """
 
     stages: dict[str, str]
@@ -108,7 +107,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backend: str = ""
     device: str = ""
     details: dict[str, str] = {}
-    device_memory: int | None = None
 
 
 class Ran(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,10 +116,12 @@ class Ran(msgspec.Struct, frozen=True, omit_defaults=True):
         wall: Seconds, all pictures together.
         cpu: Seconds of processor time; None where it is not known.
         peak: The most resident bytes of the process so far; None where the system does not tell.
+        device: Bytes on the device so far, where the peer knows; None where it does not.
         figures: Counts, all pictures together.
     """
 
     wall: float
     cpu: float | None = None
     peak: int | None = None
+    device: int | None = None
     figures: dict[str, float] = {}

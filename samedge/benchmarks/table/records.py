@@ -92,6 +92,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
         seeded: The weights are random numbers of the true architecture: what masks say means nothing.
         skipped: Why nothing was measured; empty if it was.
         peer_of: Name of the row that this peer is compared with; empty for a model of samedge.
+        own_verdict: Parity of that row.
         version: Of a peer.
         size_bytes: Bytes of the files that run.
         parameters: Numbers in the checkpoint's tensors, as its own code counts them.
@@ -121,6 +122,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     seeded: bool = False
     skipped: str = ""
     peer_of: str = ""
+    own_verdict: Verdict | Literal[""] = ""
     version: str = ""
     size_bytes: int | None = None
     parameters: int | None = None

@@ -65,9 +65,9 @@ def open_model(opening: Opening) -> Loaded:
         backend=f"{package.__name__} in torch",
         device=str(device),
         details={**versions_of("torch", PACKAGES[package.__name__]), "threads": str(torch.get_num_threads())},
-        device_memory=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
     )
-    return Loaded(opened, stages)
+    allocated = torch.cuda.max_memory_allocated if device.type == "cuda" else lambda: None
+    return Loaded(opened, stages, device_bytes=allocated)
 
 
 def _stages(opening: Opening, predictor: Any, generator: Any, pictures: list[Any]) -> dict[str, Callable[[int], Ran]]:

@@ -169,7 +169,7 @@ def measured_row(one: Running) -> ModelRow:
         stages=stages,
         image_stages=opened.image_stages if whole else (),
         images_per_second=spread_of([1 / seconds for seconds in whole]) if whole and min(whole) > 0 else None,
-        device_memory=opened.device_memory,
+        device_memory=max((ran.device for ran in one.first.values() if ran.device is not None), default=None),
         energy=one.energy,
         backend=opened.backend,
         device=opened.device,

@@ -52,16 +52,19 @@ def open_model(opening: Opening) -> Loaded:
         device=predictor.device,
         details=dict(encoder.details),
     )
-    return Loaded(measured_device(opened, before), stages, predictor.close)
+    return Loaded(opened, stages, predictor.close, device_bytes_of(predictor.device, before))
 
 
-def measured_device(opened: Opened, before: int | None) -> Opened:
-    """Returns what is said of a model with the memory that it took on an accelerator, where one runs it."""
-    from msgspec.structs import replace
+def device_bytes_of(device: str, before: int | None) -> Callable[[], int | None]:
+    """Returns what tells the memory on an accelerator; on a processor there is none.
 
-    if opened.device.lower().startswith("cpu"):
-        return opened
-    return replace(opened, device_memory=used_device_bytes(before))
+    Args:
+        device: The device really used.
+        before: What all processes used there before the model was loaded.
+    """
+    if device.lower().startswith("cpu"):
+        return lambda: None
+    return lambda: used_device_bytes(before)
 
 
 def _stages(opening: Opening, predictor: Predictor, pictures: list[ImageArray]) -> dict[str, Callable[[int], Ran]]:

@@ -38,7 +38,7 @@ def open_yolo(opening: Opening, pictures: list[ImageArray]) -> Loaded:
     Raises:
         SamedgeError: It cannot be loaded.
     """
-    from samedge.benchmarks.table.samedge_stages import measured_device
+    from samedge.benchmarks.table.samedge_stages import device_bytes_of
 
     prompted = opening.family == "fastsam"
     before = used_device_bytes(None)
@@ -56,7 +56,7 @@ def open_yolo(opening: Opening, pictures: list[ImageArray]) -> Loaded:
         device=predictor.engine.device,
         details=dict(predictor.engine.details),
     )
-    return Loaded(measured_device(opened, before), stages, model.close)
+    return Loaded(opened, stages, model.close, device_bytes_of(opened.device, before))
 
 
 class _Replay:

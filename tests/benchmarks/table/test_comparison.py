@@ -84,6 +84,11 @@ def test_a_model_of_which_parity_failed_is_not_faster() -> None:
     assert "| SAM-b | encode, ms | 800 | 401 | – | parity failed |" in comparison_markdown(found)
 
 
+def test_a_model_of_which_parity_was_never_checked_is_marked() -> None:
+    found = compare_reports(report(model_row()), report(quicker(verdict="unchecked")))
+    assert "| SAM-b | encode, ms | 800 | 401 | 2.00x | faster, parity unchecked |" in comparison_markdown(found)
+
+
 def test_rows_that_were_skipped_are_not_compared() -> None:
     found = compare_reports(report(model_row(skipped="no memory")), report(model_row()))
     assert found.changes == ()

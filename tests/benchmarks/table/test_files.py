@@ -88,8 +88,9 @@ def test_peers_have_ratios_and_none_to_a_model_of_which_parity_failed() -> None:
     text = markdown(report(model_row(), peer_row()))
     assert cells_of(text, "SAM-b: meta") == [
         "SAM-b: meta", "–", "1600 ms: 2.00x (2.00–2.00)", "2.20x (2.20–2.20)", "45.0 ms: 0.500x (0.500–0.500)", "–",
-        "–", "segment-anything 1.0",
+        "–", "2.00", "segment-anything 1.0",
     ]  # fmt: skip
+    assert ratio_cell(peer_row(own_verdict="unchecked"), "encode") == "1600 ms: 2.00x (2.00–2.00, parity unchecked)"
     refused = peer_row(ratios={}, empty={"ratio": FAILED_PARITY})
     assert ratio_cell(refused, "encode") == "1600 ms: refused"
     failed = markdown(report(model_row(verdict="failed"), refused))
