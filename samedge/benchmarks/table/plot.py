@@ -65,6 +65,8 @@ def _draw(figure: Any, report: BenchReport, drawn: Sequence[tuple[ModelRow, floa
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.margins(0.25)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")  # 100, not 10²
     known = [(row, ms, size) for row, ms, size in drawn if row.mask_agreement is not None]
     hollow = [(row, ms, size) for row, ms, size in drawn if row.mask_agreement is None]
     if known:
