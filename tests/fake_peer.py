@@ -9,6 +9,7 @@ KIND: "good"; "slow" (ten times as long); "together" (set_image in place of prep
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ class Peer:
             "image_stages": [] if self.kind == "together" else ["preprocess", "encode", "prompt"],
             "backend": "nothing",
             "device": "cpu",
-            "details": {"threads": str(asked["threads"])},
+            "details": {"threads": str(asked["threads"]), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")},
         }
 
     def run(self, stage: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,8 +27,10 @@ from samedge.benchmarks.table.rounds import (
 )
 from samedge.errors import BenchmarkError, SamedgeError
 
-RANDOM_MASKS = "the weights are random: what their masks say means nothing"
-FAILED_PARITY = "parity failed: a speed-up of wrong masks is none"
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+"""What numpy's, torch's and OpenCV's own threads follow, beside those of the graphs."""
+RANDOM_MASKS: Final = "the weights are random: what their masks say means nothing"
+FAILED_PARITY: Final = "parity failed: a speed-up of wrong masks is none"
 
 Show = Callable[[tuple[ModelRow, ...]], None]
 
@@ -96,7 +99,8 @@ class TableBench:
         name = contender.row.name
         self.say(f"Opening {name}")
         try:
-            process = stack.enter_context(MeasuredProcess(contender.command, name))
+            environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))}
+            process = stack.enter_context(MeasuredProcess(contender.command, name, environment=environment))
             hello = process.hello()
             if not hello.can:
                 self._rows[name] = replace_skipped(contender.row, hello.reason or "it says that it cannot work here")

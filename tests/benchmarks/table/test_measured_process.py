@@ -18,7 +18,7 @@ def test_a_peer_is_greeted_opened_and_asked() -> None:
         assert (hello.name, hello.version, hello.can) == ("fake", "1.2", True)
         opened = process.open(opening("a row"))
         assert opened.stages["encode"] == "nothing at all"
-        assert opened.details == {"threads": "1"}
+        assert opened.details["threads"] == "1"
         first, second = process.run("encode"), process.run("encode")
         assert (first.wall, second.wall, second.cpu) == (0.002, 0.004, 0.002)
         assert first.figures == {"masks": 2}

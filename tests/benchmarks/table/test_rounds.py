@@ -97,6 +97,11 @@ def test_what_no_column_shows_is_not_measured(monkeypatch: pytest.MonkeyPatch, t
     assert set(log.read_text().splitlines()) == {"a preprocess", "a encode", "a prompt"}
 
 
+def test_all_threads_of_a_process_are_as_many_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = BenchOptions(columns=("encode",), rounds=1, warm_ups=0, threads=3)
+    assert measured(monkeypatch, [[contender("a")]], options)["a"].details["OMP_NUM_THREADS"] == "3"
+
+
 def test_apart_is_one_model_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "log"
     options = BenchOptions(columns=("encode",), rounds=2, warm_ups=0, apart=True)
