@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def largest_difference(ours: Array, theirs: Array) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
 
 
-def prompted_masks(source: str, bundle: str, backend: str, threads: int | None) -> dict[str, Any]:
+def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
     """Compares the masks of a bundle with those of its checkpoint in torch, on the probe set of the export.
 
     Called in a child process: it needs torch.
@@ -110,11 +111,13 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None) 
     Args:
         source: Path, known name, or "seeded:NAME" of the checkpoint.
         bundle: Path of its bundle.
-        backend: Which runs the bundle, on the CPU.
+        backend: Which runs the bundle.
         threads: CPU threads; None for all physical cores.
+        device: On which.
 
     Returns:
-        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown.
+        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown, and whether they ``passed`` by
+        the limits that hold for int8.
     """
     from samedge.export.parity import INT8_THRESHOLDS, compare
     from samedge.export.probes import probe_set
@@ -126,7 +129,7 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None) 
     with ExitStack() as stack:
         engines = {
             graph.role: stack.enter_context(
-                open_engine(opened.graph_path(graph.role), backend=backend, device="cpu", threads=threads)
+                open_engine(opened.graph_path(graph.role), backend=backend, device=device, threads=threads)
             )
             for graph in opened.manifest.graphs
         }
@@ -138,4 +141,35 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None) 
             thresholds=INT8_THRESHOLDS,
             shown_only=True,
         )
-    return {"mean": parity.mask_iou_mean, "decile": parity.mask_iou_decile, "worst": parity.mask_iou_min}
+    return {
+        "mean": parity.mask_iou_mean, "decile": parity.mask_iou_decile, "worst": parity.mask_iou_min,
+        "passed": parity.verdict == "passed",
+    }  # fmt: skip
+
+
+def yolo_masks(source: str, graph: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+    """Compares the boxes and masks of a YOLO's graph with those of its checkpoint in torch, on the probe images.
+
+    Called in a child process: it needs torch.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of the checkpoint.
+        graph: Path of its graph.
+        backend: Which runs the graph.
+        threads: CPU threads; None for all physical cores.
+        device: On which.
+
+    Returns:
+        ``worst`` of the IoUs of the 20 best anchors' masks, and whether boxes, scores and masks ``passed``.
+    """
+    from samedge.export.yolo_parity import check_yolo
+    from samedge.models.yolo_load import load_yolo
+    from samedge.runtime.onnx_metadata import read_onnx_metadata
+    from samedge.runtime.yolo_graph import describe_yolo
+
+    path = Path(graph)
+    metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
+    with open_engine(path, backend=backend, device=device, threads=threads) as engine:
+        told = describe_yolo(engine, metadata)
+        parity = check_yolo(load_yolo(source).model, engine, told.image_size, rect=not told.fixed_size)
+    return {"worst": parity.mask_iou_min, "passed": parity.verdict == "passed"}

@@ -33,6 +33,8 @@ PICTURES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffe
 """A drawn scene, which the weights of sam_demo know, and a photograph."""
 
 _SEEDS: Final = ("models/seeded.py", "models/configs.py", "models/build.py", "benchmarks/reference*.py")
+_SEEDED_STATES: Final = ("models/seeded.py", "models/configs.py", "models/build.py", "models/yolo*.py")
+_RELEASED: Final = {"sam_vit_b": "sam_b", "sam_vit_l": "sam_l", "sam_vit_h": "sam_h", "mobile_sam": "mobile_sam"}
 _EXPORTER: Final = ("models/*.py", "export/*.py", "runtime/manifest.py")
 _DIGITS: Final = 16
 _BUNDLE: Final = "bundle"
@@ -152,6 +154,27 @@ class Artefacts:
             call_in_child(f"{__name__}:write_bundle", arguments)
 
         return self._artefact(f"bundle-{short_name(source)}-{precision}{kind}-{form}", key, make) / _BUNDLE
+
+    def seeded_file(self, source: str) -> Path:
+        """Returns a file of random weights that torch reads, for peers: a state dict.
+
+        SAM's has the keys of the reference package, and its name is that of the released file; a YOLO's has its batch
+        norms folded into the convolutions.
+
+        Args:
+            source: "seeded:NAME".
+
+        Raises:
+            UsageError: There are no such weights.
+        """
+        name = source.removeprefix(SEEDED)
+        key = {"weights": source, "versions": versions_of("torch"), "source": source_digest(*_SEEDED_STATES)}
+        file = f"{_RELEASED.get(name, name)}.pt"
+
+        def make(stage: Path) -> None:
+            call_in_child("samedge.benchmarks.references:write_seeded_state", {"name": name, "path": str(stage / file)})
+
+        return self._artefact(f"weights-{short_name(source)}", key, make) / file
 
     def encoder_input(self, image_size: int) -> Path:
         """Returns the npy file of an encoder's input, float32 ``[1, 3, S, S]``: the first of `PICTURES`, normalised."""

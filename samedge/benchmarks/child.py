@@ -78,7 +78,7 @@ def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
             [sys.executable, "-m", "samedge.benchmarks.child"], input=job, capture_output=True, text=True, check=False
         )
         if not answer.is_file():
-            raise _death(target, done.returncode, done.stderr)
+            raise last_words(target, done.returncode, done.stderr)
         said = msgspec.json.decode(answer.read_bytes(), type=Answer)
     if said.error:
         kind = getattr(errors, said.error, SamedgeError)
@@ -86,14 +86,21 @@ def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
     return said.result
 
 
-def _death(target: str, status: int, stderr: str) -> BenchmarkError:
+def last_words(name: str, status: int, stderr: str) -> BenchmarkError:
+    """Returns the error for a process that ended without an answer.
+
+    Args:
+        name: What was measured.
+        status: With which it ended; negative for a signal.
+        stderr: What it wrote there.
+    """
     last = " / ".join(stderr.strip().splitlines()[-_SHOWN:])
     why = f"it ended with status {status}: {last}"
     cure = None
     if status < 0:
         why = f"it was ended by {signal.Signals(-status).name}"
         cure = "If memory ran out, measure a smaller model or leave out the row"
-    return BenchmarkError(f"a process that measures gave no answer; {why}", where=target, cure=cure, status=status)
+    return BenchmarkError(f"a process that measures gave no answer; {why}", where=name, cure=cure, status=status)
 
 
 def serve() -> None:

@@ -8,9 +8,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
 
 from samedge.benchmarks.artefacts import Artefacts
 from samedge.benchmarks.bench import Bench, Settings
@@ -22,12 +19,10 @@ from samedge.benchmarks.gpu_results import GpuReport, write_gpu_report
 from samedge.benchmarks.gpu_results import rich_table as gpu_table
 from samedge.benchmarks.measure import WARM_UPS
 from samedge.benchmarks.report import rich_table, write_report
-from samedge.benchmarks.results import SCHEMA, Report, Row
+from samedge.benchmarks.results import SCHEMA, Report
+from samedge.benchmarks.screen import Screen
 from samedge.benchmarks.targets import ROWS, chosen_targets, measure_targets
 from samedge.errors import BenchmarkError, SamedgeError, UsageError
-
-_WIDTH = 240
-"""Columns where stdout is no terminal."""
 
 app = typer.Typer(
     name="samedge.benchmarks",
@@ -144,7 +139,7 @@ def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) 
     """
     chosen_targets(rows)
     report = Report(SCHEMA, measured_where(_command()), _shown(settings), ())
-    screen = _Screen()
+    screen = Screen(lambda width: rich_table(report.rows, width))
     if is_busy():
         screen.warn("This machine is busy: times say little, ratios something, memory and errors all they should")
     with screen:
@@ -152,56 +147,10 @@ def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) 
         for row in measure_targets(bench, rows):
             rows_so_far = sorted((*report.rows, row), key=lambda row: ROWS.index(row.row))
             report = msgspec.structs.replace(report, rows=tuple(rows_so_far))
-            screen.show(report.rows)
+            screen.refresh()
             if output is not None:
                 write_report(report, output)
     return report
-
-
-class _Screen:
-    """The table on stdout; sentences about what goes on below it, or on stderr where stdout is no terminal."""
-
-    def __init__(self) -> None:
-        self._console, self._errors = Console(), Console(stderr=True)
-        self._rows: tuple[Row, ...] = ()
-        self._sentence = ""
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
-
-    def __enter__(self) -> None:
-        if self._live is not None:
-            self._live.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._sentence = ""
-        if self._live is not None:
-            self._refresh()
-            self._live.stop()
-        elif self._rows:
-            Console(width=_WIDTH).print(rich_table(self._rows, _WIDTH))
-
-    def warn(self, sentence: str) -> None:
-        """Writes a sentence to stderr."""
-        self._errors.print(f"{sentence}.", markup=False, highlight=False, soft_wrap=True)
-
-    def say(self, sentence: str) -> None:
-        """Shows what is being done."""
-        self._sentence = sentence
-        if self._live is None:
-            self._errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
-        else:
-            self._refresh()
-
-    def show(self, rows: tuple[Row, ...]) -> None:
-        """Shows the rows that are there."""
-        self._rows = rows
-        if self._live is not None:
-            self._refresh()
-
-    def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(
-                Group(rich_table(self._rows, self._console.width), Text(self._sentence, style="dim")), refresh=True
-            )
 
 
 def _split(values: list[str] | None) -> list[str]:

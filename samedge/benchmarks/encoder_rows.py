@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -148,7 +148,7 @@ def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, imag
         )
 
 
-def _masks(bench: Bench, row: EncoderRow, backend: str) -> dict[str, float]:
+def _masks(bench: Bench, row: EncoderRow, backend: str) -> dict[str, Any]:
     """Agreement of masks with torch, of weights that were trained, exported as this row's are."""
     source = bench.settings.masks_of
     bundle = bench.artefacts.bundle(
@@ -156,7 +156,7 @@ def _masks(bench: Bench, row: EncoderRow, backend: str) -> dict[str, float]:
     )
     bench.say(f"Masks of {source}, {row.precision} in {backend}")
     arguments = {"source": source, "bundle": str(bundle), "backend": backend, "threads": bench.settings.threads}
-    said: dict[str, float] = call_in_child("samedge.benchmarks.agreement:prompted_masks", arguments)
+    said: dict[str, Any] = call_in_child("samedge.benchmarks.agreement:prompted_masks", arguments)
     return said
 
 

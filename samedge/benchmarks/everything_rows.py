@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from samedge.benchmarks.agreement import Agreement, agreement
 from samedge.benchmarks.artefacts import PICTURES
 from samedge.benchmarks.bench import Bench
 from samedge.benchmarks.measure import Contender
 from samedge.benchmarks.results import Row
+from samedge.benchmarks.thresholds import DEMO_THRESHOLDS, seeded_thresholds
 from samedge.benchmarks.variants import Variant
 from samedge.models.weights import SEEDED
 from samedge.runtime.everything.found import FoundMasks
@@ -24,12 +23,6 @@ MODES: Final = {"everything-exact": "exact", "everything-fast": "fast"}
 
 _SAME: Final = 0.99
 _ALIKE: Final = 0.9
-_TRAINED: Final = {"points_per_side": 32, "pred_iou_thresh": 0.55, "stability_score_thresh": 0.75}
-"""sam_demo is rarely as sure as Meta's thresholds want: with those of 0.88 and 0.95 hardly a mask would stay."""
-_SURE: Final = 0.3
-_STABLE: Final = 0.5
-"""Of random weights' masks: thresholds are chosen so that such a share is sure enough, and of those such a share
-stable. Fixed ones would drop all of them, or none."""
 
 
 def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
@@ -45,11 +38,12 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
         return
     settings = bench.settings
     bundle = bench.artefacts.bundle(model, form=settings.form)
-    options: dict[str, Any] = dict(_TRAINED)
+    options: dict[str, Any] = {"points_per_side": 32, **DEMO_THRESHOLDS}
     if model != DEMO:
         options |= {"points_per_side": settings.everything_points}
     if model.startswith(SEEDED):
-        options |= _thresholds(bench, str(bundle), settings.everything_points)
+        bench.say("Looking for thresholds at which some masks stay")
+        options |= seeded_thresholds(str(bundle), str(PICTURES[0]), settings.everything_points, settings.threads)
 
     def theirs(picture: Path) -> Variant:
         arguments = {"source": model, "image": str(picture), "options": options, "threads": settings.threads}
@@ -102,27 +96,6 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
                 ", ".join(f"{option} {value}" for option, value in options.items()),
             ),
         )
-
-
-def _thresholds(bench: Bench, bundle: str, points_per_side: int) -> dict[str, float]:
-    """Returns thresholds at which some masks of random weights stay and most do not, as of trained ones."""
-    bench.say("Looking for thresholds at which some masks stay")
-    options = {
-        "points_per_side": points_per_side, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0
-    }  # fmt: skip
-    arguments = {
-        "bundle": bundle, "image": str(PICTURES[0]), "options": options, "mode": "exact", "backend": "onnxruntime",
-        "threads": bench.settings.threads,
-    }  # fmt: skip
-    found: FoundMasks = Variant("all masks", "everything", arguments).open()()
-    if not len(found):
-        return {}
-    sure = round(float(np.quantile(found.predicted_iou, 1 - _SURE)), 4)
-    stable = found.stability_score[found.predicted_iou > sure]
-    return {
-        "pred_iou_thresh": sure,
-        "stability_score_thresh": round(float(np.quantile(stable, 1 - _STABLE)), 4) if len(stable) else 0.0,
-    }
 
 
 def _against_meta(found: Sequence[FoundMasks], generators: Sequence[Variant]) -> Agreement:

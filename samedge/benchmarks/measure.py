@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ WARM_UPS: Final = 2
 
 _FENCE: Final = 1.5
 _FEWEST_FOR_OUTLIERS: Final = 5
+
+R = TypeVar("R")
 
 Clocks: TypeAlias = Callable[[], tuple[float, float]]
 """Gives wall and CPU time, in seconds that only grow."""
@@ -51,6 +53,8 @@ class Spread(msgspec.Struct, frozen=True):
         count: How many numbers there are.
         outliers: How many lie further than 1.5 interquartile ranges outside the quartiles; 0 if there are fewer than
             five. They are counted, and not left out.
+        p99: A hundredth are greater (interpolated: of fewer than a hundred numbers it lies near the greatest); None in
+            reports from before it was kept.
     """
 
     median: float
@@ -58,6 +62,7 @@ class Spread(msgspec.Struct, frozen=True):
     high: float
     count: int
     outliers: int = 0
+    p99: float | None = None
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -90,11 +95,11 @@ def spread_of(values: Sequence[float]) -> Spread:
     if not values:
         raise BenchmarkError("there is nothing to take the median of", cure="Measure at least one round")
     numbers = np.asarray(values, np.float64)
-    low, first, median, third, high = np.percentile(numbers, (10, 25, 50, 75, 90)).tolist()
+    low, first, median, third, high, p99 = np.percentile(numbers, (10, 25, 50, 75, 90, 99)).tolist()
     fence = _FENCE * (third - first)
     outside = (numbers < first - fence) | (numbers > third + fence)
     outliers = int(outside.sum()) if len(numbers) >= _FEWEST_FOR_OUTLIERS else 0
-    return Spread(median, low, high, len(numbers), outliers)
+    return Spread(median, low, high, len(numbers), outliers, p99)
 
 
 def interleave(
@@ -146,14 +151,30 @@ def times_in_turn(
     for turn in range(warm_ups + rounds):
         report(turn + 1)
         for contender in contenders:
-            spent = _timed(contender.call, clocks)
+            wall, cpu, result = timed(contender.call, clocks)
+            del result  # after the clock: what a call returns, its caller frees
             if turn >= warm_ups:
-                times[contender.name].append(spent)
+                times[contender.name].append((wall, cpu))
     return times
 
 
-def _timed(call: Callable[[], object], clocks: Clocks) -> tuple[float, float]:
-    """Calls once, without Python's garbage collection, which would come at any moment; returns wall and CPU time, s."""
+def timed(
+    call: Callable[[], R],
+    clocks: Clocks = process_clocks,
+    *,
+    begun: Callable[[], tuple[float, float]] | None = None,
+) -> tuple[float, float, R]:
+    """Calls once, without Python's garbage collection, which would come at any moment.
+
+    Args:
+        call: What is timed.
+        clocks: Read before and after.
+        begun: Tells, after the call, the clocks from which to count, where the call begins with what is not to be
+            timed; None counts all of it.
+
+    Returns:
+        Wall and CPU time, s, and what the call returned.
+    """
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -164,8 +185,9 @@ def _timed(call: Callable[[], object], clocks: Clocks) -> tuple[float, float]:
     finally:
         if was_enabled:
             gc.enable()
-    del result  # after the clock: what a call returns, its caller frees
-    return wall_after - wall, cpu_after - cpu
+    if begun is not None:
+        wall, cpu = begun()
+    return wall_after - wall, cpu_after - cpu, result
 
 
 def _timing(baseline: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]) -> Timing:

@@ -227,6 +227,24 @@ def reference_of(source: str) -> tuple[Any, SamConfig]:
     return build(state, config).requires_grad_(requires_grad=False), config
 
 
+def write_seeded_state(name: str, path: str) -> None:
+    """Writes random weights as a state dict that any torch reads.
+
+    Args:
+        name: Of the architecture.
+        path: The file.
+
+    Raises:
+        UsageError: There are no such weights.
+    """
+    if name.lower().startswith(("yolo", "fastsam")):
+        from samedge.models.yolo_seeded import seeded_yolo
+
+        torch.save(seeded_yolo(name).state_dict(), path)
+    else:
+        torch.save(seeded_state(seeded_config(name)), path)
+
+
 def use_threads(threads: int | None) -> None:
     """Sets on how many CPU threads torch runs; None leaves it as it is."""
     if threads is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -29,18 +29,18 @@ _WORDS: Final = {
     "precision": "precision", "first": "first call", "second": "second call", "import_ms": "time",
     "first_mask_s": "time",
 }  # fmt: skip
-_NOTHING: Final = "–"
+NOTHING: Final = "–"
 
 
 def spread_text(spread: Spread, unit: str, scale: float = 1.0) -> str:
     """Returns a median and, in brackets, between which values eight of ten lie; and how many are outliers."""
-    low, middle, high = (_short(value * scale) for value in (spread.low, spread.median, spread.high))
+    low, middle, high = (short(value * scale) for value in (spread.low, spread.median, spread.high))
     outliers = f", {spread.outliers} outlier{'s' if spread.outliers > 1 else ''}" if spread.outliers else ""
     return f"{middle}{unit} ({low}–{high}{outliers})"
 
 
-def _short(value: float) -> str:
-    """Three digits, but never fewer than the whole ones."""
+def short(value: float) -> str:
+    """Returns a number with three digits, but never fewer than the whole ones."""
     size = abs(value)
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:.{decimals}f}"
@@ -49,29 +49,29 @@ def _short(value: float) -> str:
 def _pair(ours: float | None, baseline: float | None) -> str:
     """Two sizes in bytes as MB, and their ratio."""
     if ours is None:
-        return _NOTHING
-    text = f"{_short(ours / 1e6)}"
-    return text if baseline is None else f"{text} / {_short(baseline / 1e6)} ({_short(ours / baseline)})"
+        return NOTHING
+    text = f"{short(ours / 1e6)}"
+    return text if baseline is None else f"{text} / {short(baseline / 1e6)} ({short(ours / baseline)})"
 
 
 def _what(row: Row) -> str:
-    return f"{row.what}: {row.model}" if row.model != _NOTHING else row.what
+    return f"{row.what}: {row.model}" if row.model != NOTHING else row.what
 
 
 def _ratio(row: Row) -> str:
     if row.own_ratio is not None:
         return spread_text(row.own_ratio, "x")
-    return _NOTHING if row.timing is None else spread_text(row.timing.ratio, "x")
+    return NOTHING if row.timing is None else spread_text(row.timing.ratio, "x")
 
 
 def _cpu_ratio(row: Row) -> str:
-    return _NOTHING if row.timing is None else f"{_short(row.timing.cpu_ratio.median)}x"
+    return NOTHING if row.timing is None else f"{short(row.timing.cpu_ratio.median)}x"
 
 
 def _time(row: Row) -> str:
     if row.timing is None or row.baseline_timing is None:
-        return _NOTHING
-    return f"{_short(row.timing.wall.median * 1e3)} / {_short(row.baseline_timing.wall.median * 1e3)}"
+        return NOTHING
+    return f"{short(row.timing.wall.median * 1e3)} / {short(row.baseline_timing.wall.median * 1e3)}"
 
 
 def _memory(row: Row) -> str:
@@ -81,13 +81,13 @@ def _memory(row: Row) -> str:
 
 def _iou(row: Row) -> str:
     if row.mask_iou is None:
-        return _NOTHING
+        return NOTHING
     return f"{row.mask_iou:.4f}"
 
 
 def _goal(goal: Goal) -> str:
     sign = "≥" if goal.figure in AT_LEAST else "≤"
-    shown = f"1/{_short(1 / goal.reach).rstrip('0').rstrip('.')}" if _is_share(goal) else f"{goal.reach:g}"
+    shown = f"1/{short(1 / goal.reach).rstrip('0').rstrip('.')}" if _is_share(goal) else f"{goal.reach:g}"
     return f"{_WORDS[goal.figure]} {sign} {shown}{_UNITS.get(goal.figure, '')}"
 
 
@@ -114,10 +114,10 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
     ("ms, ours / baseline", _time),
     ("peak RSS, MB, ours / baseline (ratio)", _memory),
     ("file, MB, ours / baseline (ratio)", lambda row: _pair(row.bytes, row.baseline_bytes)),
-    ("error", lambda row: _NOTHING if row.error is None else f"{row.error:.1e}"),
+    ("error", lambda row: NOTHING if row.error is None else f"{row.error:.1e}"),
     ("mask IoU", _iou),
     ("reach", lambda row: "\n".join(_goal(outcome.goal) for outcome in row.outcomes)),
-    ("met", lambda row: "\n".join(_NOTHING if row.skipped else _met(outcome) for outcome in row.outcomes)),
+    ("met", lambda row: "\n".join(NOTHING if row.skipped else _met(outcome) for outcome in row.outcomes)),
 )
 
 
@@ -146,7 +146,7 @@ def rich_table(rows: Sequence[Row], width: int) -> Table:
 def markdown(report: Report) -> str:
     """Returns the report as Markdown: the table, the notes of each row, and where it was measured."""
     lines = [" | ".join(heading for heading, _ in COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(_markdown_cell(cell(row)) for _, cell in COLUMNS) for row in report.rows]
+    lines += [" | ".join(markdown_cell(cell(row)) for _, cell in COLUMNS) for row in report.rows]
     text = "# Targets\n\n" + "".join(f"| {line} |\n" for line in lines)
     noted = [row for row in report.rows if row.notes]
     if noted:
@@ -156,7 +156,8 @@ def markdown(report: Report) -> str:
     return text
 
 
-def _markdown_cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """Returns a text as a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", "<br>")
 
 
@@ -197,9 +198,18 @@ def flat(row: Row) -> dict[str, str | float | int | None]:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """Returns rows as CSV, one line each."""
+    return csv_lines([flat(row) for row in rows], "row")
+
+
+def csv_lines(lines: Sequence[Mapping[str, object]], first: str) -> str:
+    """Returns dictionaries of the same keys as CSV.
+
+    Args:
+        lines: One each.
+        first: The heading where there are none.
+    """
     text = io.StringIO()
-    lines = [flat(row) for row in rows]
-    writer = csv.DictWriter(text, list(lines[0]) if lines else ["row"], lineterminator="\n")
+    writer = csv.DictWriter(text, list(lines[0]) if lines else [first], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
@@ -211,13 +221,31 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     Raises:
         StorageError: The file system said no.
     """
-    document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
-    texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), document), strict=True))
+    texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), json_text(report)), strict=True))
+    return write_texts(texts, folder, NAME)
+
+
+def json_text(report: msgspec.Struct) -> str:
+    """Returns a report as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def write_texts(texts: Mapping[str, str], folder: Path, name: str) -> list[Path]:
+    """Writes files of one name, in place of older ones, and returns the paths.
+
+    Args:
+        texts: By suffix.
+        folder: Made if it is not there.
+        name: Of the files.
+
+    Raises:
+        StorageError: The file system said no.
+    """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for suffix, text in texts.items():
-        path = folder / f"{NAME}{suffix}"
+        path = folder / f"{name}{suffix}"
         write_whole(path, text.encode())
         paths.append(path)
     return paths

@@ -13,6 +13,7 @@ import typer
 
 from samedge import __version__
 from samedge.cli.annotate import annotate
+from samedge.cli.bench import bench
 from samedge.cli.demo import demo
 from samedge.cli.export import export
 from samedge.cli.info import info
@@ -30,7 +31,7 @@ app = typer.Typer(
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
-for command in (export, predict, annotate, profile, info, demo):
+for command in (export, predict, annotate, bench, profile, info, demo):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from samedge.models.load import LoadedModel, load_model
 from samedge.models.sam import Sam
+from samedge.models.yolo import Yolo
 from samedge.runtime.manifest import ModelRecord
 
 
@@ -66,3 +67,16 @@ def count_gflops(sam: Sam) -> tuple[float, float]:
         with FlopCounterMode(display=False) as decoder:
             sam.decode(embedding, *prompt)
     return encoder.get_total_flops() / 1e9, decoder.get_total_flops() / 1e9
+
+
+def count_yolo_gflops(yolo: Yolo, side: int) -> float:
+    """Counts as `count_gflops` does, for the whole network of a YOLO on one square picture.
+
+    Args:
+        yolo: The model.
+        side: Of the picture, px.
+    """
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        yolo(torch.zeros(1, 3, side, side))
+    operations: int = counter.get_total_flops()
+    return operations / 1e9

@@ -137,6 +137,13 @@ def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> 
     )
 
 
+def weights_at_hand(source: str) -> Path | None:
+    """Returns the file that a path or a known name means, if it is on this machine; fetches and checks nothing."""
+    known = KNOWN_WEIGHTS.get(source)
+    places = [Path(source), BUNDLED_WEIGHTS.get(source), _folder() / known.file if known else None]
+    return next((place for place in places if place is not None and place.is_file()), None)
+
+
 def licence_of(path: Path, sha256: str) -> str | None:
     """Returns the licence of a file that is known by its digest, or None.
 

@@ -108,6 +108,11 @@ class Predictor:
         return self._manifest
 
     @property
+    def graphs(self) -> SamGraphs:
+        """The opened graphs, for who wants to run one step alone; closed with the predictor."""
+        return self._graphs
+
+    @property
     def backend(self) -> str:
         """The backend that runs the graphs."""
         return self._graphs.encoder.backend
