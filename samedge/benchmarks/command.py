@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
 
 from samedge.benchmarks.artefacts import Artefacts
 from samedge.benchmarks.bench import Bench, Settings
@@ -20,7 +21,7 @@ from samedge.benchmarks.gpu_results import rich_table as gpu_table
 from samedge.benchmarks.measure import WARM_UPS
 from samedge.benchmarks.report import rich_table, write_report
 from samedge.benchmarks.results import SCHEMA, Report
-from samedge.benchmarks.screen import Screen
+from samedge.benchmarks.screen import WIDTH, Screen
 from samedge.benchmarks.targets import ROWS, chosen_targets, measure_targets
 from samedge.errors import BenchmarkError, SamedgeError, UsageError
 
@@ -110,7 +111,7 @@ def gpu(
     report = run_gpu(settings, measured_where(_command()), say=say, show=show)
     console = Console()
     if report.contenders:
-        (console if console.is_terminal else Console(width=_WIDTH)).print(gpu_table(report))
+        (console if console.is_terminal else Console(width=WIDTH)).print(gpu_table(report))
     for check in report.checks:
         console.print(f"{check.name}: {check.problem or 'passed'}", markup=False, highlight=False, soft_wrap=True)
     failed = [check for check in report.checks if check.problem]

@@ -10,6 +10,7 @@ from samedge.benchmarks.device_memory import used_device_bytes
 from samedge.benchmarks.measure import timed
 from samedge.benchmarks.table.peer_protocol import PROTOCOL, Hello, Opened, Opening, Ran
 from samedge.benchmarks.table.serve import Loaded
+from samedge.engines.device_array import DeviceArray
 from samedge.runtime.geometry import ImageGeometry
 from samedge.runtime.image import as_bgr
 from samedge.runtime.load import load
@@ -69,7 +70,7 @@ def device_bytes_of(device: str, before: int | None) -> Callable[[], int | None]
 
 def _stages(opening: Opening, predictor: Predictor, pictures: list[ImageArray]) -> dict[str, Callable[[int], Ran]]:
     inputs: dict[int, FloatArray] = {}
-    embeddings: dict[int, FloatArray] = {}
+    embeddings: dict[int, FloatArray | DeviceArray] = {}
 
     def geometry_of(image: ImageArray) -> ImageGeometry:
         return ImageGeometry.of(image.shape[0], image.shape[1], predictor.info.input.image_size)
