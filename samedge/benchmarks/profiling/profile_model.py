@@ -9,7 +9,8 @@ from typing import Final, get_args
 
 from samedge.api import is_bundle
 from samedge.benchmarks.facts import is_busy, measured_where
-from samedge.benchmarks.profiling.graph_work import GraphWork, read_graph_work
+from samedge.benchmarks.profiling.graph_work import GraphWork
+from samedge.benchmarks.profiling.onnx_work import read_graph_work
 from samedge.benchmarks.profiling.peaks import Peaks, measure_peaks
 from samedge.benchmarks.profiling.profile import SCHEMA, Profile, kind_rows, layer_rows
 from samedge.engines.layer_times import LayerProfile, profile_layers

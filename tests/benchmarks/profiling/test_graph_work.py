@@ -11,7 +11,8 @@ import pytest
 from bundles import write_small_bundle
 from onnx_graphs import write_onnx, zeros
 
-from samedge.benchmarks.profiling.graph_work import GraphWork, read_graph_work
+from samedge.benchmarks.profiling.graph_work import GraphWork
+from samedge.benchmarks.profiling.onnx_work import read_graph_work
 from samedge.engines.layer_times import LayerTime
 from samedge.errors import EngineError, StorageError
 from samedge.export.describe import count_gflops

@@ -13,7 +13,8 @@ from bundles import write_small_bundle
 from onnx_graphs import write_onnx, zeros
 
 from samedge.benchmarks.profiling import profile_model as module
-from samedge.benchmarks.profiling.graph_work import GraphWork, read_graph_work
+from samedge.benchmarks.profiling.graph_work import GraphWork
+from samedge.benchmarks.profiling.onnx_work import read_graph_work
 from samedge.benchmarks.profiling.peaks import COPIED, SIDES, Peaks, measure_peaks
 from samedge.benchmarks.profiling.plot import plot_profile
 from samedge.benchmarks.profiling.profile import Profile, kind_rows, layer_rows
