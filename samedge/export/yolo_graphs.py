@@ -1,7 +1,8 @@
 """The graph of a YOLOv8 or FastSAM, with the names and shapes of Ultralytics' own exports.
 
 ``images`` float32 ``[N, 3, H, W]`` RGB 0..1 to ``output0`` ``[N, 4 + C + M, A]`` and, where the model segments,
-``output1`` ``[N, M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph.
+``output1`` ``[N, M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph;
+`samedge.export.yolo_suppression` puts it behind the graph where that is asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 import torch
 
 from samedge.export.graphs import DynamicAxes, GraphPlan
-from samedge.models.yolo import Yolo
+from samedge.models.yolo import STRIDES, Yolo
 from samedge.runtime.yolo_graph import INPUT, OUTPUT, PROTOTYPES
 
 _TRACED_SIDES: Final = (96, 160)
@@ -46,9 +47,14 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> Gra
     )
 
 
+def anchors_of(image_size: tuple[int, int]) -> int:
+    """Returns how many boxes a model looks at in an input of (height, width) px."""
+    return sum((image_size[0] // stride) * (image_size[1] // stride) for stride in STRIDES)
+
+
 def _output_shapes(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> dict[str, tuple[int | str, ...]]:
     config, (height, width) = model.config, image_size
-    anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))
+    anchors = anchors_of(image_size)
     rows = 4 + config.classes + config.prototypes
     shapes: dict[str, tuple[int | str, ...]] = {OUTPUT: ("batch", rows, "anchors" if dynamic else anchors)}
     if config.segments:
