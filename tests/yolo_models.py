@@ -17,7 +17,7 @@ from samedge.models.yolo_seeded import seeded_yolo
 SMALL = YoloConfig((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
 DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
 SIDE = 128
-CONF = 0.05
+CONF = 0.02
 """A threshold that some of their anchors pass."""
 
 

@@ -109,7 +109,7 @@ def _judge(
         return ParityRecord(
             verdict=verdict_of(found),
             backend=f"{b.backend} {b.device}",
-            mask_iou_mean=found.mask_iou,
+            mask_iou_mean=1.0 if found.mask_iou is None else found.mask_iou,
             objects=found,
             thresholds=dict(THRESHOLDS),
         )

@@ -124,23 +124,24 @@ class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         objects: Objects that either finds.
         found: Share of them that the other finds too, in the same place and of the same class.
         box_iou: Mean intersection over union of the boxes of those that both find.
-        mask_iou: The same of the masks; 1 for a detector.
+        mask_iou: The same of the masks; None for a detector.
     """
 
     images: int
     objects: int
     found: float
     box_iou: float
-    mask_iou: float
+    mask_iou: float | None
 
     @property
     def sentence(self) -> str:
         """The figures in words."""
         if not self.objects:
             return f"there is no object in the {self.images} pictures to compare, so they say nothing"
+        masks = "" if self.mask_iou is None else f" and a mean mask IoU of {self.mask_iou:.3f}"
         return (
             f"{self.found:.1%} of {self.objects} objects in {self.images} pictures are found with float32 and with "
-            f"int8, with a mean box IoU of {self.box_iou:.3f} and a mean mask IoU of {self.mask_iou:.3f}"
+            f"int8, with a mean box IoU of {self.box_iou:.3f}{masks}"
         )
 
 
