@@ -193,16 +193,28 @@ class YOLO:
         output: str | Path | None = None,
         imgsz: ImageSize = None,
         dynamic: bool = False,
+        batch: int = 1,
+        nms: bool = False,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        max_det: int = 300,
+        agnostic_nms: bool = False,
         opset: int = 17,
         check: bool = True,
     ) -> str:
-        """Exports the checkpoint as an ONNX file, and returns its path.
+        """Exports the checkpoint as an ONNX file, and returns its path; `samedge.export_model` makes a bundle.
 
         Args:
             format: What to write. "onnx" is the only one so far.
             output: As for `samedge.export.yolo_export.export_yolo`.
             imgsz: Side of the input, or (height, width), px; the model's own if left out.
-            dynamic: Leave height and width free.
+            dynamic: Leave height, width and the number of images free.
+            batch: Images that the graph takes at once, unless that is free.
+            nms: Suppress boxes that overlap in the graph; with `conf`, `iou`, `max_det` and `agnostic_nms` as there.
+            conf: With `nms`.
+            iou: With `nms`.
+            max_det: With `nms`.
+            agnostic_nms: With `nms`.
             opset: ONNX opset.
             check: Compare the graph with the torch model.
 
@@ -218,7 +230,10 @@ class YOLO:
             from samedge.export.yolo_export import export_yolo
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-        path = export_yolo(self.model, output, image_size=imgsz, dynamic=dynamic, opset=opset, check=check)
+        path = export_yolo(
+            self.model, output, image_size=imgsz, dynamic=dynamic, opset=opset, check=check,
+            batch=None if dynamic else batch, nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms,
+        )  # fmt: skip
         return str(path)
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ def export_model(
     """
     _check_options(format, precision, io, opset, form, calib)
     yolo = YoloOptions(
-        image_size, dynamic, suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
+        image_size, dynamic, nms=suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
     )
     report = progress or (lambda _step, _share: None)
     stem = Path(model).stem.replace(":", "-")

@@ -56,6 +56,7 @@ def export_yolo(
     dynamic: bool = True,
     opset: int = 17,
     check: bool = True,
+    batch: int | None = None,
     nms: bool = False,
     conf: float = 0.25,
     iou: float = 0.7,
@@ -71,6 +72,8 @@ def export_yolo(
         dynamic: Leave height and width free, so that the host can cut the padding down.
         opset: ONNX opset, 12 to 20.
         check: Compare the graph with the torch model on the probe images and write the verdict into the file.
+        batch: The one number of images that the graph takes; None leaves it free. Ultralytics' runtime takes a graph
+            whose batch is free for one whose sizes are free too.
         nms: Suppress boxes that overlap in the graph.
         conf: With `nms`: boxes score more.
         iou: With `nms`: of two boxes of one class that overlap by more, the one that scores less is dropped.
@@ -88,7 +91,7 @@ def export_yolo(
             f"opset {opset} is not supported", cure=f"Choose {YOLO_OPSETS.start} to {YOLO_OPSETS.stop - 1}"
         )
     record = suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
-    options = YoloOptions(image_size, dynamic, record)
+    options = YoloOptions(image_size, dynamic, batch, record)
     loaded = load_yolo(model)
     options.size(loaded.image_size)
     target = Path(output) if output is not None else Path(f"{Path(model).stem.replace(':', '-')}.onnx")
@@ -123,7 +126,7 @@ def write_yolo(
         report: Called with a sentence and the share of the whole that is done.
     """
     config, size = loaded.model.config, options.size(loaded.image_size)
-    plan = plan_yolo(loaded.model, size, dynamic=options.dynamic)
+    plan = plan_yolo(loaded.model, size, dynamic=options.dynamic, batch=options.batch)
     report("Writing the graph", 0.1)
     graph = save_graph(trace(plan, opset), plan, folder, stem, precision="fp32", opset=opset)
     parity = ParityRecord(verdict="unchecked")
@@ -131,7 +134,7 @@ def write_yolo(
     if check:
         report("Comparing with the checkpoint", 0.3)
         with open_engine(folder / graph.graph.file, backend="onnxruntime", device="cpu") as engine:
-            parity = check_yolo(loaded.model, engine, size, rect=options.dynamic)
+            parity = check_yolo(loaded.model, engine, size, rect=options.dynamic, batch=options.batch or 1)
     if calib is not None:
         chosen = int8_yolo(
             graph, plan, folder, stem, calib, size, _metadata(loaded, options, size, parity),
@@ -185,7 +188,7 @@ def _with_suppression(
         ):
             error = suppression_error(
                 raw, suppressed, loaded.model.config.classes, options.nms, options.size(loaded.image_size),
-                rect=options.dynamic,
+                rect=options.dynamic, batch=options.batch or 1,
             )  # fmt: skip
     finally:
         path.unlink(missing_ok=True)
@@ -203,7 +206,8 @@ def _metadata(loaded: LoadedYolo, options: YoloOptions, size: tuple[int, int], p
         author="samedge",
         version=samedge.__version__,
         license=loaded.licence,
-        args=repr({"dynamic": options.dynamic, "nms": options.nms is not None, "batch": 1}),
+        args=repr({"dynamic": options.dynamic, "nms": options.nms is not None, "batch": options.batch or 1}),
+        batch=str(options.batch or 1),
         checkpoint=loaded.checkpoint,
         checkpoint_sha256=loaded.sha256,
         seeded=str(loaded.seeded),

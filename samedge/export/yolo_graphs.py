@@ -19,16 +19,17 @@ _TRACED_SIDES: Final = (96, 160)
 """Height and width to trace free sizes with: unequal, so that neither is taken for the other."""
 
 
-def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> GraphPlan:
+def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch: int | None = None) -> GraphPlan:
     """Returns the plan of the graph of a YOLO.
 
     Args:
         model: In evaluation mode.
         image_size: (height, width) of the input, px, multiples of 32; what it is fixed to unless `dynamic`.
-        dynamic: Leave height and width free; the batch size is free in any case.
+        dynamic: Leave height and width free.
+        batch: The one number of images that the graph takes; None leaves it free.
     """
     outputs = (OUTPUT, PROTOTYPES) if model.config.segments else (OUTPUT,)
-    axes: DynamicAxes = {name: {0: "batch"} for name in (INPUT, *outputs)}
+    axes: DynamicAxes = {name: {} if batch else {0: "batch"} for name in (INPUT, *outputs)}
     if dynamic:
         axes[INPUT] |= {2: "height", 3: "width"}
         axes[OUTPUT] |= {2: "anchors"}
@@ -38,12 +39,12 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> Gra
     return GraphPlan(
         role="yolo",
         module=model,
-        # Two images: a size of 1 could be taken for a constant.
-        example=(torch.zeros(2, 3, height, width),),
+        # Two images where any number is meant: a size of 1 could be taken for a constant.
+        example=(torch.zeros(batch or 2, 3, height, width),),
         inputs=(INPUT,),
         outputs=outputs,
         dynamic_axes=axes,
-        output_shapes=_output_shapes(model, image_size, dynamic=dynamic),
+        output_shapes=_output_shapes(model, image_size, batch or "batch", dynamic=dynamic),
     )
 
 
@@ -52,12 +53,14 @@ def anchors_of(image_size: tuple[int, int]) -> int:
     return sum((image_size[0] // stride) * (image_size[1] // stride) for stride in STRIDES)
 
 
-def _output_shapes(model: Yolo, image_size: tuple[int, int], *, dynamic: bool) -> dict[str, tuple[int | str, ...]]:
+def _output_shapes(
+    model: Yolo, image_size: tuple[int, int], batch: int | str, *, dynamic: bool
+) -> dict[str, tuple[int | str, ...]]:
     config, (height, width) = model.config, image_size
     anchors = anchors_of(image_size)
     rows = 4 + config.classes + config.prototypes
-    shapes: dict[str, tuple[int | str, ...]] = {OUTPUT: ("batch", rows, "anchors" if dynamic else anchors)}
+    shapes: dict[str, tuple[int | str, ...]] = {OUTPUT: (batch, rows, "anchors" if dynamic else anchors)}
     if config.segments:
         sides = ("mask_height", "mask_width") if dynamic else (height // 4, width // 4)
-        shapes[PROTOTYPES] = ("batch", config.prototypes, *sides)
+        shapes[PROTOTYPES] = (batch, config.prototypes, *sides)
     return shapes

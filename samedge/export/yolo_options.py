@@ -17,12 +17,21 @@ class YoloOptions:
     Attributes:
         image_size: Side of the input, or (height, width), px, multiples of 32; what the model was trained at if None.
         dynamic: Leave height and width free.
+        batch: The one number of images that the graph takes; None leaves it free.
         nms: Suppress boxes that overlap in the graph, in this way; None leaves it to the host.
+
+    Raises:
+        UsageError: `batch` is less than 1.
     """
 
     image_size: int | tuple[int, int] | None = None
     dynamic: bool = True
+    batch: int | None = None
     nms: SuppressionRecord | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch is {self.batch}", cure="Give 1 or more, or None for any number of images")
 
     def size(self, trained: int) -> tuple[int, int]:
         """Returns (height, width) of the input, px.

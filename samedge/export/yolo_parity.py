@@ -38,7 +38,7 @@ def parity_json(parity: ParityRecord) -> str:
     return json.dumps({name: getattr(parity, name) for name in names})
 
 
-def check_yolo(model: Yolo, engine: Engine, image_size: tuple[int, int], *, rect: bool) -> ParityRecord:
+def check_yolo(model: Yolo, engine: Engine, image_size: tuple[int, int], *, rect: bool, batch: int = 1) -> ParityRecord:
     """Runs model and graph on the probe images and returns the verdict.
 
     Args:
@@ -46,10 +46,11 @@ def check_yolo(model: Yolo, engine: Engine, image_size: tuple[int, int], *, rect
         engine: Its graph, without suppression.
         image_size: (height, width) of the input, px.
         rect: The graph's input size is free.
+        batch: How many images the graph is given at once: each probe so many times.
     """
     box_error, rows = 0.0, []
     classes = 4 + model.config.classes
-    for name, feed in _probes(image_size, rect=rect):
+    for name, feed in _probes(image_size, batch, rect=rect):
         with torch.no_grad():
             wanted = [output.numpy() for output in model(torch.from_numpy(feed))]
         found = list(engine.run({INPUT: feed}).values())
@@ -78,7 +79,14 @@ def check_yolo(model: Yolo, engine: Engine, image_size: tuple[int, int], *, rect
 
 
 def suppression_error(
-    raw: Engine, suppressed: Engine, classes: int, record: SuppressionRecord, image_size: tuple[int, int], *, rect: bool
+    raw: Engine,
+    suppressed: Engine,
+    classes: int,
+    record: SuppressionRecord,
+    image_size: tuple[int, int],
+    *,
+    rect: bool,
+    batch: int = 1,
 ) -> float:
     """Returns how far the rows of a graph that suppresses are from the host's at worst; inf where there are others.
 
@@ -89,10 +97,11 @@ def suppression_error(
         record: How it suppresses.
         image_size: (height, width) of the input, px.
         rect: The input size is free.
+        batch: How many images the graphs are given at once.
     """
     thresholds = Thresholds(record.conf, record.iou, record.max_det, agnostic=record.agnostic)
     worst = 0.0
-    for _, feed in _probes(image_size, rect=rect):
+    for _, feed in _probes(image_size, batch, rect=rect):
         kept = detect(raw.run({INPUT: feed}, [OUTPUT])[OUTPUT][0], classes, thresholds)
         wanted = np.column_stack([kept.boxes, kept.scores, kept.classes, kept.coefficients])
         found = suppressed.run({INPUT: feed}, [OUTPUT])[OUTPUT][0]
@@ -102,13 +111,13 @@ def suppression_error(
     return worst
 
 
-def _probes(image_size: tuple[int, int], *, rect: bool) -> list[tuple[str, FloatArray]]:
+def _probes(image_size: tuple[int, int], batch: int, *, rect: bool) -> list[tuple[str, FloatArray]]:
     """Returns the probe images as inputs, by name."""
     height, width = image_size
     feeds = []
     for probe in probe_set(max(height, width), 1):
         letterbox = Letterbox.of(probe.image.shape[0], probe.image.shape[1], height, width, rect=rect)
-        feeds.append((probe.name, letterbox.input(probe.image)))
+        feeds.append((probe.name, np.repeat(letterbox.input(probe.image), batch, 0)))
     return feeds
 
 

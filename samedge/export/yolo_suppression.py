@@ -64,9 +64,10 @@ def add_suppression(
     found = nodes.add("GatherND", [rows, nodes.add("Reshape", [at, column])], batch_dims=1)
     used = nodes.add("Reshape", [nodes.add("Greater", [top, nodes.floats("zero", 0.0)]), column])
     nodes.add("Where", [used, found, nodes.floats("zero", 0.0)], output=OUTPUT)
-    shape = ("batch", at_most, 6 + config.prototypes)
     for value in graph.output:
         if value.name == OUTPUT:
+            images = value.type.tensor_type.shape.dim[0]
+            shape = (images.dim_param or images.dim_value, at_most, 6 + config.prototypes)
             value.CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
 
 
