@@ -203,7 +203,7 @@ def _check_opcodes(data: bytes, path: Path) -> None:
                 cure="Do not load it where it could run",
                 foreign=f"extension {argument}",
             )
-        if opcode.name.endswith("PUT") and int(argument) > len(data):  # memory for so many would be taken at once
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):  # memory for so many would be taken at once
             raise CheckpointError(f"the pickle in this file counts to {argument}", where=path, cure=_GET_AGAIN)
 
 
