@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from samedge.runtime.predictor import Prediction, Predictor
     from samedge.runtime.results import Boxes, Masks, Results
     from samedge.runtime.stream import Stream, StreamItem
+    from samedge.runtime.yolo_predictor import YoloPredictor
     from samedge.sam_predictor import SAMPredictor
     from samedge.yolo import YOLO, FastSAM
 
@@ -49,6 +50,7 @@ _HOMES: Final = {
     "Results": "samedge.runtime.results",
     "Stream": "samedge.runtime.stream",
     "StreamItem": "samedge.runtime.stream",
+    "YoloPredictor": "samedge.runtime.yolo_predictor",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "SamedgeError",
     "Stream",
     "StreamItem",
+    "YoloPredictor",
     "__version__",
     "auto_annotate",
     "backends",

@@ -17,11 +17,11 @@ from typing_extensions import Unpack
 
 from samedge.errors import UsageError
 from samedge.export.cached import cached_bundle, import_exporter
-from samedge.runtime.bundle import ARCHIVE_SUFFIX, bundle_manifest
+from samedge.runtime.bundle import bundle_manifest, is_bundle
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image import ImageSource, as_bgr, path_of
 from samedge.runtime.load import load
-from samedge.runtime.manifest import MANIFEST_NAME, ModelRecord
+from samedge.runtime.manifest import ModelRecord
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.request import Request
@@ -29,13 +29,9 @@ from samedge.runtime.results import Results
 from samedge.runtime.sources import Source, iter_sources
 from samedge.types import IOScheme, Precision
 
+__all__ = ["DEFAULT_CONF", "SAM", "is_bundle"]
+
 DEFAULT_CONF: Final = 0.25
-
-
-def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
-    path = Path(path)
-    return path.is_dir() or path.suffix == ARCHIVE_SUFFIX or path.name == MANIFEST_NAME
 
 
 def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
@@ -78,7 +74,7 @@ class SAM:
         if self._predictor is None:
             bundle = Path(self.model) if is_bundle(self.model) else cached_bundle(self.model)
             self._predictor = load(
-                bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force
+                bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force, kind="sam"
             )
         return self._predictor
 

@@ -1,7 +1,8 @@
 """`YOLO` and `FastSAM`: YOLOv8 detectors and segmenters and FastSAM, called as Ultralytics' users call them.
 
-They open checkpoints (exported once into the cache) and ONNX files, also those that Ultralytics exported. Running needs
-neither torch nor Ultralytics. Masks always have the size of the image, which Ultralytics calls ``retina_masks``.
+They open bundles, checkpoints (exported once into the cache), and ONNX files and engines, also those that Ultralytics
+exported. Running needs neither torch nor Ultralytics. Masks always have the size of the image, which Ultralytics calls
+``retina_masks``.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, overload
 
 from samedge.engines.registry import open_engine
-from samedge.errors import BundleError, ParityError, UsageError, missing_extra
+from samedge.errors import ParityError, SamedgeError, UsageError, missing_extra
+from samedge.export.cached import cached_bundle
+from samedge.runtime.bundle import is_bundle
 from samedge.runtime.detections import Thresholds
 from samedge.runtime.fastsam import choose, snap_to_border
-from samedge.runtime.image import ImageSource, as_bgr
-from samedge.runtime.onnx_metadata import read_onnx_metadata
+from samedge.runtime.graph_metadata import read_graph_metadata
+from samedge.runtime.image import ImageSource
+from samedge.runtime.load import load
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.results import Results
 from samedge.runtime.sources import Source, iter_sources
@@ -34,7 +38,7 @@ class YOLO:
     """A YOLOv8 detector or segmenter that can be called.
 
     Args:
-        model: A checkpoint such as "yolov8n-seg.pt", which is exported once into the cache; a graph file; or
+        model: A bundle; a checkpoint such as "yolov8n-seg.pt", which is exported once into the cache; a graph file; or
             "seeded:yolov8n-seg" and the like, random weights of the true architecture.
         task: "detect" or "segment"; the file tells it, so that it need not be given.
         backend: As for `samedge.load`.
@@ -70,24 +74,33 @@ class YOLO:
     def predictor(self) -> YoloPredictor:
         """The predictor behind this model; opened at the first use."""
         if self._predictor is None:
-            path = Path(self.model) if self._is_graph() else _exported(self.model)
-            metadata = read_onnx_metadata(path) if path.suffix == ".onnx" else {}
-            if not self._force:
-                _check_parity(metadata, path)
-            with ExitStack() as stack:
-                engine = stack.enter_context(
-                    open_engine(path, backend=self._backend, device=self._device, threads=self._threads)
+            predictor = self._open_graph(Path(self.model)) if self._is_graph() else self._open_bundle()
+            if self._task not in (None, predictor.graph.task):
+                predictor.close()
+                raise UsageError(
+                    f"the task is {self._task}, and this model does {predictor.graph.task}",
+                    where=self.model,
+                    cure="Leave the task out, or choose another model",
                 )
-                graph = describe_yolo(engine, metadata)
-                if self._task not in (None, graph.task):
-                    raise UsageError(
-                        f"the task is {self._task}, and this model does {graph.task}",
-                        where=path,
-                        cure="Leave the task out, or choose another model",
-                    )
-                stack.pop_all()  # the predictor closes it from now on
-            self._predictor = YoloPredictor(engine, graph)
+            self._predictor = predictor
         return self._predictor
+
+    def _open_bundle(self) -> YoloPredictor:
+        bundle = Path(self.model) if is_bundle(self.model) else cached_bundle(self.model)
+        return load(
+            bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force, kind="yolo"
+        )
+
+    def _open_graph(self, path: Path) -> YoloPredictor:
+        metadata = read_graph_metadata(path) if path.is_file() else {}
+        if not self._force:
+            _check_parity(metadata, path)
+        engine = open_engine(path, backend=self._backend, device=self._device, threads=self._threads)
+        try:
+            return YoloPredictor(engine, describe_yolo(engine, metadata))
+        except SamedgeError:
+            engine.close()
+            raise
 
     def _is_graph(self) -> bool:
         return Path(self.model).suffix.lower() in GRAPH_SUFFIXES
@@ -106,14 +119,14 @@ class YOLO:
     def predict(
         self, source: Source, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None, max_det: int = 300,
         classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True, retina_masks: bool = True,
-        stream: Literal[False] = False, verbose: bool = False,
+        batch: int = 1, half: bool = False, stream: Literal[False] = False, verbose: bool = False,
     ) -> list[Results]: ...  # fmt: skip
 
     @overload
     def predict(
         self, source: Source, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None, max_det: int = 300,
         classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True, retina_masks: bool = True,
-        stream: Literal[True], verbose: bool = False,
+        batch: int = 1, half: bool = False, stream: Literal[True], verbose: bool = False,
     ) -> Iterator[Results]: ...  # fmt: skip
 
     def predict(
@@ -128,6 +141,8 @@ class YOLO:
         agnostic_nms: bool = False,
         rect: bool = True,
         retina_masks: bool = True,
+        batch: int = 1,
+        half: bool = False,
         stream: bool = False,
         verbose: bool = False,
     ) -> list[Results] | Iterator[Results]:
@@ -143,7 +158,9 @@ class YOLO:
             agnostic_nms: Boxes of different classes suppress each other too.
             rect: Where the graph's input size is free, cut the padding down to what the stride needs.
             retina_masks: Accepted for its name: masks have the size of the image in any case.
-            stream: Return a generator that works on one image after the other as it is read from.
+            batch: Images that are read at once; those whose inputs have one shape go through the graph together.
+            half: Accepted for its name: the graph computes in the precision that it was exported in.
+            stream: Return a generator that works on one batch after the other as it is read from.
             verbose: Accepted for its name: nothing is printed in any case.
 
         Raises:
@@ -151,14 +168,23 @@ class YOLO:
             ImageError: An image cannot be read.
         """
         thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
-        results = (self._find(image, thresholds, imgsz, rect) for image in iter_sources(source))
+        results = self._find(source, thresholds, imgsz, rect, batch)
         return results if stream else list(results)
 
     __call__ = predict
 
-    def _find(self, image: ImageSource, thresholds: Thresholds, imgsz: ImageSize, rect: bool) -> Results:
-        path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        return self.predictor.predict(as_bgr(image), thresholds=thresholds, image_size=imgsz, rect=rect, path=path)
+    def _find(
+        self, source: Source, thresholds: Thresholds, imgsz: ImageSize, rect: bool, batch: int
+    ) -> Iterator[Results]:
+        if batch < 1:
+            raise UsageError(f"batch is {batch}", cure="Give 1 or more")
+        return self._batches(iter_sources(source), thresholds, imgsz, rect, batch)
+
+    def _batches(
+        self, images: Iterator[ImageSource], thresholds: Thresholds, imgsz: ImageSize, rect: bool, batch: int
+    ) -> Iterator[Results]:
+        while together := list(islice(images, batch)):
+            yield from self.predictor.predict_batch(together, thresholds=thresholds, image_size=imgsz, rect=rect)
 
     def export(
         self,
@@ -167,16 +193,28 @@ class YOLO:
         output: str | Path | None = None,
         imgsz: ImageSize = None,
         dynamic: bool = False,
+        batch: int = 1,
+        nms: bool = False,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        max_det: int = 300,
+        agnostic_nms: bool = False,
         opset: int = 17,
         check: bool = True,
     ) -> str:
-        """Exports the checkpoint as an ONNX file, and returns its path.
+        """Exports the checkpoint as an ONNX file, and returns its path; `samedge.export_model` makes a bundle.
 
         Args:
             format: What to write. "onnx" is the only one so far.
             output: As for `samedge.export.yolo_export.export_yolo`.
             imgsz: Side of the input, or (height, width), px; the model's own if left out.
-            dynamic: Leave height and width free.
+            dynamic: Leave height, width and the number of images free.
+            batch: Images that the graph takes at once, unless that is free.
+            nms: Suppress boxes that overlap in the graph; with `conf`, `iou`, `max_det` and `agnostic_nms` as there.
+            conf: With `nms`.
+            iou: With `nms`.
+            max_det: With `nms`.
+            agnostic_nms: With `nms`.
             opset: ONNX opset.
             check: Compare the graph with the torch model.
 
@@ -192,7 +230,10 @@ class YOLO:
             from samedge.export.yolo_export import export_yolo
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-        path = export_yolo(self.model, output, image_size=imgsz, dynamic=dynamic, opset=opset, check=check)
+        path = export_yolo(
+            self.model, output, image_size=imgsz, dynamic=dynamic, opset=opset, check=check,
+            batch=None if dynamic else batch, nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms,
+        )  # fmt: skip
         return str(path)
 
     def close(self) -> None:
@@ -221,7 +262,8 @@ class FastSAM(YOLO):
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
         labels: PromptLike | None = None, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None,
         max_det: int = 300, classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True,
-        retina_masks: bool = True, stream: Literal[False] = False, verbose: bool = False,
+        retina_masks: bool = True, batch: int = 1, half: bool = False, stream: Literal[False] = False,
+        verbose: bool = False,
     ) -> list[Results]: ...  # fmt: skip
 
     @overload
@@ -229,7 +271,7 @@ class FastSAM(YOLO):
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
         labels: PromptLike | None = None, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None,
         max_det: int = 300, classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True,
-        retina_masks: bool = True, stream: Literal[True], verbose: bool = False,
+        retina_masks: bool = True, batch: int = 1, half: bool = False, stream: Literal[True], verbose: bool = False,
     ) -> Iterator[Results]: ...  # fmt: skip
 
     def predict(
@@ -247,6 +289,8 @@ class FastSAM(YOLO):
         agnostic_nms: bool = False,
         rect: bool = True,
         retina_masks: bool = True,
+        batch: int = 1,
+        half: bool = False,
         stream: bool = False,
         verbose: bool = False,
     ) -> list[Results] | Iterator[Results]:
@@ -265,6 +309,8 @@ class FastSAM(YOLO):
             agnostic_nms: As there.
             rect: As there.
             retina_masks: As there.
+            batch: As there.
+            half: As there.
             stream: As there.
             verbose: As there.
 
@@ -275,22 +321,12 @@ class FastSAM(YOLO):
         """
         thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
         results = (
-            choose(snap_to_border(self._find(image, thresholds, imgsz, rect)), bboxes, points, labels)
-            for image in iter_sources(source)
+            choose(snap_to_border(found), bboxes, points, labels)
+            for found in self._find(source, thresholds, imgsz, rect, batch)
         )
         return results if stream else list(results)
 
     __call__ = predict
-
-
-def _exported(model: str) -> Path:
-    if Path(model).is_dir():
-        raise BundleError("this is a folder, and a YOLO is one file", where=model, cure="Name the graph file in it")
-    try:
-        from samedge.export.yolo_export import cached_yolo
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-    return cached_yolo(model)
 
 
 def _check_parity(metadata: Mapping[str, str], path: Path) -> None:

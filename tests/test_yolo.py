@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from yolo_models import DETECTOR, SMALL
 
 import samedge
 from samedge.engines.registry import open_engine
 from samedge.errors import BundleError, CheckpointError, EngineError, ParityError, StorageError, UsageError
-from samedge.export.yolo_export import cached_yolo, export_yolo
+from samedge.export.cached import cached_bundle
+from samedge.export.yolo_export import export_yolo
 from samedge.export.yolo_graphs import plan_yolo
 from samedge.export.yolo_parity import check_yolo
 from samedge.models.yolo import YoloConfig
@@ -24,8 +26,6 @@ from samedge.runtime.onnx_metadata import read_onnx_metadata
 from samedge.runtime.yolo_graph import PARITY
 from samedge.yolo import YOLO, FastSAM
 
-SMALL = YoloConfig((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
-DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
 COFFEE = Path(samedge.__file__).parent / "assets" / "coffee.jpg"
 CONF = 0.05
 
@@ -99,10 +99,10 @@ class TestExport:
         assert height != width
 
     def test_the_cache_exports_once(self, checkpoint: Path, cache: Path) -> None:
-        path = cached_yolo(checkpoint)
+        path = cached_bundle(checkpoint)
         assert path.is_relative_to(cache)
         written = path.stat().st_mtime_ns
-        assert cached_yolo(checkpoint) == path
+        assert cached_bundle(checkpoint) == path
         assert path.stat().st_mtime_ns == written
         assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -168,7 +168,7 @@ class TestYolo:
         with pytest.raises(BundleError):
             YOLO(tmp_path)(COFFEE)
         torch.save({"image_encoder.neck.0.weight": torch.zeros(1)}, tmp_path / "sam.pt")
-        with pytest.raises(CheckpointError, match="no YOLOv8"):
+        with pytest.raises(CheckpointError, match="not known"):
             YOLO(tmp_path / "sam.pt")(COFFEE)
         (tmp_path / "a.onnx").write_bytes(b"no graph")
         with pytest.raises(EngineError):

@@ -10,8 +10,10 @@ import typer
 
 if TYPE_CHECKING:
     from samedge.runtime.results import Results
+    from samedge.yolo import YOLO
 
 _EVERYTHING: Final[Any] = {"rich_help_panel": "Segment everything"}
+_YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 
 def predict(
@@ -61,8 +63,19 @@ def predict(
     time_budget_ms: Annotated[
         float | None, typer.Option(help="Fast mode: end the search in time.", **_EVERYTHING)
     ] = None,
+    iou: Annotated[float | None, typer.Option(help="Overlap from which a box is dropped; 0.7.", **_YOLO)] = None,
+    max_det: Annotated[int | None, typer.Option(help="Objects an image at most; 300.", **_YOLO)] = None,
+    classes: Annotated[
+        list[int] | None, typer.Option("--class", help="Number of a class to keep. Can be repeated.", **_YOLO)
+    ] = None,
+    agnostic_nms: Annotated[
+        bool, typer.Option("--agnostic-nms", help="Drop boxes that overlap across classes.", **_YOLO)
+    ] = False,
+    imgsz: Annotated[int | None, typer.Option(help="Side of the input, px.", **_YOLO)] = None,
 ) -> None:
     """Segments an image, or each image of a folder, by prompts; or everything in it, if there are none.
+
+    With a YOLO or FastSAM: finds objects; prompts choose among them.
 
     All points of one command describe one object, together with the box if there is one. Several boxes are several
     objects; so are several points with --each-point. Masks follow the order of the prompts. In a folder, an image that
@@ -70,13 +83,15 @@ def predict(
     """
     from samedge.api import SAM
     from samedge.cli.everything_options import check_request, given_options, shown_search
+    from samedge.cli.predict_yolo import check_kind, find_objects, is_yolo_model, open_yolo, print_objects
     from samedge.cli.prompt_options import combine, parse_boxes, parse_points, read_mask
     from samedge.cli.tables import print_results
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.sources import distinct_stems, find_images
 
     points, labels = parse_points(point or [])
-    prompts = combine(points, labels, parse_boxes(box or []), [read_mask(path) for path in mask or []], each_point)
+    boxes = parse_boxes(box or [])
+    prompts = combine(points, labels, boxes, [read_mask(path) for path in mask or []], each_point)
     options = given_options(
         mode=mode,
         points_per_side=points_per_side,
@@ -90,17 +105,34 @@ def predict(
     check_request(prompts, options, multimask=multimask)
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
-    sam = SAM(bundle_of(model), backend=backend, device=device, threads=threads, force=force)
-    used = {"model": model, "backend": sam.predictor.backend, "device": sam.predictor.device}
+    bundle = bundle_of(model)
+    finder: SAM | YOLO
+    if is_yolo_model(bundle):
+        check_kind(
+            "a YOLO", mask=bool(mask), each_point=each_point, multimask=multimask, **dict.fromkeys(options, True)
+        )
+        finder = open_yolo(bundle, prompted=bool(prompts), backend=backend, device=device, threads=threads, force=force)
+    else:
+        check_kind(
+            "a SAM", iou=iou is not None, max_det=max_det is not None, agnostic_nms=agnostic_nms,
+            imgsz=imgsz is not None, **{"class": bool(classes)},
+        )  # fmt: skip
+        finder = SAM(bundle, backend=backend, device=device, threads=threads, force=force)
+    used = {"model": model, "backend": finder.predictor.backend, "device": finder.predictor.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []
     for path, stem in zip(images, distinct_stems(images), strict=True):
         try:
-            if prompts:
-                (results,) = sam.predict(path, **prompts, multimask_output=multimask, conf=conf)
+            if not isinstance(finder, SAM):
+                results = find_objects(
+                    finder, path, boxes, points, labels, conf=conf, iou=iou, max_det=max_det, classes=classes,
+                    agnostic_nms=agnostic_nms, imgsz=imgsz,
+                )  # fmt: skip
+            elif prompts:
+                (results,) = finder.predict(path, **prompts, multimask_output=multimask, conf=conf)
             else:
                 with shown_search(options) as search:
-                    (results,) = sam.predict(path, conf=conf, **search)
+                    (results,) = finder.predict(path, conf=conf, **search)
             _write(
                 results,
                 prompts,
@@ -117,7 +149,7 @@ def predict(
         if json is not None:
             records.append(_record(results, path, image_id=len(records)))
         if json != Path("-"):
-            print_results(results)
+            (print_results if isinstance(finder, SAM) else print_objects)(results)
     if json is not None:
         _write_json(used | {"images": records}, json)
     if failed:
@@ -129,8 +161,9 @@ def bundle_of(model: str) -> str:
     from samedge.api import is_bundle
     from samedge.cli.progress import shown_progress
     from samedge.export.cached import cached_bundle
+    from samedge.yolo import GRAPH_SUFFIXES
 
-    if is_bundle(model):
+    if is_bundle(model) or Path(model).suffix.lower() in GRAPH_SUFFIXES:
         return model
     with shown_progress() as progress:
         return str(cached_bundle(model, progress=progress))

@@ -12,8 +12,9 @@ from samedge.runtime.results import Results
 
 def parity_table(parity: ParityRecord) -> Table:
     """Returns the verdict, one row for each kind of prompt; its worst image counts."""
-    colour = {"passed": "green", "failed": "red"}.get(parity.verdict, "yellow")
-    table = Table(title=f"parity: [{colour}]{parity.verdict}[/] ({escape(parity.backend)})", title_justify="left")
+    if parity.box_error_max or parity.objects is not None:
+        return _yolo_parity_table(parity)
+    table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
     table.add_column("prompt")
     for name in ("mask IoU, worst", "mask IoU, mean", "predicted IoU error"):
         table.add_column(name, justify="right")
@@ -27,6 +28,28 @@ def parity_table(parity: ParityRecord) -> Table:
     table.caption = f"embedding error {parity.embedding_error_max:.1e} over {_images(parity)} images"
     table.caption_justify = "left"
     return table
+
+
+def _yolo_parity_table(parity: ParityRecord) -> Table:
+    """Returns the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
+    table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
+    if parity.objects is not None:
+        table.add_column("float32 and int8 on your pictures", overflow="fold")
+        table.add_row(parity.objects.sentence)
+        return table
+    table.add_column("image")
+    for name in ("mask IoU, worst", "score error"):
+        table.add_column(name, justify="right")
+    for row in parity.rows:
+        table.add_row(escape(row.image), f"{row.mask_iou:.6f}", f"{row.iou_error:.1e}")
+    table.caption = f"box error {parity.box_error_max:.1e} px over {_images(parity)} images"
+    table.caption_justify = "left"
+    return table
+
+
+def _verdict(parity: ParityRecord) -> str:
+    colour = {"passed": "green", "failed": "red"}.get(parity.verdict, "yellow")
+    return f"[{colour}]{parity.verdict}[/]"
 
 
 def _images(parity: ParityRecord) -> int:

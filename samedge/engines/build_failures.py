@@ -20,6 +20,10 @@ _CURES: Final = (  # signs of a cause in the log, in lower case, and the cure; t
     (("non-zero zero point",), "Quantise symmetrically: int8 with zero points of 0"),
     (("cannot compile for target",), "Leave out the targets that lack this precision: fp8 needs 8.9 or newer"),
     (("fp32 gemm is not supported",), "Export with precision fp16, or leave the target 7.5 out"),
+    (
+        ("nonmaxsuppression",),
+        "Export without --nms: this TensorRT has no suppression of boxes, and the host does it in a millisecond",
+    ),
     (("must have same input types",), "Export the graph again with samedge, which keeps the dtypes of operands alike"),
     (
         ("outofmemory", "out of memory", "requested size", "insufficient memory", "bad_alloc", "workspace limit"),

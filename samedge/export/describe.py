@@ -9,9 +9,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from samedge.models.load import LoadedModel, load_model
+from samedge.models.load import LoadedModel
+from samedge.models.load_any import load_any
 from samedge.models.sam import Sam
 from samedge.models.yolo import Yolo
+from samedge.models.yolo_load import LoadedYolo
 from samedge.runtime.manifest import ModelRecord
 
 
@@ -26,21 +28,33 @@ def describe_checkpoint(source: str | Path, *, image_size: int | None = None) ->
         CheckpointError: The checkpoint cannot be read.
         DownloadError: A known name could not be fetched.
     """
-    return describe_model(load_model(source, image_size=image_size))
+    loaded = load_any(source, image_size=image_size)
+    if isinstance(loaded, LoadedYolo):
+        side = image_size or loaded.image_size
+        return describe_yolo_model(loaded, (side, side))
+    return describe_model(loaded)
 
 
 def describe_model(loaded: LoadedModel) -> ModelRecord:
     """Returns the manifest's record of a loaded model."""
-    sam = loaded.model
-    encoder, decoder = count_gflops(sam)
+    return _record(loaded, *count_gflops(loaded.model))
+
+
+def describe_yolo_model(loaded: LoadedYolo, image_size: tuple[int, int]) -> ModelRecord:
+    """Returns the manifest's record of a YOLO at a (height, width) of its input, px."""
+    return _record(loaded, count_yolo_gflops(loaded.model, image_size), 0.0)
+
+
+def _record(loaded: LoadedModel | LoadedYolo, encoder: float, decoder: float) -> ModelRecord:
+    model = loaded.model
     return ModelRecord(
         name=loaded.name,
         licence=loaded.licence,
         checkpoint=loaded.checkpoint,
         checkpoint_sha256=loaded.sha256,
         seeded=loaded.seeded,
-        layers=sum(1 for module in sam.modules() if next(module.children(), None) is None),
-        parameters=sum(parameter.numel() for parameter in sam.parameters()),
+        layers=sum(1 for module in model.modules() if next(module.children(), None) is None),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         encoder_gflops=encoder,
         decoder_gflops=decoder,
     )
@@ -69,14 +83,13 @@ def count_gflops(sam: Sam) -> tuple[float, float]:
     return encoder.get_total_flops() / 1e9, decoder.get_total_flops() / 1e9
 
 
-def count_yolo_gflops(yolo: Yolo, side: int) -> float:
-    """Counts as `count_gflops` does, for the whole network of a YOLO on one square picture.
+def count_yolo_gflops(model: Yolo, image_size: tuple[int, int]) -> float:
+    """Counts 1e9 floating point operations of matrix products and convolutions for one image, 2 a multiply-add.
 
     Args:
-        yolo: The model.
-        side: Of the picture, px.
+        model: In evaluation mode.
+        image_size: (height, width) of the input, px.
     """
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
-        yolo(torch.zeros(1, 3, side, side))
-    operations: int = counter.get_total_flops()
-    return operations / 1e9
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counted:
+        model(torch.zeros(1, 3, *image_size))
+    return float(counted.get_total_flops()) / 1e9

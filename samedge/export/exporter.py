@@ -25,9 +25,13 @@ from samedge.export.probes import probe_set
 from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
 from samedge.export.staging import check_target, staged_bundle
 from samedge.export.trace import trace
+from samedge.export.yolo_bundle import export_yolo_bundle
+from samedge.export.yolo_options import YoloOptions, suppression
 from samedge.models.encoder_forms import ENCODER_FORMS, EncoderForm
-from samedge.models.load import LoadedModel, load_model
+from samedge.models.load import LoadedModel
+from samedge.models.load_any import load_any
 from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.yolo_load import LoadedYolo
 from samedge.runtime.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image import as_bgr
 from samedge.runtime.manifest import (
@@ -63,8 +67,14 @@ def export_model(
     form: EncoderForm = "chunked",
     calib: str | Path | None = None,
     output: str | Path | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     check: bool = True,
+    dynamic: bool = True,
+    nms: bool = False,
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
+    agnostic_nms: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a checkpoint as a bundle of ONNX graphs, proves them against the torch model, and returns its path.
@@ -83,8 +93,15 @@ def export_model(
             Without it int8 is dynamic, for onnxruntime on processors.
         output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
             folder. An older bundle there is replaced.
-        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        image_size: Side of the square input, px, for architectures whose weights do not tell it. For a YOLO: any side,
+            or (height, width), in multiples of 32.
         check: Compare the graphs with the torch model on the probe set and write the verdict into the manifest.
+        dynamic: For a YOLO: leave height and width of the input free, so that the host can cut the padding down.
+        nms: For a YOLO: suppress boxes that overlap in the graph.
+        conf: With `nms`: boxes score more.
+        iou: With `nms`: of two boxes of one class that overlap by more, the one that scores less is dropped.
+        max_det: With `nms`: rows that the graph gives for each image.
+        agnostic_nms: With `nms`: boxes of different classes suppress each other too.
         progress: Called as the work goes on.
 
     Returns:
@@ -98,13 +115,25 @@ def export_model(
         StorageError: The file system said no.
     """
     _check_options(format, precision, io, opset, form, calib)
+    yolo = YoloOptions(
+        image_size, dynamic, nms=suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
+    )
     report = progress or (lambda _step, _share: None)
     stem = Path(model).stem.replace(":", "-")
     target = Path(output) if output is not None else Path(default_name(stem, io))
     check_target(target)
 
     report("Reading the checkpoint", 0.0)
-    loaded = load_model(model, image_size=image_size, progress=partial(_report_download, report, str(model)))
+    loaded = load_any(model, image_size=image_size, progress=partial(_report_download, report, str(model)))
+    if isinstance(loaded, LoadedYolo):
+        _refuse("a YOLO", **{"--io": io != "native", "--form": form != "chunked"})
+        export_yolo_bundle(
+            loaded, target, stem, yolo, precision=precision, opset=opset, calib=calib, check=check,
+            versions=_versions(), report=report,
+        )  # fmt: skip
+        report("Done", 1.0)
+        return target
+    _refuse("a SAM", **{"--nms": nms, "--no-dynamic": not dynamic})
     record = describe_model(loaded)
     calibration = None if calib is None else _calibration(calib, loaded.model)
     with staged_bundle(target) as stage:
@@ -144,6 +173,13 @@ def export_model(
             path.write_bytes(encode_manifest(manifest))
     report("Done", 1.0)
     return target
+
+
+def _refuse(kind: str, **given: bool) -> None:
+    """Raises `UsageError` for options that were given and mean nothing for this kind of model."""
+    for option, wrong in given.items():
+        if wrong:
+            raise UsageError(f"this means nothing for {kind}", where=option, cure="Leave it out")
 
 
 def _report_download(report: Progress, name: str, done: int, total: int | None) -> None:

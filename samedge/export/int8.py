@@ -1,7 +1,7 @@
-"""int8 linear layers, written into the graph: one file means one thing on every backend.
+"""int8 linear layers and convolutions, written into the graph: one file means one thing on every backend.
 
-Two ways, both with symmetric int8 weights, one scale a column, and float32 everywhere else (attention products, norms,
-softmax, convolutions):
+Two ways, both with symmetric int8 weights, one scale an output, and float32 everywhere else (attention products, norms,
+softmax, activation functions); convolutions have the second alone:
 
 * *dynamic*, for onnxruntime on processors: the activations' range is measured as the graph runs, so no images are
   needed. One node, ``DynamicQuantizeMatMul``, does all of it.
@@ -11,7 +11,7 @@ softmax, convolutions):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,40 @@ class Linear:
     transposed: bool
     bias: str
 
+    @property
+    def axis(self) -> int:
+        """Of the weight: that of the outputs."""
+        return 0 if self.transposed else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution of a graph.
+
+    Attributes:
+        node: Its Conv.
+        activation: Name of what it is applied to.
+        weight: Name of its weight, ``[out, in, height, width]``.
+    """
+
+    node: onnx.NodeProto
+    activation: str
+    weight: str
+    axis: int = 0
+
+
+Layer = Linear | Convolution
+
+
+def convolutions(graph: onnx.GraphProto) -> list[Convolution]:
+    """Returns the convolutions whose weights are constants, in the order in which they run."""
+    constants = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    return [
+        Convolution(node, node.input[0], node.input[1])
+        for node in graph.node
+        if node.op_type == "Conv" and node.input[1] in constants
+    ]
+
 
 def linears(graph: onnx.GraphProto) -> list[Linear]:
     """Returns the linear layers whose weights are large constants, in the order in which they run."""
@@ -76,6 +110,13 @@ def quantise_columns(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
     return quantised, scale
 
 
+def quantise_along(weight: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
+    """Returns a weight of any shape as int8, and one scale for each index of an axis, float32."""
+    last = np.moveaxis(weight, axis, -1)
+    data, scale = quantise_columns(last.reshape(-1, last.shape[-1]))
+    return np.ascontiguousarray(np.moveaxis(data.reshape(last.shape), -1, axis)), scale
+
+
 def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = lambda _: True) -> int:
     """Makes linear layers int8 with activations whose range is measured at run time; changes the model.
 
@@ -91,7 +132,8 @@ def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = 
     for linear in linears(graph):
         if not choose(linear):
             continue
-        data, scale = weights.quantised(linear, as_columns=True)
+        weight = weights.array(linear.weight)
+        data, scale = quantise_columns(weight.T if linear.transposed else weight)
         # One zero point a column, all 0: left out, the kernel would take the weights for unsigned.
         zeros = weights.add(f"{linear.weight}_zero", np.zeros(len(scale), np.int8))
         inputs = [linear.activation, weights.add(f"{linear.weight}_int8", data)]
@@ -108,7 +150,9 @@ def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = 
 
 
 def quantise_static(
-    model: onnx.ModelProto, ranges: Mapping[str, float], choose: Callable[[Linear], bool] = lambda _: True
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    choose: Callable[[Linear], bool] = lambda _: True,
 ) -> int:
     """Makes linear layers int8 by Q/DQ pairs with fixed ranges; changes the model.
 
@@ -120,32 +164,47 @@ def quantise_static(
     Returns:
         How many were changed.
     """
+    return quantise_layers(model, ranges, [linear for linear in linears(model.graph) if choose(linear)])
+
+
+def quantise_layers(model: onnx.ModelProto, ranges: Mapping[str, float], layers: Sequence[Layer]) -> int:
+    """Makes layers int8 by Q/DQ pairs with fixed ranges, one for each activation; changes the model.
+
+    Args:
+        model: A float32 graph.
+        ranges: For each activation, the magnitude that is mapped to 127. Layers of other activations stay float32.
+        layers: Of the graph.
+
+    Returns:
+        How many were changed.
+    """
     graph, weights = model.graph, _Weights(model.graph)
     pairs: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
-    chosen = {linear.node.name: linear for linear in linears(graph) if choose(linear) and linear.activation in ranges}
+    chosen = {layer.node.name: layer for layer in layers if layer.activation in ranges}
+    joined = _joined(graph, chosen)
     zero = weights.add("quantised_zero", np.zeros((), np.int8))
     for node in list(graph.node):
-        linear = chosen.get(node.name)
-        if linear is not None:
-            if linear.activation not in pairs:
-                step = np.float32(max(ranges[linear.activation], 1e-8) / 127)
-                scale_name = weights.add(f"{linear.activation}_scale", np.array(step, np.float32))
-                pairs[linear.activation] = f"{linear.activation}_dequantised"
-                nodes += _pair(linear.activation, scale_name, zero, pairs[linear.activation])
-            data, scale = weights.quantised(linear, as_columns=not linear.transposed)
-            weight = f"{linear.weight}_dequantised"
+        layer = chosen.get(node.name)
+        if layer is not None:
+            if layer.activation not in pairs:
+                step = np.float32(max(ranges[layer.activation], 1e-8) / 127)
+                scale_name = weights.add(f"{layer.activation}_scale", np.array(step, np.float32))
+                pairs[layer.activation] = f"{layer.activation}_dequantised"
+                if layer.activation in joined:
+                    _quantise_before(nodes, joined[layer.activation], scale_name, zero)
+                    nodes.append(_dequantise(layer.activation, scale_name, zero))
+                else:
+                    nodes += _pair(layer.activation, scale_name, zero)
+            data, scale = quantise_along(weights.array(layer.weight), layer.axis)
+            weight = f"{layer.weight}_dequantised"
             weight_inputs = [
-                weights.add(f"{linear.weight}_int8", data),
-                weights.add(f"{linear.weight}_scale", scale),
-                weights.add(f"{linear.weight}_zero", np.zeros(len(scale), np.int8)),
+                weights.add(f"{layer.weight}_int8", data),
+                weights.add(f"{layer.weight}_scale", scale),
+                weights.add(f"{layer.weight}_zero", np.zeros(len(scale), np.int8)),
             ]
-            nodes.append(
-                helper.make_node(
-                    "DequantizeLinear", weight_inputs, [weight], name=weight, axis=0 if linear.transposed else 1
-                )
-            )
-            node.input[0], node.input[1] = pairs[linear.activation], weight
+            nodes.append(helper.make_node("DequantizeLinear", weight_inputs, [weight], name=weight, axis=layer.axis))
+            node.input[0], node.input[1] = pairs[layer.activation], weight
         nodes.append(node)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -154,12 +213,39 @@ def quantise_static(
     return len(chosen)
 
 
-def _pair(name: str, scale: str, zero: str, output: str) -> list[onnx.NodeProto]:
-    quantised = f"{name}_quantised"
-    return [
-        helper.make_node("QuantizeLinear", [name, scale, zero], [quantised], name=quantised),
-        helper.make_node("DequantizeLinear", [quantised, scale, zero], [output], name=output),
-    ]
+def _pair(name: str, scale: str, zero: str) -> list[onnx.NodeProto]:
+    return [_quantise(name, f"{name}_quantised", scale, zero), _dequantise(name, scale, zero)]
+
+
+def _quantise(name: str, output: str, scale: str, zero: str) -> onnx.NodeProto:
+    return helper.make_node("QuantizeLinear", [name, scale, zero], [output], name=output)
+
+
+def _dequantise(name: str, scale: str, zero: str) -> onnx.NodeProto:
+    output = f"{name}_dequantised"
+    return helper.make_node("DequantizeLinear", [f"{name}_quantised", scale, zero], [output], name=output)
+
+
+def _joined(graph: onnx.GraphProto, chosen: Mapping[str, Layer]) -> dict[str, onnx.NodeProto]:
+    """Returns the concatenations that quantised layers alone read, by their outputs."""
+    others = {name for node in graph.node if node.name not in chosen for name in node.input}
+    others |= {value.name for value in graph.output}
+    return {node.output[0]: node for node in graph.node if node.op_type == "Concat" and node.output[0] not in others}
+
+
+def _quantise_before(nodes: list[onnx.NodeProto], concat: onnx.NodeProto, scale: str, zero: str) -> None:
+    """Quantises what a concatenation joins instead of what it gives: the same numbers.
+
+    OpenVINO (2026.4) moves a quantisation over a concatenation itself, and loses the scale.
+    """
+    name = concat.output[0]
+    inputs = [f"{name}_{number}_quantised" for number in range(len(concat.input))]
+    at = next(index for index, node in enumerate(nodes) if node.output[0] == name)
+    before = [_quantise(each, output, scale, zero) for each, output in zip(concat.input, inputs, strict=True)]
+    joined = onnx.NodeProto()
+    joined.CopyFrom(concat)
+    joined.input[:], joined.output[:] = inputs, [f"{name}_quantised"]
+    nodes[at : at + 1] = [*before, joined]
 
 
 class _Weights:
@@ -169,13 +255,10 @@ class _Weights:
         self._graph = graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    def quantised(self, linear: Linear, *, as_columns: bool) -> tuple[NDArray[np.int8], FloatArray]:
-        """Returns a layer's weight in int8, ``[in, out]`` or as it lies, and its scales."""
-        weight: FloatArray = numpy_helper.to_array(self._tensors[linear.weight])
-        data, scale = quantise_columns(weight.T if linear.transposed else weight)
-        if not as_columns:
-            data = data.T
-        return np.ascontiguousarray(data), scale
+    def array(self, name: str) -> FloatArray:
+        """Returns the numbers of an initializer."""
+        values: FloatArray = numpy_helper.to_array(self._tensors[name])
+        return values
 
     def add(self, name: str, array: NDArray[np.generic]) -> str:
         """Adds an initializer, once."""

@@ -116,7 +116,11 @@ def compare(
     return ParityRecord(
         verdict="passed" if passed else "failed",
         backend=backend,
-        **figures,
+        mask_iou_mean=figures["mask_iou_mean"],
+        mask_iou_decile=figures["mask_iou_decile"],
+        mask_iou_min=figures["mask_iou_min"],
+        iou_error_max=figures["iou_error_max"],
+        embedding_error_max=figures["embedding_error_max"],
         low_res_error_max=worst.low_res_error,
         thresholds=dict(thresholds),
         rows=tuple(rows),

@@ -6,11 +6,12 @@ A rung that fails is said in the bundle's notes, never used in silence. Below th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -44,8 +45,21 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to write a graph in less than float32.
+
+    Attributes:
+        name: Which layers are int8.
+        quantise: Changes the graph, and returns how many layers it changed.
+    """
+
+    name: str
+    quantise: Callable[[onnx.ModelProto], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Chosen:
-    """The encoder that is used.
+    """The graph that is used.
 
     Attributes:
         graph: Its record.
@@ -95,47 +109,112 @@ def int8_encoder(
             unchecked, and whatever its speed.
         report: Called with a sentence and the share that is done.
     """
-    backend = int8_backend(calibration)
     ranges: dict[str, float] = {}
     if calibration is not None:
         model = onnx.load(str(folder / fp32.graph.file))
-        watched = [linear.activation for linear in linears(model.graph)]
-        report(f"Measuring ranges on {calibration.images} images", 0.0)
-        ranges = activation_ranges(
-            model, watched, calibration.feeds, folder,
-            progress=lambda share: report(f"Measuring ranges on {calibration.images} images", 0.4 * share),
-        )  # fmt: skip
+        ranges = measured_ranges(
+            model, [linear.activation for linear in linears(model.graph)], calibration, folder, report
+        )
         del model
     kind = "dynamic" if calibration is None else "static"
-    notes: list[str] = []
-    for step, (name, keep_narrowing) in enumerate(_RUNGS):
-        report(f"Trying int8 ({name})", 0.4 + 0.3 * step)
-        model = onnx.load(str(folder / fp32.graph.file))
+
+    def quantise(model: onnx.ModelProto, *, keep_narrowing: bool) -> int:
         shapes = {
             tensor.name: (tensor.dims[0], tensor.dims[1]) for tensor in model.graph.initializer if len(tensor.dims) == 2
         }
         choose = partial(_chosen, shapes=shapes, keep_narrowing=keep_narrowing)
-        changed = quantise_dynamic(model, choose) if calibration is None else quantise_static(model, ranges, choose)
-        if changed == 0:
-            return Chosen(fp32, None, ("int8 is not used: the encoder has no linear layers that are large enough",))
+        return quantise_dynamic(model, choose) if calibration is None else quantise_static(model, ranges, choose)
+
+    rungs = [Rung(name, partial(quantise, keep_narrowing=keep_narrowing)) for name, keep_narrowing in _RUNGS]
+    return climb(
+        fp32, plan, folder, stem, rungs, f"int8 {kind}", int8_backend(calibration), judge, report,
+        nothing="the encoder has no linear layers that are large enough",
+    )  # fmt: skip
+
+
+def measured_ranges(
+    model: onnx.ModelProto,
+    watched: Sequence[str],
+    calibration: Calibration,
+    folder: Path,
+    report: Callable[[str, float], None],
+) -> dict[str, float]:
+    """Returns the ranges of activations on the user's images; reports the first 0.4 of the work.
+
+    Args:
+        model: The float32 graph.
+        watched: Names of activations.
+        calibration: The images.
+        folder: Where the graph is written for a while.
+        report: As for `int8_encoder`.
+    """
+    step = f"Measuring ranges on {calibration.images} images"
+    report(step, 0.0)
+    return activation_ranges(
+        model, watched, calibration.feeds, folder, progress=lambda share: report(step, 0.4 * share)
+    )  # fmt: skip
+
+
+def climb(
+    fp32: GraphRecord,
+    plan: GraphPlan,
+    folder: Path,
+    stem: str,
+    rungs: Sequence[Rung],
+    kind: str,
+    backend: str,
+    judge: Callable[[GraphRecord, str], ParityRecord] | None,
+    report: Callable[[str, float], None],
+    *,
+    nothing: str,
+    sizes: Mapping[str, int] | None = None,
+    also: Sequence[str] = (),
+) -> Chosen:
+    """Writes a graph in int8 beside the float32 one, the first rung that passes, and returns which is used and why.
+
+    Args:
+        fp32: As for `int8_encoder`.
+        plan: As there.
+        folder: As there.
+        stem: As there.
+        rungs: The most thorough first.
+        kind: What the record says of the graph.
+        backend: Which judges and times.
+        judge: As there.
+        report: As there; the last 0.6 of the work.
+        nothing: Why there may be nothing to change.
+        sizes: Sizes for free axes by name to time with; 1 for the others.
+        also: Other backends to time it on, for the notes.
+    """
+    notes: list[str] = []
+    for step, rung in enumerate(rungs):
+        report(f"Trying int8 ({rung.name})", 0.4 + 0.6 * step / len(rungs))
+        model = onnx.load(str(folder / fp32.graph.file))
+        if rung.quantise(model) == 0:
+            return Chosen(fp32, None, (f"int8 is not used: {nothing}",))
         graph = save_graph(
             model, plan, folder, f"{stem}.int8", precision="int8", opset=fp32.opset,
-            variant=f"{plan.variant}, int8 {kind}, {name}",
+            variant=f"{plan.variant}, {kind}, {rung.name}",
         )  # fmt: skip
         del model
         if judge is None:
             remove_graph(fp32, folder)
-            return Chosen(graph, None, (*notes, f"int8 ({name}) was not checked"))
+            return Chosen(graph, None, (*notes, f"int8 ({rung.name}) was not checked"))
         parity = judge(graph, backend)
         refusal = _refusal(parity)
         if refusal is None:
-            ratio = speed_ratio(folder / fp32.graph.file, folder / graph.graph.file, backend)
+            files = folder / fp32.graph.file, folder / graph.graph.file
+            ratio = speed_ratio(*files, backend, sizes or {})
             if ratio > 1:
+                others = [
+                    f"int8 ran {speed_ratio(*files, name, sizes or {}):.2f} times as fast as float32 on {name} there"
+                    for name in also
+                ]
                 remove_graph(fp32, folder)
-                won = f"int8 ({name}) ran {ratio:.2f} times as fast as float32 on {backend} where it was exported"
-                return Chosen(graph, parity, (*notes, won))
+                won = f"int8 ({rung.name}) ran {ratio:.2f} times as fast as float32 on {backend} where it was exported"
+                return Chosen(graph, parity, (*notes, won, *others))
             refusal = f"it ran only {ratio:.2f} times as fast as float32 on {backend} here"
-        notes.append(f"int8 ({name}) is not used: {refusal}")
+        notes.append(f"int8 ({rung.name}) is not used: {refusal}")
         remove_graph(graph, folder)
     return Chosen(fp32, None, tuple(notes))
 
@@ -143,19 +222,24 @@ def int8_encoder(
 def _refusal(parity: ParityRecord) -> str | None:
     if parity.verdict == "passed":
         return None
+    if parity.objects is not None:
+        return parity.objects.sentence
     return (
         f"masks agree with float32 by {parity.mask_iou_mean:.3f} on average and {parity.mask_iou_decile:.3f} in the "
         f"worst tenth, and predicted IoUs differ by up to {parity.iou_error_max:.3f}"
     )
 
 
-def speed_ratio(baseline: Path, candidate: Path, backend: str) -> float:
+def speed_ratio(
+    baseline: Path, candidate: Path, backend: str, sizes: Mapping[str, int] = MappingProxyType({})
+) -> float:
     """Returns how many times as fast as the baseline a graph runs here: both open, in turn, the median of three rounds.
 
     Args:
         baseline: An ONNX file.
         candidate: Another with the same inputs.
         backend: Which runs both.
+        sizes: Sizes for free axes by name; 1 for the others.
     """
     seconds: dict[Path, list[float]] = {baseline: [], candidate: []}
     with (
@@ -164,11 +248,11 @@ def speed_ratio(baseline: Path, candidate: Path, backend: str) -> float:
     ):
         for turn in range(ROUNDS + 1):
             for path, engine in ((baseline, a), (candidate, b)):
-                feeds: dict[str, Array] = {
-                    name: np.random.default_rng(turn).normal(size=[s if isinstance(s, int) else 1 for s in spec.shape])
-                    .astype(spec.dtype)
-                    for name, spec in engine.inputs.items()
-                }  # fmt: skip
+                random = np.random.default_rng(turn)
+                feeds: dict[str, Array] = {}
+                for name, spec in engine.inputs.items():
+                    shape = [axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in spec.shape]
+                    feeds[name] = random.normal(size=shape).astype(spec.dtype)
                 start = perf_counter()
                 engine.run(feeds)
                 if turn:  # the first is the warm-up

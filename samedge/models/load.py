@@ -56,7 +56,20 @@ def load_model(source: str | Path, *, image_size: int | None = None, progress: P
     """
     if str(source).startswith(SEEDED):
         return _seeded(str(source), image_size)
-    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress))
+    return model_of(read_checkpoint(find_checkpoint(source, progress=progress)), image_size)
+
+
+def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedModel:
+    """Returns the model of a checkpoint that was read.
+
+    Args:
+        checkpoint: What `read_checkpoint` returned.
+        image_size: As for `load_model`.
+
+    Raises:
+        UnknownArchitectureError: The keys and shapes are of no known SAM.
+        UsageError: The image size does not fit the model.
+    """
     found = recognise(checkpoint, image_size)
     return LoadedModel(
         model=assemble(found),

@@ -9,7 +9,9 @@ name that is not on the list ends the reading. Nothing of the file is executed, 
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -26,6 +28,12 @@ FOREIGN_ROOT: Final = "ultralytics."
 
 MAX_PICKLE: Final = 1 << 24
 """Bytes of the largest pickle that is read: the structure of a model, without its numbers."""
+
+MAX_EXPANSION: Final = 64
+"""How many times its size in the file a part may unpack to: weights hardly shrink, and zeros a thousandfold."""
+
+MAX_REPEATED: Final = 1 << 24
+"""Numbers of the largest tensor that has fewer of its own, and repeats them."""
 
 _STAND_IN_ROOTS: Final = (FOREIGN_ROOT, "torch.nn.")
 _STAND_INS: Final = frozenset(
@@ -108,6 +116,13 @@ class StandIn:
         return f"<{self.kind}>"
 
 
+class _Numbers(Tensor):
+    """A tensor whose state no pickle can set: torch's own would let it point anywhere, and grow."""
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise pickle.UnpicklingError("a pickle sets the state of a tensor")
+
+
 class _Rebuild:
     """A function of the few that a pickle may call. Its own class, so that no pickle can set anything on it."""
 
@@ -143,9 +158,13 @@ def read_pickled(path: Path) -> object:
     try:
         with zipfile.ZipFile(path) as archive:
             root = _root_of(archive, path)
-            return _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), archive, root, path).load()
-    except (CheckpointError, MemoryError):
+            data = archive.read(f"{root}data.pkl")
+            _check_opcodes(data, path)
+            return _Unpickler(io.BytesIO(data), archive, root, path).load()
+    except CheckpointError:
         raise
+    except MemoryError as error:
+        raise CheckpointError("there is not enough memory for this file", where=path, cure=_GET_AGAIN) from error
     except Exception as error:  # whatever a foreign byte stream makes the unpickler stumble over
         raise CheckpointError(
             f"this is damaged or cut off ({type(error).__name__}: {str(error)[:200]})", where=path, cure=_GET_AGAIN
@@ -159,6 +178,7 @@ def _root_of(archive: zipfile.ZipFile, path: Path) -> str:
     if len(pickles) != 1:
         raise CheckpointError(f"there are {len(pickles)} pickles in this file and not one", where=path, cure=_GET_AGAIN)
     root = pickles[0].removesuffix("data.pkl")
+    _check_expansion(archive.getinfo(pickles[0]), path)
     if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
         raise CheckpointError("the pickle in this file is too large for a model", where=path, cure=_GET_AGAIN)
     if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
@@ -166,6 +186,35 @@ def _root_of(archive: zipfile.ZipFile, path: Path) -> str:
             "the numbers in this file are big-endian", where=path, cure="Save it again on a little-endian machine"
         )
     return root
+
+
+def _check_opcodes(data: bytes, path: Path) -> None:
+    """Refuses what the unpickler would act on before it asks for a name.
+
+    Raises:
+        UnsafeCheckpointError: The pickle refers to objects by number, which may be there already.
+        CheckpointError: It asks for more places than it has bytes.
+    """
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name.startswith("EXT"):
+            raise UnsafeCheckpointError(
+                f"the file refers to extension {argument}, which has no place in a model; nothing was run",
+                where=path,
+                cure="Do not load it where it could run",
+                foreign=f"extension {argument}",
+            )
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):  # memory for so many would be taken at once
+            raise CheckpointError(f"the pickle in this file counts to {argument}", where=path, cure=_GET_AGAIN)
+
+
+def _check_expansion(member: zipfile.ZipInfo, path: Path) -> None:
+    if member.file_size > MAX_EXPANSION * member.compress_size:
+        raise CheckpointError(
+            f"{member.filename!r} in this file would unpack to {member.file_size / 1e6:.0f} MB, more than "
+            f"{MAX_EXPANSION} times its size",
+            where=path,
+            cure=_GET_AGAIN,
+        )
 
 
 class _Unpickler(pickle.Unpickler):
@@ -224,11 +273,12 @@ class _Unpickler(pickle.Unpickler):
                     where=self._where,
                     cure=_GET_AGAIN,
                 )
+            _check_expansion(member, self._where)
             if count == 0:
-                self._storages[key] = torch.empty(0, dtype=dtype)
+                numbers = torch.empty(0, dtype=dtype)
             else:
-                content = bytearray(self._archive.read(member))
-                self._storages[key] = torch.frombuffer(content, dtype=dtype, count=count)
+                numbers = torch.frombuffer(bytearray(self._archive.read(member)), dtype=dtype, count=count)
+            self._storages[key] = numbers.as_subclass(_Numbers)
         storage = self._storages[key]
         return storage if storage.dtype == dtype else storage.view(dtype)
 
@@ -238,6 +288,8 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride:
     reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
     if offset < 0 or any(number < 0 for number in (*size, *stride)) or (0 not in size and reach > len(storage)):
         raise pickle.UnpicklingError("a tensor that claims more numbers than there are")
+    if math.prod(size) > max(len(storage), MAX_REPEATED):
+        raise pickle.UnpicklingError("a tensor that repeats its numbers without end")
     return storage.as_strided(size, stride, offset)
 
 
@@ -259,7 +311,7 @@ def module_state(module: StandIn) -> dict[str, Tensor]:
         for group in ("_parameters", "_buffers"):
             for name, value in mapping(part.attributes.get(group)).items():
                 if isinstance(value, Tensor) and not (isinstance(temporary, set) and name in temporary):
-                    state[f"{prefix}{name}"] = value
+                    state[f"{prefix}{name}"] = value.as_subclass(Tensor)
     return state
 
 

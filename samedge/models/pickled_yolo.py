@@ -33,6 +33,9 @@ SHORTCUTS: Final = "shortcut_layers"
 ACTIVATIONS: Final = "activations"
 """Classes of the activations: JSON list."""
 
+LICENCE: Final = "license"
+"""What the file says of its licence."""
+
 _TASKS: Final = {
     "DetectionModel": "detect",
     "SegmentationModel": "segment",
@@ -57,9 +60,11 @@ def unpack_model(content: object, where: Path) -> tuple[dict[str, Tensor], dict[
         CheckpointError: There is no model in it.
     """
     options: object = None
+    licence: object = None
     model: object = content
     if isinstance(content, dict):
         found = mapping(content)
+        licence = found.get(LICENCE)
         options = found.get("train_args")
         model = next((found[name] for name in ("ema", "model") if isinstance(found.get(name), StandIn)), None)
     state = module_state(model) if isinstance(model, StandIn) else {}
@@ -73,6 +78,8 @@ def unpack_model(content: object, where: Path) -> tuple[dict[str, Tensor], dict[
     size = _option(options, IMAGE_SIZE) or _option(model.attributes.get("args"), IMAGE_SIZE)
     if isinstance(size, int):
         facts[IMAGE_SIZE] = str(size)
+    if isinstance(licence, str) and licence.strip():
+        facts[LICENCE] = " ".join(licence.split())[:200]
     return state, facts
 
 

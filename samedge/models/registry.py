@@ -23,7 +23,7 @@ from samedge.models.foreign import foreign_family
 from samedge.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from samedge.models.shapes import MisfitError, State, decoder_sizes, tiny_vit_sizes, vit_sizes
 
-_CURE: Final = "samedge reads SAM ViT-B, ViT-L, ViT-H, MobileSAM and fine-tunes of them in any size"
+_CURE: Final = "samedge reads SAM ViT-B, ViT-L, ViT-H, MobileSAM, YOLOv8, FastSAM and fine-tunes of them in any size"
 _SHOWN: Final = 3
 
 

@@ -57,6 +57,11 @@ _VIT_L: Final = KnownWeights(
 _VIT_H: Final = KnownWeights(
     "sam_vit_h_4b8939.pth", _META, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
 )
+_YOLO_FILES: Final = (
+    *(f"yolov8{size}{end}.pt" for end in ("", "-seg") for size in "nsmlx"),
+    "FastSAM-s.pt",
+    "FastSAM-x.pt",
+)
 _REPUBLISHED: Final = "Apache-2.0 (Meta's weights, republished by Ultralytics)"
 
 KNOWN_WEIGHTS: Final = {
@@ -72,6 +77,7 @@ KNOWN_WEIGHTS: Final = {
     _VIT_B.file: _VIT_B,
     _VIT_L.file: _VIT_L,
     _VIT_H.file: _VIT_H,
+    **{name: KnownWeights(name, _ULTRALYTICS, None, licence="AGPL-3.0 (Ultralytics)") for name in _YOLO_FILES},
 }
 """By the names that people give."""
 

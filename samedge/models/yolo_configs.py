@@ -61,8 +61,22 @@ def named_yolo_config(name: str) -> YoloConfig:
     return yolo_config(size, segments=name.endswith("-seg"))
 
 
-def known_yolo_name(config: YoloConfig) -> str:
-    """Returns the name of the model that has these sizes, whatever its classes: "yolov8n-seg", or "yolov8-seg"."""
+def is_yolo_name(name: str) -> bool:
+    """Whether a name is meant for a YOLOv8 or FastSAM; there may be no such size."""
+    return name.lower().startswith(("yolov8", "fastsam"))
+
+
+def known_yolo_name(config: YoloConfig, *, fast_sam: bool = False) -> str:
+    """Returns the name of the model that has these sizes, whatever its classes: "yolov8n-seg", or "yolov8-seg".
+
+    Args:
+        config: Its sizes.
+        fast_sam: It is known to be a FastSAM, which has the sizes of a YOLOv8 segmenter of one class.
+    """
+    if fast_sam:
+        for name, size in _FAST_SAM.items():
+            if config == yolo_config(size, classes=1, segments=True):
+                return name
     end = "-seg" if config.segments else ""
     for size in _WIDTHS:
         if config == yolo_config(size, classes=config.classes, segments=config.segments):

@@ -26,6 +26,9 @@ from samedge.models.yolo_seeded import seeded_yolo, seeded_yolo_digest
 
 YOLO_NORM_EPS: Final = 1e-3
 DEFAULT_IMAGE_SIZE: Final = 640
+ULTRALYTICS_LICENCE: Final = (
+    "AGPL-3.0 (a model saved by Ultralytics' package, which puts what it trains under AGPL-3.0 or a paid licence)"
+)
 
 _FIRST_KEY: Final = re.compile(r"(.*\.)?model\.0\.conv\.weight$")
 _CURE: Final = "samedge reads YOLOv8 detectors and segmenters, FastSAM, and models trained from them in any size"
@@ -115,10 +118,10 @@ def yolo_of(checkpoint: Checkpoint) -> LoadedYolo:
     model.load_state_dict({key: state[key] for key in model.state_dict()}, strict=True, assign=True)
     return LoadedYolo(
         model=model.eval().requires_grad_(requires_grad=False),
-        name=known_yolo_name(config),
+        name=known_yolo_name(config, fast_sam=_is_fast_sam(checkpoint)),
         names=_names(checkpoint, config),
         image_size=_image_size(checkpoint),
-        licence=licence_of(checkpoint.path, checkpoint.sha256) or UNKNOWN_LICENCE,
+        licence=licence_of(checkpoint.path, checkpoint.sha256) or _licence(checkpoint),
         checkpoint=checkpoint.path.name,
         sha256=checkpoint.sha256,
         seeded=False,
@@ -175,6 +178,20 @@ def _names(checkpoint: Checkpoint, config: YoloConfig) -> dict[int, str]:
     told: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
     names = {int(number): name for number, name in told.items() if number.isdecimal()}
     return {number: names.get(number, str(number)) for number in range(config.classes)}
+
+
+def _is_fast_sam(checkpoint: Checkpoint) -> bool:
+    """Whether a model of FastSAM's sizes is one: it has one class, "object", and its file the name."""
+    told: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
+    return list(told.values()) == ["object"] or checkpoint.path.stem.lower().startswith("fastsam")
+
+
+def _licence(checkpoint: Checkpoint) -> str:
+    """Returns what the file says itself, what follows from who wrote it, or that it is not known."""
+    told = checkpoint.metadata.get(facts.LICENCE)
+    if told:
+        return f"{told}, says the file"
+    return ULTRALYTICS_LICENCE if facts.LAYERS in checkpoint.metadata else UNKNOWN_LICENCE
 
 
 def _image_size(checkpoint: Checkpoint) -> int:

@@ -57,6 +57,12 @@ class Bundle:
         return self.folder / self.manifest.graph(role).graph.file
 
 
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
+    path = Path(path)
+    return path.is_dir() or path.suffix == ARCHIVE_SUFFIX or path.name == MANIFEST_NAME
+
+
 def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bool = True) -> Bundle:
     """Opens a bundle.
 
@@ -80,8 +86,9 @@ def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bo
         bundle = _open_archive(path, verify=verify)
     verdict = bundle.manifest.parity
     if verdict.verdict == "failed" and not force:
+        what = "masks" if bundle.manifest.yolo is None else "boxes and masks"
         raise ParityError(
-            f"the graphs do not give the checkpoint's masks (mask IoU {verdict.mask_iou_min:.4f} at worst), so the "
+            f"the graphs do not give the checkpoint's {what} (mask IoU {verdict.mask_iou_min:.4f} at worst), so the "
             "bundle is not loaded",
             where=path,
             cure="Export it again at a higher precision, or load it with force=True (--force)",

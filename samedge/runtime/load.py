@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from typing import Any, Literal, TypeAlias, overload
 
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, open_engine
 from samedge.engines.selection import open_fastest
-from samedge.errors import IntegrityError
+from samedge.errors import BundleError, IntegrityError, SamedgeError
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.schemes import check_graph
+from samedge.runtime.yolo_graph import describe_yolo, yolo_metadata
+from samedge.runtime.yolo_predictor import YoloPredictor
+
+Kind: TypeAlias = Literal["sam", "yolo"]
+
+
+@overload
+def load(
+    bundle: str | os.PathLike[str], backend: str = AUTO, device: str | None = None, *, threads: int | None = None,
+    force: bool = False, kind: Literal["sam"],
+) -> Predictor: ...  # fmt: skip
+
+
+@overload
+def load(
+    bundle: str | os.PathLike[str], backend: str = AUTO, device: str | None = None, *, threads: int | None = None,
+    force: bool = False, kind: Literal["yolo"],
+) -> YoloPredictor: ...  # fmt: skip
+
+
+@overload
+def load(
+    bundle: str | os.PathLike[str], backend: str = AUTO, device: str | None = None, *, threads: int | None = None,
+    force: bool = False, kind: None = None,
+) -> Predictor | Any: ...  # fmt: skip
 
 
 def load(
@@ -23,8 +49,13 @@ def load(
     *,
     threads: int | None = None,
     force: bool = False,
-) -> Predictor:
-    """Opens a bundle as a predictor; which backend and device it got is in `Predictor.backend` and `Predictor.device`.
+    kind: Kind | None = None,
+) -> Predictor | Any:
+    """Opens a bundle as a predictor; which backend and device it got is in its `backend` and `device`.
+
+    Returns:
+        A `Predictor` for a SAM, a `YoloPredictor` for a YOLOv8 or FastSAM. A type checker takes it for the first, and
+        for what `isinstance` or `kind` says.
 
     Args:
         bundle: The folder or ``.samedge`` file that ``samedge export`` wrote.
@@ -35,9 +66,10 @@ def load(
             error. None lets the backend choose.
         threads: CPU threads; None for all physical cores.
         force: Load a bundle whose parity verdict is "failed" as well.
+        kind: "sam" or "yolo" to take nothing else.
 
     Raises:
-        BundleError: It is not a bundle (a checkpoint has to be exported first), or not a whole one.
+        BundleError: It is not a bundle (a checkpoint has to be exported first), not a whole one, or of another kind.
         IntegrityError: A file is missing, or is not what the manifest says.
         ParityError: Its graphs do not give the checkpoint's masks.
         BackendUnavailableError: The backend is not known or not installed.
@@ -46,6 +78,12 @@ def load(
     """
     opened = open_bundle(bundle, force=force)
     manifest = opened.manifest
+    is_kind: Kind = "sam" if manifest.yolo is None else "yolo"
+    if kind not in (None, is_kind):
+        cure = "samedge.SAM or samedge.load" if is_kind == "sam" else "samedge.YOLO or samedge.FastSAM"
+        raise BundleError(f"this is the bundle of a {manifest.model.name}", where=bundle, cure=f"Open it with {cure}")
+    if is_kind == "yolo":
+        return _load_yolo(opened, backend, device, threads)
     with ExitStack() as stack:
         encoder = _open_encoder(opened, backend, device, threads)
         stack.callback(encoder.close)
@@ -55,18 +93,40 @@ def load(
     return predictor
 
 
+def _load_yolo(opened: Bundle, backend: str, device: str | None, threads: int | None) -> YoloPredictor:
+    record = opened.manifest.yolo
+    if record is None:
+        raise BundleError("this is not the bundle of a YOLO", where=opened.path, cure="Open it with samedge.SAM")
+    engine = _open_main(opened, "yolo", record.image_size, backend, device, threads)
+    try:
+        check_graph(opened.manifest.graph("yolo"), engine)
+        told = yolo_metadata(
+            dict(enumerate(record.names)), record.image_size, record.task, stride=str(max(record.strides))
+        )
+        return YoloPredictor(engine, describe_yolo(engine, told), opened.manifest)
+    except SamedgeError:
+        engine.close()
+        raise
+
+
 def _open_encoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:
-    """Opens the encoder, which takes most of the time: by name, or where it is fastest."""
-    path = opened.graph_path("encoder")
+    side = opened.manifest.input.image_size
+    return _open_main(opened, "encoder", (side, side), backend, device, threads)
+
+
+def _open_main(
+    opened: Bundle, role: GraphRole, size: tuple[int, int], backend: str, device: str | None, threads: int | None
+) -> Engine:
+    """Opens the graph that takes most of the time: by name, or where it is fastest at this (height, width)."""
+    path = opened.graph_path(role)
     if backend != AUTO:
         return open_engine(path, backend=backend, device=device, threads=threads)
-    side = opened.manifest.input.image_size
     return open_fastest(
         path,
-        sha256=opened.manifest.graph("encoder").graph.sha256,
+        sha256=opened.manifest.graph(role).graph.sha256,
         device=device,
         threads=threads,
-        sizes={"height": side, "width": side},
+        sizes={"height": size[0], "width": size[1]},
     )
 
 

@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from samedge.errors import BundleError, storage_errors
+from samedge.runtime.yolo_record import YoloRecord
 from samedge.types import IOScheme, Precision, Verdict
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -67,7 +68,8 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model that the graphs were made from.
 
     Attributes:
-        name: Architecture: "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam", or "sam_vit" for other sizes.
+        name: Architecture: "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam", or "sam_vit" for other sizes;
+            "yolov8n-seg", "fastsam-s" and the like.
         licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
         checkpoint: File name of the checkpoint.
         checkpoint_sha256: Its SHA-256 in hex.
@@ -75,7 +77,7 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         layers: Leaf modules of the torch model.
         parameters: Parameters of the torch model.
         encoder_gflops: 1e9 floating point operations (2 a multiply-add) for one image.
-        decoder_gflops: The same for one prompt of one point.
+        decoder_gflops: The same for one prompt of one point; 0 for a YOLO, which has no decoder.
     """
 
     name: str
@@ -114,6 +116,35 @@ class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iou_error: float
 
 
+class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far the objects that two graphs of a YOLO find in the same pictures agree.
+
+    Attributes:
+        images: Pictures.
+        objects: Objects that either finds.
+        found: Share of them that the other finds too, in the same place and of the same class.
+        box_iou: Mean intersection over union of the boxes of those that both find.
+        mask_iou: The same of the masks; None for a detector.
+    """
+
+    images: int
+    objects: int
+    found: float
+    box_iou: float
+    mask_iou: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The figures in words."""
+        if not self.objects:
+            return f"there is no object in the {self.images} pictures to compare, so they say nothing"
+        masks = "" if self.mask_iou is None else f" and a mean mask IoU of {self.mask_iou:.3f}"
+        return (
+            f"{self.found:.1%} of {self.objects} objects in {self.images} pictures are found with float32 and with "
+            f"int8, with a mean box IoU of {self.box_iou:.3f}{masks}"
+        )
+
+
 class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The verdict of comparing the graphs with the fp32 torch model on the probe set.
 
@@ -126,6 +157,9 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         iou_error_max: Largest absolute difference of the predicted IoUs.
         embedding_error_max: Largest absolute difference of the image embeddings.
         low_res_error_max: Largest absolute difference of the low-resolution mask logits.
+        box_error_max: Largest distance of a box side from the torch model's, px of the input; of a YOLO alone.
+        score_error_max: Largest absolute difference of a class score; of a YOLO alone.
+        objects: Agreement of objects with float32 on the user's pictures; of a YOLO in int8 alone.
         thresholds: The limits that the verdict was made with.
         rows: One row a probe.
     """
@@ -138,6 +172,9 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iou_error_max: float = 0.0
     embedding_error_max: float = 0.0
     low_res_error_max: float = 0.0
+    box_error_max: float = 0.0
+    score_error_max: float = 0.0
+    objects: ObjectsRecord | None = None
     thresholds: dict[str, float] = {}
     rows: tuple[ParityRow, ...] = ()
 
@@ -145,7 +182,8 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a bundle says about itself.
 
-    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
+    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much. `yolo`
+    is there for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM.
     """
 
     schema: int
@@ -157,6 +195,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    yolo: YoloRecord | None = None
 
     def has(self, *roles: GraphRole) -> bool:
         """Whether the bundle has a graph for each of the roles."""

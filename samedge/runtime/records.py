@@ -83,6 +83,8 @@ def to_coco(results: Results, *, image_id: int, category_id: int | None) -> list
     """Returns the objects as COCO annotations; see `Results.to_coco`."""
     if results.boxes is None:
         return []
+    if results.masks is None:
+        return _coco_boxes(results, image_id=image_id, category_id=category_id)
     classes, scores = results.boxes.cls.astype(int).tolist(), results.boxes.conf.tolist()
     annotations: list[dict[str, Any]] = []
     for at, (rle, index, score) in enumerate(zip(results.to_rle(), classes, scores, strict=bool(results.masks))):
@@ -94,6 +96,27 @@ def to_coco(results: Results, *, image_id: int, category_id: int | None) -> list
                 "segmentation": rle,
                 "bbox": [float(value) for value in rle_to_box(rle)],
                 "area": rle_area(rle),
+                "iscrowd": 0,
+                "score": score,
+                "prompt_index": int(results.prompt_index[at]),
+            }
+        )
+    return annotations
+
+
+def _coco_boxes(results: Results, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
+    """Returns what a detector found, without masks, as COCO annotations."""
+    if results.boxes is None:
+        return []
+    annotations: list[dict[str, Any]] = []
+    for at, (left, top, right, bottom, score, kind) in enumerate(results.boxes.data[:, :6].tolist()):
+        annotations.append(
+            {
+                "id": at + 1,
+                "image_id": image_id,
+                "category_id": int(kind) if category_id is None else category_id,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
                 "iscrowd": 0,
                 "score": score,
                 "prompt_index": int(results.prompt_index[at]),

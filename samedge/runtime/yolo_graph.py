@@ -39,6 +39,7 @@ class YoloGraph:
         input: Name of the input.
         outputs: Names of the outputs, boxes first.
         half: The graph takes float16.
+        batch: The one number of images that the graph takes; None where it is free.
         task: "detect", "segment", or what the file says.
     """
 
@@ -51,6 +52,7 @@ class YoloGraph:
     input: str = INPUT
     outputs: tuple[str, ...] = (OUTPUT,)
     half: bool = False
+    batch: int | None = None
     task: str = "detect"
 
 
@@ -86,10 +88,13 @@ def describe_yolo(engine: Engine, metadata: Mapping[str, str]) -> YoloGraph:
         fixed_size=fixed,
         stride=_positive(_literal(metadata.get("stride", "")), 32),
         segments=bool(prototypes),
-        suppressed=_suppressed(engine.outputs[boxes[0]], engine.outputs[prototypes[0]] if prototypes else None),
+        suppressed=_suppressed(
+            metadata, engine.outputs[boxes[0]], engine.outputs[prototypes[0]] if prototypes else None
+        ),
         input=name,
         outputs=(*boxes, *prototypes),
         half=spec.dtype == np.float16,
+        batch=spec.shape[0] if isinstance(spec.shape[0], int) else None,
         task="segment" if prototypes else "detect",
     )
 
@@ -103,11 +108,13 @@ def yolo_metadata(names: Mapping[int, str], image_size: tuple[int, int], task: s
         "task": task,
         "batch": "1",
         "channels": "3",
-        **more,
-    }
+    } | more
 
 
-def _suppressed(boxes: TensorSpec, prototypes: TensorSpec | None) -> bool:
+def _suppressed(metadata: Mapping[str, str], boxes: TensorSpec, prototypes: TensorSpec | None) -> bool:
+    args = _literal(metadata.get("args", ""))
+    if isinstance(args, dict) and args.get("nms") is True:
+        return True
     masks = 0 if prototypes is None else prototypes.shape[1]
     # Anchors stand last otherwise, and the smallest input has 21 of them for 6, and 38 columns need prototypes.
     return isinstance(masks, int) and boxes.shape[2] == 6 + masks and boxes.shape[1] != 6 + masks
@@ -139,7 +146,8 @@ def _names(value: object) -> dict[int, str]:
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {}
-    return {key: str(name) for key, name in value.items() if isinstance(key, int)}
+    # The header of an engine is JSON, where keys are text.
+    return {int(key): str(name) for key, name in value.items() if isinstance(key, int) or str(key).isdecimal()}
 
 
 def _pair(value: object) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
 
@@ -12,7 +14,9 @@ from typing_extensions import Self
 from samedge.engines.protocol import Engine
 from samedge.errors import UsageError
 from samedge.runtime.detections import Detections, Thresholds, detect, select
+from samedge.runtime.image import ImageSource, as_bgr, path_of
 from samedge.runtime.letterbox import Letterbox
+from samedge.runtime.manifest import Manifest
 from samedge.runtime.prototypes import draw_masks
 from samedge.runtime.results import Results
 from samedge.runtime.yolo_graph import YoloGraph
@@ -21,25 +25,52 @@ from samedge.types import Array, FloatArray, ImageArray
 DEFAULT_THRESHOLDS = Thresholds()
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An image on its way through the graph."""
+
+    bgr: ImageArray
+    path: str | os.PathLike[str] | None
+    letterbox: Letterbox
+    feed: Array
+    milliseconds: float
+
+
 class YoloPredictor:
     """A YOLO graph that can be asked for boxes and masks.
+
+    `samedge.load` makes one from the bundle of a YOLOv8 or FastSAM. Use it as a context manager, or call `close` when
+    done. It keeps nothing between images.
 
     Args:
         engine: The graph; closed with the predictor.
         graph: How it is fed and read.
+        info: What the bundle says about itself; None where there is no bundle.
 
     Attributes:
         engine: As given.
         graph: As given.
+        info: As given.
     """
 
-    def __init__(self, engine: Engine, graph: YoloGraph) -> None:
+    def __init__(self, engine: Engine, graph: YoloGraph, info: Manifest | None = None) -> None:
         self.engine = engine
         self.graph = graph
+        self.info = info
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs the graph."""
+        return self.engine.backend
+
+    @property
+    def device(self) -> str:
+        """The device really used, such as "cpu" or "cuda:0"."""
+        return self.engine.device
 
     def predict(
         self,
-        bgr: ImageArray,
+        image: ImageSource,
         *,
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
         image_size: int | tuple[int, int] | None = None,
@@ -51,43 +82,104 @@ class YoloPredictor:
         Objects whose mask is empty are left out.
 
         Args:
-            bgr: uint8 ``(H, W, 3)``.
+            image: A path, uint8 BGR ``(H, W, 3)``, or another source of one image.
             thresholds: Which boxes are kept.
             image_size: (height, width) of the input, or its side, px; the graph's own if None.
             rect: Where the graph's input size is free, cut the padding down to the next multiple of the stride.
-            path: Where the image came from.
+            path: Where the image came from, if it is not a path itself.
 
         Raises:
             UsageError: The graph takes no such image size.
+            ImageError: The image cannot be read.
             EngineError: The graph failed.
         """
+        prepared = self._prepare(image, self._input_size(image_size), rect, path)
+        return self._run([prepared], thresholds)[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
+        image_size: int | tuple[int, int] | None = None,
+        rect: bool = True,
+    ) -> list[Results]:
+        """Returns what `predict` says of each image; those whose inputs have one shape go through the graph together.
+
+        Args:
+            images: As there; all of them are in memory at once.
+            thresholds: As there.
+            image_size: As there.
+            rect: As there.
+
+        Raises:
+            SamedgeError: As there.
+        """
+        size = self._input_size(image_size)
+        groups: dict[tuple[int, ...], list[tuple[int, _Prepared]]] = {}
+        for number, image in enumerate(images):
+            prepared = self._prepare(image, size, rect, None)
+            groups.setdefault(prepared.feed.shape, []).append((number, prepared))
+        found: dict[int, Results] = {}
+        for group in groups.values():
+            step = self.graph.batch or len(group)
+            for at in range(0, len(group), step):
+                numbers, together = zip(*group[at : at + step], strict=True)
+                found |= zip(numbers, self._run(together, thresholds), strict=True)
+        return [found[number] for number in range(len(images))]
+
+    def _prepare(
+        self, image: ImageSource, size: tuple[int, int], rect: bool, path: str | os.PathLike[str] | None
+    ) -> _Prepared:
         start = perf_counter()
-        height, width = self._input_size(image_size)
+        bgr = as_bgr(image)
         rect = rect and not self.graph.fixed_size
-        rows, columns = bgr.shape[:2]
-        letterbox = Letterbox.of(rows, columns, height, width, rect=rect, stride=self.graph.stride)
+        letterbox = Letterbox.of(bgr.shape[0], bgr.shape[1], size[0], size[1], rect=rect, stride=self.graph.stride)
         feed: Array = letterbox.input(bgr)
         if self.graph.half:
             feed = feed.astype(np.float16)
-        prepared = perf_counter()
+        return _Prepared(bgr, path or path_of(image), letterbox, feed, (perf_counter() - start) * 1e3)
+
+    def _run(self, together: Sequence[_Prepared], thresholds: Thresholds) -> list[Results]:
+        """Runs images of one input shape, no more than the graph takes at once."""
+        start = perf_counter()
+        feeds = [prepared.feed for prepared in together]
+        if self.graph.batch is not None:
+            feeds += [np.zeros_like(feeds[0])] * (self.graph.batch - len(feeds))
+        feed = feeds[0] if len(feeds) == 1 else np.concatenate(feeds)
         outputs = self.engine.run({self.graph.input: feed}, self.graph.outputs)
-        ran = perf_counter()
-        first, *prototypes = (outputs[name][0].astype(np.float32, copy=False) for name in self.graph.outputs)
+        milliseconds = (perf_counter() - start) * 1e3 / len(together)
+        return [
+            self._results(prepared, [outputs[name][at] for name in self.graph.outputs], thresholds, milliseconds)
+            for at, prepared in enumerate(together)
+        ]
+
+    def _results(
+        self, prepared: _Prepared, outputs: Sequence[Array], thresholds: Thresholds, inference: float
+    ) -> Results:
+        start = perf_counter()
+        first, *prototypes = (output.astype(np.float32, copy=False) for output in outputs)
         found = self._detections(first, len(prototypes[0]) if prototypes else 0, thresholds)
-        boxes = letterbox.to_image(found.boxes)
+        boxes = prepared.letterbox.to_image(found.boxes)
         data = np.column_stack([boxes, found.scores, found.classes])
         masks = None
         if prototypes:
-            masks = draw_masks(prototypes[0], found.coefficients, boxes, letterbox)
+            masks = draw_masks(prototypes[0], found.coefficients, boxes, prepared.letterbox)
             there = masks.any((1, 2))
             data, masks = (data, masks) if there.all() else (data[there], masks[there])
         speed = {
-            "preprocess": (prepared - start) * 1e3,
-            "inference": (ran - prepared) * 1e3,
-            "postprocess": (perf_counter() - ran) * 1e3,
+            "preprocess": prepared.milliseconds,
+            "inference": inference,
+            "postprocess": (perf_counter() - start) * 1e3,
         }
-        names = self.graph.names or {number: str(number) for number in range(len(first) - 4)}
-        return Results(bgr, path, names, boxes=data, masks=masks, speed=speed)
+        return Results(prepared.bgr, prepared.path, self._names(found, first), boxes=data, masks=masks, speed=speed)
+
+    def _names(self, found: Detections, output: FloatArray) -> Mapping[int, str]:
+        if self.graph.names:
+            return self.graph.names
+        if self.graph.suppressed:  # nobody tells how many classes there are
+            return {number: str(number) for number in range(int(found.classes.max(initial=-1)) + 1)}
+        return {number: str(number) for number in range(len(output) - 4 - found.coefficients.shape[1])}
 
     def _input_size(self, asked: int | tuple[int, int] | None) -> tuple[int, int]:
         if asked is None:

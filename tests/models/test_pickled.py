@@ -250,6 +250,118 @@ class TestCode:
             read_checkpoint(path)
 
 
+FOREIGN = b"cultralytics.nn\nX\n0"
+"""Every pickle below names the foreign package first, so that it is read here and not by torch."""
+TOUCH = b"touch victim"
+
+
+def text(value: str) -> bytes:
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+def tensor(size: bytes, stride: bytes, count: bytes = b"K\x04") -> bytes:
+    """A tensor of the four numbers in "0", as torch pickles it."""
+    storage = b"(U\x07storagectorch\nFloatStorage\nU\x010N" + count + b"tQ"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + size + stride + b"NNtR"
+
+
+class TestAttacks:
+    """Pickles written by hand: each way that the format has to reach code, and to take memory."""
+
+    @pytest.mark.parametrize(
+        ("data", "named"),
+        [
+            (b"cos\nsystem\nS'" + TOUCH + b"'\n\x85R.", "os.system"),
+            (b"(S'" + TOUCH + b"'\nios\nsystem\n.", "os.system"),
+            (b"(cos\nsystem\nS'" + TOUCH + b"'\no.", "os.system"),
+            (b"\x80\x04" + text("os") + text("system") + b"\x93" + text("touch victim") + b"\x85R.", "os.system"),
+            (b"c__builtin__\ngetattr\n(cposix\nsystem\nS'x'\ntR.", "builtins.getattr"),
+            (b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.",
+             "collections.OrderedDict.__init__.__globals__"),
+            (b"\x80\x02c__builtin__\ntype\n(S'A'\n)}t\x81.", "builtins.type"),
+            (b"c_pickle\nloads\nU\x02N.\x85R.", "_pickle.loads"),
+            (b"cfunctools\npartial\n(cos\nsystem\ntR.", "functools.partial"),
+            (b"coperator\nattrgetter\n(S'system'\ntR.", "operator.attrgetter"),
+            (b"c_codecs\nlookup\n(S'utf-8'\ntR.", "_codecs.lookup"),
+            (b"\x80\x02\x82\x01.", "extension 1"),
+            (b"\x80\x02\x84\xff\xff\xff\x7f.", "extension 2147483647"),
+        ],
+    )  # fmt: skip
+    def test_names_are_refused_and_nothing_is_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, named: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        path = write_zip(tmp_path / "a.pt", FOREIGN + data)
+        for read in (read_pickled, read_checkpoint):
+            with pytest.raises(UnsafeCheckpointError, match="nothing was run") as caught:
+                read(path)
+            assert caught.value.foreign == named
+        assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"\x80\x04" + text("ultralytics.nn") + text("X.__subclasses__") + b"\x93)R.",
+            b"\x80\x04" + text("torch.nn") + text("Module.__dict__") + b"\x93)R.",
+            b"ctorch.nn.modules.module\nos.system\n(U\x01xtR.",
+            b"cultralytics.nn\n__import__\n(U\x02ostR.",
+            b"\x80\x04cultralytics.nn\nX\n)}U\x01aK\x01s\x92.",
+            b"\x80\x02cultralytics.nn\nX\n)\x81}U\x09__class__K\x01sb.",
+            b"\x80\x02cultralytics.nn\nX\n)\x81N}U\x0c__setstate__K\x01s\x86b.",
+            b"c_codecs\nencode\n(U\x01xU\x03hextR.",
+            b"ccopy_reg\n_reconstructor\n(c__builtin__\nobject\nc__builtin__\nobject\nNtR.",
+        ],
+    )
+    def test_names_inside_a_foreign_package_are_only_names(self, tmp_path: Path, data: bytes) -> None:
+        found = read_pickled(write_zip(tmp_path / "a.pt", FOREIGN + data))
+        assert isinstance(found, StandIn)
+        assert type(found).__mro__[1] is StandIn
+        assert type(found).__setstate__ is StandIn.__setstate__
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"\x80\x02K\x01r\xff\xff\xff\x7f.", "counts to 2147483647"),
+            (b"\x80\x02K\x01p9999999999\n.", "counts to 9999999999"),
+            (b"\x80\x02\x8b\xff\xff\xff\x7f.", "damaged"),
+            (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "damaged"),
+            (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.", "damaged"),
+            (b"(" * 1000 + b".", "damaged"),
+            (b"\x80\x02)K\x01p1000000\n.", "counts to"),
+            (b"\x80\x02(U\x07storagectorch\nFloatStorage\nU\x010N\x8a\x08" + b"\xff" * 7 + b"\x7ftQ.", "cut off"),
+            (b"\x80\x02(U\x07storagectorch\nFloatStorage\nU\x09../../etcNK\x05tQ.", "no item named"),
+            (b"\x80\x02(U\x07storageK\x01U\x010NK\x05tQ.", "no storage"),
+            (b"Pstorage\n.", "damaged"),
+            (b"\x80\x02" + tensor(b"\x8a\x06" + b"\0" * 5 + b"\1\x85", b"K\x00\x85") + b".", "without end"),
+            (b"\x80\x02" + tensor(b"\x8a\x0a" + b"\0" * 9 + b"\1\x85", b"K\x00\x85") + b".", "without end"),
+            (b"\x80\x02" + tensor(b"K\x05\x85", b"K\x01\x85") + b".", "claims more numbers"),
+            (b"\x80\x02" + tensor(b"K\x04\x85", b"K\x01\x85") + b"q\x01(h\x01K\x05K\x09\x85K\x01\x85tb.",
+             "sets the state of a tensor"),
+            (b"\x80\x02(U\x07storagectorch\nFloatStorage\nU\x010NK\x04tQq\x01(h\x01K\x05K\x09\x85K\x01\x85tb.",
+             "sets the state of a tensor"),
+            (b"", "damaged"),
+            (b".", "damaged"),
+        ],
+    )  # fmt: skip
+    def test_memory_and_damage(self, tmp_path: Path, data: bytes, message: str) -> None:
+        path = write_zip(tmp_path / "a.pt", FOREIGN + data, **{"data/0": bytes(16)})
+        with pytest.raises(CheckpointError, match=message):
+            read_pickled(path)
+
+    def test_a_file_that_unpacks_without_end(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.pt"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a/data.pkl", FOREIGN + b"\x80\x02" + tensor(b"K\x04\x85", b"K\x01\x85") + b".")
+            archive.writestr("a/data/0", bytes(1 << 22))
+        with pytest.raises(CheckpointError, match="would unpack to 4 MB"):
+            read_pickled(path)
+
+    def test_deep_nesting_is_no_recursion(self, tmp_path: Path) -> None:
+        path = write_zip(tmp_path / "a.pt", FOREIGN + b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".")
+        with pytest.raises(CheckpointError, match="no model in this file"):
+            read_checkpoint(path)
+
+
 def write_zip(path: Path, data: bytes, **members: bytes) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", data)

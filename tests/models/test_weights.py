@@ -57,6 +57,12 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324  git's
 
 
+YOLO_FILES = (
+    "yolov8n.pt", "yolov8s.pt", "yolov8m.pt", "yolov8l.pt", "yolov8x.pt", "yolov8n-seg.pt", "yolov8s-seg.pt",
+    "yolov8m-seg.pt", "yolov8l-seg.pt", "yolov8x-seg.pt", "FastSAM-s.pt", "FastSAM-x.pt",
+)  # fmt: skip
+
+
 class TestTable:
     def test_addresses(self) -> None:
         addresses = {name: f"{known.base}/{known.file}" for name, known in KNOWN_WEIGHTS.items()}
@@ -69,7 +75,8 @@ class TestTable:
             "sam_vit_b_01ec64.pth": f"{meta}/sam_vit_b_01ec64.pth",
             "sam_vit_l_0b3195.pth": f"{meta}/sam_vit_l_0b3195.pth",
             "sam_vit_h_4b8939.pth": f"{meta}/sam_vit_h_4b8939.pth",
-        }
+        } | {name: f"{assets}/releases/download/v8.3.0/{name}" for name in YOLO_FILES}
+        assert {KNOWN_WEIGHTS[name].licence for name in YOLO_FILES} == {"AGPL-3.0 (Ultralytics)"}
 
     def test_digests_are_digests(self) -> None:
         for known in KNOWN_WEIGHTS.values():

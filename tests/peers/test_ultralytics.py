@@ -35,7 +35,7 @@ NOT_INSTALLED = 3
 ASSETS = Path(samedge.__file__).parent / "assets"
 SIDE = 320
 MAX_DET = 50
-SIZES = {"portrait": (333, 517), "landscape": (1080, 810), "thin": (700, 90), "small": (40, 57)}
+SIZES = {"portrait": (333, 517), "landscape": (1080, 810), "thin": (700, 90), "tall": (77, 613), "small": (40, 57)}
 """Width and height of the images, px."""
 MODELS = {
     "segmenter": ("yolov8n-seg", 3),
@@ -45,6 +45,8 @@ MODELS = {
 }
 PREDICTED = ("segmenter", "detector", "fastsam")
 NAMES = ("yolov8n", "yolov8s-seg", "yolov8m-seg", "yolov8l", "yolov8x-seg")
+SAME = ("first", "second", "third")
+"""Images of one size, which go through a graph together."""
 PROMPTS: dict[str, dict[str, Any]] = {
     "box": {"bboxes": [[60, 40, 200, 190]]},
     "boxes": {"bboxes": [[60, 40, 200, 190], [150, 200, 320, 500], [-10, -10, 900, 900]]},
@@ -106,6 +108,11 @@ def job(reference: Reference) -> list[dict[str, Any]]:
         predict(segmenter, images, at / "options.npz", imgsz=SIDE, iou=0.3, classes=[0, 2], max_det=7),
         predict(segmenter, images, at / "agnostic.npz", imgsz=SIDE, agnostic_nms=True),
         predict(segmenter, images, at / "oblong.npz", imgsz=[256, 416], rect=False),
+        predict(segmenter, images, at / "none.npz", imgsz=SIDE, conf=0.99999),
+        {
+            **predict(segmenter, [str(at / f"{name}.png") for name in SAME], at / "batch.npz", imgsz=SIDE),
+            "together": True,
+        },
     ]
     everything = {**predict(fastsam, images, at / "everything.npz", imgsz=SIDE), "fastsam": True}
     steps.append(everything)
@@ -116,11 +123,15 @@ def job(reference: Reference) -> list[dict[str, Any]]:
         "fixed": {"imgsz": SIDE},
         "free": {"imgsz": SIDE, "dynamic": True},
         "suppressed": {"imgsz": SIDE, "nms": True},
+        "agnostic": {"imgsz": SIDE, "nms": True, "agnostic_nms": True, "iou": 0.5, "conf": 0.3, "max_det": 20},
+        "four": {"imgsz": SIDE, "batch": 4},
     }
     for name, options in exports.items():
         onnx = at / f"{name}.onnx"
         steps.append({"do": "export", "path": segmenter, "options": options, "output": str(onnx)})
-        steps.append(predict(str(onnx), images, at / f"onnx-{name}.npz", imgsz=SIDE, task="segment"))
+        if name != "four":  # which they can only feed with four images
+            conf = options.get("conf", 0.25)
+            steps.append(predict(str(onnx), images, at / f"onnx-{name}.npz", imgsz=SIDE, task="segment", conf=conf))
     shapes = [[name, 1 if name.endswith("-seg") else 80] for name in NAMES]
     steps.append({"do": "shapes", "models": shapes, "output": str(at / "shapes.json")})
     return steps
@@ -158,6 +169,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     for name, size in SIZES.items():
         images[name] = folder / f"{name}.png"
         cv2.imwrite(str(images[name]), cv2.resize(coffee, size))
+    scene = cv2.resize(read_image(ASSETS / "scene.jpg"), (451, 303))
+    for name, image in zip(SAME, (scene, scene[:, ::-1], 255 - scene), strict=True):
+        cv2.imwrite(str(folder / f"{name}.png"), image)
     made = Reference(folder, images)
     run(job(made), folder)
     return made
@@ -173,6 +187,19 @@ def graphs(reference: Reference) -> Iterator[dict[str, YOLO]]:
     yield models
     for model in models.values():
         model.close()
+
+
+@pytest.fixture(scope="module")
+def suppressing(reference: Reference) -> dict[bool, Path]:
+    """Our export of the segmenter with suppression in the graph, class by class and across classes."""
+    model, at = reference.model("segmenter"), reference.folder
+    options: dict[str, Any] = {"image_size": SIDE, "dynamic": False, "nms": True, "batch": 1}
+    return {
+        False: export_yolo(model, at / "ours-suppressed.onnx", **options),
+        True: export_yolo(
+            model, at / "ours-agnostic.onnx", **options, iou=0.5, conf=0.3, max_det=20, agnostic_nms=True
+        ),
+    }
 
 
 def agree(ours: Results, boxes: NDArray[np.float32], masks: NDArray[np.bool_] | None, *, iou: float = 0.99) -> None:
@@ -276,14 +303,60 @@ class TestPredictions:
         )
 
     @pytest.mark.parametrize("image", SIZES)
-    @pytest.mark.parametrize("name", ["fixed", "free", "suppressed"])
+    @pytest.mark.parametrize("name", ["fixed", "free", "suppressed", "agnostic"])
     def test_their_own_exports(self, reference: Reference, name: str, image: str) -> None:
         model = YOLO(reference.folder / f"{name}.onnx", threads=1)
         assert model.task == "segment"
         assert model.names == {number: f"thing {number}" for number in range(3)}
-        assert model.predictor.graph.suppressed == (name == "suppressed")
+        assert model.predictor.graph.suppressed == (name in {"suppressed", "agnostic"})
         assert model.predictor.graph.fixed_size == (name != "free")
         agree(model(reference.images[image], max_det=MAX_DET)[0], *reference.found(f"onnx-{name}", image))
+
+    def test_nothing_is_found(self, reference: Reference, graphs: dict[str, YOLO]) -> None:
+        for image, path in reference.images.items():
+            boxes, masks = reference.found("none", image)
+            (ours,) = graphs["segmenter"](path, conf=0.99999)
+            assert (len(boxes), masks, len(ours), ours.masks) == (0, None, 0, None)
+            assert ours.boxes is not None
+            assert ours.boxes.data.shape == boxes.shape == (0, 6)
+
+    @pytest.mark.parametrize("batch", [1, 2, 3, 8])
+    def test_lists(self, reference: Reference, graphs: dict[str, YOLO], batch: int) -> None:
+        images = [read_image(reference.folder / f"{name}.png") for name in SAME]
+        ours = graphs["segmenter"](images, batch=batch, max_det=MAX_DET)
+        assert len(ours) == len(images)
+        with np.load(reference.folder / "batch.npz") as arrays:
+            for number, results in enumerate(ours):
+                agree(results, arrays[f"boxes{number}"], unpacked(arrays, number))
+
+    def test_a_graph_that_takes_four_images(self, reference: Reference) -> None:
+        """Fed with five: the last four times with what is left out."""
+        model = YOLO(reference.folder / "four.onnx", threads=1)
+        assert model.predictor.graph.batch == 4
+        images = list(reference.images.values())
+        for image, results in zip(SIZES, model(images, batch=5, max_det=MAX_DET), strict=True):
+            agree(results, *reference.found("onnx-fixed", image))
+
+    @pytest.mark.parametrize("agnostic", [False, True])
+    @pytest.mark.parametrize("image", ["portrait", "thin"])
+    def test_suppression_in_our_graph_is_theirs(
+        self, reference: Reference, suppressing: dict[bool, Path], image: str, agnostic: bool
+    ) -> None:
+        model = YOLO(suppressing[agnostic], threads=1)
+        assert model.predictor.graph.suppressed
+        theirs = "agnostic" if agnostic else "suppressed"
+        agree(model(reference.images[image], max_det=MAX_DET)[0], *reference.found(f"onnx-{theirs}", image))
+
+    def test_our_suppression_runs_in_their_runtime(self, reference: Reference, suppressing: dict[bool, Path]) -> None:
+        images, output = list(reference.images.values()), reference.folder / "theirs-on-ours-suppressed.npz"
+        run(
+            [predict(str(suppressing[False]), [str(path) for path in images], output, imgsz=SIDE, task="segment")],
+            reference.folder,
+        )
+        with np.load(output) as arrays:
+            for number, name in enumerate(reference.images):
+                found = YOLO(suppressing[False], threads=1)(reference.images[name], max_det=MAX_DET)[0]
+                agree(found, arrays[f"boxes{number}"], unpacked(arrays, number))
 
     def test_our_exports_run_in_their_runtime(self, reference: Reference, graphs: dict[str, YOLO]) -> None:
         path, output = reference.folder / "segmenter-ours.onnx", reference.folder / "theirs-on-ours.npz"

@@ -13,7 +13,7 @@ The job is a list of steps, each a dictionary with "do":
 * ``forward``: runs the model in ``path`` on the array in ``input`` and writes the outputs of its exported graph to
   ``output``.
 * ``predict``: runs the model in ``path`` on ``images`` with the keywords in ``options`` and writes boxes and masks to
-  ``output``; ``fastsam`` says which class of theirs does it.
+  ``output``; ``fastsam`` says which class of theirs does it, ``together`` that all images go in one list of arrays.
 * ``export``: exports the model in ``path`` as ONNX with the keywords in ``options``, and moves it to ``output``.
 * ``shapes``: writes key and shape of every weight of each of ``models`` to ``output``.
 """
@@ -134,8 +134,13 @@ def predict(package: Any, step: dict[str, Any]) -> None:
     task = {"task": options.pop("task")} if "task" in options else {}
     model = kind(step["path"], **task)
     found = {}
-    for number, image in enumerate(step["images"]):
-        result = model(image, conf=CONF, device="cpu", verbose=False, retina_masks=True, **options)[0]
+    usual = {"conf": CONF, "device": "cpu", "verbose": False, "retina_masks": True, **options}
+    if step.get("together"):
+        cv2 = import_module("cv2")
+        results = model([cv2.imread(image) for image in step["images"]], **usual)
+    else:
+        results = [model(image, **usual)[0] for image in step["images"]]
+    for number, result in enumerate(results):
         found[f"boxes{number}"] = result.boxes.data.numpy()
         if result.masks is not None:
             masks = result.masks.data.numpy().astype(bool)

@@ -61,7 +61,7 @@ class TestGraph:
     )
     def test_metadata_that_says_nothing(self, metadata: dict[str, str]) -> None:
         found = describe_yolo(graph({"output0": (1, 84, "a")}, images=(1, 3, "h", "w")), metadata)
-        assert found == YoloGraph()
+        assert found == YoloGraph(batch=1)
 
     def test_names_as_a_list(self) -> None:
         assert describe_yolo(graph({"output0": (1, 6, 9)}), {"names": "['a', 'b']"}).names == {0: "a", 1: "b"}

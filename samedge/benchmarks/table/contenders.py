@@ -84,7 +84,6 @@ def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Conten
         "backend": options.backend,
         "device": options.device,
         "threads": options.threads,
-        "count": options.wants("gflops"),
     }
     prepared = msgspec.convert(call_in_child("samedge.benchmarks.table.prepare:prepare", asked), Prepared)
     everything = _everything(source, prepared, options)

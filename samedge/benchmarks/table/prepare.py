@@ -13,9 +13,7 @@ import msgspec
 
 from samedge.api import is_bundle
 from samedge.benchmarks.table.records import Family, MaskAgreement
-from samedge.errors import missing_extra
-from samedge.export.cached import cached_bundle, import_exporter
-from samedge.models.weights import SEEDED, find_checkpoint
+from samedge.export.cached import cached_bundle
 from samedge.runtime.bundle import open_bundle
 from samedge.runtime.load import load
 from samedge.runtime.manifest import Manifest
@@ -26,6 +24,7 @@ from samedge.yolo import GRAPH_SUFFIXES
 
 FAST_SAM: Final = "fastsam"
 _GRAPH_ALONE: Final = "a graph file alone does not tell it"
+_ANCHORS: Final = "probe set, the 20 best anchors"
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +63,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     empty: dict[str, str] = {}
 
 
-def prepare(source: str, backend: str, device: str | None, threads: int | None, count: bool) -> dict[str, Any]:
+def prepare(source: str, backend: str, device: str | None, threads: int | None) -> dict[str, Any]:
     """Returns a `Prepared`, as JSON: exports what is not exported yet, and chooses the backend that "auto" means.
 
     Args:
@@ -72,17 +71,14 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None, 
         backend: As for `samedge.load`.
         device: As for `samedge.load`.
         threads: As for `samedge.load`.
-        count: Count floating point operations, where no manifest has them.
 
     Raises:
         SamedgeError: It cannot be read or exported.
     """
     if Path(source).suffix.lower() in GRAPH_SUFFIXES:
-        found = _graph(Path(source), source, "")
+        found = _graph(Path(source))
     elif is_bundle(source):
         found = _bundle(source, "")
-    elif _is_yolo(source):
-        found = _yolo(source, count=count)
     else:
         found = _bundle(str(cached_bundle(source)), source)
     if found.family == "sam":
@@ -92,103 +88,58 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None, 
     return described
 
 
-def _is_yolo(source: str) -> bool:
-    if source.startswith(SEEDED):
-        return source.removeprefix(SEEDED).lower().startswith(("yolo", FAST_SAM))
-    import_exporter()  # a sentence where torch is missing
-    from samedge.models.checkpoint import read_checkpoint
-    from samedge.models.yolo_load import is_yolo
-
-    return is_yolo(read_checkpoint(find_checkpoint(source)))
-
-
 def _bundle(path: str, checkpoint: str) -> Prepared:
-    opened = open_bundle(path, force=True)
-    manifest = opened.manifest
-    if manifest.has("yolo"):
-        return _graph(opened.graph_path("yolo"), checkpoint or path, checkpoint, manifest)
+    manifest = open_bundle(path, force=True).manifest
+    main = manifest.graph("encoder" if manifest.yolo is None else "yolo")
     return Prepared(
-        family="sam",
+        family=_family(manifest),
         architecture=manifest.model.name,
         artefact=path,
         image_size=manifest.input.image_size,
         size_bytes=sum(file.size for file in manifest.files),
-        precision=manifest.graph("encoder").precision,
+        parameters=manifest.model.parameters,
+        gflops=manifest.model.encoder_gflops,
+        prompt_gflops=manifest.model.decoder_gflops if manifest.yolo is None else None,
+        precision=main.precision,
+        seeded=manifest.model.seeded,
         verdict=manifest.parity.verdict,
         recorded=_recorded(manifest),
         checkpoint=checkpoint,
-        **_model_numbers(manifest),
     )
 
 
-def _model_numbers(manifest: Manifest) -> dict[str, Any]:
-    model = manifest.model
-    return {
-        "parameters": model.parameters,
-        "gflops": model.encoder_gflops,
-        "prompt_gflops": model.decoder_gflops,
-        "seeded": model.seeded,
-    }
+def _family(manifest: Manifest) -> Family:
+    if manifest.yolo is None:
+        return "sam"
+    return "fastsam" if FAST_SAM in f"{manifest.model.name} {manifest.model.checkpoint}".lower() else "yolo"
 
 
 def _recorded(manifest: Manifest) -> MaskAgreement | None:
     parity = manifest.parity
-    if parity.verdict == "unchecked":
+    if parity.verdict == "unchecked" or (manifest.yolo is not None and manifest.yolo.task != "segment"):
         return None
-    judged = f"probe set, {parity.backend}, at the export"
-    return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, judged)
+    what = "probe set" if manifest.yolo is None else _ANCHORS
+    return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, f"{what}, {parity.backend}, at the export")
 
 
-def _yolo(source: str, *, count: bool) -> Prepared:
-    try:
-        from samedge.export.describe import count_yolo_gflops
-        from samedge.export.yolo_export import cached_yolo
-        from samedge.models.yolo_load import load_yolo
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-    path = Path(cached_yolo(source))
-    if path.suffix.lower() not in GRAPH_SUFFIXES:
-        return _bundle(str(path), source)
-    graph = _graph(path, source, source)
-    loaded = load_yolo(source)
-    return msgspec.structs.replace(
-        graph,
-        architecture=source.removeprefix(SEEDED).lower() if loaded.seeded else graph.architecture or loaded.name,
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        gflops=count_yolo_gflops(loaded.model, graph.image_size) if count else None,
-        empty={},
-    )
-
-
-def _graph(path: Path, source: str, checkpoint: str, manifest: Manifest | None = None) -> Prepared:
-    """A YOLO or FastSAM: its file says what it is, and a manifest, where there is one, says more."""
+def _graph(path: Path) -> Prepared:
+    """A YOLO or FastSAM without a bundle: its file says what it is."""
     metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
-    said = f"{source} {metadata.get('description', '')} {manifest.model.name if manifest else ''}".lower()
-    verdict, recorded = _yolo_parity(metadata, manifest)
-    names = metadata.get("description", "").partition(",")[0].lower()
+    verdict, recorded = _graph_parity(metadata)
     return Prepared(
-        family="fastsam" if FAST_SAM in said else "yolo",
-        architecture=manifest.model.name if manifest else names,
+        family="fastsam" if FAST_SAM in f"{path} {metadata.get('description', '')}".lower() else "yolo",
+        architecture=metadata.get("description", "").partition(",")[0].lower(),
         artefact=str(path),
-        image_size=_side(metadata, manifest),
+        image_size=_side(metadata),
         size_bytes=path.stat().st_size,
+        seeded=metadata.get("seeded") == "True",
         verdict=verdict,
         recorded=recorded,
-        checkpoint=checkpoint,
-        **(
-            _model_numbers(manifest)
-            if manifest
-            else {
-                "seeded": metadata.get("seeded") == "True",
-                "empty": dict.fromkeys(("params", "gflops"), _GRAPH_ALONE),
-            }
-        ),
+        empty=dict.fromkeys(("params", "gflops"), _GRAPH_ALONE),
     )
 
 
-def _side(metadata: dict[str, str], manifest: Manifest | None) -> int:
-    if manifest is not None:
-        return manifest.input.image_size
+def _side(metadata: dict[str, str]) -> int:
     try:
         sides = json.loads(metadata.get("imgsz", ""))
     except ValueError:
@@ -196,9 +147,7 @@ def _side(metadata: dict[str, str], manifest: Manifest | None) -> int:
     return int(max(sides)) if isinstance(sides, list) and sides else DEFAULT_IMAGE_SIZE[0]
 
 
-def _yolo_parity(metadata: dict[str, str], manifest: Manifest | None) -> tuple[Verdict, MaskAgreement | None]:
-    if manifest is not None and manifest.parity.verdict != "unchecked":
-        return manifest.parity.verdict, _recorded(manifest)
+def _graph_parity(metadata: dict[str, str]) -> tuple[Verdict, MaskAgreement | None]:
     try:
         record = json.loads(metadata.get(PARITY, "{}"))
     except ValueError:
@@ -207,6 +156,7 @@ def _yolo_parity(metadata: dict[str, str], manifest: Manifest | None) -> tuple[V
     if verdict not in ("passed", "failed"):
         return "unchecked", None
     worst = record.get("mask_iou_min")
-    judged = "probe set, the 20 best anchors, at the export"
-    agreement = MaskAgreement(float(worst), None, judged) if isinstance(worst, (int, float)) else None
+    agreement = (
+        MaskAgreement(float(worst), None, f"{_ANCHORS}, at the export") if isinstance(worst, (int, float)) else None
+    )
     return cast("Verdict", verdict), agreement

@@ -1,0 +1,113 @@
+"""``samedge predict`` with a YOLOv8 or FastSAM: which options it takes, and what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samedge.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from samedge.runtime.results import Results
+    from samedge.yolo import YOLO
+
+
+def is_yolo_model(model: str) -> bool:
+    """Whether a bundle is that of a YOLO, or the model a graph file, which a SAM is never opened from."""
+    from samedge.runtime.bundle import bundle_manifest
+    from samedge.yolo import GRAPH_SUFFIXES
+
+    if Path(model).suffix.lower() in GRAPH_SUFFIXES:
+        return True
+    try:
+        return bundle_manifest(model).yolo is not None
+    except BundleError:
+        return False  # opening it says what is wrong
+
+
+def check_kind(kind: str, **given: bool) -> None:
+    """Refuses options that mean nothing for the kind of model that was opened.
+
+    Args:
+        kind: "a YOLO" or "a SAM".
+        given: Options, as they are typed but for dashes, and whether they were given.
+
+    Raises:
+        UsageError: One was.
+    """
+    for option, wrong in given.items():
+        if wrong:
+            raise UsageError(
+                f"this means nothing for {kind}", where=f"--{option.replace('_', '-')}", cure="Leave it out"
+            )
+
+
+def open_yolo(
+    model: str, *, prompted: bool, backend: str, device: str | None, threads: int | None, force: bool
+) -> YOLO:
+    """Opens a YOLO; a FastSAM, or whatever is asked with prompts, as one that takes them."""
+    from samedge.yolo import YOLO, FastSAM
+
+    found = YOLO(model, backend=backend, device=device, threads=threads, force=force)
+    info = found.predictor.info
+    if not prompted and (info is None or not info.model.name.startswith("fastsam")):
+        return found
+    if found.task != "segment":
+        raise UsageError("prompts choose among masks, and this model has none", where=model, cure="Use a segmenter")
+    found.close()
+    return FastSAM(model, backend=backend, device=device, threads=threads, force=force)
+
+
+def find_objects(
+    model: YOLO,
+    image: Path,
+    boxes: Sequence[Sequence[float]],
+    points: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    *,
+    conf: float | None,
+    iou: float | None,
+    max_det: int | None,
+    classes: Sequence[int] | None,
+    agnostic_nms: bool,
+    imgsz: int | None,
+) -> Results:
+    """Returns the objects of one image, those that the prompts mean if there are any."""
+    from samedge.runtime.detections import Thresholds
+    from samedge.yolo import FastSAM
+
+    usual = Thresholds()
+    conf, iou = usual.conf if conf is None else conf, usual.iou if iou is None else iou
+    most = usual.max_det if max_det is None else max_det
+    if isinstance(model, FastSAM):
+        (found,) = model.predict(
+            image, boxes or None, points or None, labels or None, conf=conf, iou=iou, max_det=most,
+            classes=classes or None, agnostic_nms=agnostic_nms, imgsz=imgsz,
+        )  # fmt: skip
+        return found
+    (found,) = model.predict(
+        image, conf=conf, iou=iou, max_det=most, classes=classes or None, agnostic_nms=agnostic_nms, imgsz=imgsz
+    )
+    return found
+
+
+def print_objects(results: Results) -> None:
+    """Writes the image's name and size to stdout, on one line however long it is, and the objects that were found."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    table = Table()
+    table.add_column("class")
+    for name in ("score", "x1", "y1", "x2", "y2", *([] if results.masks is None else ["area, px"])):
+        table.add_column(name, justify="right")
+    if results.boxes is not None:
+        areas = [] if results.masks is None else [[str(int(mask.sum()))] for mask in results.masks.iter_masks()]
+        for number, (*box, score, kind) in enumerate(results.boxes.data.tolist()):
+            shown = [f"{side:.0f}" for side in box]
+            table.add_row(escape(results.name_of(int(kind))), f"{score:.3f}", *shown, *(areas[number] if areas else []))
+    console.print(table)
