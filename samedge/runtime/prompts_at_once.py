@@ -10,8 +10,8 @@ MOST: Final = 16
 """Enough for an accelerator to be busy. Where an image has few tokens, as many keep the steps of a call from being too
 small to be worth their start."""
 CPU_IMAGE_TOKENS: Final = 16384
-"""On a CPU, at most so many image tokens, those of all prompts together. X
-enough: one at a time or 16, it takes as long. 16 need 850 MB in all, 4 need 315 (onnxruntime, one thread)."""
+"""On a CPU, at most so many image tokens, those of all prompts together. The steps of a prompt on SAM's 4096 are long
+enough: one at a time or 16, each takes as long. 16 need 850 MB in all, 4 need 315 (onnxruntime, one thread)."""
 
 
 def prompts_at_once(device: str, embedding: TensorSpec) -> int:
