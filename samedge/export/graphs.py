@@ -22,6 +22,8 @@ from samedge.models.encoder_forms import EncoderForm, FoldedViT
 from samedge.models.image_encoder import ImageEncoderViT
 from samedge.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from samedge.models.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
+from samedge.models.tiny_vit import TinyViT
+from samedge.models.tiny_vit_form import FoldedTinyViT
 from samedge.runtime.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
 from samedge.runtime.manifest import DEFAULT_VARIANT, GraphRole
 from samedge.types import IOScheme
@@ -61,6 +63,9 @@ def encoder_module(sam: Sam, form: EncoderForm) -> tuple[nn.Module, str]:
     """
     if isinstance(sam.image_encoder, ImageEncoderViT):
         return FoldedViT(sam.image_encoder, form), form
+    if isinstance(sam.image_encoder, TinyViT):
+        strips = form == "chunked"
+        return FoldedTinyViT(sam.image_encoder, strips=strips), "strips" if strips else DEFAULT_VARIANT
     return sam.image_encoder, DEFAULT_VARIANT
 
 

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from samedge.models.attention import RelPosAttention
 from samedge.models.image_encoder import Block, ImageEncoderViT
+from samedge.models.window_heads import window_rows
 
 EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
@@ -142,21 +143,12 @@ class FoldedBlock(nn.Module):
             self._index_windows(block)
 
     def _index_windows(self, block: Block) -> None:
-        """Makes the gathers that take heads of windows from tokens, and tokens from heads of windows.
-
-        A row of the gathered matrix is one head of one token, so that cutting windows and bringing heads to the front
-        is one copy, and back another.
-        """
-        heads, inside = self.attention.heads, block.window * block.window
-        windows = block.cut.numel() // inside
-        tokens = block.cut.reshape(windows, 1, inside)
-        head = torch.arange(heads).reshape(1, heads, 1)
-        for which, name in enumerate(("query_rows", "key_rows", "value_rows")):
-            rows = tokens * (3 * heads) + which * heads + head
-            self.register_buffer(name, rows.reshape(-1))
-        window, place = block.place // inside, block.place % inside
-        back = (window[:, None] * heads + torch.arange(heads)) * inside + place[:, None]
-        self.register_buffer("back_rows", back.reshape(-1))
+        """Makes the gathers that take heads of windows from tokens, and tokens from heads of windows."""
+        rows = window_rows(block.cut, block.place, self.attention.heads, block.window * block.window)
+        self.register_buffer("query_rows", rows.query)
+        self.register_buffer("key_rows", rows.key)
+        self.register_buffer("value_rows", rows.value)
+        self.register_buffer("back_rows", rows.back)
         self.query_rows: Tensor
         self.key_rows: Tensor
         self.value_rows: Tensor

@@ -15,6 +15,7 @@ from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.schemes import check_graph
+from samedge.runtime.warm_up import warm_up
 from samedge.runtime.yolo_graph import describe_yolo, yolo_metadata
 from samedge.runtime.yolo_predictor import YoloPredictor
 
@@ -74,7 +75,7 @@ def load(
         ParityError: Its graphs do not give the checkpoint's masks.
         BackendUnavailableError: The backend is not known or not installed.
         DeviceUnavailableError: The device cannot be had.
-        EngineError: A graph cannot be opened.
+        EngineError: A graph cannot be opened, or its decoder cannot run.
     """
     opened = open_bundle(bundle, force=force)
     manifest = opened.manifest
@@ -88,7 +89,9 @@ def load(
         encoder = _open_encoder(opened, backend, device, threads)
         stack.callback(encoder.close)
         check_graph(manifest.graph("encoder"), encoder)
-        predictor = Predictor(manifest, encoder, _open_decoder(opened, encoder, threads, stack))
+        decoder = _open_decoder(opened, encoder, threads, stack)
+        predictor = Predictor(manifest, encoder, decoder)
+        warm_up(decoder)
         stack.pop_all()
     return predictor
 

@@ -1,23 +1,20 @@
 """From low-resolution mask logits to masks of the image, in bands of rows; and from a mask back to logits.
 
-Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each of
-which treats rows and columns alike and apart. Here their product is applied at once: a row of the image is a mixture of
-at most four rows of logits, which are first stretched to the image's width. Nothing of the size of the image is made
-but the masks that were asked for. Knows nothing of engines.
+Nothing of the size of the image is made but the masks that were asked for; how a row of the image comes from rows of
+logits is in `samedge.runtime.resampling`. Knows nothing of engines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samedge.errors import UsageError
 from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.resampling import column_taps, mix_rows, row_taps
 from samedge.types import BoolArray, FloatArray
 
 # Logits of so many pixels are at hand at a time, in float32.
@@ -25,22 +22,6 @@ _BAND_PIXELS: Final = 1 << 18
 _BAND_ROWS: Final = 1 << 9
 # What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
 _PROMPT_LOGIT: Final = np.float32(10)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taps:
-    """Along one axis, the sources of each target: indices ``[n, 4]`` (repeats allowed) and weights ``[n, 4]``."""
-
-    index: NDArray[np.intp]
-    weight: FloatArray
-
-    def within(self, targets: slice) -> _Taps:
-        """Some of the targets."""
-        return _Taps(self.index[targets], self.weight[targets])
-
-    def shares(self, sources: int) -> FloatArray:
-        """How much of all targets comes from each source."""
-        return np.bincount(self.index.ravel(), self.weight.ravel(), sources).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +57,13 @@ def upscale_bands(
         next band may reuse its memory.
     """
     window = window or Window(slice(0, geometry.height), slice(0, geometry.width))
-    rows = _row_taps(logits.shape[0], geometry).within(window.rows)
-    columns = _column_taps(logits.shape[1], geometry).within(window.columns)
+    columns = column_taps(logits.shape[1], geometry).within(window.columns)
     height, width = window.shape
     step = max(1, min(height, _BAND_ROWS, _BAND_PIXELS // width))
     band = np.empty((step, width), np.float32)
     for top in range(0, height, step):
-        index, weight = rows.index[top : top + step], rows.weight[top : top + step]
-        first, last = int(index.min()), int(index.max())
-        stretched = _stretch(logits[first : last + 1], columns)
-        mixture = np.zeros((len(index), last + 1 - first), np.float32)
-        for tap in range(4):
-            mixture[np.arange(len(index)), index[:, tap] - first] += weight[:, tap]
-        yield top, np.matmul(mixture, stretched, out=band[: len(index)])
+        rows = slice(window.rows.start + top, min(window.rows.start + top + step, window.rows.stop))
+        yield top, mix_rows(logits, geometry, rows, columns, band[: rows.stop - rows.start])
 
 
 def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> list[Window | None]:
@@ -106,7 +81,7 @@ def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> 
     Returns:
         None for a mask without any such logit.
     """
-    rows, columns = _row_taps(logits.shape[1], geometry), _column_taps(logits.shape[2], geometry)
+    rows, columns = row_taps(logits.shape[1], geometry), column_taps(logits.shape[2], geometry)
     low = logits[:, : int(rows.index.max()) + 1, : int(columns.index.max()) + 1]
     largest = np.abs(low).max(axis=(1, 2), keepdims=True)
     above = low > np.float32(level) - np.float32(1e-5) * (largest + np.float32(abs(level)))
@@ -127,7 +102,7 @@ def low_res_shares(side: int, geometry: ImageGeometry) -> tuple[FloatArray, Floa
         side: Rows and columns of the logits.
         geometry: Of the image.
     """
-    rows, columns = _row_taps(side, geometry), _column_taps(side, geometry)
+    rows, columns = row_taps(side, geometry), column_taps(side, geometry)
     return rows.shares(side), columns.shares(side)
 
 
@@ -212,54 +187,3 @@ def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> Float
         255
     )
     return (np.float32(2) * coverage - np.float32(1)) * _PROMPT_LOGIT
-
-
-def _stretch(rows: FloatArray, columns: _Taps) -> FloatArray:
-    """Applies the taps of the columns to some rows of logits: ``[n, w]`` to ``[n, W]``."""
-    stretched = rows[:, columns.index[:, 0]] * columns.weight[:, 0]
-    for tap in range(1, 4):
-        stretched += rows[:, columns.index[:, tap]] * columns.weight[:, tap]
-    return stretched
-
-
-def _row_taps(low: int, geometry: ImageGeometry) -> _Taps:
-    return _taps(low, geometry.image_size, geometry.resized_height, geometry.height)
-
-
-def _column_taps(low: int, geometry: ImageGeometry) -> _Taps:
-    return _taps(low, geometry.image_size, geometry.resized_width, geometry.width)
-
-
-@lru_cache(maxsize=8)  # every mask of an image has the same
-def _taps(low: int, square: int, cropped: int, original: int) -> _Taps:
-    """Composes low -> square (bilinear), the crop, and cropped -> original (bilinear) along one axis."""
-    inner_low, inner_high, inner = _bilinear(low, square)
-    outer_low, outer_high, outer = _bilinear(cropped, original)
-    index = np.stack(
-        [inner_low[outer_low], inner_high[outer_low], inner_low[outer_high], inner_high[outer_high]], axis=1
-    )
-    near, far = np.float32(1) - outer, outer
-    weight = np.stack(
-        [
-            near * (np.float32(1) - inner[outer_low]),
-            near * inner[outer_low],
-            far * (np.float32(1) - inner[outer_high]),
-            far * inner[outer_high],
-        ],
-        axis=1,
-    )
-    return _Taps(index, weight)
-
-
-def _bilinear(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
-    """For each target, the two sources and the weight of the second.
-
-    torch's ``interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, clamped at 0. Rounded where torch
-    rounds (the scale to float32, then one fused multiply-subtract), or weights would differ by 1e-4 at the far end.
-    """
-    scale = np.float32(source) / np.float32(target)
-    at = (np.float64(scale) * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
-    at = np.maximum(at, np.float32(0))
-    low = np.minimum(at.astype(np.intp), source - 1)
-    high = np.minimum(low + 1, source - 1)
-    return low, high, np.clip(at - low.astype(np.float32), np.float32(0), np.float32(1))

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from typing_extensions import Self, Unpack
@@ -39,6 +39,7 @@ from samedge.runtime.manifest import Manifest
 from samedge.runtime.prediction import Prediction
 from samedge.runtime.prompt_shapes import PromptLike
 from samedge.runtime.prompts import parse_prompts
+from samedge.runtime.prompts_at_once import prompts_at_once
 from samedge.runtime.schemes import SamGraphs
 from samedge.runtime.stream import Stream, StreamHost
 from samedge.runtime.stream_request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
@@ -47,9 +48,6 @@ from samedge.types import FloatArray, ImageArray
 __all__ = ["Prediction", "Predictor"]
 
 R = TypeVar("R")
-
-# A prompt needs some 28 MB inside SAM's decoder: 16 of them stay below what the encoder needs, 64 need 1.8 GB.
-PROMPTS_PER_CALL: Final = 16
 
 
 class Predictor:
@@ -63,7 +61,7 @@ class Predictor:
         encoder: The opened encoder graph.
         decoder: The decoder; an opened graph of role "decoder" will do.
         prompts_per_call: Prompts that the decoder gets at once; more are done in several calls. Less memory, or more
-            speed on a large GPU; the masks are the same.
+            speed on a large GPU; the masks are the same. None for what `samedge.runtime.prompts_at_once` says.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
@@ -76,7 +74,7 @@ class Predictor:
         encoder: Engine,
         decoder: Engine | Decoder,
         *,
-        prompts_per_call: int = PROMPTS_PER_CALL,
+        prompts_per_call: int | None = None,
     ) -> None:
         self._manifest = manifest
         if isinstance(decoder, Engine):
@@ -89,6 +87,8 @@ class Predictor:
         self._encode_ms = 0.0
         self._owns_graphs = True
         self._last_stream: Callable[[], Stream[Any] | None] = lambda: None  # weak: a stream that is forgotten ends
+        if prompts_per_call is None:
+            prompts_per_call = prompts_at_once(encoder.device, self._graphs.decoder.embedding_spec)
         self.prompts_per_call = prompts_per_call
 
     @property

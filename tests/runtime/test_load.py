@@ -214,6 +214,7 @@ class TestSplitDecoder:
 
         monkeypatch.setattr(SplitAnswer, "draw", counted)
         with load(folder, threads=1) as predictor:
+            drawn.clear()  # loading draws a mask of nothing
             predictor.set_image(IMAGE)
             points = np.random.default_rng(3).uniform(0, 60, (12, 2))
             scores = predictor.predict(points).scores

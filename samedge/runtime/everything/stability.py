@@ -98,10 +98,18 @@ def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Leve
     """
     rows, columns = low_res_shares(logits.shape[1], geometry)
     cell = rows.max() * columns.max()  # so many pixels of the image
-    inner = ((logits > np.float32(levels.higher)) @ columns) @ rows
-    outer = ((logits > np.float32(levels.lower)) @ columns) @ rows
+    inner = _weighted(logits > np.float32(levels.higher), rows, columns)
+    outer = _weighted(logits > np.float32(levels.lower), rows, columns)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Estimate(inner / outer, outer < CLEAR_FROM_CELLS * cell)
+
+
+def _weighted(inside: BoolArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    """Returns the areas of masks ``[K, h, w]`` whose rows and columns count for so much: float32 ``[K]``."""
+    # Not a matrix product, for which numpy's BLAS would start threads; see `samedge.runtime.resampling.ONE_THREAD`.
+    by_row = np.einsum("khw,w->kh", inside, columns)
+    area: FloatArray = np.einsum("kh,h->k", by_row, rows)
+    return area
 
 
 def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, window: Window | None) -> DrawnMask:

@@ -21,7 +21,7 @@ from samedge.runtime.prompt_shapes import PADDING
 from samedge.runtime.prompts import PromptGroup
 from samedge.runtime.rle import encode_rle_window
 from samedge.runtime.schemes import SamGraphs
-from samedge.types import BoolArray, FloatArray
+from samedge.types import FloatArray
 
 
 @dataclass(slots=True)
@@ -63,7 +63,9 @@ class Sweep:
         share: Of the whole work: from where to where this sweep leads.
         watch: Progress, cancelling and time.
         tally: Is kept up to date.
-        best_scores: float32 ``[N]``: for each point, the greatest predicted IoU of its masks; NaN until it is asked.
+        margins: float32 ``[N]``: by how much the best mask of each point passes the thresholds; less than 0 if it does
+            not; NaN until the point is asked. A mask's margin is the smaller of those of its predicted IoU and of its
+            stability, as far as low resolution tells it.
     """
 
     graphs: SamGraphs
@@ -78,10 +80,10 @@ class Sweep:
     share: tuple[float, float]
     watch: Watch
     tally: Tally
-    best_scores: FloatArray = field(init=False)
+    margins: FloatArray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.best_scores = np.full(len(self.points), np.nan, np.float32)
+        self.margins = np.full(len(self.points), np.nan, np.float32)
 
     def ask_in_turn(self, rows: NDArray[np.intp], settled: int = 0) -> list[Candidate]:
         """Asks some of the points, call by call, for as long as there is time.
@@ -116,31 +118,47 @@ class Sweep:
         with self.tally.timed():
             answer = self.graphs.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
         scores = answer.scores[:, 1:]  # the first mask is for prompts that are not ambiguous; a click is
-        self.best_scores[rows] = scores.max(axis=1)
-        good = self._good(scores)
+        sure_by = self._sure_by(scores)
+        good = sure_by > 0
         self.tally.decoder_calls += 1
         self.tally.decoder_prompts += len(rows)
         self.tally.masks_scored += scores.size
         wanted = np.flatnonzero(good.any(axis=1))
-        if not len(wanted):
-            return []
-        with self.tally.timed():
-            drawn = self.graphs.draw(answer, wanted)
-        self.tally.masks_drawn += len(wanted) * MASK_TOKENS
-        at, token = np.nonzero(good[wanted])
-        return self._measure(drawn[:, 1:][at, token], scores[wanted][at, token], rows[wanted][at])
+        found: list[Candidate] = []
+        if len(wanted):
+            with self.tally.timed():
+                drawn = self.graphs.draw(answer, wanted)
+            self.tally.masks_drawn += len(wanted) * MASK_TOKENS
+            at, token = np.nonzero(good[wanted])
+            drawn = drawn[:, 1:][at, token]
+            at = wanted[at]
+            found, stable_by = self._measure(drawn, scores[at, token], rows[at])
+            # Where some mask is sure enough, those that are not were not measured, and promise nothing more.
+            sure_by[wanted] = np.where(good[wanted], sure_by[wanted], -np.inf)
+            sure_by[at, token] = np.minimum(sure_by[at, token], stable_by)
+        self.margins[rows] = sure_by.max(axis=1)
+        return found
 
-    def _good(self, scores: FloatArray) -> BoolArray:
+    def _sure_by(self, scores: FloatArray) -> FloatArray:
+        """Returns by how much predicted IoUs are above the threshold; where there is none, by infinitely much."""
         least = self.parameters.pred_iou_thresh
-        return scores > np.float32(least) if least > 0 else np.ones(scores.shape, np.bool_)
+        return scores - np.float32(least) if least > 0 else np.full(scores.shape, np.inf, np.float32)
 
-    def _measure(self, logits: FloatArray, scores: FloatArray, rows: NDArray[np.intp]) -> list[Candidate]:
-        """Drops unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``."""
+    def _measure(
+        self, logits: FloatArray, scores: FloatArray, rows: NDArray[np.intp]
+    ) -> tuple[list[Candidate], FloatArray]:
+        """Drops unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``.
+
+        Returns:
+            Those that stay, and the margins of the stability of all: float32 ``[K]``.
+        """
         levels = Levels.around(self.mask_threshold, self.parameters.stability_score_offset)
         least = self.parameters.stability_score_thresh
+        stable_by = np.full(len(rows), np.inf, np.float32)
         if least > 0:
             estimate = estimate_stability(logits, self.geometry, levels)
             hopeful = ~estimate.too_low(least)
+            stable_by = np.nan_to_num(estimate.stability, nan=0.0) - np.float32(least)
             self.tally.masks_rescored += int(np.count_nonzero(estimate.near(least)))
             logits, scores, rows = logits[hopeful], scores[hopeful], rows[hopeful]
         found: list[Candidate] = []
@@ -150,7 +168,7 @@ class Sweep:
                 found.append(self._candidate(mask, score, int(row)))
         boxes = np.array([candidate.box for candidate in found], np.float32).reshape(-1, 4)
         cut = cut_by_crop(boxes, self.crop, *self.image_shape)
-        return [candidate for candidate, is_cut in zip(found, cut, strict=True) if not is_cut]
+        return [candidate for candidate, is_cut in zip(found, cut, strict=True) if not is_cut], stable_by
 
     def _candidate(self, mask: DrawnMask, score: np.float32, row: int) -> Candidate:
         left, top = self.crop.left, self.crop.top

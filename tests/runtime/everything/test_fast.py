@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count, pairwise
+from itertools import count, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,13 @@ import pytest
 from generators import demo_predictor, drawn_scene, mask_ious
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from samedge.errors import CancelledError, UsageError
+from samedge.runtime.everything.candidates import Candidate
 from samedge.runtime.everything.coarse_to_fine import grid_levels
 from samedge.runtime.everything.point_grids import point_grid
+from samedge.runtime.everything.sweep import Sweep
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.fake import fake_predictor
 
@@ -33,7 +36,27 @@ def test_recall_and_the_number_of_points() -> None:
         prompts.append(fast.statistics.decoder_prompts)
     assert wanted >= 10
     assert hit >= 0.95 * wanted
-    assert sum(prompts) <= 0.6 * 1024 * len(prompts)
+    assert sum(prompts) <= 0.45 * 1024 * len(prompts)
+
+
+def test_the_points_around_the_masks_that_stay_were_asked() -> None:
+    bgr = drawn_scene(61, 256, 256)
+    asked: list[tuple[float, float]] = []
+    ask = Sweep.ask
+
+    def recorded(sweep: Sweep, rows: NDArray[np.intp]) -> list[Candidate]:
+        asked.extend((float(x), float(y)) for x, y in sweep.points[rows])
+        return ask(sweep, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sweep, "ask", recorded)
+        fast = demo_predictor().everything(bgr, **SURE, mode="fast")
+    assert len(fast) > 0
+    assert len(asked) == len(set(asked)) == fast.statistics.decoder_prompts
+    step = 256 / 32
+    for x, y in fast.point_coords.tolist():
+        around = product((x - step, x, x + step), (y - step, y, y + step))
+        assert {(a, b) for a, b in around if 0 < a < 256 and 0 < b < 256} <= set(asked)
 
 
 def test_it_is_deterministic_and_a_subset_of_the_points() -> None:
