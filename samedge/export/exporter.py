@@ -17,13 +17,15 @@ from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
+from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.graphs import plan_graphs
-from samedge.export.onnx_file import save_graph
+from samedge.export.onnx_file import file_record, save_graph
 from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.export.precision import Calibration, int8_encoder
 from samedge.export.probes import probe_set
-from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
+from samedge.export.runners import TorchRunner
 from samedge.export.staging import check_target, staged_bundle
+from samedge.export.stored_reference import PROBES_NAME, RecordedReference
 from samedge.export.trace import trace
 from samedge.models.encoder_forms import ENCODER_FORMS, EncoderForm
 from samedge.models.load import LoadedModel, load_model
@@ -126,18 +128,14 @@ def export_model(
         manifest = Manifest(
             schema=SCHEMA_VERSION,
             model=record,
-            input=InputRecord(
-                image_size=loaded.model.image_size,
-                pixel_mean=PIXEL_MEAN,
-                pixel_std=PIXEL_STD,
-                mask_threshold=MASK_THRESHOLD,
-            ),
+            input=_input_record(loaded.model),
             io=io,
             graphs=graphs,
             parity=parity,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=_versions(),
             notes=notes,
+            probes=file_record(stage / PROBES_NAME, stage) if (stage / PROBES_NAME).is_file() else None,
         )
         path = stage / MANIFEST_NAME
         with storage_errors(path):
@@ -247,21 +245,30 @@ def _check_parity(
         report(f"Comparing with the checkpoint: image {done} of {len(probes)}", 0.4 + 0.6 * done / len(probes))
 
     report("Opening the graphs", 0.4)
+    recorded = RecordedReference(TorchRunner(sam, judged_roles(graph.role for graph in graphs)), probes)
     with ExitStack() as stack:
         engines: dict[GraphRole, Engine] = {
             graph.role: stack.enter_context(open_engine(stage / graph.graph.file, backend=backend, device="cpu"))
             for graph in graphs
         }
         encoder = engines["encoder"]
-        return compare(
-            TorchRunner(sam, judged_roles(engines)),
-            GraphRunner(engines, io, sam.image_size, sam.embedding_size),
+        parity = compare(
+            recorded,
+            GraphRunner(engines, io, _input_record(sam), sam.embedding_size),
             probes,
             backend=f"{encoder.backend} {encoder.device}",
             thresholds=thresholds,
             shown_only=shown_only,
             progress=probed,
         )
+    recorded.save(stage)
+    return parity
+
+
+def _input_record(sam: Sam) -> InputRecord:
+    return InputRecord(
+        image_size=sam.image_size, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD, mask_threshold=MASK_THRESHOLD
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -146,6 +146,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a bundle says about itself.
 
     `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
+    `probes` holds what the checkpoint said to the probe set; None in a bundle that does not keep it.
     """
 
     schema: int
@@ -157,6 +158,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    probes: FileRecord | None = None
 
     def has(self, *roles: GraphRole) -> bool:
         """Whether the bundle has a graph for each of the roles."""
@@ -177,7 +179,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the bundle but the manifest."""
-        return tuple(file for graph in self.graphs for file in graph.files)
+        graphs = tuple(file for graph in self.graphs for file in graph.files)
+        return graphs if self.probes is None else (*graphs, self.probes)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
