@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,11 @@ def graph_digest(graph: Path, *weights: Path) -> str:
     Raises:
         StorageError: One of them cannot be read.
     """
-    parts = [sha256_file(graph), *(sha256_file(path) for path in sorted(weights))]
+    return joined_digest([sha256_file(graph), *(sha256_file(path) for path in sorted(weights))])
+
+
+def joined_digest(parts: Sequence[str]) -> str:
+    """Returns what `graph_digest` does, of digests that are known: the graph's, then its weights' by file name."""
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
