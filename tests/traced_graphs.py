@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from samedge.export.graphs import plan_graphs
+from samedge.export.graphs import GraphPlan, plan_graphs
 from samedge.export.trace import trace
 from samedge.export.yolo_graphs import plan_yolo
 from samedge.models.encoder_forms import EncoderForm
@@ -47,6 +47,7 @@ def loaded(source: str) -> Sam:
 
 @cache
 def _traced(source: str, role: str, form: EncoderForm, opset: int) -> bytes:
+    plans: tuple[GraphPlan, ...]
     if source == YOLO:
         plans = (plan_yolo(load_yolo(source).model, (YOLO_SIDE, YOLO_SIDE), dynamic=False),)
     else:
@@ -59,7 +60,8 @@ def traced(source: str, role: str, form: EncoderForm = "mask", opset: int = 17) 
     """Returns a float32 graph; the copy is the caller's."""
     if role != "encoder":
         form = "mask"  # so that it is traced once
-    return onnx.ModelProto.FromString(_traced(source, role, form, opset))
+    model: onnx.ModelProto = onnx.ModelProto.FromString(_traced(source, role, form, opset))
+    return model
 
 
 def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 from traced_graphs import SMALL_GRAPHS, VIT, random_feeds, run_graph, traced
 
@@ -16,7 +17,7 @@ from samedge.errors import ExportError, UsageError
 from samedge.export.graph_view import GraphView, attributes_of
 from samedge.export.half import HALF_RUNGS, HalfReport, to_half
 from samedge.models.encoder_forms import EncoderForm
-from samedge.types import Array, FloatArray
+from samedge.types import FloatArray
 
 LOWER = HALF_RUNGS[:-1]
 F32, F16, I64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
@@ -39,7 +40,7 @@ def ports(model: onnx.ModelProto) -> list[tuple[str, int]]:
 
 
 def small(
-    nodes: list[onnx.NodeProto], constants: dict[str, Array], outputs: tuple[str, ...] = ("y",), opset: int = 17
+    nodes: list[onnx.NodeProto], constants: dict[str, ArrayLike], outputs: tuple[str, ...] = ("y",), opset: int = 17
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -62,7 +63,7 @@ LAYERS = {"w": wide(4, 512), "v": wide(512, 4)}
 
 
 def body(
-    *middle: onnx.NodeProto, constants: dict[str, Array] | None = None, outputs: tuple[str, ...] = ("y",)
+    *middle: onnx.NodeProto, constants: dict[str, ArrayLike] | None = None, outputs: tuple[str, ...] = ("y",)
 ) -> onnx.ModelProto:
     """x through a layer to a, through the middle to b, through a layer to y."""
     first, last = helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["b", "v"], ["y"])
@@ -165,7 +166,7 @@ class TestRange:
             helper.make_node("Mul", ["a", "s"], ["big"]),
             helper.make_node("Mul", ["big", "t"], ["b"]),
         ]
-        constants: dict[str, Array] = {"s": np.float32(scalar), "t": np.float32(0.5)}
+        constants: dict[str, ArrayLike] = {"s": np.float32(scalar), "t": np.float32(0.5)}
         model = body(*middle, constants=constants)
         report = to_half(model, "fp16")
         check(model)
@@ -179,7 +180,7 @@ class TestRange:
             helper.make_node("Less", ["a", "zero"], ["less"]),
             helper.make_node("Where", ["less", "c", "infinite"], ["b"]),
         ]
-        constants: dict[str, Array] = {
+        constants: dict[str, ArrayLike] = {
             "low": np.float32(-1e30),
             "high": np.float32(2),
             "zero": np.float32(0),
@@ -199,7 +200,7 @@ class TestTypes:
     def test_a_constant_for_both_is_stored_twice(self) -> None:
         middle = [helper.make_node("Add", ["a", "c"], ["b"]), helper.make_node("Add", ["x4", "c"], ["z"])]
         first = helper.make_node("MatMul", ["x", "u"], ["x4"])  # 16 weights: arithmetic
-        constants: dict[str, Array] = {"c": np.float32(0.1), "u": wide(4, 4)}
+        constants: dict[str, ArrayLike] = {"c": np.float32(0.1), "u": wide(4, 4)}
         model = body(first, *middle, constants=constants, outputs=("y", "z"))
         to_half(model, "fp16")
         check(model)
@@ -242,7 +243,7 @@ class TestTypes:
             helper.make_node("Resize", ["image", "", "scales"], ["large"], mode="nearest"),
             helper.make_node("Reshape", ["large", "flat"], ["b"]),
         ]
-        constants: dict[str, Array] = {
+        constants: dict[str, ArrayLike] = {
             "shape": np.array([1, 1, 16, -1]),
             "scales": np.array([1, 1, 2, 0.5], np.float32),
             "flat": np.array([-1, 512]),
@@ -254,7 +255,7 @@ class TestTypes:
         run_graph(model, {"x": np.ones((2, 4), np.float32)})
 
     def test_constant_nodes_are_understood(self) -> None:
-        value = numpy_helper.from_array(np.float32(0.25))
+        value = numpy_helper.from_array(np.array(0.25, np.float32))
         model = body(helper.make_node("Constant", [], ["c"], value=value), helper.make_node("Mul", ["a", "c"], ["b"]))
         assert to_half(model, "fp16").fp16_nodes == 3
         check(model)
@@ -268,7 +269,7 @@ class TestTypes:
             helper.make_node("Div", ["whole", "four_whole"], ["target"]),
             helper.make_node("Reshape", ["a", "target"], ["b"]),
         ]
-        constants: dict[str, Array] = {"four": np.float32(4), "four_whole": np.array(4)}
+        constants: dict[str, ArrayLike] = {"four": np.float32(4), "four_whole": np.array(4)}
         model = body(*middle, constants=constants)
         report = to_half(model, "fp16")
         check(model)
