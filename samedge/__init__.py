@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from samedge.engines.decisions import kept_decisions
     from samedge.engines.report import backends
     from samedge.errors import SamedgeError
+    from samedge.export.bundle_build import build_engines
     from samedge.export.exporter import export_model
     from samedge.runtime.everything.found import FoundMasks
     from samedge.runtime.load import load
@@ -37,6 +38,7 @@ _HOMES: Final = {
     "SamedgeError": "samedge.errors",
     "backends": "samedge.engines.report",
     "kept_decisions": "samedge.engines.decisions",
+    "build_engines": "samedge.export.bundle_build",
     "export_model": "samedge.export.exporter",
     "FoundMasks": "samedge.runtime.everything.found",
     "load": "samedge.runtime.load",
@@ -65,6 +67,7 @@ __all__ = [
     "StreamItem",
     "__version__",
     "backends",
+    "build_engines",
     "export_model",
     "kept_decisions",
     "load",

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from samedge import __version__
+from samedge.cli.build import build
 from samedge.cli.demo import demo
+from samedge.cli.engines import engines
 from samedge.cli.export import export
 from samedge.cli.info import info
 from samedge.cli.predict import predict
@@ -28,8 +30,9 @@ app = typer.Typer(
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
-for command in (export, predict, info, demo):
+for command in (export, build, predict, info, demo):
     app.command()(command)
+app.add_typer(engines, name="engines")
 
 
 def _show_version(wanted: bool) -> None:

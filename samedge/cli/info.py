@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Bundle, checkpoint, or known name.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Bundle, checkpoint, known name, or engine file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     backends: Annotated[
         bool, typer.Option("--backends", help="Show the backends here, and which one each graph was given and why.")
@@ -22,6 +23,9 @@ def info(
     format_: Annotated[
         str | None, typer.Option("--format", help="Of --backends: table, markdown, csv or json.")
     ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Open an engine of another tool on the GPU to read its inputs and outputs.")
+    ] = False,
 ) -> None:
     """Shows model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
     if backends:
@@ -31,7 +35,7 @@ def info(
     elif format_ is not None:
         raise UsageError("--format belongs to --backends", cure="Leave it out, or give --json for JSON")
     else:
-        _show_model(model, json)
+        _show_model(model, json, open_)
 
 
 def _show_backends(model: str | None, default: str, form: str | None) -> None:
@@ -50,8 +54,16 @@ def _show_backends(model: str | None, default: str, form: str | None) -> None:
     print_tables(tables, form)
 
 
-def _show_model(model: str, json: bool) -> None:
+def _show_model(model: str, json: bool, opened: bool) -> None:
     import msgspec
+
+    from samedge.runtime.bundle import ENGINE_SUFFIXES
+
+    if Path(model).suffix in ENGINE_SUFFIXES:
+        from samedge.cli.engine_info import show_engine
+
+        show_engine(Path(model), as_json=json, opened=opened)
+        return
 
     from samedge.api import SAM, is_bundle
     from samedge.runtime.bundle import bundle_manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -17,6 +17,7 @@ from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
+from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
 from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.graphs import plan_graphs
 from samedge.export.onnx_file import file_record, save_graph
@@ -45,7 +46,7 @@ from samedge.runtime.manifest import (
 from samedge.runtime.sources import find_images
 from samedge.types import Array, IOScheme, Precision
 
-ExportFormat: TypeAlias = Literal["onnx"]
+ExportFormat: TypeAlias = Literal["onnx", "trt", "rtx", "engine", "tensorrt", "tensorrt-rtx"]
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with a sentence about the present step and the share of the whole that is done, 0..1."""
 
@@ -59,34 +60,38 @@ def export_model(
     model: str | Path,
     *,
     format: ExportFormat = "onnx",
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     io: IOScheme = "native",
     opset: int = 17,
-    form: EncoderForm = "chunked",
+    form: EncoderForm | None = None,
     calib: str | Path | None = None,
     output: str | Path | None = None,
     image_size: int | None = None,
     check: bool = True,
+    targets: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Path:
     """Writes a checkpoint as a bundle of ONNX graphs, proves them against the torch model, and returns its path.
 
     Args:
         model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
-        format: What to write. "onnx" is the only one so far.
-        precision: What the graphs compute in: "fp32", or "int8" for the linear layers of the encoder. int8 is used only
-            if its masks are the checkpoint's (`parity.INT8_THRESHOLDS`) and it is faster on this machine; otherwise the
-            encoder stays float32 and the manifest's notes say why.
+        format: What to write: "onnx", or "trt", "rtx" or "engine" for TensorRT engines beside the bundle as well, as
+            `samedge.build_engines` builds them. Engines that failed are refused when they are loaded.
+        precision: What the graphs compute in: "fp32" (the default; "fp16" for engines), or "int8" for the linear layers
+            of the encoder. int8 is used only if its masks are the checkpoint's (`parity.INT8_THRESHOLDS`) and it is
+            faster on this machine; otherwise the encoder stays float32 and the manifest's notes say why.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
         opset: ONNX opset, 17 to 20.
         form: How the ViT encoder's global attention is laid out: "chunked" for processors; "mask" or, with less memory,
-            "concat" for compilers that fuse attention. The numbers are the same.
+            "concat" for compilers that fuse attention. The numbers are the same. None for "chunked", and for "mask"
+            where engines are built.
         calib: Image, folder or pattern to measure the ranges of static int8 on, which OpenVINO and TensorRT want.
             Without it int8 is dynamic, for onnxruntime on processors.
         output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
             folder. An older bundle there is replaced.
         image_size: Side of the square input, px, for architectures whose weights do not tell it.
         check: Compare the graphs with the torch model on the probe set and write the verdict into the manifest.
+        targets: Compute capabilities such as "8.6" that engines are built for instead of the GPU here (format "rtx").
         progress: Called as the work goes on.
 
     Returns:
@@ -94,12 +99,20 @@ def export_model(
 
     Raises:
         UsageError: An option that is not known.
+        BackendUnavailableError: Engines were asked for, and TensorRT is not installed.
+        DeviceUnavailableError: Engines were asked for that are built on a GPU, and there is none.
         CheckpointError: The checkpoint cannot be read, or is of no known architecture.
         DownloadError: A known name could not be fetched.
         ExportError: A graph could not be written, or something is in the way of the bundle.
         StorageError: The file system said no.
     """
-    _check_options(format, precision, io, opset, form, calib)
+    if format in ENGINE_FORMATS:
+        return export_with_engines(
+            model, format, precision=precision, io=io, opset=opset, form=form, calib=calib, output=output,
+            image_size=image_size, check=check, targets=targets, progress=progress,
+        )[0]  # fmt: skip
+    precision, form = precision or "fp32", form or "chunked"
+    _check_options(format, precision, io, opset, form, calib, targets)
     report = progress or (lambda _step, _share: None)
     stem = Path(model).stem.replace(":", "-")
     target = Path(output) if output is not None else Path(default_name(stem, io))
@@ -170,7 +183,9 @@ def _calibration(images: str | Path, sam: Sam) -> Calibration:
     return Calibration(feeds, len(paths))
 
 
-def _check_options(format_: str, precision: str, io: str, opset: int, form: str, calib: str | Path | None) -> None:
+def _check_options(
+    format_: str, precision: str, io: str, opset: int, form: str, calib: str | Path | None, targets: Sequence[str]
+) -> None:
     for option, value, known in (
         ("format", format_, get_args(ExportFormat)),
         ("precision", precision, ("fp32", "int8")),
@@ -185,6 +200,8 @@ def _check_options(format_: str, precision: str, io: str, opset: int, form: str,
         raise UsageError("int8 is not written in the samexporter scheme", where="--io", cure="Choose native or meta")
     if calib is not None and precision != "int8":
         raise UsageError("images to calibrate with are for int8", where="--calib", cure="Add --precision int8")
+    if targets:
+        raise UsageError("targets are for engines", where="--targets", cure="Add --format rtx")
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported", where="--opset", cure=f"Choose {OPSETS.start} to {OPSETS.stop - 1}"

@@ -1,4 +1,4 @@
-"""Which rungs of the precision ladder served: remembered for each model, TensorRT and GPU, so that a build starts there."""
+"""Which rungs of the precision ladder served, for each model, TensorRT and GPU: the next build starts there."""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
         "fp16": "Leave --precision out",
     }
     raise UsageError(
-        f"the bundle's encoder is {encoder.precision}, and {wanted} was asked for", where=bundle.path, cure=cures[wanted]
+        f"the bundle's encoder is {encoder.precision}, and {wanted} was asked for",
+        where=bundle.path,
+        cure=cures[wanted],
     )
 
 

@@ -19,6 +19,7 @@ from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.export.stored_reference import GridRunner, StoredReference, embedding_grid
 from samedge.runtime.bundle import Bundle, open_bundle
+from samedge.runtime.bundle_engines import EnginePair
 from samedge.runtime.manifest import GraphRole, ParityRecord
 from samedge.types import Precision
 
@@ -110,3 +111,31 @@ def verify_engines(
         shown_only=shown_only,
         progress=probed,
     )
+
+
+def verify_pair(
+    bundle: Bundle,
+    pair: EnginePair,
+    encoder: Engine,
+    decoder: Engine,
+    *,
+    progress: Callable[[str, float], None] | None = None,
+) -> ParityRecord:
+    """Returns the verdict of two opened engines of a GPU.
+
+    Those of float32 are judged like those of float16: a GPU may round the factors of a float32 product.
+
+    Args:
+        bundle: Whose answers count.
+        pair: What is known of the engines.
+        encoder: The encoder's engine.
+        decoder: The decoder's.
+        progress: Called with a sentence and the share that is done.
+
+    Raises:
+        BundleError: The bundle keeps no answers.
+        EngineError: An engine failed.
+    """
+    precision = pair.encoder.key.precision
+    judged_as: Precision = "int8" if precision in ("int8", "fp8") else "fp16"
+    return verify_engines(bundle, {"encoder": encoder, "decoder": decoder}, judged_as, progress=progress)
