@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from samedge.errors import UsageError
 from samedge.export.cached import cached_bundle, import_exporter
-from samedge.runtime.bundle import ARCHIVE_SUFFIX, bundle_manifest
+from samedge.runtime.bundle import ARCHIVE_SUFFIX, ENGINE_SUFFIXES, bundle_manifest
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image import ImageSource, as_bgr, path_of
 from samedge.runtime.load import load
@@ -38,7 +38,8 @@ DEFAULT_CONF: Final = 0.25
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
     path = Path(path)
-    return path.is_dir() or path.suffix == ARCHIVE_SUFFIX or path.name == MANIFEST_NAME
+    # An engine is neither: what opens bundles says what to do with it.
+    return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME
 
 
 def _is_one_image(source: Source) -> TypeGuard[ImageSource]:

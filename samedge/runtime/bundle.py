@@ -155,7 +155,7 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
         raise BundleError(
             "this is one TensorRT engine, and the bundle is needed that it was built from",
             where=path,
-            cure=f"Load that bundle with backend 'tensorrt' or 'tensorrt-rtx'; samedge info {path.name} tells whose it is",
+            cure=f"Load that bundle, with backend 'tensorrt' or 'tensorrt-rtx'. What this is: samedge info {path.name}",
         )
     if path.name.startswith(TEMPORARY_PREFIX):
         raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
