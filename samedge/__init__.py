@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from samedge.errors import SamedgeError
     from samedge.export.bundle_build import build_engines
     from samedge.export.exporter import export_model
+    from samedge.export.verify import verify_bundle
     from samedge.runtime.everything.found import FoundMasks
     from samedge.runtime.load import load
     from samedge.runtime.predictor import Prediction, Predictor
@@ -40,6 +41,7 @@ _HOMES: Final = {
     "kept_decisions": "samedge.engines.decisions",
     "build_engines": "samedge.export.bundle_build",
     "export_model": "samedge.export.exporter",
+    "verify_bundle": "samedge.export.verify",
     "FoundMasks": "samedge.runtime.everything.found",
     "load": "samedge.runtime.load",
     "Prediction": "samedge.runtime.predictor",
@@ -71,6 +73,7 @@ __all__ = [
     "export_model",
     "kept_decisions",
     "load",
+    "verify_bundle",
 ]
 
 

@@ -18,6 +18,7 @@ from samedge.cli.engines import engines
 from samedge.cli.export import export
 from samedge.cli.info import info
 from samedge.cli.predict import predict
+from samedge.cli.verify import verify
 from samedge.errors import SamedgeError, StorageError
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
-for command in (export, build, predict, info, demo):
+for command in (export, build, verify, predict, info, demo):
     app.command()(command)
 app.add_typer(engines, name="engines")
 

@@ -29,7 +29,7 @@ def export_with_engines(
     *,
     precision: Precision | None = None,
     io: IOScheme = "native",
-    opset: int = 17,
+    opset: int | None = None,
     form: EncoderForm | None = None,
     calib: str | Path | None = None,
     output: str | Path | None = None,
@@ -51,7 +51,7 @@ def export_with_engines(
         precision: Of the engines: "fp16" (the default), "fp32", or "int8" with images to calibrate with. The bundle
             itself stays float32 for fp16, which is written into the graphs as the engines are built.
         io: Only "native" has a decoder that TensorRT takes.
-        opset: ONNX opset.
+        opset: ONNX opset; None for 17, which every TensorRT reads.
         form: Of the encoder; None for "mask", which TensorRT fuses.
         calib: Images to calibrate int8 with.
         output: The bundle's folder or file.
@@ -91,7 +91,7 @@ def export_with_engines(
     bundle = export_model(
         model,
         precision="int8" if precision == "int8" else "fp32",
-        opset=opset,
+        opset=17 if opset is None else opset,
         form=form or _FORM,
         calib=calib,
         output=output,

@@ -11,21 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Final
 
 from samedge.engines.protocol import Engine
-from samedge.engines.registry import AUTO, open_engine
+from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.export.graph_runner import GraphRunner, judged_roles
-from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.export.parity import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.export.stored_reference import GridRunner, StoredReference, embedding_grid
 from samedge.runtime.bundle import Bundle, open_bundle
-from samedge.runtime.bundle_engines import EnginePair
+from samedge.runtime.bundle_engines import ENGINE_BACKENDS, EnginePair, require_pair
 from samedge.runtime.manifest import GraphRole, ParityRecord
 from samedge.types import Precision
-
-HALF_THRESHOLDS: Final[Mapping[str, float]] = {"mask_iou_mean": 0.99, "mask_iou_decile": 0.97, "iou_error_max": 0.05}
-"""For fp16, and for engines of a GPU in any precision (their fp32 products may be rounded to TF32), of the masks that a
-user is shown. Borders move by a pixel here and there; a mask that is another one does not pass."""
 
 
 def thresholds_for(precision: Precision) -> tuple[Mapping[str, float], bool]:
@@ -47,7 +42,8 @@ def verify_bundle(
 
     Args:
         bundle: Its folder or file, or one that is open. A verdict of "failed" in it is no obstacle here.
-        backend: As for `samedge.load`, but "auto" takes the first that works.
+        backend: As for `samedge.load`, but "auto" takes the first that works. "tensorrt" and "tensorrt-rtx" verify the
+            bundle's engines on this machine, and write the verdict into their sidecars.
         device: As for `samedge.load`.
         threads: CPU threads; None for all physical cores.
         progress: Called with a sentence and the share that is done.
@@ -60,7 +56,15 @@ def verify_bundle(
         SamedgeError: As `samedge.load`.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, force=True)
+    flavour = None if backend == AUTO else ENGINE_BACKENDS.get(find_backend(backend).name)
     with ExitStack() as stack:
+        if flavour is not None:
+            pair = require_pair(opened, flavour, device, force=True)
+            first, second = (
+                stack.enter_context(open_engine(half.plan, backend=flavour, device=device))
+                for half in (pair.encoder, pair.decoder)
+            )
+            return pair.judged(verify_pair(opened, pair, first, second, progress=progress)).parity
         engines: dict[GraphRole, Engine] = {}
         for graph in opened.manifest.graphs:
             path = opened.graph_path(graph.role)

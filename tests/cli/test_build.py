@@ -92,9 +92,9 @@ def test_a_build_that_the_system_kills_is_one_line_with_the_cure(
     assert (done.status, done.out) == (1, "")
     graph = bundle_manifest(bundle).graph("encoder").graph.file
     assert done.err.splitlines()[-1] == (
-        f"error: {graph}: the system killed the build, most likely because the memory ran out. Close other programs, add "
-        "swap, allow fewer prompts with a smaller profile, lower the optimisation level, or build on a machine with more "
-        "memory"
+        f"error: {graph}: the system killed the build, most likely because the memory ran out. Close other programs, "
+        "add swap, allow fewer prompts with a smaller profile, lower the optimisation level, or build on a machine "
+        "with more memory"
     )
     assert "Traceback" not in done.err
     assert EngineStore().entries() == []

@@ -15,10 +15,10 @@ from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import BundleError, IntegrityError
-from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS
+from samedge.export.parity import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS
 from samedge.export.probes import probe_set
 from samedge.export.stored_reference import PROBES_NAME, StoredReference, probes_digest
-from samedge.export.verify import HALF_THRESHOLDS, thresholds_for, verify_bundle, verify_engines
+from samedge.export.verify import thresholds_for, verify_bundle, verify_engines
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, encode_manifest, parse_manifest, read_manifest
 from samedge.types import Array, Precision
