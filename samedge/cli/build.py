@@ -86,11 +86,28 @@ def show_built(built: BuiltEngines) -> None:
     encoder, decoder = built.rungs
     lines = [
         f"{built.target}: encoder {encoder}, decoder {decoder}; masks {built.verdict}",
+        *(_size_of(role, plan) for role, plan in (("encoder", built.encoder), ("decoder", built.decoder))),
         *(f"tried {attempt}" for attempt in built.attempts if not attempt.passed),
         *(f"{note[0].upper()}{note[1:]}." for note in built.notes),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _size_of(role: str, plan: Path) -> str:
+    """Returns what an engine costs, as its build told."""
+    from samedge.engines.sidecar import read_sidecar
+
+    sidecar = read_sidecar(plan)
+    if sidecar is None:
+        return f"{role}: {plan}"
+    report = sidecar.report
+    line = (
+        f"{role}: {sidecar.size / 1e6:.1f} MB, {len(report.layers)} layers, {report.fused_attentions} fused attentions"
+    )
+    if report.activation_bytes is not None:
+        line += f", {report.activation_bytes / 1e6:.0f} MB of activations at the largest shapes"
+    return line
 
 
 def refuse_failed(built: BuiltEngines, bundle: str | Path) -> None:

@@ -36,6 +36,7 @@ Opener: TypeAlias = Callable[[Path, EngineTarget], Engine]
 """Opens a plan on the device that it was built for."""
 
 
+_SMALL_BOARD_BYTES: Final = 5_000_000_000
 _SHARES: Final[Mapping[GraphRole, tuple[float, float]]] = {"encoder": (0.0, 0.7), "decoder": (0.7, 0.85)}
 """Where the build of each engine begins and ends in the progress of one rung; judging is the rest."""
 
@@ -145,7 +146,7 @@ def build_engines(
     _refuse_other_schemes(opened)
     wanted, rungs = precision_rungs(opened, precision)
     work = _Work(opened, target, options, wanted, device, progress, cancelled, opener or _open)
-    notes = _advice(opened)
+    notes = _advice(opened, target)
     if check and target.runs_here and opened.manifest.probes is not None:
         _require_probed(options)
         found = _descend(work, rungs, restart=restart)
@@ -296,16 +297,21 @@ def _require_probed(options: BuildOptions) -> None:
         )
 
 
-def _advice(bundle: Bundle) -> tuple[str, ...]:
-    """What the graphs of the bundle cost on a GPU."""
+def _advice(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
+    """What the form of the encoder costs on this GPU."""
     form = bundle.manifest.graph("encoder").variant.partition(",")[0]
-    if form != "chunked":
-        return ()
-    return (
-        "the encoder was exported for processors (form 'chunked'), and TensorRT fuses little of its attention: for "
-        "faster engines export with --format trt or rtx, or with --form mask (--form concat for boards with little "
-        "memory)",
-    )
+    if form == "chunked":
+        return (
+            "the encoder was exported for processors (form 'chunked'), and TensorRT fuses little of its attention: for "
+            "faster engines export with --format trt or rtx, or with --form mask (--form concat for boards with little "
+            "memory)",
+        )
+    if form == "mask" and target.gpu is not None and target.gpu.memory_bytes < _SMALL_BOARD_BYTES:
+        return (
+            "the encoder's form 'mask' writes a large bias in global layers, 335 MB more than 'concat' in ViT-B: "
+            "for boards with little memory export with --form concat",
+        )
+    return ()
 
 
 def _why_unchecked(bundle: Bundle, target: EngineTarget, *, check: bool) -> tuple[str, ...]:

@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
-from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, StorageError
+from samedge.errors import (
+    BackendUnavailableError,
+    DeviceUnavailableError,
+    EngineError,
+    SamedgeError,
+    StorageError,
+    UsageError,
+)
 from samedge.runtime.manifest import GraphRole, ParityRecord
 
 Built = TypeVar("Built")
@@ -74,7 +81,7 @@ class Ladder(Generic[Built]):
     judge: Callable[[Built, Built], ParityRecord]
     _attempts: list[Attempt] = field(default_factory=list)
     _built: dict[tuple[GraphRole, str], Built] = field(default_factory=dict)
-    _broken: dict[tuple[GraphRole, str], EngineError] = field(default_factory=dict)
+    _broken: dict[tuple[GraphRole, str], SamedgeError] = field(default_factory=dict)
     _last: Descent[Built] | None = None
 
     def descend(self, start: tuple[str, str] | None = None) -> Descent[Built]:
@@ -85,6 +92,7 @@ class Ladder(Generic[Built]):
 
         Raises:
             EngineError: No pair could be built and judged, or the memory ran out: lower rungs need more of it.
+            UsageError: What was asked for means nothing.
         """
         first, second = (0, 0) if start is None else (self._index(start[0]), self._index(start[1]))
         for rung in self.rungs[first:]:
@@ -148,6 +156,10 @@ class Ladder(Generic[Built]):
             except EngineError as error:
                 if error.facts.get("memory") or error.facts.get("cancelled"):
                     raise
+                self._broken[key] = error
+            except UsageError as error:
+                if not self._attempts:
+                    raise  # what was asked for means nothing on any rung
                 self._broken[key] = error
         return self._built.get(key)
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 from samedge.cache import cache_folder
-from samedge.errors import UsageError, missing_extra, storage_errors
+from samedge.errors import MissingExtraError, UsageError, storage_errors
 from samedge.runtime.bundle import Bundle
 from samedge.runtime.manifest import GraphRole
 from samedge.types import Precision
@@ -106,7 +106,10 @@ def _half(name: str) -> Any:
     try:
         module = import_module("samedge.export.half")
     except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "onnx", "jetson", "Writing float16 into a graph") from error
+        raise MissingExtraError(
+            f"writing float16 into the graphs needs the package {error.name!r}, which is not installed",
+            cure="Install it with: pip install onnx, which needs no torch; or build with --precision fp32",
+        ) from error
     return cast("Callable[..., Any]", getattr(module, name))
 
 

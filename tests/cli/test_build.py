@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +53,41 @@ def test_engines_are_built_without_a_gpu_and_said_to_be_unchecked(program: Progr
     assert failed.status == 1
     assert "there is no GPU here, or no driver for it" in failed.err
     assert "samedge build BUNDLE" not in failed.err  # which would not help
+
+
+WITHOUT = textwrap.dedent(
+    """
+    import sys
+    for name in sys.argv[1].split(","):
+        sys.modules[name] = None  # as where it is not installed
+    from samedge.cli.app import run
+    sys.exit(run(sys.argv[2:]))
+    """
+)
+
+
+def build_without(missing: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT, missing, "build", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_board_without_torch_builds(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    done = build_without("torch,onnxslim,onnxruntime", bundle, "--targets", "8.6", "-o", tmp_path / "out")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
+
+
+def test_a_board_without_onnx_builds_float32_only(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    done = build_without("torch,onnx", bundle, "--targets", "8.6", "-o", tmp_path / "out")
+    assert done.stderr.splitlines()[-1] == (
+        "error: writing float16 into the graphs needs the package 'onnx', which is not installed. "
+        "Install it with: pip install onnx, which needs no torch; or build with --precision fp32"
+    )
+    options = ("--targets", "8.6", "--precision", "fp32", "--prompts", "1/2/4", "--optimisation-level", "0")
+    done = build_without("torch,onnx", bundle, *options, "-o", tmp_path / "out")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
+    assert "encoder fp32, decoder fp32; masks unchecked" in done.stderr
 
 
 def test_the_verdict_is_on_stderr_and_what_was_tried(

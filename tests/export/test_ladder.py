@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from samedge.errors import BackendUnavailableError, EngineError, StorageError
+from samedge.errors import BackendUnavailableError, EngineError, StorageError, UsageError
 from samedge.export.ladder import Attempt, Descent, Ladder
 from samedge.runtime.manifest import GraphRole, ParityRecord
 
@@ -143,6 +143,16 @@ def test_what_no_other_rung_can_mend_ends_it(error: EngineError) -> None:
     with pytest.raises(type(error), match=error.what):
         device.descend()
     assert device.built == [("encoder", "fp16")]
+
+
+def test_a_rung_that_is_refused_is_passed_over_unless_it_is_the_first() -> None:
+    refused = UsageError("known to compute zeros in fp32")
+    device = Device(safe_from(4, 4), {("encoder", "fp32"): refused})  # type: ignore[dict-item]
+    found = device.descend()
+    assert (found.parity.verdict, found.rungs) == ("failed", ("fp16-attention", "fp32"))
+    assert str(found.attempts[-1]) == "fp32: known to compute zeros in fp32"
+    with pytest.raises(UsageError, match="known to compute zeros"):
+        device.descend(rungs=("fp32",))
 
 
 def test_a_full_disk_ends_it() -> None:
