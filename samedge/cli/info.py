@@ -95,7 +95,9 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     from rich.markup import escape
     from rich.table import Table
 
-    from samedge.cli.tables import graphs_table, parity_table, ports_table
+    from samedge.cli.tables import engines_table, graphs_table, parity_table, ports_table
+    from samedge.runtime.bundle import Bundle
+    from samedge.runtime.bundle_engines import bundle_pairs
 
     console = Console()
     table = Table(title=escape(model), title_justify="left", show_header=False)
@@ -122,5 +124,8 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     if manifest is not None:
         console.print(graphs_table(manifest))
         console.print(ports_table(manifest))
+        pairs = bundle_pairs(Bundle(Path(model), Path(model), manifest))
+        if pairs:
+            console.print(engines_table(pairs))
         if manifest.parity.rows:
             console.print(parity_table(manifest.parity))

@@ -27,7 +27,13 @@ from samedge.export.rung_memory import RungKey, remember_rungs, remembered_rungs
 from samedge.export.rungs import FP32_RUNG, precision_rungs, rung_graph
 from samedge.export.verify import verify_pair
 from samedge.runtime.bundle import Bundle, open_bundle
-from samedge.runtime.bundle_engines import ENGINE_ROLES, EnginePair, engines_folder, source_digest
+from samedge.runtime.bundle_engines import (
+    ENGINE_ROLES,
+    EnginePair,
+    engines_folder,
+    source_digest,
+    takes_probes,
+)
 from samedge.runtime.engine_notes import EngineNotes, engine_notes
 from samedge.runtime.manifest import GraphRole, ParityRecord
 from samedge.types import Precision, Verdict
@@ -287,9 +293,9 @@ def _refuse_other_schemes(bundle: Bundle) -> None:
 
 
 def _require_probed(options: BuildOptions) -> None:
-    """The probes are single prompts of two to four points."""
+    """Refuses ranges for which the engines could not be judged."""
     prompts, points = options.profiles["prompts"], options.profiles["points"]
-    if prompts.minimum > 1 or points.minimum > 2 or points.maximum < 4:
+    if not takes_probes(prompts, points):
         raise UsageError(
             f"engines for {prompts} prompts of {points} points do not take the probes, which are one prompt of 2 to 4",
             where="--prompts, --points",

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from samedge.engines.build_options import AxisRange
 from samedge.engines.cuda_memory import Gpu
 from samedge.engines.engine_key import joined_digest
 from samedge.engines.registry import require_backend
@@ -59,6 +60,12 @@ class EnginePair:
         sizes = self.decoder.key.profiles.get("prompts", "").rpartition("/")[2]
         return int(sizes) if sizes.isdecimal() else None
 
+    @property
+    def takes_probes(self) -> bool:
+        """Whether the decoder takes the probes, so that the two can be judged."""
+        profiles = self.decoder.key.profiles
+        return takes_probes(*(AxisRange.parse(profiles[name], name) for name in ("prompts", "points")))
+
     def obstacles(self, flavour: Flavour, gpu: Gpu) -> list[str]:
         """Returns why they must not be opened by this TensorRT on this GPU; empty if they may be."""
         found = [*self.encoder.key.obstacles(flavour, gpu), *self.decoder.key.obstacles(flavour, gpu)]
@@ -82,6 +89,11 @@ def _judged(entry: StoredEngine, partner: str, parity: ParityRecord) -> StoredEn
     with suppress(SamedgeError):  # in a folder that cannot be written to it is judged each time
         write_sidecar(entry.plan, sidecar)
     return replace(entry, sidecar=sidecar)
+
+
+def takes_probes(prompts: AxisRange, points: AxisRange) -> bool:
+    """Whether a decoder for so many prompts and points takes the probes: single prompts of two to four points."""
+    return prompts.minimum == 1 and points.minimum <= 2 and points.maximum >= 4
 
 
 def engines_folder(bundle: Path) -> Path:
@@ -123,7 +135,7 @@ def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[Engin
             for encoder, mine in halves["encoder"]
             for decoder, theirs in halves["decoder"]
             if mine.partner_sha256 == decoder.sidecar.sha256 and theirs.partner_sha256 == encoder.sidecar.sha256
-        ]
+        ]  # both must say so: a half that was judged anew with another one belongs to that one
     return pairs
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.engines.selection import open_fastest
-from samedge.errors import EngineError, IntegrityError, ParityError
+from samedge.errors import BundleError, EngineError, IntegrityError
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import (
     ENGINE_BACKENDS,
@@ -59,7 +59,7 @@ def load(
         if found is not None:
             try:
                 return _load_engines(opened, *found, device, force=False)
-            except (EngineError, ParityError):
+            except (EngineError, BundleError):
                 pass  # the graphs run everywhere; asked for by name, the engines say what is wrong with them
     else:
         flavour = ENGINE_BACKENDS.get(find_backend(backend).name)
@@ -91,10 +91,10 @@ def _load_engines(opened: Bundle, backend: str, pair: EnginePair, device: str | 
         stack.callback(decoder.close)
         check_graph(manifest.graph("encoder"), encoder)
         check_graph(manifest.graph("decoder"), decoder)
-        if pair.verdict == "unchecked" and manifest.probes is not None:
+        if pair.verdict == "unchecked" and not force and manifest.probes is not None and pair.takes_probes:
             # The check belongs to the export stage, needs no torch, and runs once in the life of an engine.
             judged = pair.judged(import_module("samedge.export.verify").verify_pair(opened, pair, encoder, decoder))
-            if judged.verdict == "failed" and not force:
+            if judged.verdict == "failed":
                 raise failed_pair(opened, judged)
         predictor = Predictor(manifest, encoder, decoder)
         most = pair.prompts_per_call

@@ -49,6 +49,11 @@ def test_engines_are_built_without_a_gpu_and_said_to_be_unchecked(program: Progr
     assert "image_embeddings" in text
     assert ", encoder" in text
 
+    text = program("info", bundle).out
+    assert "tensorrt-rtx 1." in text
+    assert "sm86" in text
+    assert "unchecked" in text
+
     failed = program("engines", "why", folder / names[0])
     assert failed.status == 1
     assert "there is no GPU here, or no driver for it" in failed.err
@@ -88,6 +93,23 @@ def test_a_board_without_onnx_builds_float32_only(bundle: Path, tmp_path: Path) 
     done = build_without("torch,onnx", bundle, *options, "-o", tmp_path / "out")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
     assert "encoder fp32, decoder fp32; masks unchecked" in done.stderr
+
+
+def test_two_processes_that_build_at_once_build_once(bundle: Path, tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    options = ("--targets", "8.6", "--precision", "fp32", "--prompts", "1/2/4", "--optimisation-level", "0")
+    command = [sys.executable, "-c", WITHOUT, "torch", "build", str(bundle), *options, "-o"]
+    both = [
+        subprocess.Popen([*command, str(tmp_path / name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    done = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], done
+    assert len(EngineStore().entries()) == 2
+    assert {path.suffix for path in (cache / "engines").iterdir()} == {".engine", ".json", ".lock"}
+    for role in ("encoder", "decoder"):
+        one, two = (next((tmp_path / name).glob(f"{role}.*.engine")) for name in ("one", "two"))
+        assert one.samefile(two)
 
 
 def test_the_verdict_is_on_stderr_and_what_was_tried(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from boards import ORIN, RTX3060, Board, overflown, shifted
-from bundles import write_any_bundle, write_small_bundle
+from bundles import pack, write_any_bundle, write_small_bundle
 from exported import exported_bundle
 
 import samedge
@@ -190,6 +190,14 @@ def test_engines_from_elsewhere_are_checked_when_they_are_first_loaded(
     assert samedge.load(bundle, backend="rtx").device == "cuda:0"
 
 
+def test_engines_that_do_not_take_the_probes_stay_unchecked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(monkeypatch)
+    build_engines(board.serve(bundle), points="2/2/2", check=False)
+    with samedge.load(bundle, backend="tensorrt") as predictor:
+        assert predictor.device == "cuda:0"
+    assert bundle_pairs(open_bundle(bundle))[0].verdict == "unchecked"
+
+
 def test_engines_from_elsewhere_that_fail_are_left_alone_by_auto(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMEDGE_AUTO", "first")
     board = Board(monkeypatch, "rtx", None)
@@ -231,6 +239,24 @@ def test_engines_are_found_in_the_store_as_well(bundle: Path, tmp_path: Path, mo
         sidecar_path(entry.plan).unlink()
     with pytest.raises(EngineError, match=r"there is no engine of this bundle for TensorRT 10.*samedge build"):
         samedge.load(bundle, backend="trt")
+
+
+def test_a_bundle_in_one_file_has_its_engines_beside_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board(monkeypatch)
+    archive = board.serve(pack(bundle, tmp_path / "one.samedge"))
+    built = build_engines(archive)
+    assert (built.verdict, built.folder) == ("passed", tmp_path / "one-engines")
+    assert samedge.load(archive, backend="tensorrt").device == "cuda:0"
+
+
+@pytest.mark.parametrize("generation", ["8.6", "10.13", "11"])
+def test_every_generation_builds(bundle: Path, monkeypatch: pytest.MonkeyPatch, generation: str) -> None:
+    board = Board(monkeypatch, generation)
+    built = build_engines(board.serve(bundle), check=False, version_compatible=True)
+    assert board.tensorrt.version in built.target
+    assert all(options.version_compatible for options in board.options)
 
 
 def test_a_device_that_is_no_gpu_is_not_answered_with_engines(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
