@@ -246,7 +246,7 @@ class SAM:
         *,
         precision: Precision | None = None,
         io: IOScheme = "native",
-        opset: int = 17,
+        opset: int | None = None,
         output: str | Path | None = None,
         image_size: int | None = None,
         check: bool = True,

@@ -18,16 +18,19 @@ def export(
     ] = "onnx",
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, or int8 where masks stay and it is faster. Engines: fp16."),
+        typer.Option(help="What is computed in where masks stay: fp32, int8, fp16 or fp8 (GPUs). Engines: fp16."),
     ] = None,
     io: Annotated[str, typer.Option(help="Names and shapes: native, meta or samexporter.")] = "native",
-    opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 17,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 (default; fp8: 19) to 20.")] = None,
     form: Annotated[
         str | None,
-        typer.Option(help="Attention of the encoder: chunked (processors), mask or concat (compilers for GPUs)."),
+        typer.Option(
+            help="Attention of the encoder: chunked (processors; default), mask (GPUs; default of fp16 and fp8) "
+            "or concat (GPUs with little memory)."
+        ),
     ] = None,
     calib: Annotated[
-        str | None, typer.Option(help="Images for static int8 (OpenVINO, TensorRT): a folder, a file or a pattern.")
+        str | None, typer.Option(help="Images for fp8 and static int8 (OpenVINO, TensorRT): folder, file or pattern.")
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder of the bundle, or a file that ends with .samedge.")

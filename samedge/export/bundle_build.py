@@ -24,7 +24,7 @@ from samedge.errors import StorageError, UsageError
 from samedge.export.engine_target import EngineTarget, find_target
 from samedge.export.ladder import Attempt, Descent, Ladder
 from samedge.export.rung_memory import RungKey, remember_rungs, remembered_rungs
-from samedge.export.rungs import FP32_RUNG, precision_rungs, rung_graph
+from samedge.export.rungs import precision_rungs, rung_graph, written_in
 from samedge.export.verify import verify_pair
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import (
@@ -195,7 +195,7 @@ class _Work:
         with rung_graph(self.bundle, role, rung) as (graph, weights):
             entry = stored_engine(
                 graph,
-                _with_precision(self.options, self._written_in(role, rung)),
+                _with_precision(self.options, written_in(self.bundle, role, rung)),
                 flavour=self.target.flavour.name,
                 device=self.device,
                 weights=weights,
@@ -207,12 +207,6 @@ class _Work:
         known = engine_notes(entry.sidecar)
         same = known is not None and (known.role, known.source_sha256) == (notes.role, notes.source_sha256)
         return entry if same else EngineStore().annotate(entry, notes.to_notes())
-
-    def _written_in(self, role: GraphRole, rung: str) -> Precision:
-        """The precision that the graph of a rung is written in."""
-        if rung == FP32_RUNG:
-            return "fp32"
-        return self.bundle.manifest.graph(role).precision if rung.endswith("as exported") else "fp16"
 
     def judge(self, encoder: StoredEngine, decoder: StoredEngine) -> ParityRecord:
         """Returns the verdict of two engines, from their sidecars or by running them on the probes."""

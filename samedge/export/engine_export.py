@@ -48,12 +48,12 @@ def export_with_engines(
     Args:
         model: Path of a checkpoint, or a known name.
         format_: One of `ENGINE_FORMATS`.
-        precision: Of the engines: "fp16" (the default), "fp32", or "int8" with images to calibrate with. The bundle
-            itself stays float32 for fp16, which is written into the graphs as the engines are built.
+        precision: Of the engines: "fp16" (the default), "fp32", or "int8" or "fp8" with images to calibrate with. The
+            bundle itself stays float32 for fp16, which is written into the graphs as the engines are built.
         io: Only "native" has a decoder that TensorRT takes.
-        opset: ONNX opset; None for 17, which every TensorRT reads.
+        opset: ONNX opset; None for 17, which every TensorRT reads, and 19 for fp8.
         form: Of the encoder; None for "mask", which TensorRT fuses.
-        calib: Images to calibrate int8 with.
+        calib: Images to calibrate int8 or fp8 with.
         output: The bundle's folder or file.
         image_size: Side of the square input, px, for architectures whose weights do not tell it.
         check: Compare graphs and engines with the checkpoint.
@@ -74,11 +74,16 @@ def export_with_engines(
             where="--io",
             cure="Leave --io out, or choose --format onnx",
         )
-    if precision not in (None, "fp16", "fp32", "int8"):
-        raise UsageError(f"there are no {precision} engines", where="--precision", cure="Choose fp16, fp32 or int8")
-    if precision == "int8" and calib is None:
+    quantised = precision if precision in ("int8", "fp8") else None
+    if precision not in (None, "fp16", "fp32") and quantised is None:
         raise UsageError(
-            "TensorRT takes int8 with ranges that were measured before", where="--precision", cure="Add --calib IMAGES"
+            f"there are no {precision} engines", where="--precision", cure="Choose fp16, fp32, int8 or fp8"
+        )
+    if quantised is not None and calib is None:
+        raise UsageError(
+            f"TensorRT takes {quantised} with ranges that were measured before",
+            where="--precision",
+            cure="Add --calib IMAGES",
         )
     find_target(format_, BuildOptions(targets=tuple(targets)))  # for what it refuses
 
@@ -90,8 +95,8 @@ def export_with_engines(
 
     bundle = export_model(
         model,
-        precision="int8" if precision == "int8" else "fp32",
-        opset=17 if opset is None else opset,
+        precision=quantised or "fp32",
+        opset=opset,
         form=form or _FORM,
         calib=calib,
         output=output,
@@ -102,8 +107,8 @@ def export_with_engines(
     built = build_engines(
         bundle,
         flavour=format_,
-        # An int8 that changed the masks is not in the bundle; its notes say so.
-        precision=None if precision == "int8" else precision,
+        # What changed the masks is not in the bundle; its notes say so.
+        precision=None if quantised is not None else precision,
         prompts=prompts,
         points=points,
         targets=targets,

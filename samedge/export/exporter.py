@@ -18,12 +18,14 @@ from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
 from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
+from samedge.export.gpu_precision import check_gpu_options, default_form, default_opset, gpu_graphs, is_for_gpus
 from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.graphs import plan_graphs
 from samedge.export.onnx_file import file_record, save_graph
 from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.export.precision import Calibration, int8_encoder
 from samedge.export.probes import probe_set
+from samedge.export.rounding import judged_graph
 from samedge.export.runners import TorchRunner
 from samedge.export.staging import check_target, staged_bundle
 from samedge.export.stored_reference import PROBES_NAME, RecordedReference
@@ -62,7 +64,7 @@ def export_model(
     format: ExportFormat = "onnx",
     precision: Precision | None = None,
     io: IOScheme = "native",
-    opset: int = 17,
+    opset: int | None = None,
     form: EncoderForm | None = None,
     calib: str | Path | None = None,
     output: str | Path | None = None,
@@ -77,15 +79,17 @@ def export_model(
         model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
         format: What to write: "onnx", or "trt", "rtx" or "engine" for TensorRT engines beside the bundle as well, as
             `samedge.build_engines` builds them. Engines that failed are refused when they are loaded.
-        precision: What the graphs compute in: "fp32" (the default; "fp16" for engines), or "int8" for the linear layers
-            of the encoder. int8 is used only if its masks are the checkpoint's (`parity.INT8_THRESHOLDS`) and it is
-            faster on this machine; otherwise the encoder stays float32 and the manifest's notes say why.
+        precision: What the graphs compute in: "fp32" (the default; "fp16" for engines); "fp16" in all graphs, for GPUs;
+            "int8" or "fp8" for the linear layers of the encoder. What is used has the checkpoint's masks
+            (`samedge.export.parity`); otherwise more is kept in float32, in steps, and the manifest's notes say why.
+            int8 in the form for processors must be faster on this machine as well; in the forms for GPUs, and fp8, the
+            rest of the graphs is float16.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
-        opset: ONNX opset, 17 to 20.
+        opset: ONNX opset, 17 to 20; by default 17, and 19 for fp8.
         form: How the ViT encoder's global attention is laid out: "chunked" for processors; "mask" or, with less memory,
-            "concat" for compilers that fuse attention. The numbers are the same. None for "chunked", and for "mask"
-            where engines are built.
-        calib: Image, folder or pattern to measure the ranges of static int8 on, which OpenVINO and TensorRT want.
+            "concat" for compilers that fuse attention. The numbers are the same. By default "chunked", and "mask" for
+            fp16, fp8 and engines.
+        calib: Image, folder or pattern to measure the ranges of fp8 and static int8 on. OpenVINO and TensorRT want it.
             Without it int8 is dynamic, for onnxruntime on processors.
         output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
             folder. An older bundle there is replaced.
@@ -111,7 +115,8 @@ def export_model(
             model, format, precision=precision, io=io, opset=opset, form=form, calib=calib, output=output,
             image_size=image_size, check=check, targets=targets, progress=progress,
         )[0]  # fmt: skip
-    precision, form = precision or "fp32", form or "chunked"
+    precision = precision or "fp32"
+    form, opset = form or default_form(precision), opset or default_opset(precision)
     _check_options(format, precision, io, opset, form, calib, targets)
     report = progress or (lambda _step, _share: None)
     stem = Path(model).stem.replace(":", "-")
@@ -126,7 +131,12 @@ def export_model(
         graphs = _write_graphs(loaded, stage, stem, io, form, opset, report)
         parity: ParityRecord | None = None
         notes: tuple[str, ...] = ()
-        if precision == "int8":
+        if is_for_gpus(precision, form, calibrated=calibration is not None):
+            judge_all = partial(_judge_for_gpus, loaded, stage, io, report) if check else None
+            plans, step = plan_graphs(loaded.model, io, form), partial(_report_within, report, 0.4, 0.6)
+            on_gpus = gpu_graphs(precision, graphs, plans, stage, stem, calibration, judge_all, step)
+            graphs, parity, notes = on_gpus.graphs, on_gpus.parity, on_gpus.notes
+        elif precision == "int8":
             judge = None
             if check:
                 judge = partial(_judge_int8, loaded, stage, graphs, io, report)
@@ -188,7 +198,7 @@ def _check_options(
 ) -> None:
     for option, value, known in (
         ("format", format_, get_args(ExportFormat)),
-        ("precision", precision, ("fp32", "int8")),
+        ("precision", precision, get_args(Precision)),
         ("io", io, get_args(IOScheme)),
         ("form", form, ENCODER_FORMS),
     ):
@@ -198,10 +208,11 @@ def _check_options(
             )
     if precision == "int8" and io == "samexporter":
         raise UsageError("int8 is not written in the samexporter scheme", where="--io", cure="Choose native or meta")
-    if calib is not None and precision != "int8":
+    if calib is not None and precision not in ("int8", "fp8"):
         raise UsageError("images to calibrate with are for int8", where="--calib", cure="Add --precision int8")
     if targets:
         raise UsageError("targets are for engines", where="--targets", cure="Add --format rtx")
+    check_gpu_options(precision, io, opset, calibrated=calib is not None)
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported", where="--opset", cure=f"Choose {OPSETS.start} to {OPSETS.stop - 1}"
@@ -244,6 +255,18 @@ def _judge_int8(
     )  # fmt: skip
 
 
+def _judge_for_gpus(
+    loaded: LoadedModel,
+    stage: Path,
+    io: IOScheme,
+    report: Progress,
+    graphs: tuple[GraphRecord, ...],
+    thresholds: Mapping[str, float],
+) -> ParityRecord:
+    """Compares a bundle of these graphs on a processor, with float16 as GPUs round it."""
+    return _check_parity(loaded, stage, graphs, io, report, thresholds=thresholds, shown_only=True)
+
+
 def _check_parity(
     loaded: LoadedModel,
     stage: Path,
@@ -264,16 +287,19 @@ def _check_parity(
     report("Opening the graphs", 0.4)
     recorded = RecordedReference(TorchRunner(sam, judged_roles(graph.role for graph in graphs)), probes)
     with ExitStack() as stack:
-        engines: dict[GraphRole, Engine] = {
-            graph.role: stack.enter_context(open_engine(stage / graph.graph.file, backend=backend, device="cpu"))
-            for graph in graphs
+        files = {
+            graph.role: stack.enter_context(judged_graph(stage / graph.graph.file, graph.precision)) for graph in graphs
         }
+        engines: dict[GraphRole, Engine] = {
+            role: stack.enter_context(open_engine(file, backend=backend, device="cpu")) for role, file in files.items()
+        }
+        how = ", float16 rounded" if any(file.parent != stage for file in files.values()) else ""
         encoder = engines["encoder"]
         parity = compare(
             recorded,
             GraphRunner(engines, io, _input_record(sam), sam.embedding_size),
             probes,
-            backend=f"{encoder.backend} {encoder.device}",
+            backend=f"{encoder.backend} {encoder.device}{how}",
             thresholds=thresholds,
             shown_only=shown_only,
             progress=probed,

@@ -8,6 +8,7 @@ every rung float32 are
 * *norms written out*: means of squares overflow from magnitudes of 256 on, and an epsilon of 1e-6 is hardly there;
 * *ends*: arithmetic between an input and the first product, and between the last product and an output. Inputs and
   outputs are float32, so this costs nothing, and boxes stay exact;
+* *scales*: QuantizeLinear and DequantizeLinear before opset 19, where they know no float16;
 * *out of range*: nodes with a scalar that float16 has not;
 * operators that are not known to be safe.
 
@@ -52,6 +53,8 @@ _NORMS: Final = frozenset(
 )
 _SOFTMAX: Final = frozenset(("Softmax", "LogSoftmax"))
 _QUANTISERS: Final = frozenset(("QuantizeLinear", "DequantizeLinear"))
+_HALF_SCALES_FROM: Final = 19
+"""Opset from which they take float16."""
 
 _SAFE: Final = PRODUCTS | _MEANS | _EXTREMES | _POINTWISE | _POOLS | _NORMS | _SOFTMAX
 _INDEXING: Final = frozenset(("ArgMax", "ArgMin", "Cos", "CumSum", "NonZero", "OneHot", "Range", "Sin", "TopK"))
@@ -60,9 +63,6 @@ _ARITHMETIC: Final = _POINTWISE | _MEANS | _EXTREMES | _SOFTMAX | _POOLS
 _SMALL_WEIGHT: Final = 1024
 """A product with fewer weights than this is no layer of the model but arithmetic: frequencies of positions, or the
 expectation over the bins of a distribution."""
-
-_HALF_SCALES_FROM: Final = 19
-"""Opset from which Q and DQ take float16."""
 
 
 def islands(view: GraphView, rung: str) -> dict[int, str]:
@@ -79,6 +79,8 @@ def islands(view: GraphView, rung: str) -> dict[int, str]:
             if view.nodes[index].op_type not in MOVES:
                 single.setdefault(index, why)
 
+    if view.opset < _HALF_SCALES_FROM:
+        keep((index for index, node in enumerate(view.nodes) if node.op_type in _QUANTISERS), "scales")
     keep(_unknown(view), "unknown operators")
     keep(_coordinates(view), "coordinates")
     keep(_written_norms(view), "norms written out")
@@ -118,9 +120,7 @@ def _unknown(view: GraphView) -> list[int]:
         kind = view.nodes[index].op_type
         if view.nodes[index].domain not in ("", "ai.onnx"):
             return False
-        if kind in _QUANTISERS:
-            return view.opset >= _HALF_SCALES_FROM
-        return kind in _SAFE or kind in MOVES or kind in ("Cast", "Shape", "Size")
+        return kind in _SAFE or kind in MOVES or kind in _QUANTISERS or kind in ("Cast", "Shape", "Size")
 
     return [index for index in range(len(view.nodes)) if not safe(index)]
 
@@ -139,14 +139,24 @@ def _coordinates(view: GraphView) -> set[int]:
 
     places = [index for index in range(len(view.nodes)) if indexes(index)]
     found = set(places) | _walk(places, view.before, passable)
-    sizes: set[int] = set()
+    return found | _of_sizes(view)
+
+
+def _of_sizes(view: GraphView) -> set[int]:
+    """What is computed from sizes and constants, and from no data."""
+    found: set[int] = set()
+    from_sizes: set[str] = set()
     from_data = set(view.inputs)
     for index, node in enumerate(view.nodes):
-        if node.op_type not in ("Shape", "Size") and any(name in from_data for name in node.input):
+        if node.op_type in ("Shape", "Size"):
+            from_sizes.update(node.output)
+        elif any(name in from_data for name in node.input):
             from_data.update(node.output)
-        elif node.op_type not in MOVES and any(view.is_float(name) for name in node.output):
-            sizes.add(index)
-    return found | sizes
+        elif any(name in from_sizes for name in node.input):
+            from_sizes.update(node.output)
+            if node.op_type not in MOVES and any(view.is_float(name) for name in node.output):
+                found.add(index)
+    return found
 
 
 def _written_norms(view: GraphView) -> set[int]:

@@ -6,9 +6,8 @@ A rung that fails is said in the bundle's notes, never used in silence. Below th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -26,7 +25,7 @@ from samedge.types import Array
 
 ROUNDS: Final = 3
 
-_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
+LINEAR_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
 """What is int8 on each rung, and whether layers with fewer outputs than inputs stay float32."""
 
 
@@ -58,11 +57,21 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def _chosen(linear: Linear, shapes: Mapping[str, tuple[int, int]], *, keep_narrowing: bool) -> bool:
-    """Whether a layer becomes int8 on a rung."""
-    rows, columns = shapes[linear.weight]
-    inside, outside = (columns, rows) if linear.transposed else (rows, columns)
-    return not (keep_narrowing and inside > outside)
+def rung_choice(graph: onnx.GraphProto, *, keep_narrowing: bool) -> Callable[[Linear], bool]:
+    """Returns which linear layers of a graph a rung changes.
+
+    Args:
+        graph: With its weights.
+        keep_narrowing: Layers with fewer outputs than inputs stay as they are.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 2}
+
+    def choose(linear: Linear) -> bool:
+        rows, columns = shapes[linear.weight]
+        inside, outside = (columns, rows) if linear.transposed else (rows, columns)
+        return not (keep_narrowing and inside > outside)
+
+    return choose
 
 
 def int8_backend(calibration: Calibration | None) -> str:
@@ -108,13 +117,10 @@ def int8_encoder(
         del model
     kind = "dynamic" if calibration is None else "static"
     notes: list[str] = []
-    for step, (name, keep_narrowing) in enumerate(_RUNGS):
+    for step, (name, keep_narrowing) in enumerate(LINEAR_RUNGS):
         report(f"Trying int8 ({name})", 0.4 + 0.3 * step)
         model = onnx.load(str(folder / fp32.graph.file))
-        shapes = {
-            tensor.name: (tensor.dims[0], tensor.dims[1]) for tensor in model.graph.initializer if len(tensor.dims) == 2
-        }
-        choose = partial(_chosen, shapes=shapes, keep_narrowing=keep_narrowing)
+        choose = rung_choice(model.graph, keep_narrowing=keep_narrowing)
         changed = quantise_dynamic(model, choose) if calibration is None else quantise_static(model, ranges, choose)
         if changed == 0:
             return Chosen(fp32, None, ("int8 is not used: the encoder has no linear layers that are large enough",))
@@ -127,7 +133,7 @@ def int8_encoder(
             remove_graph(fp32, folder)
             return Chosen(graph, None, (*notes, f"int8 ({name}) was not checked"))
         parity = judge(graph, backend)
-        refusal = _refusal(parity)
+        refusal = refusal_of(parity)
         if refusal is None:
             ratio = speed_ratio(folder / fp32.graph.file, folder / graph.graph.file, backend)
             if ratio > 1:
@@ -140,7 +146,8 @@ def int8_encoder(
     return Chosen(fp32, None, tuple(notes))
 
 
-def _refusal(parity: ParityRecord) -> str | None:
+def refusal_of(parity: ParityRecord) -> str | None:
+    """Returns why a rung is not used, or None where it passed."""
     if parity.verdict == "passed":
         return None
     return (

@@ -21,6 +21,7 @@ from samedge.runtime.manifest import GraphRole
 from samedge.types import Precision
 
 FP32_RUNG: Final = "fp32"
+_AS_EXPORTED: Final = "as exported"
 _PREFIX: Final = "rung-"
 _ABANDONED_SECONDS: Final = 24 * 3600
 
@@ -45,7 +46,7 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
             cure="Export again with --precision int8 --calib IMAGES, or without --precision int8",
         )
     if wanted == encoder.precision:
-        return wanted, (FP32_RUNG if wanted == "fp32" else f"{wanted} as exported",)
+        return wanted, (FP32_RUNG if wanted == "fp32" else f"{wanted} {_AS_EXPORTED}",)
     if wanted == "fp16" and encoder.precision == "fp32":
         return wanted, tuple(_half("HALF_RUNGS"))
     cures = {
@@ -59,6 +60,12 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
         where=bundle.path,
         cure=cures[wanted],
     )
+
+
+def written_in(bundle: Bundle, role: GraphRole, rung: str) -> Precision:
+    """Returns the precision that a graph has on a rung: float16 is written into float32 only."""
+    precision = bundle.manifest.graph(role).precision
+    return "fp16" if precision == "fp32" and rung != FP32_RUNG and not rung.endswith(_AS_EXPORTED) else precision
 
 
 @contextmanager
@@ -76,7 +83,7 @@ def rung_graph(bundle: Bundle, role: GraphRole, rung: str) -> Iterator[tuple[Pat
     """
     record = bundle.manifest.graph(role)
     path = bundle.graph_path(role)
-    if rung == FP32_RUNG or rung.endswith("as exported"):
+    if written_in(bundle, role, rung) == record.precision:
         yield path, tuple(bundle.folder / file.file for file in record.external_data)
         return
     folder = cache_folder() / "rungs"

@@ -218,7 +218,7 @@ def test_something_that_is_no_bundle(program: Program, tmp_path: Path, monkeypat
         (["--format", "rtx"], "tensorrt_rtx is not installed. Install it with: pip install 'samedge[rtx]'"),
         (["--format", "trt", "--io", "meta"], "--io: engines are built from native bundles"),
         (["--format", "trt", "--precision", "int8"], "Add --calib IMAGES"),
-        (["--format", "trt", "--precision", "fp8"], "there are no fp8 engines"),
+        (["--format", "trt", "--precision", "fp4"], "there are no fp4 engines"),
         (["--format", "onnx", "--targets", "8.6"], "--targets: targets are for engines. Add --format rtx"),
     ],
 )

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from samedge.errors import UsageError
 from samedge.export.half import HALF_RUNGS
 from samedge.export.rung_memory import RungKey, remember_rungs, remembered_rungs
-from samedge.export.rungs import precision_rungs, rung_graph
+from samedge.export.rungs import precision_rungs, rung_graph, written_in
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.types import Precision
 
@@ -92,6 +92,17 @@ def test_what_needs_no_writing_is_the_bundle_s_own_file(tmp_path: Path, rung: st
     with rung_graph(bundle, "encoder", rung) as (path, weights):
         assert path == bundle.graph_path("encoder")
         assert weights == (bundle.folder / "encoder.data",)
+
+
+def test_a_graph_that_is_float16_already_is_the_same_on_every_rung(tmp_path: Path) -> None:
+    """An export may have found that one half takes float16 and the other does not."""
+    bundle = bundle_of(tmp_path / "bundle", "fp16")
+    for rung in HALF_RUNGS:
+        assert (written_in(bundle, "encoder", rung), written_in(bundle, "decoder", rung)) == (
+            "fp16", "fp32" if rung == "fp32" else "fp16",
+        )  # fmt: skip
+        with rung_graph(bundle, "encoder", rung) as (path, _weights):
+            assert path == bundle.graph_path("encoder")
 
 
 def test_what_a_killed_build_left_is_removed_after_a_day(tmp_path: Path, cache: Path) -> None:
