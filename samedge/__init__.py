@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from samedge.engines.decisions import kept_decisions
     from samedge.engines.report import backends
     from samedge.errors import SamedgeError
+    from samedge.export.bundle_build import build_engines
     from samedge.export.exporter import export_model
+    from samedge.export.verify import verify_bundle
     from samedge.runtime.everything.found import FoundMasks
     from samedge.runtime.load import load
     from samedge.runtime.predictor import Prediction, Predictor
@@ -40,7 +42,9 @@ _HOMES: Final = {
     "auto_annotate": "samedge.annotation.auto_annotate",
     "backends": "samedge.engines.report",
     "kept_decisions": "samedge.engines.decisions",
+    "build_engines": "samedge.export.bundle_build",
     "export_model": "samedge.export.exporter",
+    "verify_bundle": "samedge.export.verify",
     "FoundMasks": "samedge.runtime.everything.found",
     "load": "samedge.runtime.load",
     "Prediction": "samedge.runtime.predictor",
@@ -71,9 +75,11 @@ __all__ = [
     "__version__",
     "auto_annotate",
     "backends",
+    "build_engines",
     "export_model",
     "kept_decisions",
     "load",
+    "verify_bundle",
 ]
 
 

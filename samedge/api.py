@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal, TypeGuard, overload
+from typing import TYPE_CHECKING, Final, Literal, TypeGuard, overload
 
 from typing_extensions import Unpack
 
@@ -28,6 +28,9 @@ from samedge.runtime.request import Request
 from samedge.runtime.results import Results
 from samedge.runtime.sources import Source, iter_sources
 from samedge.types import IOScheme, Precision
+
+if TYPE_CHECKING:
+    from samedge.export.exporter import ExportFormat
 
 __all__ = ["DEFAULT_CONF", "SAM", "is_bundle"]
 
@@ -234,14 +237,15 @@ class SAM:
 
     def export(
         self,
-        format: Literal["onnx"] = "onnx",
+        format: ExportFormat = "onnx",
         *,
-        precision: Precision = "fp32",
+        precision: Precision | None = None,
         io: IOScheme = "native",
-        opset: int = 17,
+        opset: int | None = None,
         output: str | Path | None = None,
         image_size: int | None = None,
         check: bool = True,
+        targets: Sequence[str] = (),
     ) -> str:
         """Exports the checkpoint as `samedge.export_model` does, and returns the bundle's path.
 
@@ -262,6 +266,7 @@ class SAM:
                 output=output,
                 image_size=image_size,
                 check=check,
+                targets=targets,
             )
         )
 

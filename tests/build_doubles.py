@@ -91,3 +91,12 @@ def never_ends(request: dict[str, Any], progress: Progress) -> BuildReport:
     progress(f"pid {os.getpid()}", 0.1)
     time.sleep(600)
     raise SystemExit
+
+
+def checks_memory_of_a_small_board(request: dict[str, Any], _progress: Progress) -> BuildReport:
+    """As a real build does before it begins, where nothing is free."""
+    from samedge.engines import build_memory
+
+    build_memory.free_host_bytes = lambda: 0
+    build_memory.check_memory(Path(request["graph"]), device=None, workspace=None)
+    raise SystemExit

@@ -119,9 +119,10 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, 
         ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown, and whether they ``passed`` by
         the limits that hold for int8.
     """
+    from samedge.export.graph_runner import GraphRunner, judged_roles
     from samedge.export.parity import INT8_THRESHOLDS, compare
     from samedge.export.probes import probe_set
-    from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
+    from samedge.export.runners import TorchRunner
     from samedge.models.load import load_model
 
     sam = load_model(source).model
@@ -135,7 +136,7 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, 
         }
         parity = compare(
             TorchRunner(sam, judged_roles(engines)),
-            GraphRunner(engines, opened.manifest.io, sam.image_size, sam.embedding_size),
+            GraphRunner(engines, opened.manifest.io, opened.manifest.input, sam.embedding_size),
             probe_set(sam.image_size, sam.embedding_size),
             backend=backend,
             thresholds=INT8_THRESHOLDS,

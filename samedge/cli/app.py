@@ -14,11 +14,14 @@ import typer
 from samedge import __version__
 from samedge.cli.annotate import annotate
 from samedge.cli.bench import bench
+from samedge.cli.build import build
 from samedge.cli.demo import demo
+from samedge.cli.engines import engines
 from samedge.cli.export import export
 from samedge.cli.info import info
 from samedge.cli.predict import predict
 from samedge.cli.profile import profile
+from samedge.cli.verify import verify
 from samedge.errors import SamedgeError, StorageError
 
 app = typer.Typer(
@@ -31,8 +34,9 @@ app = typer.Typer(
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
-for command in (export, predict, annotate, bench, profile, info, demo):
+for command in (export, build, verify, predict, annotate, bench, profile, info, demo):
     app.command()(command)
+app.add_typer(engines, name="engines")
 
 
 def _show_version(wanted: bool) -> None:

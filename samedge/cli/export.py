@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from samedge.export.bundle_build import BuiltEngines
 
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
@@ -14,17 +17,24 @@ def export(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint, or a known name such as sam_b.pt, mobile_sam.pt or yolov8n-seg.pt.")
     ],
-    format_: Annotated[str, typer.Option("--format", help="What to write: onnx.")] = "onnx",
+    format_: Annotated[
+        str, typer.Option("--format", help="What to write: onnx, or trt, rtx, engine: and engines.")
+    ] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="What the graphs compute in: fp32, or int8 where masks stay and it is faster.")
-    ] = "fp32",
+        str | None,
+        typer.Option(help="What is computed in where masks stay: fp32, int8, fp16 or fp8 (GPUs). Engines: fp16."),
+    ] = None,
     io: Annotated[str, typer.Option(help="Names and shapes: native, meta or samexporter.")] = "native",
-    opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 17,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 (default; fp8: 19) to 20.")] = None,
     form: Annotated[
-        str, typer.Option(help="Attention of the encoder: chunked (processors), mask or concat (compilers for GPUs).")
-    ] = "chunked",
+        str | None,
+        typer.Option(
+            help="Attention of the encoder: chunked (processors; default), mask (GPUs; default of fp16 and fp8) "
+            "or concat (GPUs with little memory)."
+        ),
+    ] = None,
     calib: Annotated[
-        str | None, typer.Option(help="Images for static int8 (OpenVINO, TensorRT): a folder, a file or a pattern.")
+        str | None, typer.Option(help="Images for fp8 and static int8 (OpenVINO, TensorRT): folder, file or pattern.")
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder of the bundle, or a file that ends with .samedge.")
@@ -33,6 +43,9 @@ def export(
         int | None, typer.Option(help="Side of the input in px, where the weights do not tell it (TinyViT, YOLO).")
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare the graphs with the checkpoint.")] = True,
+    targets: Annotated[
+        str | None, typer.Option(help="Compute capabilities of the engines, such as 8.6,8.9 (--format rtx).")
+    ] = None,
     dynamic: Annotated[
         bool, typer.Option(help="Leave height and width of the input free, or fix them.", **_YOLO)
     ] = True,
@@ -44,45 +57,45 @@ def export(
 ) -> None:
     """Writes a checkpoint as a bundle of ONNX graphs, and proves that they give its masks.
 
-    Shows progress and the parity table on stderr, and prints the bundle's path last, on stdout.
+    With --format trt or rtx its engines are built beside it, as samedge build does. Shows progress and the parity table
+    on stderr, and prints the bundle's path last, on stdout.
     """
     from rich.console import Console
 
+    from samedge.cli.build import refuse_failed, show_built
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
     from samedge.errors import ParityError
     from samedge.export.cached import import_exporter
+    from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
     from samedge.runtime.bundle import bundle_manifest
 
-    export_model = import_exporter()
+    built: BuiltEngines | None = None
+    capabilities = targets.split(",") if targets else ()
     with shown_progress() as progress:
-        path = export_model(
-            checkpoint,
-            format=format_,
-            precision=precision,
-            io=io,
-            opset=opset,
-            form=form,
-            calib=calib,
-            output=output,
-            image_size=image_size,
-            check=check,
-            dynamic=dynamic,
-            nms=nms,
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            agnostic_nms=agnostic_nms,
-            progress=progress,
-        )
+        if format_ in ENGINE_FORMATS:
+            path, built = export_with_engines(
+                checkpoint, format_, precision=cast("Any", precision), io=cast("Any", io), opset=opset,
+                form=cast("Any", form), calib=calib, output=output, image_size=image_size, check=check,
+                targets=capabilities, progress=progress,
+            )  # fmt: skip
+        else:
+            path = import_exporter()(
+                checkpoint, format=format_, precision=precision, io=io, opset=opset, form=form, calib=calib,
+                output=output, image_size=image_size, check=check, targets=capabilities, progress=progress,
+            )  # fmt: skip
     manifest = bundle_manifest(path)
     parity = manifest.parity
     if check:
         Console(stderr=True).print(parity_table(parity))
     for note in manifest.notes:
         Console(stderr=True).print(f"{note[0].upper()}{note[1:]}.", markup=False, highlight=False)
+    if built is not None:
+        show_built(built)
     sys.stdout.write(f"{path}\n")
     sys.stdout.flush()
+    if built is not None:
+        refuse_failed(built, path)
     if parity.verdict == "failed":
         raise ParityError(
             "the graphs do not give the checkpoint's masks", where=path, cure="The bundle loads with --force only"

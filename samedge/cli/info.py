@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -17,7 +18,7 @@ _SHOWN_NAMES: Final = 6
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Bundle, checkpoint, or known name.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Bundle, checkpoint, known name, or engine file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     backends: Annotated[
         bool, typer.Option("--backends", help="Show the backends here, and which one each graph was given and why.")
@@ -25,6 +26,9 @@ def info(
     format_: Annotated[
         str | None, typer.Option("--format", help="Of --backends: table, markdown, csv or json.")
     ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Open an engine of another tool on the GPU to read its inputs and outputs.")
+    ] = False,
 ) -> None:
     """Shows model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
     if backends:
@@ -34,7 +38,7 @@ def info(
     elif format_ is not None:
         raise UsageError("--format belongs to --backends", cure="Leave it out, or give --json for JSON")
     else:
-        _show_model(model, json)
+        _show_model(model, json, open_)
 
 
 def _show_backends(model: str | None, default: str, form: str | None) -> None:
@@ -53,8 +57,16 @@ def _show_backends(model: str | None, default: str, form: str | None) -> None:
     print_tables(tables, form)
 
 
-def _show_model(model: str, json: bool) -> None:
+def _show_model(model: str, json: bool, opened: bool) -> None:
     import msgspec
+
+    from samedge.runtime.bundle import ENGINE_SUFFIXES
+
+    if Path(model).suffix in ENGINE_SUFFIXES:
+        from samedge.cli.engine_info import show_engine
+
+        show_engine(Path(model), as_json=json, opened=opened)
+        return
 
     from samedge.api import SAM, is_bundle
     from samedge.runtime.bundle import bundle_manifest
@@ -86,7 +98,9 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     from rich.markup import escape
     from rich.table import Table
 
-    from samedge.cli.tables import graphs_table, parity_table, ports_table
+    from samedge.cli.tables import engines_table, graphs_table, parity_table, ports_table
+    from samedge.runtime.bundle import Bundle
+    from samedge.runtime.bundle_engines import bundle_pairs
 
     console = Console()
     table = Table(title=escape(model), title_justify="left", show_header=False)
@@ -120,6 +134,9 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     if manifest is not None:
         console.print(graphs_table(manifest))
         console.print(ports_table(manifest))
+        pairs = bundle_pairs(Bundle(Path(model), Path(model), manifest))
+        if pairs:
+            console.print(engines_table(pairs))
         if manifest.parity.rows:
             console.print(parity_table(manifest.parity))
 

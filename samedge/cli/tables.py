@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from samedge.runtime.bundle_engines import EnginePair
+from samedge.runtime.engine_notes import engine_notes
 from samedge.runtime.manifest import Manifest, ParityRecord
 from samedge.runtime.results import Results
 
@@ -64,6 +68,23 @@ def graphs_table(manifest: Manifest) -> Table:
     for graph in manifest.graphs:
         size = sum(file.size for file in graph.files) / 1e6
         table.add_row(escape(graph.graph.file), f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
+    return table
+
+
+def engines_table(pairs: Sequence[EnginePair]) -> Table:
+    """Returns the engines of a bundle, those beside it first."""
+    table = Table(title="engines", title_justify="left")
+    for name in ("TensorRT", "GPU", "encoder", "decoder", "MB", "masks", "in"):
+        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
+    for pair in pairs:
+        key, halves = pair.encoder.key, (pair.encoder, pair.decoder)
+        rungs = [notes.rung if (notes := engine_notes(half.sidecar)) is not None else "" for half in halves]
+        size = sum(half.sidecar.size for half in halves) / 1e6
+        where = ", ".join(key.targets) or key.gpu or "any"
+        table.add_row(
+            f"{key.flavour} {key.version}", escape(where), *rungs, f"{size:.1f}", pair.verdict,
+            escape(str(pair.encoder.plan.parent)),
+        )  # fmt: skip
     return table
 
 

@@ -99,6 +99,7 @@ def _compare(graph: Path, kind: str, needed: int, free: int | None) -> None:
         cure="Close other programs, add swap, or build where there is more memory (check_memory=False tries anyway)",
         needed=needed,
         free=free,
+        memory=True,
     )
 
 

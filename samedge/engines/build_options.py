@@ -42,6 +42,25 @@ class AxisRange:
     def __str__(self) -> str:
         return f"{self.minimum}/{self.optimum}/{self.maximum}"
 
+    @staticmethod
+    def parse(text: str, option: str) -> AxisRange:
+        """Returns the sizes that a text such as "1/16/64" names; one number is all three.
+
+        Args:
+            text: What the user wrote.
+            option: What error messages call it.
+
+        Raises:
+            UsageError: It is not three numbers in ascending order.
+        """
+        parts = text.split("/")
+        if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+            raise UsageError(
+                f"{text!r} is no range", where=option, cure="Give minimum/optimum/maximum, such as 1/16/64"
+            )
+        sizes = [int(part) for part in parts]
+        return AxisRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+
 
 DEFAULT_PROFILES: Final[Mapping[str, AxisRange]] = {
     "batch": AxisRange(1, 1, 1),

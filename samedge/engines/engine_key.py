@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -76,21 +76,31 @@ class EngineKey:
 
     def obstacles(self, flavour: Flavour, gpu: Gpu) -> list[str]:
         """Returns why the engine must not be opened by this TensorRT on this GPU; empty if it may be."""
-        found: list[str] = []
+        return [*self.tensorrt_obstacles(flavour), *self.gpu_obstacles(gpu), *self.system_obstacles()]
+
+    def tensorrt_obstacles(self, flavour: Flavour) -> list[str]:
+        """The obstacles that this TensorRT is."""
         if self.flavour != flavour.name:
-            found.append(f"it was built for {self.flavour}, and this is {flavour.name}")
-        elif self.version != flavour.version and not self._newer_will_do(flavour.version):
-            found.append(f"it was built by version {self.version}, and this is {flavour.version}")
+            return [f"it was built for {self.flavour}, and this is {flavour.name}"]
+        if self.version != flavour.version and not self._newer_will_do(flavour.version):
+            return [f"it was built by version {self.version}, and this is {flavour.version}"]
+        return []
+
+    def gpu_obstacles(self, gpu: Gpu) -> list[str]:
+        """The obstacles that this GPU is."""
+        found: list[str] = []
         here = f"sm{gpu.compute_capability.replace('.', '')}"
         if self.targets and here not in self.targets:
             found.append(f"it was built for {', '.join(self.targets)}, and this GPU is {here}")
         if self.compute_capability and not self._runs_on(gpu):
             found.append(f"it was built on {self.gpu} ({self.compute_capability}), and this is {gpu}")
-        if (self.system, self.machine) != (platform.system(), platform.machine()):
-            found.append(
-                f"it was built on {self.system} {self.machine}, and this is {platform.system()} {platform.machine()}"
-            )
         return found
+
+    def system_obstacles(self) -> list[str]:
+        """The obstacles that operating system and processor are."""
+        if (self.system, self.machine) == (platform.system(), platform.machine()):
+            return []
+        return [f"it was built on {self.system} {self.machine}, and this is {platform.system()} {platform.machine()}"]
 
     def _newer_will_do(self, version: str) -> bool:
         mine, theirs = _numbers(self.version), _numbers(version)
@@ -157,7 +167,11 @@ def graph_digest(graph: Path, *weights: Path) -> str:
     Raises:
         StorageError: One of them cannot be read.
     """
-    parts = [sha256_file(graph), *(sha256_file(path) for path in sorted(weights))]
+    return joined_digest([sha256_file(graph), *(sha256_file(path) for path in sorted(weights))])
+
+
+def joined_digest(parts: Sequence[str]) -> str:
+    """Returns what `graph_digest` does, of digests that are known: the graph's, then its weights' by file name."""
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

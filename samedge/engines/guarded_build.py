@@ -69,7 +69,7 @@ def build_in_child(
 
     Raises:
         SamedgeError: What the build raised, of the same kind and with the same cure.
-        EngineError: The child was killed, crashed, or was cancelled.
+        EngineError: The child was killed, crashed, or was cancelled; `memory` is one of its facts where that ran out.
         StorageError: The plan cannot be written.
     """
     with staged_file(output) as stage:
@@ -140,7 +140,7 @@ def _converse(
         return None
     while True:
         if cancelled():
-            raise EngineError("the build was cancelled", where=name)
+            raise EngineError("the build was cancelled", where=name, cancelled=True)
         try:
             line = lines.get(timeout=_POLL_SECONDS)
         except Empty:
@@ -174,9 +174,10 @@ def _death(code: int, name: str, complaints: str) -> EngineError:
             where=name,
             cure=_NO_MEMORY,
             code=code,
+            memory=True,
         )
     if "MemoryError" in last or "bad_alloc" in complaints:
-        return EngineError("the build ran out of memory", where=name, cure=_NO_MEMORY, code=code)
+        return EngineError("the build ran out of memory", where=name, cure=_NO_MEMORY, code=code, memory=True)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     return EngineError(
         f"the building process {how}{f' ({last[:300]})' if last else ''}",

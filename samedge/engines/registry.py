@@ -153,13 +153,27 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
     ) from first
 
 
+def require_backend(name: str) -> Backend:
+    """Returns the line of the table of a backend that works here.
+
+    Raises:
+        BackendUnavailableError: There is none, or it does not work here: with the cause and the cure.
+    """
+    backend = find_backend(name)
+    _require(backend)
+    return backend
+
+
 def _open(backend: Backend, path: Path, options: EngineOptions) -> Engine:
-    factory = backend.factory()
-    found = factory.probe()
+    _require(backend)
+    return Engine(backend.factory()(path, options), backend=backend.name, name=path.name)
+
+
+def _require(backend: Backend) -> None:
+    found = backend.factory().probe()
     if not found.ok:
         raise BackendUnavailableError(
             f"the backend {backend.name!r} does not work here: {found.reason}",
             cure=backend.cure(found),
             backend=backend.name,
         )
-    return Engine(factory(path, options), backend=backend.name, name=path.name)

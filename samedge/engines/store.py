@@ -162,21 +162,27 @@ class EngineStore:
             return ["the store is empty"]
         return min((key.differences(entry.key) for entry in alike), key=len)
 
-    def collect(self, limit: int | None = None, *, keep: Path | None = None) -> list[Path]:
+    def collect(
+        self, limit: int | None = None, *, keep: Path | None = None, unused_seconds: float | None = None
+    ) -> list[Path]:
         """Removes what was abandoned, and the engines used longest ago until the rest fits.
 
         Args:
             limit: Size of all plans together, bytes; None for the store's own.
             keep: A plan that stays in any case.
+            unused_seconds: Engines that nobody asked for in that time go too; None for no such bound.
 
         Returns:
             The plans and leftovers that were removed.
         """
         removed = [path for path in self._abandoned() if self._remove(path)]
         room = self.limit if limit is None else limit
+        now = time.time()
         for entry in self.entries():
-            room -= entry.sidecar.size
-            if room < 0 and entry.plan != keep and self._remove(entry.plan):
+            stale = unused_seconds is not None and now - entry.used > unused_seconds
+            if not stale:
+                room -= entry.sidecar.size
+            if (stale or room < 0) and entry.plan != keep and self._remove(entry.plan):
                 removed.append(entry.plan)
         return removed
 

@@ -68,7 +68,7 @@ def stored_engine(
     if found is not None:
         return found
     where = None if gpu is None or options.targets else f"cuda:{gpu.index}"
-    times = None if gpu is None else shelf.folder / f"{_slug(f'timing {tensorrt.version} {gpu.name}')}.cache"
+    times = None if gpu is None else shelf.folder / f"{slug(f'timing {tensorrt.version} {gpu.name}')}.cache"
 
     def build(path: Path) -> Any:
         return build_in_child(
@@ -98,13 +98,18 @@ def engine_key(
 
 
 def copy_engine(entry: StoredEngine, target: Path) -> Path:
-    """Puts a copy of a stored engine and its sidecar at a place of the user's, and returns the plan's path.
+    """Puts a stored engine and its sidecar at a place of the user's as well, and returns the plan's path.
+
+    On one file system the two share their bytes: plans are replaced and never changed, and boards have small disks.
 
     Raises:
         StorageError: The file system said no.
     """
     with staged_file(target) as stage, storage_errors(target):
-        shutil.copyfile(entry.plan, stage)
+        try:
+            stage.hardlink_to(entry.plan)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(entry.plan, stage)
     write_sidecar(target, entry.sidecar)
     return target
 
@@ -114,7 +119,7 @@ def _gpu(flavour: Flavour, options: BuildOptions, device: str | None) -> Gpu | N
     if options.targets:
         return None
     try:
-        memory = open_cuda(device)
+        return find_gpu(device)
     except (DeviceUnavailableError, MissingExtraError) as error:
         if flavour.is_rtx and device is None:
             return None
@@ -122,10 +127,24 @@ def _gpu(flavour: Flavour, options: BuildOptions, device: str | None) -> Gpu | N
             f"{flavour} builds on the GPU that the engine is for: {error.what}",
             cure=f"{error.cure}; without a GPU, build with format 'rtx' and name the targets",
         ) from error
+
+
+def find_gpu(device: str | None = None) -> Gpu:
+    """Returns what a GPU is.
+
+    Args:
+        device: Such as "cuda:0"; None for the first.
+
+    Raises:
+        DeviceUnavailableError: There is no driver, or no such GPU.
+        MissingExtraError: The CUDA bindings are not installed.
+    """
+    memory = open_cuda(device)
     gpu = memory.gpu
     memory.close()
     return gpu
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Returns a text as a part of a file name."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -121,7 +121,7 @@ def _build(
         raise build_failure(flavour, graph, "configure", log.errors)
     memory = builder.build_serialized_network(network, config)
     if memory is None and tree.cancelled():
-        raise EngineError("the build was cancelled", where=graph.name)
+        raise EngineError("the build was cancelled", where=graph.name, cancelled=True)
     if memory is None or fatal_errors(log.errors):
         raise build_failure(flavour, graph, "build", log.errors)
     plan = memoryview(cast("Any", memory)).cast("B")  # not bytes: a copy would double the plan in memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -17,13 +17,18 @@ from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
+from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
+from samedge.export.gpu_precision import check_gpu_options, default_form, default_opset, gpu_graphs, is_for_gpus
+from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.graphs import plan_graphs
-from samedge.export.onnx_file import save_graph
+from samedge.export.onnx_file import file_record, save_graph
 from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.export.precision import Calibration, int8_encoder
 from samedge.export.probes import probe_set
-from samedge.export.runners import GraphRunner, TorchRunner, judged_roles
+from samedge.export.rounding import judged_graph
+from samedge.export.runners import TorchRunner
 from samedge.export.staging import check_target, staged_bundle
+from samedge.export.stored_reference import PROBES_NAME, RecordedReference
 from samedge.export.trace import trace
 from samedge.export.yolo_bundle import export_yolo_bundle
 from samedge.export.yolo_options import YoloOptions, suppression
@@ -47,7 +52,7 @@ from samedge.runtime.manifest import (
 from samedge.runtime.sources import find_images
 from samedge.types import Array, IOScheme, Precision
 
-ExportFormat: TypeAlias = Literal["onnx"]
+ExportFormat: TypeAlias = Literal["onnx", "trt", "rtx", "engine", "tensorrt", "tensorrt-rtx"]
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with a sentence about the present step and the share of the whole that is done, 0..1."""
 
@@ -61,14 +66,15 @@ def export_model(
     model: str | Path,
     *,
     format: ExportFormat = "onnx",
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     io: IOScheme = "native",
-    opset: int = 17,
-    form: EncoderForm = "chunked",
+    opset: int | None = None,
+    form: EncoderForm | None = None,
     calib: str | Path | None = None,
     output: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     check: bool = True,
+    targets: Sequence[str] = (),
     dynamic: bool = True,
     nms: bool = False,
     conf: float = 0.25,
@@ -81,21 +87,26 @@ def export_model(
 
     Args:
         model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
-        format: What to write. "onnx" is the only one so far.
-        precision: What the graphs compute in: "fp32", or "int8" for the linear layers of the encoder. int8 is used only
-            if its masks are the checkpoint's (`parity.INT8_THRESHOLDS`) and it is faster on this machine; otherwise the
-            encoder stays float32 and the manifest's notes say why.
+        format: What to write: "onnx", or "trt", "rtx" or "engine" for TensorRT engines beside the bundle as well, as
+            `samedge.build_engines` builds them. Engines that failed are refused when they are loaded.
+        precision: What the graphs compute in: "fp32" (the default; "fp16" for engines); "fp16" in all graphs, for GPUs;
+            "int8" or "fp8" for the linear layers of the encoder. What is used has the checkpoint's masks
+            (`samedge.export.parity`); otherwise more is kept in float32, in steps, and the manifest's notes say why.
+            int8 in the form for processors must be faster on this machine as well; in the forms for GPUs, and fp8, the
+            rest of the graphs is float16.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
-        opset: ONNX opset, 17 to 20.
+        opset: ONNX opset, 17 to 20; by default 17, and 19 for fp8.
         form: How the ViT encoder's global attention is laid out: "chunked" for processors; "mask" or, with less memory,
-            "concat" for compilers that fuse attention. The numbers are the same.
-        calib: Image, folder or pattern to measure the ranges of static int8 on, which OpenVINO and TensorRT want.
+            "concat" for compilers that fuse attention. The numbers are the same. By default "chunked", and "mask" for
+            fp16, fp8 and engines.
+        calib: Image, folder or pattern to measure the ranges of fp8 and static int8 on. OpenVINO and TensorRT want it.
             Without it int8 is dynamic, for onnxruntime on processors.
         output: The bundle's folder, or a file that ends with ``.samedge``. By default ``NAME-samedge`` in the working
             folder. An older bundle there is replaced.
         image_size: Side of the square input, px, for architectures whose weights do not tell it. For a YOLO: any side,
             or (height, width), in multiples of 32.
         check: Compare the graphs with the torch model on the probe set and write the verdict into the manifest.
+        targets: Compute capabilities such as "8.6" that engines are built for instead of the GPU here (format "rtx").
         dynamic: For a YOLO: leave height and width of the input free, so that the host can cut the padding down.
         nms: For a YOLO: suppress boxes that overlap in the graph.
         conf: With `nms`: boxes score more.
@@ -109,12 +120,21 @@ def export_model(
 
     Raises:
         UsageError: An option that is not known.
+        BackendUnavailableError: Engines were asked for, and TensorRT is not installed.
+        DeviceUnavailableError: Engines were asked for that are built on a GPU, and there is none.
         CheckpointError: The checkpoint cannot be read, or is of no known architecture.
         DownloadError: A known name could not be fetched.
         ExportError: A graph could not be written, or something is in the way of the bundle.
         StorageError: The file system said no.
     """
-    _check_options(format, precision, io, opset, form, calib)
+    if format in ENGINE_FORMATS:
+        return export_with_engines(
+            model, format, precision=precision, io=io, opset=opset, form=form, calib=calib, output=output,
+            image_size=image_size, check=check, targets=targets, progress=progress,
+        )[0]  # fmt: skip
+    precision = precision or "fp32"
+    form, opset = form or default_form(precision), opset or default_opset(precision)
+    _check_options(format, precision, io, opset, form, calib, targets)
     yolo = YoloOptions(
         image_size, dynamic, nms=suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
     )
@@ -140,7 +160,12 @@ def export_model(
         graphs = _write_graphs(loaded, stage, stem, io, form, opset, report)
         parity: ParityRecord | None = None
         notes: tuple[str, ...] = ()
-        if precision == "int8":
+        if is_for_gpus(precision, form, calibrated=calibration is not None):
+            judge_all = partial(_judge_for_gpus, loaded, stage, io, report) if check else None
+            plans, step = plan_graphs(loaded.model, io, form), partial(_report_within, report, 0.4, 0.6)
+            on_gpus = gpu_graphs(precision, graphs, plans, stage, stem, calibration, judge_all, step)
+            graphs, parity, notes = on_gpus.graphs, on_gpus.parity, on_gpus.notes
+        elif precision == "int8":
             judge = None
             if check:
                 judge = partial(_judge_int8, loaded, stage, graphs, io, report)
@@ -155,18 +180,14 @@ def export_model(
         manifest = Manifest(
             schema=SCHEMA_VERSION,
             model=record,
-            input=InputRecord(
-                image_size=loaded.model.image_size,
-                pixel_mean=PIXEL_MEAN,
-                pixel_std=PIXEL_STD,
-                mask_threshold=MASK_THRESHOLD,
-            ),
+            input=_input_record(loaded.model),
             io=io,
             graphs=graphs,
             parity=parity,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=_versions(),
             notes=notes,
+            probes=file_record(stage / PROBES_NAME, stage) if (stage / PROBES_NAME).is_file() else None,
         )
         path = stage / MANIFEST_NAME
         with storage_errors(path):
@@ -208,10 +229,12 @@ def _calibration(images: str | Path, sam: Sam) -> Calibration:
     return Calibration(feeds, len(paths))
 
 
-def _check_options(format_: str, precision: str, io: str, opset: int, form: str, calib: str | Path | None) -> None:
+def _check_options(
+    format_: str, precision: str, io: str, opset: int, form: str, calib: str | Path | None, targets: Sequence[str]
+) -> None:
     for option, value, known in (
         ("format", format_, get_args(ExportFormat)),
-        ("precision", precision, ("fp32", "int8")),
+        ("precision", precision, get_args(Precision)),
         ("io", io, get_args(IOScheme)),
         ("form", form, ENCODER_FORMS),
     ):
@@ -221,8 +244,11 @@ def _check_options(format_: str, precision: str, io: str, opset: int, form: str,
             )
     if precision == "int8" and io == "samexporter":
         raise UsageError("int8 is not written in the samexporter scheme", where="--io", cure="Choose native or meta")
-    if calib is not None and precision != "int8":
+    if calib is not None and precision not in ("int8", "fp8"):
         raise UsageError("images to calibrate with are for int8", where="--calib", cure="Add --precision int8")
+    if targets:
+        raise UsageError("targets are for engines", where="--targets", cure="Add --format rtx")
+    check_gpu_options(precision, io, opset, calibrated=calib is not None)
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported", where="--opset", cure=f"Choose {OPSETS.start} to {OPSETS.stop - 1}"
@@ -265,6 +291,18 @@ def _judge_int8(
     )  # fmt: skip
 
 
+def _judge_for_gpus(
+    loaded: LoadedModel,
+    stage: Path,
+    io: IOScheme,
+    report: Progress,
+    graphs: tuple[GraphRecord, ...],
+    thresholds: Mapping[str, float],
+) -> ParityRecord:
+    """Compares a bundle of these graphs on a processor, with float16 as GPUs round it."""
+    return _check_parity(loaded, stage, graphs, io, report, thresholds=thresholds, shown_only=True)
+
+
 def _check_parity(
     loaded: LoadedModel,
     stage: Path,
@@ -283,21 +321,33 @@ def _check_parity(
         report(f"Comparing with the checkpoint: image {done} of {len(probes)}", 0.4 + 0.6 * done / len(probes))
 
     report("Opening the graphs", 0.4)
+    recorded = RecordedReference(TorchRunner(sam, judged_roles(graph.role for graph in graphs)), probes)
     with ExitStack() as stack:
-        engines: dict[GraphRole, Engine] = {
-            graph.role: stack.enter_context(open_engine(stage / graph.graph.file, backend=backend, device="cpu"))
-            for graph in graphs
+        files = {
+            graph.role: stack.enter_context(judged_graph(stage / graph.graph.file, graph.precision)) for graph in graphs
         }
+        engines: dict[GraphRole, Engine] = {
+            role: stack.enter_context(open_engine(file, backend=backend, device="cpu")) for role, file in files.items()
+        }
+        how = ", float16 rounded" if any(file.parent != stage for file in files.values()) else ""
         encoder = engines["encoder"]
-        return compare(
-            TorchRunner(sam, judged_roles(engines)),
-            GraphRunner(engines, io, sam.image_size, sam.embedding_size),
+        parity = compare(
+            recorded,
+            GraphRunner(engines, io, _input_record(sam), sam.embedding_size),
             probes,
-            backend=f"{encoder.backend} {encoder.device}",
+            backend=f"{encoder.backend} {encoder.device}{how}",
             thresholds=thresholds,
             shown_only=shown_only,
             progress=probed,
         )
+    recorded.save(stage)
+    return parity
+
+
+def _input_record(sam: Sam) -> InputRecord:
+    return InputRecord(
+        image_size=sam.image_size, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD, mask_threshold=MASK_THRESHOLD
+    )
 
 
 def _versions() -> dict[str, str]:

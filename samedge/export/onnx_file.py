@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import onnx
 from onnx import helper
 
 from samedge.digest import sha256_file
 from samedge.errors import ExportError, storage_errors
-from samedge.export.graphs import GraphPlan
 from samedge.runtime.manifest import FileRecord, GraphRecord, TensorRecord
 from samedge.types import Precision
+
+if TYPE_CHECKING:  # it brings torch, which a board does not have
+    from samedge.export.graphs import GraphPlan
 
 EXTERNAL_DATA_BYTES: Final = 1_800_000_000
 """Models from this size on keep their weights in a file beside: protobuf cannot hold 2 GiB."""
@@ -44,21 +46,11 @@ def save_graph(
         StorageError: It cannot be written.
     """
     path = folder / f"{stem}.{plan.role.replace('_', '.')}.onnx"
-    data = path.with_name(path.name + ".data")
     nodes = len(model.graph.node)
     inputs, outputs = _tensor_records(model.graph.input), _tensor_records(model.graph.output)
-    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= EXTERNAL_DATA_BYTES
-    with storage_errors(path):
-        if external:
-            onnx.save(
-                model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name,
-                size_threshold=1024,
-            )  # fmt: skip
-            data.chmod(path.stat().st_mode)  # onnx makes it readable by its owner only
-        else:
-            onnx.save(model, str(path))
+    data = write_model(model, path)
     try:
-        onnx.checker.check_model(str(path), full_check=not external)
+        onnx.checker.check_model(str(path), full_check=data is None)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the {plan.role} graph is not valid ONNX: {str(error).splitlines()[0]}",
@@ -74,8 +66,31 @@ def save_graph(
         outputs=outputs,
         nodes=nodes,
         variant=variant or plan.variant,
-        external_data=(file_record(data, folder),) if external else (),
+        external_data=(file_record(data, folder),) if data is not None else (),
     )
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> Path | None:
+    """Writes a graph, its weights in a file beside it if protobuf cannot hold them; that file's path, or None.
+
+    Args:
+        model: The graph with its weights. Emptied of its weights where they go to a file beside.
+        path: Of the graph.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    data = path.with_name(path.name + ".data")
+    with storage_errors(path):
+        if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < EXTERNAL_DATA_BYTES:
+            onnx.save(model, str(path))
+            return None
+        onnx.save(
+            model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name,
+            size_threshold=1024,
+        )  # fmt: skip
+        data.chmod(path.stat().st_mode)  # onnx makes it readable by its owner only
+    return data
 
 
 def remove_graph(record: GraphRecord, folder: Path) -> None:

@@ -25,6 +25,9 @@ FP32_THRESHOLDS: Final[Mapping[str, float]] = {
 """Mean and worst mask IoU must be at least, errors at most this. float32 sums in another order, and nothing else, may
 differ."""
 
+HALF_THRESHOLDS: Final[Mapping[str, float]] = {"mask_iou_mean": 0.995, "mask_iou_decile": 0.99, "iou_error_max": 0.02}
+"""For float16, of the masks that a user is shown."""
+
 INT8_THRESHOLDS: Final[Mapping[str, float]] = {"mask_iou_mean": 0.98, "mask_iou_decile": 0.95, "iou_error_max": 0.15}
 """For int8, of the masks that a user is shown. The rounding of weights and activations moves borders by a pixel here
 and there, and small masks more than large ones: the mean and the worst tenth are judged, not the worst of all."""

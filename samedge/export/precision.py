@@ -27,7 +27,7 @@ from samedge.types import Array
 
 ROUNDS: Final = 3
 
-_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
+LINEAR_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
 """What is int8 on each rung, and whether layers with fewer outputs than inputs stay float32."""
 
 
@@ -72,11 +72,21 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def _chosen(linear: Linear, shapes: Mapping[str, tuple[int, int]], *, keep_narrowing: bool) -> bool:
-    """Whether a layer becomes int8 on a rung."""
-    rows, columns = shapes[linear.weight]
-    inside, outside = (columns, rows) if linear.transposed else (rows, columns)
-    return not (keep_narrowing and inside > outside)
+def rung_choice(graph: onnx.GraphProto, *, keep_narrowing: bool) -> Callable[[Linear], bool]:
+    """Returns which linear layers of a graph a rung changes.
+
+    Args:
+        graph: With its weights.
+        keep_narrowing: Layers with fewer outputs than inputs stay as they are.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 2}
+
+    def choose(linear: Linear) -> bool:
+        rows, columns = shapes[linear.weight]
+        inside, outside = (columns, rows) if linear.transposed else (rows, columns)
+        return not (keep_narrowing and inside > outside)
+
+    return choose
 
 
 def int8_backend(calibration: Calibration | None) -> str:
@@ -119,13 +129,10 @@ def int8_encoder(
     kind = "dynamic" if calibration is None else "static"
 
     def quantise(model: onnx.ModelProto, *, keep_narrowing: bool) -> int:
-        shapes = {
-            tensor.name: (tensor.dims[0], tensor.dims[1]) for tensor in model.graph.initializer if len(tensor.dims) == 2
-        }
-        choose = partial(_chosen, shapes=shapes, keep_narrowing=keep_narrowing)
+        choose = rung_choice(model.graph, keep_narrowing=keep_narrowing)
         return quantise_dynamic(model, choose) if calibration is None else quantise_static(model, ranges, choose)
 
-    rungs = [Rung(name, partial(quantise, keep_narrowing=keep_narrowing)) for name, keep_narrowing in _RUNGS]
+    rungs = [Rung(name, partial(quantise, keep_narrowing=keep_narrowing)) for name, keep_narrowing in LINEAR_RUNGS]
     return climb(
         fp32, plan, folder, stem, rungs, f"int8 {kind}", int8_backend(calibration), judge, report,
         nothing="the encoder has no linear layers that are large enough",
@@ -201,7 +208,7 @@ def climb(
             remove_graph(fp32, folder)
             return Chosen(graph, None, (*notes, f"int8 ({rung.name}) was not checked"))
         parity = judge(graph, backend)
-        refusal = _refusal(parity)
+        refusal = refusal_of(parity)
         if refusal is None:
             files = folder / fp32.graph.file, folder / graph.graph.file
             ratio = speed_ratio(*files, backend, sizes or {})
@@ -219,7 +226,8 @@ def climb(
     return Chosen(fp32, None, tuple(notes))
 
 
-def _refusal(parity: ParityRecord) -> str | None:
+def refusal_of(parity: ParityRecord) -> str | None:
+    """Returns why a rung is not used, or None where it passed."""
     if parity.verdict == "passed":
         return None
     if parity.objects is not None:

@@ -62,9 +62,13 @@ def probe_set(image_size: int, grid: int) -> tuple[Probe, ...]:
 
 
 def _draw(height: int, width: int, seed: int) -> ImageArray:
-    """Draws shaded discs and boxes on a gradient with grain: edges, flat areas and texture at every scale."""
+    """Draws shaded discs and boxes on a gradient with grain: edges, flat areas and texture at every scale.
+
+    In double precision: another processor's sine differs in the last digit, and no pixel may be rounded differently for
+    that, because what the reference said to these images is compared with on other machines.
+    """
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
     image = np.stack([40 + 120 * x / width, 60 + 100 * y / height, 90 + 40 * np.sin((x + y) / 37)], axis=-1)
     for _ in range(12):
         cx, cy = random.uniform(0, width), random.uniform(0, height)

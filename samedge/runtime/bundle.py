@@ -27,6 +27,7 @@ from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, parse_m
 
 ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
+ENGINE_SUFFIXES: Final = (".engine", ".plan", ".trt")
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _MANIFEST_LIMIT: Final = 1 << 24
@@ -156,6 +157,12 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
             "this is a checkpoint, and a bundle is needed",
             where=path,
             cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
+        )
+    if path.suffix.lower() in ENGINE_SUFFIXES:
+        raise BundleError(
+            "this is one TensorRT engine, and the bundle is needed that it was built from",
+            where=path,
+            cure=f"Load that bundle, with backend 'tensorrt' or 'tensorrt-rtx'. What this is: samedge info {path.name}",
         )
     if path.name.startswith(TEMPORARY_PREFIX):
         raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")

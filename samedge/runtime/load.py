@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from importlib import import_module
 from typing import Any, Literal, TypeAlias, overload
 
 from samedge.engines.protocol import Engine
-from samedge.engines.registry import AUTO, open_engine
+from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.engines.selection import open_fastest
-from samedge.errors import BundleError, IntegrityError, SamedgeError
+from samedge.errors import BundleError, EngineError, IntegrityError, SamedgeError
 from samedge.runtime.bundle import Bundle, open_bundle
+from samedge.runtime.bundle_engines import (
+    ENGINE_BACKENDS,
+    EnginePair,
+    automatic_pair,
+    failed_pair,
+    require_pair,
+)
 from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
 from samedge.runtime.predictor import Predictor
@@ -62,22 +70,35 @@ def load(
         bundle: The folder or ``.samedge`` file that ``samedge export`` wrote.
         backend: "auto" for the fastest that works here, or the name of one. Where there are several, "auto" measures
             them once for each bundle and machine (about 20 s) and keeps the result; see `samedge.kept_decisions`, and
-            ``$SAMEDGE_AUTO`` to turn it off.
+            ``$SAMEDGE_AUTO`` to turn it off. Engines that ``samedge build`` made for this machine go first. "tensorrt"
+            and "tensorrt-rtx" run such engines only.
         device: "cpu", "cuda", "cuda:1", or a backend's own name for a device. A device that was named is used or is an
             error. None lets the backend choose.
         threads: CPU threads; None for all physical cores.
-        force: Load a bundle whose parity verdict is "failed" as well.
+        force: Load a bundle or engines whose parity verdict is "failed" as well.
         kind: "sam" or "yolo" to take nothing else.
 
     Raises:
         BundleError: It is not a bundle (a checkpoint has to be exported first), not a whole one, or of another kind.
         IntegrityError: A file is missing, or is not what the manifest says.
-        ParityError: Its graphs do not give the checkpoint's masks.
+        ParityError: Its graphs or engines do not give the checkpoint's masks.
         BackendUnavailableError: The backend is not known or not installed.
         DeviceUnavailableError: The device cannot be had.
-        EngineError: A graph cannot be opened, or its decoder cannot run.
+        EngineError: A graph cannot be opened, its decoder cannot run, or there are no engines for this machine.
     """
     opened = open_bundle(bundle, force=force)
+    if backend == AUTO:
+        found = automatic_pair(opened, device)
+        if found is not None:
+            try:
+                return _load_engines(opened, *found, device, force=False)
+            except (EngineError, BundleError):
+                pass  # the graphs run everywhere; asked for by name, the engines say what is wrong with them
+    else:
+        flavour = ENGINE_BACKENDS.get(find_backend(backend).name)
+        if flavour is not None:
+            pair = require_pair(opened, flavour, device, force=force)
+            return _load_engines(opened, flavour, pair, device, force=force)
     manifest = opened.manifest
     is_kind: Kind = "sam" if manifest.yolo is None else "yolo"
     if kind not in (None, is_kind):
@@ -110,6 +131,34 @@ def _load_yolo(opened: Bundle, backend: str, device: str | None, threads: int | 
     except SamedgeError:
         engine.close()
         raise
+
+
+def _load_engines(opened: Bundle, backend: str, pair: EnginePair, device: str | None, *, force: bool) -> Predictor:
+    """Opens engines whose key fits, and has them judged if nobody did so yet: they may come from a PC without a GPU.
+
+    Raises:
+        ParityError: They do not give the checkpoint's masks.
+        EngineError: They cannot be opened.
+    """
+    manifest = opened.manifest
+    with ExitStack() as stack:
+        encoder = open_engine(pair.encoder.plan, backend=backend, device=device)
+        stack.callback(encoder.close)
+        decoder = open_engine(pair.decoder.plan, backend=backend, device=device)
+        stack.callback(decoder.close)
+        check_graph(manifest.graph("encoder"), encoder)
+        check_graph(manifest.graph("decoder"), decoder)
+        if pair.verdict == "unchecked" and not force and manifest.probes is not None and pair.takes_probes:
+            # The check belongs to the export stage, needs no torch, and runs once in the life of an engine.
+            judged = pair.judged(import_module("samedge.export.verify").verify_pair(opened, pair, encoder, decoder))
+            if judged.verdict == "failed":
+                raise failed_pair(opened, judged)
+        predictor = Predictor(manifest, encoder, decoder)
+        most = pair.prompts_per_call
+        if most is not None:
+            predictor.prompts_per_call = min(predictor.prompts_per_call, most)
+        stack.pop_all()
+    return predictor
 
 
 def _open_encoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:

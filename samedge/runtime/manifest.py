@@ -182,8 +182,9 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a bundle says about itself.
 
-    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much. `yolo`
-    is there for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM.
+    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
+    `probes` holds what the checkpoint said to the probe set; None in a bundle that does not keep it. `yolo` is there
+    for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM.
     """
 
     schema: int
@@ -195,6 +196,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    probes: FileRecord | None = None
     yolo: YoloRecord | None = None
 
     def has(self, *roles: GraphRole) -> bool:
@@ -216,7 +218,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the bundle but the manifest."""
-        return tuple(file for graph in self.graphs for file in graph.files)
+        graphs = tuple(file for graph in self.graphs for file in graph.files)
+        return graphs if self.probes is None else (*graphs, self.probes)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -29,6 +31,18 @@ from samedge.types import IOScheme
 
 SCHEMES: tuple[IOScheme, ...] = ("native", "meta", "samexporter")
 TINY = "seeded:sam_vit_tiny"
+
+
+VERIFY = textwrap.dedent(
+    """
+    import json, sys
+    import msgspec
+    from samedge.export.verify import verify_bundle
+    record = verify_bundle(sys.argv[1], backend="onnxruntime", device="cpu")
+    heavy = [name for name in ("torch", "onnx") if name in sys.modules]
+    print(json.dumps({"heavy": heavy, "record": msgspec.to_builtins(record)}))
+    """
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +74,21 @@ def test_a_bundle_is_complete_and_proved(bundles: dict[IOScheme, Path], io: IOSc
     roles = [graph.role for graph in manifest.graphs]
     split = ["decoder_context", "decoder_prompts", "decoder_masks"]
     assert roles == ["encoder", "decoder", *(split if io == "native" else ["decoder_single"])]
+
+
+@pytest.mark.parametrize("io", SCHEMES)
+def test_the_verdict_without_torch_is_that_of_the_export(bundles: dict[IOScheme, Path], io: IOScheme) -> None:
+    done = subprocess.run([sys.executable, "-c", VERIFY, bundles[io]], capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    exported = msgspec.to_builtins(manifest_of(bundles[io]).parity)
+    assert said["heavy"] == []
+    same = ("verdict", "backend", "thresholds", "mask_iou_mean", "mask_iou_decile", "mask_iou_min", "iou_error_max")
+    for name in same:
+        assert said["record"][name] == pytest.approx(exported[name], abs=1e-6)
+    assert len(said["record"]["rows"]) == len(exported["rows"]) == 25
+    # Looked at on a coarse grid: no more than the export saw, and not nothing.
+    for name in ("embedding_error_max", "low_res_error_max"):
+        assert 0 < said["record"][name] <= exported[name] * 1.5
 
 
 @pytest.mark.parametrize("io", SCHEMES)

@@ -1,0 +1,127 @@
+"""``samedge build``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from samedge.export.bundle_build import BuiltEngines
+
+
+def build(
+    bundle: Annotated[str, typer.Argument(help="Bundle: the folder or .samedge file that samedge export wrote.")],
+    flavour: Annotated[str, typer.Option(help="TensorRT: trt, rtx, or auto for what is installed.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp16 (as much of it as the masks allow), fp32, or int8 if the bundle is.")
+    ] = None,
+    prompts: Annotated[str, typer.Option(help="Prompts of one call: fewest/usual/most.")] = "1/16/64",
+    points: Annotated[str, typer.Option(help="Points of a prompt: fewest/usual/most.")] = "2/3/16",
+    targets: Annotated[
+        str | None, typer.Option(help="Compute capabilities such as 8.6,8.9 instead of the GPU here (rtx only).")
+    ] = None,
+    workspace: Annotated[float, typer.Option(help="Share of the free GPU memory for scratch space, 0 to 1.")] = 0.5,
+    optimisation_level: Annotated[
+        int | None, typer.Option("--optimisation-level", "--optimization-level", help="0 (fast build) to 5.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Later versions of TensorRT shall load the engines too.")
+    ] = False,
+    hardware_compatibility: Annotated[
+        str, typer.Option(help="Other GPUs: none, ampere_plus or same_compute_capability.")
+    ] = "none",
+    device: Annotated[str | None, typer.Option(help="GPU, such as cuda:1.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder of the engines; NAME-engines by default.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Compare the engines' masks with the checkpoint's.")] = True,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin at the top of the precision ladder, whatever served before.")
+    ] = False,
+) -> None:
+    """Builds a bundle's TensorRT engines on this device, and proves that they give the checkpoint's masks.
+
+    Needs no torch. Shows progress, the verdict and what was tried on stderr, and prints the engines' paths on stdout.
+    """
+    from samedge.cli.progress import shown_progress
+    from samedge.export.bundle_build import build_engines
+
+    with shown_progress() as progress:
+        built = build_engines(
+            bundle,
+            flavour=flavour,
+            precision=cast("Any", precision),
+            prompts=prompts,
+            points=points,
+            targets=targets.split(",") if targets else (),
+            workspace=workspace,
+            optimisation_level=optimisation_level,
+            version_compatible=version_compatible,
+            hardware_compatibility=cast("Any", hardware_compatibility),
+            device=device,
+            output=output,
+            check=check,
+            restart=restart,
+            progress=progress,
+        )
+    show_built(built)
+    sys.stdout.write(f"{built.encoder}\n{built.decoder}\n")
+    sys.stdout.flush()
+    refuse_failed(built, bundle)
+
+
+def show_built(built: BuiltEngines) -> None:
+    """Writes what was built, how it was judged and what was tried to stderr."""
+    from rich.console import Console
+
+    from samedge.cli.tables import parity_table
+
+    console = Console(stderr=True)
+    if built.verdict != "unchecked":
+        console.print(parity_table(built.parity))
+    encoder, decoder = built.rungs
+    lines = [
+        f"{built.target}: encoder {encoder}, decoder {decoder}; masks {built.verdict}",
+        *(_size_of(role, plan) for role, plan in (("encoder", built.encoder), ("decoder", built.decoder))),
+        *(f"tried {attempt}" for attempt in built.attempts if not attempt.passed),
+        *(f"{note[0].upper()}{note[1:]}." for note in built.notes),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _size_of(role: str, plan: Path) -> str:
+    """Returns what an engine costs, as its build told."""
+    from samedge.engines.sidecar import read_sidecar
+
+    sidecar = read_sidecar(plan)
+    if sidecar is None:
+        return f"{role}: {plan}"
+    report = sidecar.report
+    line = (
+        f"{role}: {sidecar.size / 1e6:.1f} MB, {len(report.layers)} layers, {report.fused_attentions} fused attentions"
+    )
+    if report.activation_bytes is not None:
+        line += f", {report.activation_bytes / 1e6:.0f} MB of activations at the largest shapes"
+    return line
+
+
+def refuse_failed(built: BuiltEngines, bundle: str | Path) -> None:
+    """Ends with an error if no rung gave the checkpoint's masks.
+
+    Raises:
+        ParityError: The verdict is "failed".
+    """
+    from samedge.errors import ParityError
+
+    if built.verdict == "failed":
+        raise ParityError(
+            "no precision of the engines gives the checkpoint's masks",
+            where=bundle,
+            cure="Run the bundle with another backend, and report this with the table above; the engines load with "
+            "--force only",
+        )

@@ -1,0 +1,101 @@
+"""``samedge info FILE.engine``: what an engine file is, without opening it unless that is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from samedge.runtime.engine_file import EngineFile, describe_engine
+from samedge.types import TensorSpec
+
+
+def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
+    """Writes what an engine file is to stdout.
+
+    Args:
+        path: The engine.
+        as_json: As JSON instead of tables.
+        opened: Open it on the GPU if its inputs and outputs are not known otherwise.
+
+    Raises:
+        SamedgeError: As `describe_engine`.
+    """
+    engine = describe_engine(path, opened=opened)
+    if as_json:
+        sys.stdout.write(json.dumps(_document(engine), indent=2, default=str) + "\n")
+        return
+    console = Console()
+    table = Table(title=escape(str(path)), title_justify="left", show_header=False)
+    for name, value in _rows(engine).items():
+        table.add_row(name, escape(value))
+    console.print(table)
+    if engine.inputs is None or engine.outputs is None:
+        console.print("Inputs and outputs: not known. samedge info --open opens the engine on a GPU and reads them.")
+    else:
+        console.print(_ports(engine.inputs, engine.outputs))
+
+
+def _rows(engine: EngineFile) -> dict[str, str]:
+    rows = {
+        "made for": f"{engine.plan.flavour} {engine.plan.version_text}",
+        "made by": engine.producer,
+        "size": f"{engine.size / 1e6:.1f} MB",
+    }
+    if engine.header:
+        rows["header"] = "\n".join(f"{name}: {_short(value)}" for name, value in engine.header.items())
+    if engine.convention is not None:
+        rows["graph"] = f"{engine.convention.part} ({engine.convention.producer}): {engine.convention.remark}"
+    if engine.notes is not None:
+        notes = engine.notes
+        rows |= {"model": f"{notes.model}, {notes.role}", "precision": f"{notes.precision}, rung {notes.rung}"}
+        rows["masks"] = notes.verdict
+    if engine.sidecar is not None:
+        key, report = engine.sidecar.key, engine.sidecar.report
+        rows["GPU"] = ", ".join(key.targets) or key.gpu or "any"
+        rows["profiles"] = ", ".join(f"{name} {sizes}" for name, sizes in key.profiles.items())
+        rows["layers"] = f"{len(report.layers)}, of these {report.fused_attentions} fused attentions"
+        if report.activation_bytes is not None:
+            rows["activations"] = f"{report.activation_bytes / 1e6:.1f} MB at the largest shapes"
+    return rows
+
+
+def _ports(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> Table:
+    table = Table(title="inputs and outputs", title_justify="left")
+    for name in ("", "name", "dtype", "shape"):
+        table.add_column(name, overflow="fold")
+    for side, ports in (("in", inputs), ("out", outputs)):
+        for name, spec in ports.items():
+            table.add_row(side, escape(name), spec.dtype.name, escape(" × ".join(map(str, spec.shape))))
+    return table
+
+
+def _document(engine: EngineFile) -> dict[str, Any]:
+    def ports(specs: Mapping[str, TensorSpec] | None) -> Any:
+        if specs is None:
+            return None
+        return {name: {"dtype": spec.dtype.name, "shape": list(spec.shape)} for name, spec in specs.items()}
+
+    return {
+        "flavour": engine.plan.flavour,
+        "version": engine.plan.version_text,
+        "producer": engine.producer,
+        "size_bytes": engine.size,
+        "header": dict(engine.header),
+        "part": None if engine.convention is None else engine.convention.part,
+        "key": None if engine.sidecar is None else engine.sidecar.key.to_json(),
+        "notes": {} if engine.sidecar is None else dict(engine.sidecar.notes),
+        "inputs": ports(engine.inputs),
+        "outputs": ports(engine.outputs),
+    }
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,165 @@
+"""``samedge engines``: what the engine store holds, why an engine does not fit, and room for others."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from samedge.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from samedge.cli.table_formats import PlainTable
+    from samedge.engines.explain import Explanation
+    from samedge.engines.store import StoredEngine
+
+engines = typer.Typer(help="The engine store: list it, explain an engine, make room.")
+
+_FORM: Final = "table, markdown, csv or json."
+_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+@engines.callback(invoke_without_command=True)
+def options(context: typer.Context) -> None:
+    """The engine store: list it, explain an engine, make room."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+@engines.command("ls")
+def list_engines(format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table") -> None:
+    """Lists the engines of the store, the one that was used last first."""
+    from samedge.cli.table_formats import print_tables
+    from samedge.engines.store import EngineStore
+
+    store = EngineStore()
+    print_tables([engines_table(store.entries(), store.folder)], format_)
+
+
+@engines.command("why")
+def why(
+    engine: Annotated[str, typer.Argument(help="Path of an engine, or the beginning of its name in the store.")],
+    format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
+) -> None:
+    """Compares an engine with this machine, field by field; ends with status 1 if it must not be opened here."""
+    from samedge.cli.table_formats import print_tables
+    from samedge.engines.explain import explain_plan, find_plan
+
+    path = find_plan(engine)
+    found = explain_plan(path)
+    print_tables([findings_table(found, path.name)], format_)
+    sys.stdout.flush()
+    if found.obstacles:
+        raise EngineError(
+            f"this engine must not be opened here: {'; '.join(found.obstacles)}", where=path.name, cure=found.cure
+        )
+
+
+@engines.command("gc")
+def collect(
+    max_size: Annotated[
+        str | None, typer.Option(help="Size that all engines together may have, such as 4GB or 500MB.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Remove engines that nobody asked for in that time, such as 30d or 12h.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
+) -> None:
+    """Removes the engines that were used longest ago, and what builds that were killed left behind.
+
+    Copies beside bundles stay.
+    """
+    from samedge.cli.table_formats import PlainTable, print_tables
+    from samedge.engines.store import EngineStore
+
+    limit = None if max_size is None else parse_size(max_size)
+    unused = None if older_than is None else parse_age(older_than)
+    store = EngineStore()
+    removed = store.collect(limit, unused_seconds=unused)
+    left = sum(entry.sidecar.size for entry in store.entries())
+    title = f"removed {len(removed)}, {left / 1e6:.1f} MB left"
+    rows = [(path.name,) for path in removed]
+    print_tables([PlainTable(title, ("engine",), rows, [{"engine": path.name} for path in removed])], format_)
+
+
+def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
+    """Returns one row for each engine."""
+    from samedge.cli.table_formats import PlainTable
+    from samedge.runtime.engine_notes import engine_notes
+
+    columns = ("engine", "MB", "graph", "precision", "rung", "verdict", "TensorRT", "GPU", "last used")
+    rows, records = [], []
+    for entry in entries:
+        key, notes = entry.key, engine_notes(entry.sidecar)
+        where = ", ".join(key.targets) or (f"{key.gpu} ({key.compute_capability})" if key.gpu else "any")
+        used = datetime.fromtimestamp(entry.used, timezone.utc)
+        graph = f"{notes.model} {notes.role}" if notes is not None else key.graph_sha256[:12]
+        rung, verdict = ("", "") if notes is None else (notes.rung, notes.verdict)
+        name = entry.plan.name.split(".")[0][:12]
+        rows.append(
+            (
+                name, f"{entry.sidecar.size / 1e6:.1f}", graph, key.precision, rung, verdict,
+                f"{key.flavour} {key.version}", where, used.strftime("%Y-%m-%d %H:%M"),
+            )
+        )  # fmt: skip
+        records.append(
+            {
+                "engine": entry.plan.name,
+                "bytes": entry.sidecar.size,
+                "graph": graph,
+                "graph_sha256": key.graph_sha256,
+                "precision": key.precision,
+                "rung": rung,
+                "verdict": verdict,
+                "flavour": key.flavour,
+                "version": key.version,
+                "gpu": where,
+                "profiles": dict(key.profiles),
+                "last_used": used.isoformat(timespec="seconds"),
+            }
+        )
+    total = sum(entry.sidecar.size for entry in entries) / 1e6
+    return PlainTable(f"{len(entries)} engines, {total:.1f} MB, in {folder}", columns, rows, records)
+
+
+def findings_table(found: Explanation, name: str) -> PlainTable:
+    """Returns one row for each part of an engine's key."""
+    from samedge.cli.table_formats import PlainTable
+
+    words = {True: "yes", False: "NO", None: ""}
+    rows = [(item.part, item.engine, item.here, words[item.fits], item.why) for item in found.findings]
+    records = [
+        {"part": item.part, "engine": item.engine, "here": item.here, "fits": item.fits, "why": item.why}
+        for item in found.findings
+    ]
+    return PlainTable(name, ("part", "engine", "here", "fits", "why"), rows, records)
+
+
+def parse_size(text: str) -> int:
+    """Returns a size such as "4GB" in bytes.
+
+    Raises:
+        UsageError: It is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    if match is None:
+        raise UsageError(f"{text!r} is no size", where="--max-size", cure="Give one such as 500MB or 4GB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_age(text: str) -> float:
+    """Returns a time such as "30d" in seconds.
+
+    Raises:
+        UsageError: It is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", text.lower())
+    if match is None:
+        raise UsageError(f"{text!r} is no time", where="--older-than", cure="Give one such as 12h, 30d or 4w")
+    return float(match[1]) * _SECONDS[match[2]]

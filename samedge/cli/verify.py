@@ -1,0 +1,44 @@
+"""``samedge verify``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    bundle: Annotated[str, typer.Argument(help="Bundle: the folder or .samedge file that samedge export wrote.")],
+    backend: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the first that works.")
+    ] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or a backend's own name.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all physical cores by default.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Proves on this machine, without torch, that a bundle or its engines give the checkpoint's masks.
+
+    Compares with the checkpoint's answers that the export kept in the bundle. Ends with status 1 if they differ.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from samedge.cli.progress import shown_progress
+    from samedge.cli.tables import parity_table
+    from samedge.errors import ParityError
+    from samedge.export.verify import verify_bundle
+
+    with shown_progress() as progress:
+        record = verify_bundle(bundle, backend=backend, device=device, threads=threads, progress=progress)
+    if json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
+    else:
+        Console().print(parity_table(record))
+    sys.stdout.flush()
+    if record.verdict == "failed":
+        raise ParityError(
+            f"on {record.backend} the masks are not the checkpoint's",
+            where=bundle,
+            cure="Use another backend, or build the engines again: samedge build",
+        )

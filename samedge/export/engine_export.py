@@ -1,0 +1,118 @@
+"""``samedge export --format trt``: a bundle in the form that TensorRT fuses, and its engines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from samedge.engines.build_options import AxisRange, BuildOptions
+from samedge.errors import UsageError
+from samedge.export.bundle_build import BuiltEngines, build_engines
+from samedge.export.cached import import_exporter
+from samedge.export.engine_target import find_target
+from samedge.types import IOScheme, Precision
+
+if TYPE_CHECKING:
+    from samedge.models.encoder_forms import EncoderForm
+
+ENGINE_FORMATS: Final = ("trt", "rtx", "engine", "tensorrt", "tensorrt-rtx")
+"""Names that people type; "engine" is Ultralytics' name, and means the TensorRT that is installed."""
+
+_FORM: Final = "mask"
+_GRAPHS_SHARE: Final = 0.5
+
+
+def export_with_engines(
+    model: str | Path,
+    format_: str,
+    *,
+    precision: Precision | None = None,
+    io: IOScheme = "native",
+    opset: int | None = None,
+    form: EncoderForm | None = None,
+    calib: str | Path | None = None,
+    output: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    check: bool = True,
+    targets: Sequence[str] = (),
+    prompts: AxisRange | str = "1/16/64",
+    points: AxisRange | str = "2/3/16",
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[Path, BuiltEngines]:
+    """Exports a checkpoint as a bundle, builds its engines, and returns the bundle's path and what was built.
+
+    What would stop the build is found before anything is exported. The arguments are those of `samedge.export_model`
+    and `samedge.build_engines`.
+
+    Args:
+        model: Path of a checkpoint, or a known name.
+        format_: One of `ENGINE_FORMATS`.
+        precision: Of the engines: "fp16" (the default), "fp32", or "int8" or "fp8" with images to calibrate with. The
+            bundle itself stays float32 for fp16, which is written into the graphs as the engines are built.
+        io: Only "native" has a decoder that TensorRT takes.
+        opset: ONNX opset; None for 17, which every TensorRT reads, and 19 for fp8.
+        form: Of the encoder; None for "mask", which TensorRT fuses.
+        calib: Images to calibrate int8 or fp8 with.
+        output: The bundle's folder or file.
+        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        check: Compare graphs and engines with the checkpoint.
+        targets: Compute capabilities, for TensorRT for RTX.
+        prompts: Fewest, most usual and most prompts of one call.
+        points: The same for points of a prompt.
+        progress: Called with a sentence and the share that is done.
+
+    Raises:
+        UsageError: The options mean nothing together.
+        BackendUnavailableError: TensorRT is not installed; the cure says what to install on this kind of machine.
+        DeviceUnavailableError: It needs a GPU to build, and there is none.
+        SamedgeError: As `samedge.export_model` and `samedge.build_engines`.
+    """
+    if io != "native":
+        raise UsageError(
+            f"engines are built from native bundles, and {io} was asked for",
+            where="--io",
+            cure="Leave --io out, or choose --format onnx",
+        )
+    quantised = precision if precision in ("int8", "fp8") else None
+    if precision not in (None, "fp16", "fp32") and quantised is None:
+        raise UsageError(
+            f"there are no {precision} engines", where="--precision", cure="Choose fp16, fp32, int8 or fp8"
+        )
+    if quantised is not None and calib is None:
+        raise UsageError(
+            f"TensorRT takes {quantised} with ranges that were measured before",
+            where="--precision",
+            cure="Add --calib IMAGES",
+        )
+    find_target(format_, BuildOptions(targets=tuple(targets)))  # for what it refuses
+
+    export_model = import_exporter()
+
+    def report(step: str, share: float, start: float) -> None:
+        if progress is not None and (step, start) != ("Done", 0.0):
+            progress(step, start + _GRAPHS_SHARE * share)
+
+    bundle = export_model(
+        model,
+        precision=quantised or "fp32",
+        opset=opset,
+        form=form or _FORM,
+        calib=calib,
+        output=output,
+        image_size=image_size,
+        check=check,
+        progress=lambda step, share: report(step, share, 0.0),
+    )
+    built = build_engines(
+        bundle,
+        flavour=format_,
+        # What changed the masks is not in the bundle; its notes say so.
+        precision=None if quantised is not None else precision,
+        prompts=prompts,
+        points=points,
+        targets=targets,
+        check=check,
+        progress=lambda step, share: report(step, share, _GRAPHS_SHARE),
+    )
+    return bundle, built

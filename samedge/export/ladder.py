@@ -1,0 +1,174 @@
+"""Down the precision ladder: the fastest rung of encoder and decoder whose masks are the checkpoint's.
+
+The encoder takes nearly all of the time, of the build and of every image; the decoder is built in seconds. So for each
+rung of the encoder the decoder is tried on its fastest rung, and on its safest one to learn which of the two is to
+blame, and then in between. Knows engines as things that are built and judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, TypeVar
+
+from samedge.errors import (
+    BackendUnavailableError,
+    DeviceUnavailableError,
+    EngineError,
+    SamedgeError,
+    StorageError,
+    UsageError,
+)
+from samedge.runtime.manifest import GraphRole, ParityRecord
+
+Built = TypeVar("Built")
+
+_ENDS: Final = (BackendUnavailableError, DeviceUnavailableError)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One pair of rungs that was tried.
+
+    Attributes:
+        encoder: Rung of the encoder.
+        decoder: Rung of the decoder; empty where the encoder could not be built.
+        passed: Its masks are the checkpoint's.
+        why: What was found, as half a sentence.
+    """
+
+    encoder: str
+    decoder: str
+    passed: bool
+    why: str
+
+    def __str__(self) -> str:
+        pair = self.encoder if self.decoder in ("", self.encoder) else f"{self.encoder}, decoder {self.decoder}"
+        return f"{pair}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Descent(Generic[Built]):
+    """Where the ladder ended.
+
+    Attributes:
+        encoder: The engine that is used.
+        decoder: Its other half.
+        rungs: Rung of each.
+        parity: Their verdict.
+        attempts: What was tried, in order.
+    """
+
+    encoder: Built
+    decoder: Built
+    rungs: tuple[str, str]
+    parity: ParityRecord
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(slots=True)
+class Ladder(Generic[Built]):
+    """The ladder of one bundle on one device.
+
+    Attributes:
+        rungs: All rungs, the fastest first.
+        build: Builds the engine of a role on a rung, or returns the one that there is.
+        judge: Compares the masks of an encoder and a decoder with the checkpoint's.
+    """
+
+    rungs: Sequence[str]
+    build: Callable[[GraphRole, str], Built]
+    judge: Callable[[Built, Built], ParityRecord]
+    _attempts: list[Attempt] = field(default_factory=list)
+    _built: dict[tuple[GraphRole, str], Built] = field(default_factory=dict)
+    _broken: dict[tuple[GraphRole, str], SamedgeError] = field(default_factory=dict)
+    _last: Descent[Built] | None = None
+
+    def descend(self, start: tuple[str, str] | None = None) -> Descent[Built]:
+        """Returns the first pair that passes or, if none does, the last that could be judged.
+
+        Args:
+            start: Rungs of encoder and decoder to begin with, from an earlier descent; None for the top.
+
+        Raises:
+            EngineError: No pair could be built and judged, or the memory ran out: lower rungs need more of it.
+            UsageError: What was asked for means nothing.
+        """
+        first, second = (0, 0) if start is None else (self._index(start[0]), self._index(start[1]))
+        for rung in self.rungs[first:]:
+            encoder = self._try_build("encoder", rung)
+            if encoder is None:
+                self._attempts.append(Attempt(rung, "", False, self._broken["encoder", rung].what))
+                continue
+            found = self._with_encoder(encoder, rung, self.rungs[second:])
+            if found is not None:
+                return found
+        if self._last is None:
+            raise next(reversed(self._broken.values()))
+        return replace(self._last, attempts=tuple(self._attempts))
+
+    def _index(self, rung: str) -> int:
+        return list(self.rungs).index(rung) if rung in self.rungs else 0
+
+    def _with_encoder(self, encoder: Built, rung: str, rungs: Sequence[str]) -> Descent[Built] | None:
+        """Returns the pair with the fastest decoder that passes, or None if the encoder is to blame."""
+        top = self._attempt(encoder, rung, rungs[0])
+        if top is not None or len(rungs) == 1:
+            return top
+        safest = self._attempt(encoder, rung, rungs[-1])
+        if safest is None:
+            return None
+        for between in rungs[1:-1]:
+            better = self._attempt(encoder, rung, between)
+            if better is not None:
+                return better
+        return replace(safest, attempts=tuple(self._attempts))
+
+    def _attempt(self, encoder: Built, rung: str, decoder_rung: str) -> Descent[Built] | None:
+        """Returns the pair if it passes, and writes down what was found."""
+        decoder = self._try_build("decoder", decoder_rung)
+        if decoder is None:
+            why = f"the decoder could not be built ({self._broken['decoder', decoder_rung].what})"
+            self._attempts.append(Attempt(rung, decoder_rung, False, why))
+            return None
+        try:
+            parity = self.judge(encoder, decoder)
+        except _ENDS:
+            raise
+        except EngineError as error:
+            self._broken["decoder", f"{rung} with {decoder_rung}"] = error
+            self._attempts.append(Attempt(rung, decoder_rung, False, f"it could not be run ({error.what})"))
+            return None
+        passed = parity.verdict == "passed"
+        self._attempts.append(Attempt(rung, decoder_rung, passed, describe(parity)))
+        found = Descent(encoder, decoder, (rung, decoder_rung), parity, tuple(self._attempts))
+        self._last = found
+        return found if passed else None
+
+    def _try_build(self, role: GraphRole, rung: str) -> Built | None:
+        """Returns an engine, built once; None if this rung cannot be built, where another may be."""
+        key = (role, rung)
+        if key not in self._built and key not in self._broken:
+            try:
+                self._built[key] = self.build(role, rung)
+            except (*_ENDS, StorageError):
+                raise
+            except EngineError as error:
+                if error.facts.get("memory") or error.facts.get("cancelled"):
+                    raise
+                self._broken[key] = error
+            except UsageError as error:
+                if not self._attempts:
+                    raise  # what was asked for means nothing on any rung
+                self._broken[key] = error
+        return self._built.get(key)
+
+
+def describe(parity: ParityRecord) -> str:
+    """Returns a verdict as half a sentence."""
+    if parity.verdict == "unchecked":
+        return "not checked"
+    return (
+        f"{parity.verdict}, mask IoU {parity.mask_iou_mean:.4f} on average and {parity.mask_iou_decile:.4f} in the "
+        f"worst tenth, predicted IoU off by up to {parity.iou_error_max:.2g}"
+    )

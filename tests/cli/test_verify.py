@@ -1,0 +1,51 @@
+"""``samedge verify``: the verdict of this machine, and the exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from boards import Board, overflown
+from bundles import write_small_bundle
+from exported import exported_bundle
+from program import Program
+
+from samedge.export import verify as verifying
+from samedge.export.bundle_build import build_engines
+from samedge.runtime.bundle import open_bundle
+from samedge.runtime.bundle_engines import bundle_pairs
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return exported_bundle(tmp_path / "tiny")
+
+
+def test_a_bundle_is_verified_on_a_backend(program: Program, bundle: Path) -> None:
+    done = program("verify", bundle, "--backend", "onnxruntime", "--device", "cpu", "--threads", "1")
+    assert done.status == 0
+    assert "parity: passed (onnxruntime cpu)" in done.out
+    assert "image 5 of 5" in done.err
+    record = json.loads(program("verify", bundle, "--backend", "onnxruntime", "--json").out)
+    assert (record["verdict"], len(record["rows"])) == ("passed", 25)
+
+
+def test_engines_are_verified_and_the_verdict_is_kept(
+    program: Program, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board(monkeypatch)
+    build_engines(board.serve(bundle))
+    monkeypatch.setattr(verifying, "open_engine", board.open_plan)
+    assert program("verify", bundle, "--backend", "trt").status == 0
+    board.wrong = {("decoder", "fp16"): overflown}  # a driver that was updated, say
+    done = program("verify", bundle, "--backend", "tensorrt")
+    assert (done.status, "parity: failed (fake cuda:0)" in done.out) == (1, True)
+    assert f"error: {bundle}: on fake cuda:0 the masks are not the checkpoint's" in done.err
+    assert bundle_pairs(open_bundle(bundle))[0].verdict == "failed"
+
+
+def test_what_cannot_be_verified_says_why(program: Program, bundle: Path, tmp_path: Path) -> None:
+    assert "the bundle keeps no answers" in program("verify", write_small_bundle(tmp_path / "old")).err
+    assert "there is no backend 'abacus'" in program("verify", bundle, "--backend", "abacus").err
+    assert "tensorrt is not installed" in program("verify", bundle, "--backend", "tensorrt").err
