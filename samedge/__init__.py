@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from samedge.errors import SamedgeError
     from samedge.export.bundle_build import build_engines
     from samedge.export.exporter import export_model
-    from samedge.export.verify import verify_bundle
     from samedge.runtime.everything.found import FoundMasks
     from samedge.runtime.load import load
+    from samedge.runtime.parity.verify import verify_bundle
     from samedge.runtime.predictor import Prediction, Predictor
     from samedge.runtime.results import Boxes, Masks, Results
     from samedge.runtime.stream import Stream, StreamItem
@@ -44,7 +44,7 @@ _HOMES: Final = {
     "kept_decisions": "samedge.engines.decisions",
     "build_engines": "samedge.export.bundle_build",
     "export_model": "samedge.export.exporter",
-    "verify_bundle": "samedge.export.verify",
+    "verify_bundle": "samedge.runtime.parity.verify",
     "FoundMasks": "samedge.runtime.everything.found",
     "load": "samedge.runtime.load",
     "Prediction": "samedge.runtime.predictor",

@@ -119,11 +119,11 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, 
         ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown, and whether they ``passed`` by
         the limits that hold for int8.
     """
-    from samedge.export.graph_runner import GraphRunner, judged_roles
-    from samedge.export.parity import INT8_THRESHOLDS, compare
-    from samedge.export.probes import probe_set
     from samedge.export.runners import TorchRunner
     from samedge.models.load import load_model
+    from samedge.runtime.parity.compare import INT8_THRESHOLDS, compare
+    from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
+    from samedge.runtime.parity.probes import probe_set
 
     sam = load_model(source).model
     opened = open_bundle(bundle, force=True)

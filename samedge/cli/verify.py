@@ -27,7 +27,7 @@ def verify(
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
     from samedge.errors import ParityError
-    from samedge.export.verify import verify_bundle
+    from samedge.runtime.parity.verify import verify_bundle
 
     with shown_progress() as progress:
         record = verify_bundle(bundle, backend=backend, device=device, threads=threads, progress=progress)

@@ -25,7 +25,6 @@ from samedge.export.engine_target import EngineTarget, find_target
 from samedge.export.ladder import Attempt, Descent, Ladder
 from samedge.export.rung_memory import RungKey, remember_rungs, remembered_rungs
 from samedge.export.rungs import precision_rungs, rung_graph, written_in
-from samedge.export.verify import verify_pair
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import (
     ENGINE_ROLES,
@@ -36,6 +35,7 @@ from samedge.runtime.bundle_engines import (
 )
 from samedge.runtime.engine_notes import EngineNotes, engine_notes
 from samedge.runtime.manifest import GraphRole, ParityRecord
+from samedge.runtime.parity.verify import verify_pair
 from samedge.types import Precision, Verdict
 
 Opener: TypeAlias = Callable[[Path, EngineTarget], Engine]

@@ -19,16 +19,12 @@ from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
 from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
 from samedge.export.gpu_precision import check_gpu_options, default_form, default_opset, gpu_graphs, is_for_gpus
-from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.graphs import plan_graphs
 from samedge.export.onnx_file import file_record, save_graph
-from samedge.export.parity import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.export.precision import Calibration, int8_encoder
-from samedge.export.probes import probe_set
 from samedge.export.rounding import judged_graph
 from samedge.export.runners import TorchRunner
 from samedge.export.staging import check_target, staged_bundle
-from samedge.export.stored_reference import PROBES_NAME, RecordedReference
 from samedge.export.trace import trace
 from samedge.export.yolo_bundle import export_yolo_bundle
 from samedge.export.yolo_options import YoloOptions, suppression
@@ -49,6 +45,10 @@ from samedge.runtime.manifest import (
     ParityRecord,
     encode_manifest,
 )
+from samedge.runtime.parity.compare import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
+from samedge.runtime.parity.probes import probe_set
+from samedge.runtime.parity.stored_reference import PROBES_NAME, RecordedReference
 from samedge.runtime.sources import find_images
 from samedge.types import Array, IOScheme, Precision
 
@@ -91,7 +91,7 @@ def export_model(
             `samedge.build_engines` builds them. Engines that failed are refused when they are loaded.
         precision: What the graphs compute in: "fp32" (the default; "fp16" for engines); "fp16" in all graphs, for GPUs;
             "int8" or "fp8" for the linear layers of the encoder. What is used has the checkpoint's masks
-            (`samedge.export.parity`); otherwise more is kept in float32, in steps, and the manifest's notes say why.
+            (`samedge.runtime.parity.compare`); otherwise more is kept in float32, in steps, and the notes say why.
             int8 in the form for processors must be faster on this machine as well; in the forms for GPUs, and fp8, the
             rest of the graphs is float16.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".

@@ -21,10 +21,10 @@ from samedge.export.graphs import GraphPlan
 from samedge.export.half import HALF_RUNGS, to_half
 from samedge.export.int8 import linears
 from samedge.export.onnx_file import remove_graph, save_graph
-from samedge.export.parity import HALF_THRESHOLDS, INT8_THRESHOLDS
 from samedge.export.precision import LINEAR_RUNGS, Calibration, refusal_of, rung_choice
 from samedge.models.encoder_forms import EncoderForm
 from samedge.runtime.manifest import GraphRecord, ParityRecord
+from samedge.runtime.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS
 from samedge.types import Precision
 
 Graphs: TypeAlias = tuple[GraphRecord, ...]

@@ -1,4 +1,4 @@
-"""The right side of the parity check: the torch model. The other side is in `samedge.export.graph_runner`."""
+"""The right side of the parity check: the torch model. The other side is in `samedge.runtime.parity.graph_runner`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samedge.export.graph_runner import prompt_arrays
 from samedge.export.graphs import MetaDecoder
-from samedge.export.parity import Decoded
-from samedge.export.probes import Probe, ProbePrompt
 from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
 from samedge.runtime.geometry import ImageGeometry, normalised_input
 from samedge.runtime.manifest import GraphRole
+from samedge.runtime.parity.compare import Decoded
+from samedge.runtime.parity.graph_runner import prompt_arrays
+from samedge.runtime.parity.probes import Probe, ProbePrompt
 from samedge.types import BoolArray, FloatArray
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from samedge.engines.protocol import Engine
-from samedge.export.probes import probe_set
 from samedge.models.yolo import Yolo
 from samedge.runtime.detections import Thresholds, detect
 from samedge.runtime.letterbox import Letterbox
 from samedge.runtime.manifest import ParityRecord, ParityRow
+from samedge.runtime.parity.probes import probe_set
 from samedge.runtime.yolo_graph import INPUT, OUTPUT
 from samedge.runtime.yolo_record import SuppressionRecord
 from samedge.types import FloatArray

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from importlib import import_module
 from typing import Any, Literal, TypeAlias, overload
 
 from samedge.engines.protocol import Engine
@@ -150,7 +149,9 @@ def _load_engines(opened: Bundle, backend: str, pair: EnginePair, device: str | 
         check_graph(manifest.graph("decoder"), decoder)
         if pair.verdict == "unchecked" and not force and manifest.probes is not None and pair.takes_probes:
             # The check belongs to the export stage, needs no torch, and runs once in the life of an engine.
-            judged = pair.judged(import_module("samedge.export.verify").verify_pair(opened, pair, encoder, decoder))
+            judged = pair.judged(
+                import_module("samedge.runtime.parity.verify").verify_pair(opened, pair, encoder, decoder)
+            )
             if judged.verdict == "failed":
                 raise failed_pair(opened, judged)
         predictor = Predictor(manifest, encoder, decoder)

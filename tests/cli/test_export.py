@@ -9,9 +9,9 @@ from program import Program
 
 import samedge
 from samedge.export import exporter
-from samedge.export.parity import compare
 from samedge.runtime.bundle import bundle_manifest
 from samedge.runtime.manifest import ParityRecord
+from samedge.runtime.parity.compare import compare
 
 TINY = "seeded:sam_vit_tiny"
 

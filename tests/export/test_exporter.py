@@ -37,7 +37,7 @@ VERIFY = textwrap.dedent(
     """
     import json, sys
     import msgspec
-    from samedge.export.verify import verify_bundle
+    from samedge.runtime.parity.verify import verify_bundle
     record = verify_bundle(sys.argv[1], backend="onnxruntime", device="cpu")
     heavy = [name for name in ("torch", "onnx") if name in sys.modules]
     print(json.dumps({"heavy": heavy, "record": msgspec.to_builtins(record)}))

@@ -20,15 +20,15 @@ from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
 from samedge.export import exporter, int8
 from samedge.export.exporter import export_model
-from samedge.export.graph_runner import GraphRunner, judged_roles
 from samedge.export.graphs import GraphPlan
 from samedge.export.half import HALF_RUNGS, to_half
-from samedge.export.parity import HALF_THRESHOLDS, INT8_THRESHOLDS, compare
-from samedge.export.probes import probe_set
 from samedge.export.rounding import judged_graph
 from samedge.export.runners import TorchRunner
 from samedge.models.encoder_forms import ENCODER_FORMS
 from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, ParityRecord, read_manifest
+from samedge.runtime.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
+from samedge.runtime.parity.probes import probe_set
 
 PASSED, FAILED = ParityRecord(verdict="passed"), ParityRecord(verdict="failed", mask_iou_mean=0.9)
 ASSETS = Path(samedge.__file__).parent / "assets"

@@ -18,8 +18,8 @@ from samedge.export import exporter, int8, precision
 from samedge.export.calibration import QUANTILE, MagnitudeHistogram, activation_ranges
 from samedge.export.exporter import export_model
 from samedge.export.int8 import linears, quantise_columns, quantise_dynamic, quantise_static
-from samedge.export.parity import INT8_THRESHOLDS
 from samedge.runtime.manifest import MANIFEST_NAME, ParityRecord, read_manifest
+from samedge.runtime.parity.compare import INT8_THRESHOLDS
 from samedge.types import Array, FloatArray
 
 TINY = "seeded:sam_vit_tiny"

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from samedge.export.probes import Probe, ProbePrompt
 from samedge.runtime.manifest import GraphRole, ParityRecord, ParityRow
+from samedge.runtime.parity.probes import Probe, ProbePrompt
 from samedge.types import BoolArray, FloatArray
 
 FP32_THRESHOLDS: Final[Mapping[str, float]] = {

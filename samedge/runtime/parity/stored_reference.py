@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from samedge.errors import BundleError, storage_errors
-from samedge.export.parity import Decoded, ProbeRunner
-from samedge.export.probes import Probe, ProbePrompt, probe_set
 from samedge.runtime.bundle import Bundle
 from samedge.runtime.manifest import GraphRole
+from samedge.runtime.parity.compare import Decoded, ProbeRunner
+from samedge.runtime.parity.probes import Probe, ProbePrompt, probe_set
 from samedge.types import Array, BoolArray, FloatArray
 
 PROBES_NAME: Final = "probes.npz"

@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 
 from samedge.engines.protocol import Engine
-from samedge.export.parity import Decoded
-from samedge.export.probes import Probe, ProbePrompt
 from samedge.runtime.decoders import SplitDecoder, WholeDecoder, as_specified
 from samedge.runtime.geometry import ImageGeometry, normalised_input, raw_input
 from samedge.runtime.manifest import SPLIT_ROLES, GraphRole, InputRecord
 from samedge.runtime.masks import draw_mask, empty_masks
+from samedge.runtime.parity.compare import Decoded
+from samedge.runtime.parity.probes import Probe, ProbePrompt
 from samedge.runtime.prompts import PromptGroup
 from samedge.types import Array, BoolArray, FloatArray, IOScheme
 

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
-from samedge.export.graph_runner import GraphRunner, judged_roles
-from samedge.export.parity import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
-from samedge.export.stored_reference import GridRunner, StoredReference, embedding_grid
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import ENGINE_BACKENDS, EnginePair, require_pair
 from samedge.runtime.manifest import GraphRole, ParityRecord
+from samedge.runtime.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
+from samedge.runtime.parity.stored_reference import GridRunner, StoredReference, embedding_grid
 from samedge.types import Precision
 
 
