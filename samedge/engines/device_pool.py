@@ -80,7 +80,13 @@ class DevicePool:
         return PooledArray(self, place, shape, dtype)
 
     def _allocate(self, nbytes: int) -> _Place:
-        address = self.memory.allocate(nbytes)
+        try:
+            address = self.memory.allocate(nbytes)
+        except EngineError:
+            if not self._idle:
+                raise
+            self._free_idle()  # what is kept for arrays of other sizes
+            address = self.memory.allocate(nbytes)
         try:
             return _Place(address, nbytes, self.memory.create_event())
         except BaseException:
@@ -157,14 +163,18 @@ class DevicePool:
     def _end(self) -> None:
         with self.memory.current():
             self._transfers.close()
-            if any(place.lent for place in self._idle):
-                self.memory.synchronise_all()
-            while self._idle:
-                place = self._idle.pop()
-                self.memory.await_event(place.written)
-                self.memory.destroy_event(place.written)
-                self.memory.free(place.address)
+            self._free_idle()
         self.memory.close()
+
+    def _free_idle(self) -> None:
+        """Frees the places that nobody needs. Called inside the memory's context."""
+        if any(place.lent for place in self._idle):
+            self.memory.synchronise_all()
+        while self._idle:
+            place = self._idle.pop()
+            self.memory.await_event(place.written)
+            self.memory.destroy_event(place.written)
+            self.memory.free(place.address)
 
 
 class PooledArray(DeviceArray):

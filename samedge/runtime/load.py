@@ -20,9 +20,10 @@ from samedge.runtime.bundle_engines import (
 )
 from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
+from samedge.runtime.parity.verify import verify_pair
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.schemes import check_graph
-from samedge.runtime.warm_up import warm_up
+from samedge.runtime.warm_up import first_click
 from samedge.runtime.yolo_graph import describe_yolo, yolo_metadata
 from samedge.runtime.yolo_predictor import YoloPredictor
 
@@ -111,7 +112,7 @@ def load(
         check_graph(manifest.graph("encoder"), encoder)
         decoder = _open_decoder(opened, encoder, threads, stack)
         predictor = Predictor(manifest, encoder, decoder)
-        warm_up(decoder)
+        first_click(decoder)
         stack.pop_all()
     return predictor
 
@@ -148,10 +149,7 @@ def _load_engines(opened: Bundle, backend: str, pair: EnginePair, device: str | 
         check_graph(manifest.graph("encoder"), encoder)
         check_graph(manifest.graph("decoder"), decoder)
         if pair.verdict == "unchecked" and not force and manifest.probes is not None and pair.takes_probes:
-            # The check belongs to the export stage, needs no torch, and runs once in the life of an engine.
-            judged = pair.judged(
-                import_module("samedge.runtime.parity.verify").verify_pair(opened, pair, encoder, decoder)
-            )
+            judged = pair.judged(verify_pair(opened, pair, encoder, decoder))  # once in the life of an engine
             if judged.verdict == "failed":
                 raise failed_pair(opened, judged)
         predictor = Predictor(manifest, encoder, decoder)

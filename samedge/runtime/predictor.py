@@ -43,6 +43,7 @@ from samedge.runtime.prompts_at_once import prompts_at_once
 from samedge.runtime.schemes import SamGraphs
 from samedge.runtime.stream import Stream, StreamHost
 from samedge.runtime.stream_request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
+from samedge.runtime.warm_up import warm_up
 from samedge.types import FloatArray, ImageArray
 
 __all__ = ["Prediction", "Predictor"]
@@ -198,6 +199,22 @@ class Predictor:
         self._image, self._pixels = image.embedding, image.pixels
         self._speed = {"preprocess": image.preprocess_ms, "inference": image.encode_ms, "postprocess": 0.0}
         self._encode_ms = image.encode_ms
+
+    def warm_up(self, prompts: Iterable[int] = (1,), points: Iterable[int] = (1,)) -> None:
+        """Makes the first calls as fast as later ones: on a GPU each new set of shapes costs up to seconds once.
+
+        The present image stays as it is.
+
+        Args:
+            prompts: Numbers of prompts that will be asked at once.
+            points: Numbers of points that a prompt will have; boxes count as one.
+
+        Raises:
+            UsageError: A stream is open.
+            EngineError: A graph failed.
+        """
+        self._refuse_beside_a_stream()
+        warm_up(self.twin(), tuple(prompts), tuple(points))
 
     def reset_image(self) -> None:
         """Forgets the present image."""

@@ -356,6 +356,47 @@ def test_cuda_python_has_every_call_that_is_used() -> None:
     assert int(runtime.cudaError_t.cudaErrorMemoryAllocation) == 2
 
 
+def test_the_real_bindings_take_every_argument() -> None:
+    """Without a driver each call gets as far as the driver: what is passed could be converted."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    with suppress(RuntimeError):
+        if int(runtime.cudaGetDeviceCount()[0]) == 0:
+            pytest.skip("there is a GPU here")
+    memory = CudaPythonMemory.__new__(CudaPythonMemory)
+    memory._cuda = runtime
+    host = (ctypes.c_uint8 * 64)()
+    pinned = cuda_python._Pinned(ctypes.addressof(host), 64)
+    address, stream, event, graph = 1 << 32, 77, 88, 66
+    calls: list[Callable[[], object]] = [
+        lambda: memory.allocate(4),
+        lambda: memory.free(address),
+        lambda: memory.pin(4),
+        lambda: memory.unpin(pinned),
+        lambda: memory.copy_in(address, pinned, 4, stream),
+        lambda: memory.copy_out(pinned, address, 4, stream),
+        lambda: memory.copy_across(address, 1 << 33, 4, stream),
+        memory.free_bytes,
+        memory.create_stream,
+        lambda: memory.synchronise(stream),
+        lambda: memory.destroy_stream(stream),
+        memory.synchronise_all,
+        memory.create_event,
+        lambda: memory.record(event, stream),
+        lambda: memory.record(event, LEGACY_STREAM),
+        lambda: memory.wait(stream, event),
+        lambda: memory.await_event(event),
+        lambda: memory.destroy_event(event),
+        lambda: memory.capture(stream, lambda: True),
+        lambda: memory._call("cudaGraphInstantiateWithFlags", runtime.cudaGraph_t(55), 0),
+        lambda: memory._call("cudaGraphDestroy", runtime.cudaGraph_t(55)),
+        lambda: memory.launch(graph, stream),
+        lambda: memory.destroy_graph(graph),
+    ]
+    for call in calls:
+        with pytest.raises(EngineError, match="driver"):
+            call()
+
+
 class FakeRuntime:
     """cuda.bindings.runtime over host memory: every call returns a status first."""
 

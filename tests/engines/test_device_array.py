@@ -175,6 +175,22 @@ def test_other_shapes_and_other_work_wait_for_what_is_under_way(tmp_path: Path, 
     assert closed(part)
 
 
+def test_memory_that_is_kept_for_other_sizes_is_given_up_where_it_is_short() -> None:
+    cuda = FakeCuda(memory_bytes=1000)
+    pool = DevicePool(cuda)
+    small, large = np.arange(100, dtype=np.float32), np.arange(200, dtype=np.float32)
+    for _ in range(2):
+        pool.upload(small).close()
+    array = pool.upload(large)  # 800 bytes beside 400
+    np.testing.assert_array_equal(array.numpy(), large)
+    with pytest.raises(EngineError, match="not enough GPU memory"):
+        pool.upload(large)
+    array.close()
+    np.testing.assert_array_equal(pool.upload(small).numpy(), small)
+    pool.close()
+    assert cuda.closed
+
+
 def test_arrays_of_the_host_can_be_brought_to_the_device(tmp_path: Path) -> None:
     part = Part(tmp_path)
     array = part.engine.to_device(X[:, ::-1])

@@ -83,6 +83,10 @@ def test_outputs_stay_and_are_fed_to_the_next_call(engine: Engine) -> None:
     np.testing.assert_array_equal(results["y"], X * 8)
     np.testing.assert_array_equal(results["z"], X * 12)
     assert list(engine.run(feeds(X), ["z"])) == ["z"]
+    for order in (["z", "y"], ["y", "z"]):  # each name has its own, in whatever order they are asked for
+        np.testing.assert_array_equal(engine.run(feeds(X), order)["z"], X * 3)
+        both = engine.run_on_device(feeds(X), order)
+        np.testing.assert_array_equal(both["y"].numpy(), X * 2)  # type: ignore[union-attr]
     results["y"][:] = 0  # the caller's own
     np.testing.assert_array_equal(second.numpy(), X * 4)
     second.numpy()[:] = 0

@@ -149,6 +149,22 @@ def test_nothing_is_allocated_in_the_steady_state(board: Board) -> None:
         assert board.cuda.launches - launches == 3 * (6 if board.split else 3)
 
 
+def test_after_a_warm_up_the_first_calls_are_as_later_ones(board: Board) -> None:
+    with board.predictor() as predictor:
+        predictor.set_image(picture(1))
+        before = predictor.predict(points=POINTS[:1])
+        predictor.warm_up(prompts=(1, 4), points=(1, 2))
+        same(predictor.predict(points=POINTS[:1]), before)  # the image is the one that it was
+        allocations, captured = board.cuda.allocations, board.cuda.captured
+        for prompts in ({"points": POINTS[:1]}, {"points": POINTS[:3]}, {"boxes": [1, 2, 50, 50]}):
+            predictor.predict(**prompts)
+        predictor.set_image(picture(2))
+        predictor.predict(points=[[POINTS[0], POINTS[1]]])
+        assert board.cuda.captured == captured
+        # The embedding of the warm-up left its place; the one of the first image is still there.
+        assert board.cuda.allocations - allocations <= (6 if board.split else 1)
+
+
 def test_any_number_of_prompts_is_one_of_few_shapes(bundle: Path, tmp_path: Path, host: Predictor) -> None:
     board = Board(bundle, tmp_path)
     with board.predictor() as predictor:

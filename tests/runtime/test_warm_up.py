@@ -11,7 +11,7 @@ import pytest
 import samedge
 from samedge.engines.protocol import Engine
 from samedge.runtime.fake import fake_predictor
-from samedge.runtime.warm_up import warm_up
+from samedge.runtime.warm_up import first_click
 
 
 def test_each_graph_of_the_decoder_ran_with_the_shapes_of_the_first_click(
@@ -37,4 +37,4 @@ def test_each_graph_of_the_decoder_ran_with_the_shapes_of_the_first_click(
 
 
 def test_whole_decoders_too() -> None:
-    warm_up(fake_predictor(image_size=64)._graphs.decoder)
+    first_click(fake_predictor(image_size=64)._graphs.decoder)
