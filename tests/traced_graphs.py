@@ -18,7 +18,7 @@ from samedge.models.encoder_forms import EncoderForm
 from samedge.models.load import load_model
 from samedge.models.sam import Sam
 from samedge.models.yolo_load import load_yolo
-from samedge.types import Array
+from samedge.types import Array, IOScheme
 
 VIT, TINY_VIT, DEMO, YOLO = "seeded:sam_vit_tiny", "seeded:tiny_vit_tiny", "sam_demo", "seeded:yolov8n-seg"
 YOLO_SIDE: Final = 64
@@ -35,7 +35,7 @@ SMALL_GRAPHS: Final = (
 )
 """Model, role and form of a graph of every kind."""
 
-AXES: Final = {"batch": 1, "prompts": 2, "points": 3, "contexts": 1}
+AXES: Final = {"batch": 1, "prompts": 2, "points": 3, "contexts": 1, "num_points": 5, "height": 72, "width": 128}
 """Sizes that free axes are run with."""
 
 
@@ -46,21 +46,23 @@ def loaded(source: str) -> Sam:
 
 
 @cache
-def _traced(source: str, role: str, form: EncoderForm, opset: int) -> bytes:
+def _traced(source: str, role: str, form: EncoderForm, opset: int, io: IOScheme) -> bytes:
     plans: tuple[GraphPlan, ...]
     if source == YOLO:
         plans = (plan_yolo(load_yolo(source).model, (YOLO_SIDE, YOLO_SIDE), dynamic=False),)
     else:
-        plans = plan_graphs(loaded(source), "native", form)
+        plans = plan_graphs(loaded(source), io, form)
     data: bytes = trace(next(plan for plan in plans if plan.role == role), opset).SerializeToString()
     return data
 
 
-def traced(source: str, role: str, form: EncoderForm = "mask", opset: int = 17) -> onnx.ModelProto:
+def traced(
+    source: str, role: str, form: EncoderForm = "mask", opset: int = 17, io: IOScheme = "native"
+) -> onnx.ModelProto:
     """Returns a float32 graph; the copy is the caller's."""
     if role != "encoder":
         form = "mask"  # so that it is traced once
-    model: onnx.ModelProto = onnx.ModelProto.FromString(_traced(source, role, form, opset))
+    model: onnx.ModelProto = onnx.ModelProto.FromString(_traced(source, role, form, opset, io))
     return model
 
 

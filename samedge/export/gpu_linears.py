@@ -35,12 +35,15 @@ class NumberFormat:
         name: Of the precision.
         element_type: TensorProto's.
         largest: The largest number.
+        headroom: The largest number stands for so many times the range of an activation. Ranges leave outliers out:
+            integers pay for them with the digits of all others, floats do not.
         encode: From float32 in units of the scale to bytes.
     """
 
     name: str
     element_type: int
     largest: float
+    headroom: float
     encode: Callable[[FloatArray], NDArray[np.uint8]]
 
 
@@ -61,8 +64,8 @@ def encode_fp8(values: FloatArray) -> NDArray[np.uint8]:
     return signed
 
 
-INT8: Final = NumberFormat("int8", TensorProto.INT8, 127.0, encode_int8)
-FP8: Final = NumberFormat("fp8", TensorProto.FLOAT8E4M3FN, 448.0, encode_fp8)
+INT8: Final = NumberFormat("int8", TensorProto.INT8, 127.0, 1.0, encode_int8)
+FP8: Final = NumberFormat("fp8", TensorProto.FLOAT8E4M3FN, 448.0, 4.0, encode_fp8)
 FORMATS: Final = {"int8": INT8, "fp8": FP8}
 
 
@@ -76,7 +79,7 @@ def quantise_linears(
 
     Args:
         model: A float32 graph; of opset `FP8_OPSET` or later for fp8.
-        ranges: For each activation, the magnitude that is mapped to the largest number of the format.
+        ranges: For each activation, the magnitude that but a few of its numbers stay below.
         form: The format.
         choose: Which layers; the others stay as they are.
 
@@ -99,7 +102,8 @@ def quantise_linears(
         if scale in done:
             continue
         done.add(scale)
-        scales = numpy_helper.to_array(constants[scale]).astype(np.float32) * np.float32(127 / form.largest)
+        headroom = 1.0 if data in constants else form.headroom
+        scales = numpy_helper.to_array(constants[scale]).astype(np.float32) * np.float32(headroom * 127 / form.largest)
         scales = np.maximum(scales, np.float32(_SMALLEST_SCALE)).astype(np.float16).astype(np.float32)
         constants[scale].CopyFrom(numpy_helper.from_array(np.asarray(scales), scale))
         _store(constants[zero], form, np.zeros(scales.shape, np.uint8))

@@ -24,7 +24,10 @@ class PositionEmbeddingRandom(nn.Module):
 
     def forward(self, coords: Tensor) -> Tensor:
         """Encodes (x, y) in 0..1 of the square input: ``[..., 2]`` to ``[..., 2 * num_pos_feats]``."""
-        angle = 2 * math.pi * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
+        centred, frequencies = 2 * coords - 1, self.positional_encoding_gaussian_matrix
+        # The product with a matrix of two rows, written out: positions stay float32 in every precision, and TensorRT
+        # for RTX has no float32 matrix products for compute capability 7.5.
+        angle = 2 * math.pi * (centred[..., :1] * frequencies[0] + centred[..., 1:] * frequencies[1])
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
 
 

@@ -96,6 +96,21 @@ class TestEveryModel:
             assert have.dtype == np.float32
             assert np.abs(have - want).max() < limit * np.abs(want).max()
 
+    @pytest.mark.parametrize("role", ["encoder", "decoder"])
+    def test_meta_s_and_samexporter_s_graphs_compute_sizes_exactly(self, role: str) -> None:
+        model, before = traced(VIT, role, io="samexporter"), traced(VIT, role, io="samexporter")
+        to_half(model, "fp16")
+        check(model)
+        feeds = random_feeds(before)
+        if role == "decoder":
+            feeds["point_labels"] = np.array([[1, 0, 2, 3, -1]], np.float32)
+            feeds["orig_im_size"] = np.array([3001, 207], np.float32)  # 3001 is not a number of float16
+        else:
+            feeds["input_image"] = 50 * feeds["input_image"] + 127
+        for want, have in zip(run_graph(before, feeds), run_graph(model, feeds), strict=True):
+            assert have.shape == want.shape
+            assert np.abs(have - want).max() < 2e-3 * np.abs(want).max()
+
     @pytest.mark.parametrize("rung", LOWER)
     def test_what_is_float32_on_each_rung(self, rung: str) -> None:
         for role in ("encoder", "decoder", "decoder_prompts"):
