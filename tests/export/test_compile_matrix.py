@@ -209,6 +209,7 @@ def test_attention_over_all_tokens_of_a_large_image_fuses(head_dim: int, form: E
         ("mobile_sam", "mask", 10, 100),
         ("sam_vit_b", "mask", 12, 550),
         ("sam_vit_b", "concat", 12, 220),
+        ("sam_vit_l", "mask", 24, 700),
     ],
 )
 def test_full_size_encoders_fuse_every_attention(name: str, form: EncoderForm, attentions: int, megabytes: int) -> None:
