@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from samedge.export.graph_view import drop_unused_constants, replace_nodes
 from samedge.types import FloatArray
 
 SMALLEST_LINEAR: Final = 1 << 16
@@ -143,7 +144,7 @@ def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = 
         )
         linear.node.CopyFrom(new)
         changed += 1
-    weights.drop_unused()
+    drop_unused_constants(graph)
     if changed and not any(opset.domain == _CONTRIB for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
     return changed
@@ -206,10 +207,8 @@ def quantise_layers(model: onnx.ModelProto, ranges: Mapping[str, float], layers:
             nodes.append(helper.make_node("DequantizeLinear", weight_inputs, [weight], name=weight, axis=layer.axis))
             node.input[0], node.input[1] = pairs[layer.activation], weight
         nodes.append(node)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-    weights.drop_unused()
+    replace_nodes(graph, nodes)
+    drop_unused_constants(graph)
     return len(chosen)
 
 
@@ -266,11 +265,3 @@ class _Weights:
             self._graph.initializer.append(numpy_helper.from_array(array, name))
             self._tensors[name] = self._graph.initializer[-1]
         return name
-
-    def drop_unused(self) -> None:
-        """Takes away initializers that no node uses."""
-        used = {name for node in self._graph.node for name in node.input}
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in used]
-        copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(copies)
