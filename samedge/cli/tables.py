@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from samedge.runtime.bundle_engines import EngineSet
 from samedge.runtime.engine_notes import engine_notes
@@ -36,7 +37,9 @@ def parity_table(parity: ParityRecord) -> Table:
 
 def _yolo_parity_table(parity: ParityRecord) -> Table:
     """Returns the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
-    table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
+    title = f"parity: {_verdict(parity)} ({escape(parity.backend)})"
+    # Few columns: the title is not to be folded to their width.
+    table = Table(title=title, title_justify="left", min_width=len(Text.from_markup(title)))
     if parity.objects is not None:
         table.add_column("float32 and int8 on your pictures", overflow="fold")
         table.add_row(parity.objects.sentence)
