@@ -49,7 +49,11 @@ class YoloThresholds:
 
 FP32_YOLO: Final = YoloThresholds(0.5, 1e-3, 0.99)
 HALF_YOLO: Final = YoloThresholds(1.0, 0.01, 0.97, shown_only=True)
-INT8_YOLO: Final = YoloThresholds(8.0, 0.1, 0.9, shown_only=True)
+"""With every float16 result rounded, yolov8n-seg with random weights, whose masks are undecided, is off by 0.3 px and
+0.003."""
+INT8_YOLO: Final = YoloThresholds(16.0, 0.25, 0.8, shown_only=True)
+"""Two makers round int8 differently: on one graph with random weights onnxruntime and OpenVINO are 7 px, 0.09 and a
+mean overlap of 0.89 apart. What is found so is an engine that is broken; what int8 costs was measured at the export."""
 
 _BEST: Final = 20
 _INFINITE: Final = float(np.finfo(np.float32).max)
@@ -134,13 +138,15 @@ def probe_feeds(
 
 def worst_error(wanted: FloatArray, found: FloatArray) -> float:
     """Returns the largest absolute difference; the largest float32 where something is no number."""
-    worst = np.abs(wanted - found).max(initial=0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        worst = np.abs(wanted - found).max(initial=0.0)
     return float(worst) if np.isfinite(worst) else _INFINITE
 
 
 def _masks(coefficients: FloatArray, prototypes: FloatArray) -> FloatArray:
     """Returns logits ``[K, H, W]``, from coefficients ``[M, K]`` and prototypes ``[M, H, W]``."""
-    logits: FloatArray = np.tensordot(coefficients.T, prototypes, 1)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite has failed already
+        logits: FloatArray = np.tensordot(coefficients.T, prototypes, 1)
     return logits
 
 
