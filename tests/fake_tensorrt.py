@@ -310,7 +310,7 @@ def _module(fake: FakeTensorRt) -> ModuleType:
     class IExecutionContext(Strict):
         _fake = fake
         _settable = frozenset({"device_memory", "profiler"})
-        profiler: IProfiler | None = None
+        profiler: Any = property(lambda self: getattr(self, "_profiler", None))
         device_memory = property(lambda self: None)
 
         def __init__(self, engine: ICudaEngine, managed: bool) -> None:

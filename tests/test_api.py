@@ -372,7 +372,7 @@ class TestModels:
         assert opened == []
         assert sam.predictor is sam.predictor
         assert opened == [
-            {"bundle": tmp_path, "backend": "onnxruntime", "device": None, "threads": 3, "force": True}
+            {"bundle": tmp_path, "backend": "onnxruntime", "device": None, "threads": 3, "force": True, "kind": "sam"}
         ]  # fmt: skip
 
     def test_closing_frees_and_the_next_call_opens_anew(self, sam: SAM, opened: list[dict[str, Any]]) -> None:

@@ -106,7 +106,7 @@ def test_vit_b_exports_in_less_than_4_gb(tmp_path: Path) -> None:
     script = f"""
         import re
         from pathlib import Path
-        from samedge.export import probes
+        from samedge.runtime.parity import probes
         probes.PROBE_SIZES = probes.PROBE_SIZES[:1]  # one image of the five: the same peak in a fifth of the time
         import samedge
         samedge.export_model({str(tmp_path / "sam_b.pt")!r}, output={str(tmp_path / "bundle")!r})

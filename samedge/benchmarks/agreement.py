@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from samedge.engines.registry import open_engine
-from samedge.runtime.bundle import open_bundle
+from samedge.runtime.bundle import ARCHIVE_SUFFIX, open_bundle
 from samedge.types import Array, BoolArray, FloatArray
 
 
@@ -155,7 +155,7 @@ def yolo_masks(source: str, graph: str, backend: str, threads: int | None, devic
 
     Args:
         source: Path, known name, or "seeded:NAME" of the checkpoint.
-        graph: Path of its graph.
+        graph: Path of its graph, or of its bundle.
         backend: Which runs the graph.
         threads: CPU threads; None for all physical cores.
         device: On which.
@@ -169,6 +169,8 @@ def yolo_masks(source: str, graph: str, backend: str, threads: int | None, devic
     from samedge.runtime.yolo_graph import describe_yolo
 
     path = Path(graph)
+    if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
+        path = open_bundle(path, force=True).graph_path("yolo")
     metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
     with open_engine(path, backend=backend, device=device, threads=threads) as engine:
         told = describe_yolo(engine, metadata)

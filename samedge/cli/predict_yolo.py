@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 
 
 def is_yolo_model(model: str) -> bool:
-    """Whether a bundle is that of a YOLO, or the model a graph file, which a SAM is never opened from."""
-    from samedge.runtime.bundle import bundle_manifest
+    """Whether a bundle is that of a YOLO, or the model a graph file, which a SAM is never opened from.
+
+    Of engines only those are a YOLO's that say so, in Ultralytics' header.
+    """
+    from samedge.engines.plan_file import inspect_plan
+    from samedge.runtime.bundle import ENGINE_SUFFIXES, bundle_manifest
     from samedge.yolo import GRAPH_SUFFIXES
 
-    if Path(model).suffix.lower() in GRAPH_SUFFIXES:
+    path = Path(model)
+    if path.suffix.lower() in ENGINE_SUFFIXES:
+        return bool(inspect_plan(path).metadata)
+    if path.suffix.lower() in GRAPH_SUFFIXES:
         return True
     try:
         return bundle_manifest(model).yolo is not None

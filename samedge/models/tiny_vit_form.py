@@ -1,10 +1,10 @@
-"""MobileSAM's image encoder in the form that is exported: an exact rewrite of `TinyViT`.
+"""MobileSAM's image encoder in the form that is exported for processors: an exact rewrite of `TinyViT`.
 
 * The softmax scale is in the query's weights; keys and values have no bias, and the projection takes in that of the
   values, as in `samedge.models.encoder_forms`;
 * heads of windows are cut out of the projected tokens, and put back, by one gather each;
 * sizes that the weights tell are constants of the graph;
-* in strips, the widest maps never exist: an inverted residual block at a quarter of the image's side has 256 channels,
+* the widest maps never exist: an inverted residual block at a quarter of the image's side has 256 channels,
   67 MB each of the maps between its steps. A few rows at a time need a quarter of that, and the two rows that strips
   share are computed twice.
 """
@@ -126,17 +126,16 @@ class FoldedTinyViT(nn.Module):
 
     Args:
         encoder: Whose weights are taken; most are shared.
-        strips: Compute the widest maps a few rows at a time: for processors.
     """
 
-    def __init__(self, encoder: TinyViT, *, strips: bool) -> None:
+    def __init__(self, encoder: TinyViT) -> None:
         super().__init__()
         self.encoder = encoder
         first, *rest = encoder.layers
         conv, side = cast("ConvStage", first), encoder.image_size // 4
         blocks = [cast("MBConv", block) for block in conv.blocks]
         wide: list[MBConv | PatchMerging] = [*blocks, conv.downsample]
-        self.wide = nn.ModuleList(Strips(block, side) if strips else block for block in wide)
+        self.wide = nn.ModuleList(Strips(block, side) for block in wide)
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 FoldedTinyBlock(cast("TinyViTBlock", block)) for block in cast("AttentionStage", stage).blocks

@@ -27,7 +27,10 @@ from samedge.export.gpu_linears import FORMATS, quantise_linears
 from samedge.export.graphs import plan_graphs
 from samedge.export.half import to_half
 from samedge.export.trace import trace
+from samedge.models.build import empty_sam
+from samedge.models.configs import SamConfig, vit_config
 from samedge.models.encoder_forms import EncoderForm
+from samedge.models.seeded import seeded_state
 from samedge.types import Precision
 
 pytest.importorskip("tensorrt_rtx")
@@ -183,6 +186,20 @@ def test_attention_in_float32_compiles_without_fusion_and_not_for_the_oldest() -
     assert (report.fused_attentions, report.warnings) == (0, ())
     with pytest.raises(EngineError, match=r"FP32 GEMM is not supported.*leave the target 7\.5 out"):
         half_report(VIT, "encoder", "mask", "fp16-attention", ("7.5",))
+
+
+@pytest.mark.parametrize("form", ["mask", "concat"])
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_attention_over_all_tokens_of_a_large_image_fuses(head_dim: int, form: EncoderForm) -> None:
+    """Two heads of ViT-B and ViT-L (64) and of ViT-H (80), in windows and over all 4096 tokens of 1024 px."""
+    config = SamConfig(vit_config(embed_dim=2 * head_dim, depth=2, num_heads=2, global_blocks=(1,)))
+    sam = empty_sam(config)
+    sam.load_state_dict(seeded_state(config))
+    model = trace(plan_graphs(sam, "native", form)[0], 17)
+    to_half(model, "fp16")
+    report = build(model, "fp16", ALL)
+    assert report.fused_attentions == 2
+    assert report.warnings == ()
 
 
 @pytest.mark.full

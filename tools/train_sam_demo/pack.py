@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -50,15 +51,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--began-with", type=Path, help="packed weights that the run began with: their steps count too")
     options = parser.parse_args(arguments)
     weights, step, settings = averaged_weights(options.run)
+    hours = float(settings["hours"])
+    if options.began_with is not None:
+        with safe_open(options.began_with, "pt") as before:
+            step += int(before.metadata()["training_steps"])
+            hours += float(before.metadata()["training_hours"])
     metadata = {
         "name": "sam_demo",
         "image_size": str(SAM_DEMO.image_size),
         "licence": "Apache-2.0",
         "training_steps": str(step),
         "seed": settings["seed"],
-        "training_hours": settings["hours"],
+        "training_hours": f"{hours:.2f}",
         "scenes_a_step": settings["scenes"],
         "targets_a_scene": settings["targets"],
         "source": "tools/train_sam_demo",

@@ -96,7 +96,7 @@ def _bundle(path: str, checkpoint: str) -> Prepared:
         architecture=manifest.model.name,
         artefact=path,
         image_size=manifest.input.image_size,
-        size_bytes=sum(file.size for file in manifest.files),
+        size_bytes=sum(file.size for graph in manifest.graphs for file in graph.files),
         parameters=manifest.model.parameters,
         gflops=manifest.model.encoder_gflops,
         prompt_gflops=manifest.model.decoder_gflops if manifest.yolo is None else None,
