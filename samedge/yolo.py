@@ -12,11 +12,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
 
+from samedge.engines.build_options import AxisRange
 from samedge.engines.registry import open_engine
 from samedge.errors import ParityError, SamedgeError, UsageError, missing_extra
 from samedge.export.cached import cached_bundle
+from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
+from samedge.export.foreign_options import refuse_foreign
 from samedge.runtime.bundle import is_bundle
 from samedge.runtime.detections import Thresholds
 from samedge.runtime.fastsam import choose, snap_to_border
@@ -28,6 +31,10 @@ from samedge.runtime.results import Results
 from samedge.runtime.sources import Source, iter_sources
 from samedge.runtime.yolo_graph import PARITY, describe_yolo
 from samedge.runtime.yolo_predictor import YoloPredictor
+from samedge.types import Precision
+
+if TYPE_CHECKING:
+    from samedge.export.exporter import ExportFormat
 
 GRAPH_SUFFIXES: Final = (".onnx", ".engine", ".plan", ".xml")
 
@@ -188,9 +195,12 @@ class YOLO:
 
     def export(
         self,
-        format: Literal["onnx"] = "onnx",
+        format: ExportFormat = "onnx",
         *,
         output: str | Path | None = None,
+        precision: Precision | None = None,
+        calib: str | Path | None = None,
+        targets: Sequence[str] = (),
         imgsz: ImageSize = None,
         dynamic: bool = False,
         batch: int = 1,
@@ -202,14 +212,20 @@ class YOLO:
         opset: int = 17,
         check: bool = True,
     ) -> str:
-        """Exports the checkpoint as an ONNX file, and returns its path; `samedge.export_model` makes a bundle.
+        """Exports the checkpoint as an ONNX file, or as a bundle with a TensorRT engine, and returns its path.
+
+        `samedge.export_model` makes bundles of graphs alone.
 
         Args:
-            format: What to write. "onnx" is the only one so far.
-            output: As for `samedge.export.yolo_export.export_yolo`.
+            format: "onnx" for the file; "engine", "trt" or "rtx" for a bundle whose engine lies beside it, which is
+                opened by the bundle's path.
+            output: The file, or the bundle's folder or file; by default the checkpoint's name in the working folder.
+            precision: Of an engine: "fp16" (the default), "fp32", or "int8" with images to calibrate with.
+            calib: For int8: image, folder or pattern.
+            targets: Of an engine: compute capabilities such as "8.6", for TensorRT for RTX.
             imgsz: Side of the input, or (height, width), px; the model's own if left out.
             dynamic: Leave height, width and the number of images free.
-            batch: Images that the graph takes at once, unless that is free.
+            batch: Images that are taken at once; with `dynamic`, at most (an ONNX file takes any number then).
             nms: Suppress boxes that overlap in the graph; with `conf`, `iou`, `max_det` and `agnostic_nms` as there.
             conf: With `nms`.
             iou: With `nms`.
@@ -220,12 +236,29 @@ class YOLO:
 
         Raises:
             UsageError: The model is a graph already, or the format is not known.
-            SamedgeError: As `export_yolo`.
+            SamedgeError: As `export_yolo`, or `samedge.export_model` for engines.
         """
         if self._is_graph():
             raise UsageError("this is a graph already", where=self.model, cure="Export from the checkpoint")
+        if format in ENGINE_FORMATS:
+            if is_bundle(self.model):
+                raise UsageError(
+                    "this is a bundle already", where=self.model, cure=f"Build its engine: samedge build {self.model}"
+                )
+            images = AxisRange(1, 1, batch) if dynamic else AxisRange(batch, batch, batch)
+            return str(
+                export_with_engines(
+                    self.model, format, precision=precision, opset=opset, calib=calib, output=output, image_size=imgsz,
+                    check=check, targets=targets, batch=images, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
+                    max_det=max_det, agnostic_nms=agnostic_nms,
+                )[0]
+            )  # fmt: skip
         if format != "onnx":
-            raise UsageError(f"there is no format {format!r}", cure="Choose onnx")
+            raise UsageError(
+                f"there is no format {format!r}", cure=f"Choose one of: {', '.join(('onnx', *ENGINE_FORMATS))}"
+            )
+        engine_only = {"precision": precision is not None, "calib": calib is not None, "targets": bool(targets)}
+        refuse_foreign("an ONNX file", engine_only)
         try:
             from samedge.export.yolo_export import export_yolo
         except ModuleNotFoundError as error:

@@ -26,13 +26,16 @@ from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.protocol import Engine
 from samedge.engines.tensorrt_api import Flavour, FlavourName
 from samedge.export import bundle_build, engine_target, rungs
-from samedge.runtime import bundle_engines, engine_file, load
+from samedge.runtime import bundle_engines, engine_file, load, yolo_loading
 from samedge.runtime.bundle import Bundle, open_bundle
+from samedge.runtime.bundle_engines import engine_roles
 from samedge.runtime.manifest import GraphRole
+from samedge.runtime.parity import verify, yolo_verify
 from samedge.types import Array, TensorSpec
 
 ORIN = Gpu(0, "Orin (nvgpu)", "8.7", 8, 1 << 33, integrated=True)
 RTX3060 = Gpu(0, "NVIDIA GeForce RTX 3060", "8.6", 28, 12 << 30, integrated=False)
+SPOILED = ("image_embeddings", "low_res_masks", "output0")
 RUNGS = ("fp16", "fp16-norms", "fp16-attention", "fp32")
 
 Spoil = Callable[[Array], Array]
@@ -93,12 +96,13 @@ class Board:
         def opened(path: Path, **how: Any) -> Engine:
             return self.open_plan(path) if path.suffix == ".engine" else real(path, **how)
 
-        patch.setattr(load, "open_engine", opened)
+        for module in (load, yolo_loading, verify, yolo_verify):
+            patch.setattr(module, "open_engine", opened)
 
     def serve(self, path: Path) -> Path:
         """Tells the board where the graphs of a bundle are that its engines run, and returns the bundle's path."""
         bundle = open_bundle(path, force=True)
-        for role in ("encoder", "decoder"):
+        for role in engine_roles(bundle.manifest):
             self._bundles[bundle.graph_path(role).name] = bundle
         return path
 
@@ -124,7 +128,8 @@ class Board:
         """In place of the guarded child."""
         rung = onnx.load(str(graph), load_external_data=False).producer_name
         rung = rung if rung in RUNGS else "fp32"
-        role: GraphRole = "encoder" if "encoder" in graph.name else "decoder"
+        manifest = self._bundles[graph.name].manifest
+        role = next(each for each in engine_roles(manifest) if manifest.graph(each).graph.file == graph.name)
         self.builds.append((role, rung))
         self.options.append(options)
         if (role, rung) in self.fails:
@@ -134,7 +139,7 @@ class Board:
         sizes = {name: str(sizes) for name, sizes in options.profiles.items()}
         plan = self.tensorrt.plan({"role": role, "rung": rung, "graph": graph.name, "profiles": sizes})
         output.write_bytes(plan)
-        record = self._bundles[graph.name].manifest.graph(role)
+        record = manifest.graph(role)
         ports = {
             name: TensorSpec(port.shape, np.dtype(port.dtype))
             for name, port in {**record.inputs, **record.outputs}.items()
@@ -160,10 +165,7 @@ class Board:
 
         def run(feeds: dict[str, Array]) -> Mapping[str, Array]:
             outputs = real.run(feeds)
-            return {
-                name: spoil(array) if name in ("image_embeddings", "low_res_masks") else array
-                for name, array in outputs.items()
-            }
+            return {name: spoil(array) if name in SPOILED else array for name, array in outputs.items()}
 
         return fake_engine(real.inputs, real.outputs, run, device="cuda:0", name=path.name)
 

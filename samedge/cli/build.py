@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from samedge.export.bundle_build import BuiltEngines
+
+_YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 
 def build(
@@ -21,6 +23,13 @@ def build(
     ] = None,
     prompts: Annotated[str, typer.Option(help="Prompts of one call: fewest/usual/most.")] = "1/16/64",
     points: Annotated[str, typer.Option(help="Points of a prompt: fewest/usual/most.")] = "2/3/16",
+    batch: Annotated[
+        str | None, typer.Option(help="Images of one call: fewest/usual/most; 1/1/4 by default.", **_YOLO)
+    ] = None,
+    height: Annotated[
+        str | None, typer.Option(help="Rows of the input in px; 32/the model's/1280 by default.", **_YOLO)
+    ] = None,
+    width: Annotated[str | None, typer.Option(help="Columns of the input, likewise.", **_YOLO)] = None,
     targets: Annotated[
         str | None, typer.Option(help="Compute capabilities such as 8.6,8.9 instead of the GPU here (rtx only).")
     ] = None,
@@ -57,6 +66,9 @@ def build(
             precision=cast("Any", precision),
             prompts=prompts,
             points=points,
+            batch=batch,
+            height=height,
+            width=width,
             targets=targets.split(",") if targets else (),
             workspace=workspace,
             optimisation_level=optimisation_level,
@@ -69,7 +81,7 @@ def build(
             progress=progress,
         )
     show_built(built)
-    sys.stdout.write(f"{built.encoder}\n{built.decoder}\n")
+    sys.stdout.write("".join(f"{plan}\n" for plan in built.plans.values()))
     sys.stdout.flush()
     refuse_failed(built, bundle)
 
@@ -83,10 +95,11 @@ def show_built(built: BuiltEngines) -> None:
     console = Console(stderr=True)
     if built.verdict != "unchecked":
         console.print(parity_table(built.parity))
-    encoder, decoder = built.rungs
+    rungs = ", ".join(f"{role} {rung}" for role, rung in zip(built.plans, built.rungs, strict=True))
+    what = "boxes and masks" if "yolo" in built.plans else "masks"
     lines = [
-        f"{built.target}: encoder {encoder}, decoder {decoder}; masks {built.verdict}",
-        *(_size_of(role, plan) for role, plan in (("encoder", built.encoder), ("decoder", built.decoder))),
+        f"{built.target}: {rungs}; {what} {built.verdict}",
+        *(_size_of(role, plan) for role, plan in built.plans.items()),
         *(f"tried {attempt}" for attempt in built.attempts if not attempt.passed),
         *(f"{note[0].upper()}{note[1:]}." for note in built.notes),
     ]

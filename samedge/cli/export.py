@@ -77,7 +77,8 @@ def export(
             path, built = export_with_engines(
                 checkpoint, format_, precision=cast("Any", precision), io=cast("Any", io), opset=opset,
                 form=cast("Any", form), calib=calib, output=output, image_size=image_size, check=check,
-                targets=capabilities, progress=progress,
+                targets=capabilities, dynamic=dynamic, nms=nms, conf=conf, iou=iou, max_det=max_det,
+                agnostic_nms=agnostic_nms, progress=progress,
             )  # fmt: skip
         else:
             path = import_exporter()(

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from samedge.runtime.bundle_engines import EnginePair
+from samedge.runtime.bundle_engines import EngineSet
 from samedge.runtime.engine_notes import engine_notes
 from samedge.runtime.manifest import Manifest, ParityRecord
 from samedge.runtime.results import Results
@@ -16,7 +17,7 @@ from samedge.runtime.results import Results
 
 def parity_table(parity: ParityRecord) -> Table:
     """Returns the verdict, one row for each kind of prompt; its worst image counts."""
-    if parity.box_error_max or parity.objects is not None:
+    if "box_error_max" in parity.thresholds or parity.objects is not None:
         return _yolo_parity_table(parity)
     table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
     table.add_column("prompt")
@@ -36,7 +37,9 @@ def parity_table(parity: ParityRecord) -> Table:
 
 def _yolo_parity_table(parity: ParityRecord) -> Table:
     """Returns the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
-    table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
+    title = f"parity: {_verdict(parity)} ({escape(parity.backend)})"
+    # Few columns: the title is not to be folded to their width.
+    table = Table(title=title, title_justify="left", min_width=len(Text.from_markup(title)))
     if parity.objects is not None:
         table.add_column("float32 and int8 on your pictures", overflow="fold")
         table.add_row(parity.objects.sentence)
@@ -71,19 +74,20 @@ def graphs_table(manifest: Manifest) -> Table:
     return table
 
 
-def engines_table(pairs: Sequence[EnginePair]) -> Table:
+def engines_table(pairs: Sequence[EngineSet]) -> Table:
     """Returns the engines of a bundle, those beside it first."""
     table = Table(title="engines", title_justify="left")
-    for name in ("TensorRT", "GPU", "encoder", "decoder", "MB", "masks", "in"):
+    roles = list(pairs[0].engines)
+    for name in ("TensorRT", "GPU", *roles, "MB", "masks", "in"):
         table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
     for pair in pairs:
-        key, halves = pair.encoder.key, (pair.encoder, pair.decoder)
+        key, halves = pair.main.key, list(pair.engines.values())
         rungs = [notes.rung if (notes := engine_notes(half.sidecar)) is not None else "" for half in halves]
         size = sum(half.sidecar.size for half in halves) / 1e6
         where = ", ".join(key.targets) or key.gpu or "any"
         table.add_row(
             f"{key.flavour} {key.version}", escape(where), *rungs, f"{size:.1f}", pair.verdict,
-            escape(str(pair.encoder.plan.parent)),
+            escape(str(pair.main.plan.parent)),
         )  # fmt: skip
     return table
 

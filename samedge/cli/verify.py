@@ -19,7 +19,8 @@ def verify(
 ) -> None:
     """Proves on this machine, without torch, that a bundle or its engines give the checkpoint's masks.
 
-    Compares with the checkpoint's answers that the export kept in the bundle. Ends with status 1 if they differ.
+    Compares with the checkpoint's answers that the export kept in the bundle; a YOLO with the bundle's own graph on
+    another backend, on the processor. Ends with status 1 if they differ.
     """
     import msgspec
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Engines of a bundle, finished on the device: built, judged by the bundle's own probes, and put beside it.
+"""Engines of a bundle, finished on the device: built, judged by what the bundle knows, and put beside it.
 
     built = samedge.build_engines("sam_b-samedge")
     built.verdict, built.rungs, built.folder
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,28 +22,36 @@ from samedge.engines.store import PLAN_SUFFIX, EngineStore, StoredEngine
 from samedge.engines.stored_builds import copy_engine, slug, stored_engine
 from samedge.errors import StorageError, UsageError
 from samedge.export.engine_target import EngineTarget, find_target
+from samedge.export.foreign_options import refuse_foreign
 from samedge.export.ladder import Attempt, Descent, Ladder
 from samedge.export.rung_memory import RungKey, remember_rungs, remembered_rungs
 from samedge.export.rungs import precision_rungs, rung_graph, written_in
+from samedge.export.yolo_profiles import yolo_profiles
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import (
-    ENGINE_ROLES,
-    EnginePair,
+    EngineSet,
+    engine_roles,
     engines_folder,
+    refuse_suppression,
     source_digest,
     takes_probes,
 )
 from samedge.runtime.engine_notes import EngineNotes, engine_notes
 from samedge.runtime.manifest import GraphRole, ParityRecord
 from samedge.runtime.parity.verify import verify_pair
+from samedge.runtime.parity.yolo_verify import verify_yolo_engine, why_not_comparable
 from samedge.types import Precision, Verdict
 
 Opener: TypeAlias = Callable[[Path, EngineTarget], Engine]
 """Opens a plan on the device that it was built for."""
 
 
+DEFAULT_PROMPTS: Final = "1/16/64"
+DEFAULT_POINTS: Final = "2/3/16"
 _SMALL_BOARD_BYTES: Final = 5_000_000_000
-_SHARES: Final[Mapping[GraphRole, tuple[float, float]]] = {"encoder": (0.0, 0.7), "decoder": (0.7, 0.85)}
+_SHARES: Final[Mapping[GraphRole, tuple[float, float]]] = {
+    "encoder": (0.0, 0.7), "decoder": (0.7, 0.85), "yolo": (0.0, 0.85),
+}  # fmt: skip
 """Where the build of each engine begins and ends in the progress of one rung; judging is the rest."""
 
 
@@ -52,33 +60,41 @@ class BuiltEngines:
     """The engines of a bundle.
 
     Attributes:
-        encoder: The encoder's plan, beside the bundle, with a sidecar.
-        decoder: The decoder's.
+        plans: By role, beside the bundle, each with a sidecar: encoder and decoder of a SAM, or the one of a YOLO.
         target: What they were built with and for, as a sentence.
         precision: What was asked for.
         rungs: What each of them is written in.
-        parity: Whether their masks are the checkpoint's; "unchecked" where they could not be opened.
+        parity: Whether they give what the checkpoint gives; "unchecked" where they could not be opened.
         attempts: What the ladder tried.
         notes: Sentences that a user should read.
     """
 
-    encoder: Path
-    decoder: Path
+    plans: Mapping[GraphRole, Path]
     target: str
     precision: Precision
-    rungs: tuple[str, str]
+    rungs: tuple[str, ...]
     parity: ParityRecord
     attempts: tuple[Attempt, ...]
     notes: tuple[str, ...]
 
     @property
+    def encoder(self) -> Path:
+        """The plan of a SAM's encoder."""
+        return self.plans["encoder"]
+
+    @property
+    def decoder(self) -> Path:
+        """The plan of a SAM's decoder."""
+        return self.plans["decoder"]
+
+    @property
     def folder(self) -> Path:
         """Where they lie."""
-        return self.encoder.parent
+        return next(iter(self.plans.values())).parent
 
     @property
     def verdict(self) -> Verdict:
-        """Whether their masks are the checkpoint's."""
+        """Whether they give what the checkpoint gives."""
         return self.parity.verdict
 
 
@@ -87,8 +103,11 @@ def build_engines(
     *,
     flavour: str = "auto",
     precision: Precision | None = None,
-    prompts: AxisRange | str = "1/16/64",
-    points: AxisRange | str = "2/3/16",
+    prompts: AxisRange | str = DEFAULT_PROMPTS,
+    points: AxisRange | str = DEFAULT_POINTS,
+    batch: AxisRange | str | None = None,
+    height: AxisRange | str | None = None,
+    width: AxisRange | str | None = None,
     targets: Sequence[str] = (),
     workspace: float = 0.5,
     optimisation_level: int | None = None,
@@ -102,7 +121,7 @@ def build_engines(
     cancelled: Callable[[], bool] = lambda: False,
     opener: Opener | None = None,
 ) -> BuiltEngines:
-    """Builds the encoder and the decoder of a bundle as engines, and takes the fastest precision whose masks hold.
+    """Builds the graphs of a bundle as engines, and takes the fastest precision whose masks hold.
 
     Each build runs in a child process, so that one that is killed by the system is an error with a cure. What was built
     is kept in the engine store: the same call again builds nothing.
@@ -110,10 +129,14 @@ def build_engines(
     Args:
         bundle: The folder or ``.samedge`` file that ``samedge export`` wrote.
         flavour: "trt", "rtx", or "auto" for what is installed.
-        precision: "fp32", "fp16", or that of the bundle's encoder; None for fp16. fp16 is a wish: where the masks do
+        precision: "fp32", "fp16", or that of the bundle's graph; None for fp16. fp16 is a wish: where the masks do
             not hold, LayerNorm and softmax become float32, then attention, then all of it.
         prompts: Fewest, most usual and most prompts of one call, "1/16/64" or an `AxisRange`.
         points: The same for points of a prompt; a box is two, and a single point is sent with a second one.
+        batch: For a YOLO: fewest, most usual and most images of one call; None for "1/1/4".
+        height: For a YOLO whose input size is free: rows of the input, px, multiples of 32. None for 32, the size that
+            the model is meant for, and 1280: whatever is left of an image when its padding is cut down.
+        width: The same for columns.
         targets: Compute capabilities such as "8.6", for TensorRT for RTX; empty for the GPU at hand.
         workspace: Share of the GPU's free memory that kernels may use as scratch space.
         optimisation_level: 0 (fast build) to 5 (fast engine); None for TensorRT's default.
@@ -121,8 +144,9 @@ def build_engines(
         hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
         device: The GPU, such as "cuda:1"; None for the first.
         output: Folder of the engines; None for ``NAME-engines`` beside the bundle, where `samedge.load` finds them.
-        check: Compare the engines' masks with the checkpoint's, as the bundle keeps them. Without it, or without a GPU,
-            the verdict is "unchecked"; the engines are then checked when they are first loaded on a GPU.
+        check: Compare the engines' masks with the checkpoint's, as the bundle keeps them; those of a YOLO with what the
+            bundle's graph gives on a processor. Without it, or without a GPU, the verdict is "unchecked"; the engines
+            are then checked when they are first loaded on a GPU.
         restart: Begin at the top of the precision ladder, even if an earlier build had to go down.
         progress: Called with a sentence and the share of the present rung that is done.
         cancelled: Asked now and then; True ends the build.
@@ -139,6 +163,7 @@ def build_engines(
         EngineError: No rung could be built, or the memory is not enough.
         StorageError: The file system said no.
     """
+    asked = {"batch": batch, "height": height, "width": width}
     options = BuildOptions(
         profiles={"prompts": _range(prompts, "--prompts"), "points": _range(points, "--points")},
         targets=tuple(targets),
@@ -150,22 +175,29 @@ def build_engines(
     target = find_target(flavour, options, device)
     opened = open_bundle(bundle)
     _refuse_other_schemes(opened)
+    if opened.manifest.yolo is None:
+        refuse_foreign("a SAM", {f"--{name}": sizes is not None for name, sizes in asked.items()})
+    else:
+        refuse_foreign("a YOLO", {"--prompts": prompts != DEFAULT_PROMPTS, "--points": points != DEFAULT_POINTS})
+        refuse_suppression(opened, target.flavour.name)
+        options = replace(options, profiles=yolo_profiles(opened.manifest, asked))
     wanted, rungs = precision_rungs(opened, precision)
     work = _Work(opened, target, options, wanted, device, progress, cancelled, opener or _open)
     notes = _advice(opened, target)
-    if check and target.runs_here and opened.manifest.probes is not None:
-        _require_probed(options)
+    why = _why_unchecked(opened, target, check=check)
+    if why is None:
+        _require_probed(opened, options)
         found = _descend(work, rungs, restart=restart)
     else:
-        notes += _why_unchecked(opened, target, check=check)
+        notes += (why,)
         found = work.unchecked(rungs[0])
     folder = engines_folder(opened.path) if output is None else Path(output)
-    encoder, decoder = (
-        copy_engine(entry, folder / _file_name(role, target))
-        for role, entry in zip(ENGINE_ROLES, (found.encoder, found.decoder), strict=True)
-    )
+    plans = {
+        role: copy_engine(entry, folder / _file_name(role, target))
+        for role, entry in zip(engine_roles(opened.manifest), found.engines, strict=True)
+    }
     work.report("Done", 1.0)
-    return BuiltEngines(encoder, decoder, str(target), wanted, found.rungs, found.parity, found.attempts, notes)
+    return BuiltEngines(plans, str(target), wanted, found.rungs, found.parity, found.attempts, notes)
 
 
 @dataclass(slots=True)
@@ -208,45 +240,47 @@ class _Work:
         same = known is not None and (known.role, known.source_sha256) == (notes.role, notes.source_sha256)
         return entry if same else EngineStore().annotate(entry, notes.to_notes())
 
-    def judge(self, encoder: StoredEngine, decoder: StoredEngine) -> ParityRecord:
-        """Returns the verdict of two engines, from their sidecars or by running them on the probes."""
-        known = engine_notes(encoder.sidecar), engine_notes(decoder.sidecar)
-        if (
-            known[0] is not None
-            and known[1] is not None
-            and known[0].verdict == "passed"
-            and known[0].partner_sha256 == decoder.sidecar.sha256
-            and known[1].partner_sha256 == encoder.sidecar.sha256
-        ):
-            return known[0].parity
+    def judge(self, *entries: StoredEngine) -> ParityRecord:
+        """Returns the verdict of engines, from their sidecars or by running them on the probes."""
+        found = self.together(entries)
+        if found.verdict == "passed":
+            return found.parity
 
         def probed(step: str, share: float) -> None:
             self.report(step, 0.85 + 0.15 * share)
 
-        pair = EnginePair(encoder, decoder, ParityRecord(verdict="unchecked"))
-        with self.opener(encoder.plan, self.target) as first, self.opener(decoder.plan, self.target) as second:
-            parity = verify_pair(self.bundle, pair, first, second, progress=probed)
-        pair.judged(parity)
+        with ExitStack() as stack:
+            engines = [stack.enter_context(self.opener(entry.plan, self.target)) for entry in entries]
+            if self.bundle.manifest.yolo is None:
+                parity = verify_pair(self.bundle, found, *engines, progress=probed)
+            else:
+                parity = verify_yolo_engine(self.bundle, found, *engines, progress=probed)
+        found.judged(parity)
         return parity
 
+    def together(self, entries: Sequence[StoredEngine]) -> EngineSet:
+        """Returns engines with the verdict that their sidecars have of them together, if they have one."""
+        engines = dict(zip(engine_roles(self.bundle.manifest), entries, strict=True))
+        found = EngineSet(engines, ParityRecord(verdict="unchecked"))
+        notes = engine_notes(found.main.sidecar)
+        return EngineSet(engines, notes.parity) if notes is not None and found.agreed else found
+
     def unchecked(self, rung: str) -> Descent[StoredEngine]:
-        """Builds both engines on one rung and leaves open whether their masks hold, if it is not known."""
-        encoder, decoder = self.build("encoder", rung), self.build("decoder", rung)
-        mine, theirs = engine_notes(encoder.sidecar), engine_notes(decoder.sidecar)
-        pair = EnginePair(encoder, decoder, ParityRecord(verdict="unchecked"))
-        if mine is None or theirs is None or mine.partner_sha256 != decoder.sidecar.sha256:
-            pair = pair.judged(pair.parity)
-        else:
-            pair = EnginePair(encoder, decoder, mine.parity)
-        return Descent(pair.encoder, pair.decoder, (rung, rung), pair.parity, ())
+        """Builds the engines on one rung and leaves open what they give, if it is not known."""
+        found = self.together([self.build(role, rung) for role in engine_roles(self.bundle.manifest)])
+        if not found.agreed:
+            found = found.judged(found.parity)
+        entries = tuple(found.engines.values())
+        return Descent(entries, (rung,) * len(entries), found.parity, ())
 
 
 def _descend(work: _Work, rungs: Sequence[str], *, restart: bool) -> Descent[StoredEngine]:
     """Walks the ladder from where the last build of this model on this device ended, and remembers where it ends."""
     manifest, target = work.bundle.manifest, work.target
+    roles = engine_roles(manifest)
     key = RungKey(
         checkpoint_sha256=manifest.model.checkpoint_sha256,
-        variant=manifest.graph("encoder").variant,
+        variant=manifest.graph(roles[0]).variant,
         precision=work.precision,
         flavour=target.flavour.name,
         version=target.flavour.version,
@@ -254,13 +288,13 @@ def _descend(work: _Work, rungs: Sequence[str], *, restart: bool) -> Descent[Sto
         compute_capability="" if target.gpu is None else target.gpu.compute_capability,
     )
     start = None if restart else remembered_rungs(key)
-    found = Ladder(rungs, work.build, work.judge).descend(start)
+    found = Ladder(rungs, work.build, work.judge, roles).descend(start)
     if found.parity.verdict == "passed":
         with suppress(StorageError):  # that costs time at the next build, and nothing else
             remember_rungs(key, found.rungs, [str(attempt) for attempt in found.attempts])
     # The verdict is in the sidecars by now: what is handed on must carry it.
-    pair = EnginePair(found.encoder, found.decoder, found.parity).judged(found.parity)
-    return Descent(pair.encoder, pair.decoder, found.rungs, found.parity, found.attempts)
+    judged = EngineSet(dict(zip(roles, found.engines, strict=True)), found.parity).judged(found.parity)
+    return replace(found, engines=tuple(judged.engines.values()))
 
 
 def _open(plan: Path, target: EngineTarget) -> Engine:
@@ -277,7 +311,7 @@ def _with_precision(options: BuildOptions, precision: Precision) -> BuildOptions
 
 
 def _refuse_other_schemes(bundle: Bundle) -> None:
-    if bundle.manifest.io != "native" or not bundle.manifest.has(*ENGINE_ROLES):
+    if bundle.manifest.io != "native" or not engine_roles(bundle.manifest):
         raise UsageError(
             f"engines are built from native bundles, and this one is {bundle.manifest.io}: TensorRT does not take the "
             "size of the image among the inputs of its decoder",
@@ -286,8 +320,10 @@ def _refuse_other_schemes(bundle: Bundle) -> None:
         )
 
 
-def _require_probed(options: BuildOptions) -> None:
-    """Refuses ranges for which the engines could not be judged."""
+def _require_probed(bundle: Bundle, options: BuildOptions) -> None:
+    """Refuses ranges for which the engines could not be judged. The probes of a YOLO are drawn to fit."""
+    if bundle.manifest.yolo is not None:
+        return
     prompts, points = options.profiles["prompts"], options.profiles["points"]
     if not takes_probes(prompts, points):
         raise UsageError(
@@ -299,6 +335,8 @@ def _require_probed(options: BuildOptions) -> None:
 
 def _advice(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
     """What the form of the encoder costs on this GPU."""
+    if bundle.manifest.yolo is not None:
+        return ()
     form = bundle.manifest.graph("encoder").variant.partition(",")[0]
     if form == "chunked":
         return (
@@ -314,17 +352,24 @@ def _advice(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
     return ()
 
 
-def _why_unchecked(bundle: Bundle, target: EngineTarget, *, check: bool) -> tuple[str, ...]:
+def _why_unchecked(bundle: Bundle, target: EngineTarget, *, check: bool) -> str | None:
+    """Returns why the engines cannot be judged here; None if they can."""
     if not check:
-        return ("the engines were not checked, because that was asked for",)
-    if bundle.manifest.probes is None:
+        return "the engines were not checked, because that was asked for"
+    if bundle.manifest.yolo is not None:
+        why = why_not_comparable(bundle, target.flavour.name)
+        if why is not None:
+            return f"the engine was not checked: {why}"
+    elif bundle.manifest.probes is None:
         return (
-            "the engines cannot be checked: the bundle keeps no answers of its checkpoint (it was not checked either)",
+            "the engines cannot be checked: the bundle keeps no answers of its checkpoint (it was not checked either)"
         )
+    if target.runs_here:
+        return None
     where = "without a GPU" if target.gpu is None else f"on {target.gpu}"
     return (
         f"the engines cannot be run {where}: they are to be checked on the device, which happens when they are first "
-        "loaded there",
+        "loaded there"
     )
 
 

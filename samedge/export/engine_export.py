@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from samedge.engines.build_options import AxisRange, BuildOptions
 from samedge.errors import UsageError
-from samedge.export.bundle_build import BuiltEngines, build_engines
+from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS, BuiltEngines, build_engines
 from samedge.export.cached import import_exporter
 from samedge.export.engine_target import find_target
+from samedge.runtime.bundle_engines import no_suppression
 from samedge.types import IOScheme, Precision
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 ENGINE_FORMATS: Final = ("trt", "rtx", "engine", "tensorrt", "tensorrt-rtx")
 """Names that people type; "engine" is Ultralytics' name, and means the TensorRT that is installed."""
 
-_FORM: Final = "mask"
 _GRAPHS_SHARE: Final = 0.5
 
 
@@ -36,8 +36,17 @@ def export_with_engines(
     image_size: int | tuple[int, int] | None = None,
     check: bool = True,
     targets: Sequence[str] = (),
-    prompts: AxisRange | str = "1/16/64",
-    points: AxisRange | str = "2/3/16",
+    prompts: AxisRange | str = DEFAULT_PROMPTS,
+    points: AxisRange | str = DEFAULT_POINTS,
+    batch: AxisRange | str | None = None,
+    height: AxisRange | str | None = None,
+    width: AxisRange | str | None = None,
+    dynamic: bool = True,
+    nms: bool = False,
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
+    agnostic_nms: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Path, BuiltEngines]:
     """Exports a checkpoint as a bundle, builds its engines, and returns the bundle's path and what was built.
@@ -52,7 +61,7 @@ def export_with_engines(
             bundle itself stays float32 for fp16, which is written into the graphs as the engines are built.
         io: Only "native" has a decoder that TensorRT takes.
         opset: ONNX opset; None for 17, which every TensorRT reads, and 19 for fp8.
-        form: Of the encoder; None for "mask", which TensorRT fuses.
+        form: Of the encoder of a SAM; None for "mask", which TensorRT fuses.
         calib: Images to calibrate int8 or fp8 with.
         output: The bundle's folder or file.
         image_size: Side of the square input, px, for architectures whose weights do not tell it.
@@ -60,6 +69,15 @@ def export_with_engines(
         targets: Compute capabilities, for TensorRT for RTX.
         prompts: Fewest, most usual and most prompts of one call.
         points: The same for points of a prompt.
+        batch: For a YOLO: the same for images of one call.
+        height: For a YOLO: the same for rows of the input, px.
+        width: For a YOLO: the same for columns.
+        dynamic: For a YOLO: leave height and width of the input free.
+        nms: For a YOLO: suppress boxes that overlap in the graph; TensorRT for RTX has no operator for it.
+        conf: With `nms`: boxes score more.
+        iou: With `nms`: of two boxes of one class that overlap by more, the one that scores less is dropped.
+        max_det: With `nms`: rows that the graph gives for each image.
+        agnostic_nms: With `nms`: boxes of different classes suppress each other too.
         progress: Called with a sentence and the share that is done.
 
     Raises:
@@ -85,7 +103,9 @@ def export_with_engines(
             where="--precision",
             cure="Add --calib IMAGES",
         )
-    find_target(format_, BuildOptions(targets=tuple(targets)))  # for what it refuses
+    target = find_target(format_, BuildOptions(targets=tuple(targets)))  # for what it refuses
+    if nms and target.flavour.is_rtx:
+        raise no_suppression("--nms")
 
     export_model = import_exporter()
 
@@ -97,11 +117,18 @@ def export_with_engines(
         model,
         precision=quantised or "fp32",
         opset=opset,
-        form=form or _FORM,
+        form=form,
+        for_engines=True,
         calib=calib,
         output=output,
         image_size=image_size,
         check=check,
+        dynamic=dynamic,
+        nms=nms,
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        agnostic_nms=agnostic_nms,
         progress=lambda step, share: report(step, share, 0.0),
     )
     built = build_engines(
@@ -111,6 +138,9 @@ def export_with_engines(
         precision=None if quantised is not None else precision,
         prompts=prompts,
         points=points,
+        batch=batch,
+        height=height,
+        width=width,
         targets=targets,
         check=check,
         progress=lambda step, share: report(step, share, _GRAPHS_SHARE),

@@ -18,6 +18,7 @@ from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.describe import describe_model
 from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
+from samedge.export.foreign_options import refuse_foreign
 from samedge.export.gpu_precision import check_gpu_options, default_form, default_opset, gpu_graphs, is_for_gpus
 from samedge.export.graphs import plan_graphs
 from samedge.export.onnx_file import file_record, save_graph
@@ -81,6 +82,7 @@ def export_model(
     iou: float = 0.7,
     max_det: int = 300,
     agnostic_nms: bool = False,
+    for_engines: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a checkpoint as a bundle of ONNX graphs, proves them against the torch model, and returns its path.
@@ -113,6 +115,7 @@ def export_model(
         iou: With `nms`: of two boxes of one class that overlap by more, the one that scores less is dropped.
         max_det: With `nms`: rows that the graph gives for each image.
         agnostic_nms: With `nms`: boxes of different classes suppress each other too.
+        for_engines: The graphs will become engines elsewhere: a SAM's form is by default the one that is fused there.
         progress: Called as the work goes on.
 
     Returns:
@@ -130,10 +133,12 @@ def export_model(
     if format in ENGINE_FORMATS:
         return export_with_engines(
             model, format, precision=precision, io=io, opset=opset, form=form, calib=calib, output=output,
-            image_size=image_size, check=check, targets=targets, progress=progress,
+            image_size=image_size, check=check, targets=targets, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
+            max_det=max_det, agnostic_nms=agnostic_nms, progress=progress,
         )[0]  # fmt: skip
-    precision = precision or "fp32"
-    form, opset = form or default_form(precision), opset or default_opset(precision)
+    precision, formed = precision or "fp32", form is not None and form != "chunked"
+    form = form or ("mask" if for_engines else default_form(precision))
+    opset = opset or default_opset(precision)
     _check_options(format, precision, io, opset, form, calib, targets)
     yolo = YoloOptions(
         image_size, dynamic, nms=suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
@@ -146,14 +151,14 @@ def export_model(
     report("Reading the checkpoint", 0.0)
     loaded = load_any(model, image_size=image_size, progress=partial(_report_download, report, str(model)))
     if isinstance(loaded, LoadedYolo):
-        _refuse("a YOLO", **{"--io": io != "native", "--form": form != "chunked"})
+        refuse_foreign("a YOLO", {"--io": io != "native", "--form": formed})
         export_yolo_bundle(
             loaded, target, stem, yolo, precision=precision, opset=opset, calib=calib, check=check,
             versions=_versions(), report=report,
         )  # fmt: skip
         report("Done", 1.0)
         return target
-    _refuse("a SAM", **{"--nms": nms, "--no-dynamic": not dynamic})
+    refuse_foreign("a SAM", {"--nms": nms, "--no-dynamic": not dynamic})
     record = describe_model(loaded)
     calibration = None if calib is None else _calibration(calib, loaded.model)
     with staged_bundle(target) as stage:
@@ -194,13 +199,6 @@ def export_model(
             path.write_bytes(encode_manifest(manifest))
     report("Done", 1.0)
     return target
-
-
-def _refuse(kind: str, **given: bool) -> None:
-    """Raises `UsageError` for options that were given and mean nothing for this kind of model."""
-    for option, wrong in given.items():
-        if wrong:
-            raise UsageError(f"this means nothing for {kind}", where=option, cure="Leave it out")
 
 
 def _report_download(report: Progress, name: str, done: int, total: int | None) -> None:

@@ -1,8 +1,9 @@
-"""Down the precision ladder: the fastest rung of encoder and decoder whose masks are the checkpoint's.
+"""Down the precision ladder: the fastest rung of the engines of a bundle that give what the checkpoint gives.
 
 The encoder takes nearly all of the time, of the build and of every image; the decoder is built in seconds. So for each
 rung of the encoder the decoder is tried on its fastest rung, and on its safest one to learn which of the two is to
-blame, and then in between. Knows engines as things that are built and judged.
+blame, and then in between. A YOLO is one engine, whose rungs are tried one after the other. Knows engines as things
+that are built and judged.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Attempt:
     """One pair of rungs that was tried.
 
     Attributes:
-        encoder: Rung of the encoder.
-        decoder: Rung of the decoder; empty where the encoder could not be built.
-        passed: Its masks are the checkpoint's.
+        encoder: Rung of the encoder, or of the one engine.
+        decoder: Rung of the decoder; empty where there is none, or the encoder could not be built.
+        passed: It gives what the checkpoint gives.
         why: What was found, as half a sentence.
     """
 
@@ -52,16 +53,14 @@ class Descent(Generic[Built]):
     """Where the ladder ended.
 
     Attributes:
-        encoder: The engine that is used.
-        decoder: Its other half.
+        engines: Those that are used, in the order of the roles.
         rungs: Rung of each.
         parity: Their verdict.
         attempts: What was tried, in order.
     """
 
-    encoder: Built
-    decoder: Built
-    rungs: tuple[str, str]
+    engines: tuple[Built, ...]
+    rungs: tuple[str, ...]
     parity: ParityRecord
     attempts: tuple[Attempt, ...]
 
@@ -73,34 +72,44 @@ class Ladder(Generic[Built]):
     Attributes:
         rungs: All rungs, the fastest first.
         build: Builds the engine of a role on a rung, or returns the one that there is.
-        judge: Compares the masks of an encoder and a decoder with the checkpoint's.
+        judge: Compares what engines give, in the order of the roles, with what the checkpoint gives.
+        roles: Encoder and decoder, or the one of a YOLO.
     """
 
     rungs: Sequence[str]
     build: Callable[[GraphRole, str], Built]
-    judge: Callable[[Built, Built], ParityRecord]
+    judge: Callable[..., ParityRecord]
+    roles: Sequence[GraphRole] = ("encoder", "decoder")
     _attempts: list[Attempt] = field(default_factory=list)
     _built: dict[tuple[GraphRole, str], Built] = field(default_factory=dict)
     _broken: dict[tuple[GraphRole, str], SamedgeError] = field(default_factory=dict)
     _last: Descent[Built] | None = None
 
-    def descend(self, start: tuple[str, str] | None = None) -> Descent[Built]:
-        """Returns the first pair that passes or, if none does, the last that could be judged.
+    def descend(self, start: Sequence[str] | None = None) -> Descent[Built]:
+        """Returns the first engines that pass or, if none do, the last that could be judged.
 
         Args:
-            start: Rungs of encoder and decoder to begin with, from an earlier descent; None for the top.
+            start: The rung of each role to begin with, from an earlier descent; None for the top.
 
         Raises:
             EngineError: No pair could be built and judged, or the memory ran out: lower rungs need more of it.
             UsageError: What was asked for means nothing.
         """
-        first, second = (0, 0) if start is None else (self._index(start[0]), self._index(start[1]))
-        for rung in self.rungs[first:]:
-            encoder = self._try_build("encoder", rung)
-            if encoder is None:
-                self._attempts.append(Attempt(rung, "", False, self._broken["encoder", rung].what))
+        begin = (
+            [0] * len(self.roles)
+            if start is None or len(start) != len(self.roles)
+            else [self._index(rung) for rung in start]
+        )
+        main = self.roles[0]
+        for rung in self.rungs[begin[0] :]:
+            engine = self._try_build(main, rung)
+            if engine is None:
+                self._attempts.append(Attempt(rung, "", False, self._broken[main, rung].what))
                 continue
-            found = self._with_encoder(encoder, rung, self.rungs[second:])
+            if len(self.roles) == 1:
+                found = self._judge((engine,), (rung,))
+            else:
+                found = self._with_encoder(engine, rung, self.rungs[begin[-1] :])
             if found is not None:
                 return found
         if self._last is None:
@@ -131,17 +140,22 @@ class Ladder(Generic[Built]):
             why = f"the decoder could not be built ({self._broken['decoder', decoder_rung].what})"
             self._attempts.append(Attempt(rung, decoder_rung, False, why))
             return None
+        return self._judge((encoder, decoder), (rung, decoder_rung))
+
+    def _judge(self, engines: tuple[Built, ...], rungs: tuple[str, ...]) -> Descent[Built] | None:
+        """Returns the engines if they pass, and writes down what was found."""
+        first, second = rungs[0], rungs[1] if len(rungs) > 1 else ""
         try:
-            parity = self.judge(encoder, decoder)
+            parity = self.judge(*engines)
         except _ENDS:
             raise
         except EngineError as error:
-            self._broken["decoder", f"{rung} with {decoder_rung}"] = error
-            self._attempts.append(Attempt(rung, decoder_rung, False, f"it could not be run ({error.what})"))
+            self._broken[self.roles[-1], " with ".join(rungs)] = error
+            self._attempts.append(Attempt(first, second, False, f"it could not be run ({error.what})"))
             return None
         passed = parity.verdict == "passed"
-        self._attempts.append(Attempt(rung, decoder_rung, passed, describe(parity)))
-        found = Descent(encoder, decoder, (rung, decoder_rung), parity, tuple(self._attempts))
+        self._attempts.append(Attempt(first, second, passed, describe(parity)))
+        found = Descent(engines, rungs, parity, tuple(self._attempts))
         self._last = found
         return found if passed else None
 
@@ -168,6 +182,11 @@ def describe(parity: ParityRecord) -> str:
     """Returns a verdict as half a sentence."""
     if parity.verdict == "unchecked":
         return "not checked"
+    if "box_error_max" in parity.thresholds:
+        return (
+            f"{parity.verdict}, boxes off by up to {parity.box_error_max:.2g} px, scores by "
+            f"{parity.score_error_max:.2g}, mask IoU {parity.mask_iou_mean:.4f} on average"
+        )
     return (
         f"{parity.verdict}, mask IoU {parity.mask_iou_mean:.4f} on average and {parity.mask_iou_decile:.4f} in the "
         f"worst tenth, predicted IoU off by up to {parity.iou_error_max:.2g}"

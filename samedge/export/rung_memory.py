@@ -41,23 +41,22 @@ class RungKey:
         return cache_folder() / "rungs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def remembered_rungs(key: RungKey) -> tuple[str, str] | None:
-    """Returns the rungs of encoder and decoder that served; None if none are remembered."""
+def remembered_rungs(key: RungKey) -> tuple[str, ...] | None:
+    """Returns the rungs that served, of encoder and decoder or of the one engine; None if none are remembered."""
     try:
         values = json.loads(key.path.read_bytes())
         if values["key"] != asdict(key):
             return None
-        return str(values["encoder"]), str(values["decoder"])
+        return tuple(str(rung) for rung in values["rungs"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is damaged is as good as not there: the ladder is walked again
 
 
-def remember_rungs(key: RungKey, rungs: tuple[str, str], attempts: Sequence[str]) -> None:
+def remember_rungs(key: RungKey, rungs: Sequence[str], attempts: Sequence[str]) -> None:
     """Writes down which rungs served, and what was tried before.
 
     Raises:
         StorageError: The file system said no.
     """
-    encoder, decoder = rungs
-    values = {"key": asdict(key), "encoder": encoder, "decoder": decoder, "attempts": list(attempts)}
+    values = {"key": asdict(key), "rungs": list(rungs), "attempts": list(attempts)}
     write_whole(key.path, json.dumps(values, indent=1).encode())

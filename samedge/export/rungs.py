@@ -37,7 +37,9 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
         UsageError: The bundle's graphs cannot be built in this precision.
         MissingExtraError: float16 has to be written into the graphs, and onnx is not installed.
     """
-    encoder = bundle.manifest.graph("encoder")
+    is_yolo = bundle.manifest.yolo is not None
+    name = "graph" if is_yolo else "encoder"
+    encoder = bundle.manifest.graph("yolo" if is_yolo else "encoder")
     wanted: Precision = precision or ("fp16" if encoder.precision == "fp32" else encoder.precision)
     if "int8 dynamic" in encoder.variant:
         raise UsageError(
@@ -48,7 +50,9 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
     if wanted == encoder.precision:
         return wanted, (FP32_RUNG if wanted == "fp32" else f"{wanted} {_AS_EXPORTED}",)
     if wanted == "fp16" and encoder.precision == "fp32":
-        return wanted, tuple(_half("HALF_RUNGS"))
+        rungs = tuple(_half("HALF_RUNGS"))
+        # A YOLO has no attention, and no norms either once they are folded: what is between would be the first again.
+        return wanted, (rungs[0], rungs[-1]) if is_yolo else rungs
     cures = {
         "int8": "Export again with --precision int8 --calib IMAGES",
         "fp8": "Leave --precision out",
@@ -56,7 +60,7 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
         "fp16": "Leave --precision out",
     }
     raise UsageError(
-        f"the bundle's encoder is {encoder.precision}, and {wanted} was asked for",
+        f"the bundle's {name} is {encoder.precision}, and {wanted} was asked for",
         where=bundle.path,
         cure=cures[wanted],
     )

@@ -52,6 +52,11 @@ def export_yolo_bundle(
         UsageError: int8 without images, or options that mean nothing.
         SamedgeError: As `samedge.export_model`.
     """
+    if precision not in ("fp32", "int8"):
+        raise UsageError(
+            f"the graph of a YOLO is exported in fp32 or int8, and {precision} was asked for", where="--precision",
+            cure="Leave it out: float16 is written into the graph when engines are built (samedge build)",
+        )  # fmt: skip
     if precision == "int8" and calib is None:
         raise UsageError(
             "int8 convolutions need images that their ranges are measured on", where="--precision",

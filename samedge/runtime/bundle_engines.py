@@ -5,8 +5,10 @@ Nothing is opened here. An engine whose key does not fit this TensorRT and this 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +22,7 @@ from samedge.engines.sidecar import write_sidecar
 from samedge.engines.store import EngineStore, StoredEngine
 from samedge.engines.stored_builds import find_gpu
 from samedge.engines.tensorrt_api import Flavour, FlavourName, find_flavour
-from samedge.errors import EngineError, ParityError, SamedgeError
+from samedge.errors import EngineError, ParityError, SamedgeError, UsageError
 from samedge.runtime.bundle import ARCHIVE_SUFFIX, Bundle
 from samedge.runtime.engine_notes import EngineNotes, engine_notes
 from samedge.runtime.manifest import GraphRole, Manifest, ParityRecord
@@ -29,55 +31,78 @@ from samedge.types import Verdict
 ENGINE_BACKENDS: Final[dict[str, FlavourName]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 """Backends that run engines and not graphs, and their TensorRT."""
 
-ENGINE_ROLES: Final[tuple[GraphRole, ...]] = ("encoder", "decoder")
+SAM_ROLES: Final[tuple[GraphRole, ...]] = ("encoder", "decoder")
+YOLO_ROLES: Final[tuple[GraphRole, ...]] = ("yolo",)
 
 _SHORT: Final[dict[FlavourName, str]] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _ORDER: Final[tuple[Verdict, ...]] = ("passed", "unchecked", "failed")
 
 
 @dataclass(frozen=True, slots=True)
-class EnginePair:
-    """Encoder and decoder of a bundle that belong together.
+class EngineSet:
+    """The engines of a bundle that belong together: encoder and decoder of a SAM, or the one of a YOLO.
 
     Attributes:
-        encoder: The encoder's engine.
-        decoder: The decoder's.
-        parity: What both together were judged to be.
+        engines: By role, the one that takes most of the time first.
+        parity: What all of them together were judged to be.
     """
 
-    encoder: StoredEngine
-    decoder: StoredEngine
+    engines: Mapping[GraphRole, StoredEngine]
     parity: ParityRecord
 
     @property
+    def main(self) -> StoredEngine:
+        """The engine that takes most of the time."""
+        return next(iter(self.engines.values()))
+
+    @property
+    def encoder(self) -> StoredEngine:
+        """The encoder of a SAM."""
+        return self.engines["encoder"]
+
+    @property
+    def decoder(self) -> StoredEngine:
+        """The decoder of a SAM."""
+        return self.engines["decoder"]
+
+    @property
     def verdict(self) -> Verdict:
-        """Whether their masks are the checkpoint's."""
+        """Whether what they give is what the checkpoint gives."""
         return self.parity.verdict
 
     @property
     def prompts_per_call(self) -> int | None:
-        """The most prompts that the decoder takes at once; None if it is not known."""
+        """The most prompts that the decoder of a SAM takes at once; None if it is not known."""
         sizes = self.decoder.key.profiles.get("prompts", "").rpartition("/")[2]
         return int(sizes) if sizes.isdecimal() else None
 
     @property
     def takes_probes(self) -> bool:
-        """Whether the decoder takes the probes, so that the two can be judged."""
+        """Whether they take the probes, so that they can be judged. Those of a YOLO are drawn to fit."""
+        if "decoder" not in self.engines:
+            return True
         profiles = self.decoder.key.profiles
         return takes_probes(*(AxisRange.parse(profiles[name], name) for name in ("prompts", "points")))
 
     def obstacles(self, flavour: Flavour, gpu: Gpu) -> list[str]:
         """Returns why they must not be opened by this TensorRT on this GPU; empty if they may be."""
-        found = [*self.encoder.key.obstacles(flavour, gpu), *self.decoder.key.obstacles(flavour, gpu)]
+        found = [why for entry in self.engines.values() for why in entry.key.obstacles(flavour, gpu)]
         return list(dict.fromkeys(found))
 
-    def judged(self, parity: ParityRecord) -> EnginePair:
-        """Returns the pair with a verdict, written into both sidecars where that can be done."""
-        halves = (self.encoder, self.decoder)
-        written = [
-            _judged(half, other.sidecar.sha256, parity) for half, other in zip(halves, reversed(halves), strict=True)
-        ]
-        return EnginePair(written[0], written[1], parity)
+    def judged(self, parity: ParityRecord) -> EngineSet:
+        """Returns the engines with a verdict, written into their sidecars where that can be done."""
+        written = {role: _judged(entry, self.partner_of(role), parity) for role, entry in self.engines.items()}
+        return EngineSet(written, parity)
+
+    def partner_of(self, role: GraphRole) -> str:
+        """Returns the SHA-256 of the other engine; an empty text where there is none."""
+        return next((entry.sidecar.sha256 for other, entry in self.engines.items() if other != role), "")
+
+    @property
+    def agreed(self) -> bool:
+        """Whether each of them says that it was judged together with the other."""
+        notes = {role: engine_notes(entry.sidecar) for role, entry in self.engines.items()}
+        return all(each is not None and each.partner_sha256 == self.partner_of(role) for role, each in notes.items())
 
 
 def _judged(entry: StoredEngine, partner: str, parity: ParityRecord) -> StoredEngine:
@@ -113,35 +138,39 @@ def source_digest(manifest: Manifest, role: GraphRole) -> str:
     return joined_digest([graph.graph.sha256, *(file.sha256 for file in weights)])
 
 
-def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[EnginePair]:
-    """Returns every pair of engines that was built from a bundle, on whatever machine: beside it first, newest first.
+def engine_roles(manifest: Manifest) -> tuple[GraphRole, ...]:
+    """Returns the roles of the graphs of a bundle that become engines; empty where there are none for it."""
+    roles = SAM_ROLES if manifest.yolo is None else YOLO_ROLES
+    return roles if manifest.has(*roles) else ()
+
+
+def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[EngineSet]:
+    """Returns what was built from a bundle, on whatever machine: beside it first, newest first.
 
     Args:
         bundle: The bundle.
         store: The engine store; None for the user's.
     """
-    if not bundle.manifest.has(*ENGINE_ROLES):
+    roles = engine_roles(bundle.manifest)
+    if not roles:
         return []
-    pairs: list[EnginePair] = []
+    sets: list[EngineSet] = []
     for shelf in (EngineStore(engines_folder(bundle.path)), store or EngineStore()):
-        halves: dict[GraphRole, list[tuple[StoredEngine, EngineNotes]]] = {}
-        entries = shelf.entries()
-        for role in ENGINE_ROLES:
+        noted = [(entry, notes) for entry in shelf.entries() if (notes := engine_notes(entry.sidecar)) is not None]
+        found: list[list[tuple[StoredEngine, EngineNotes]]] = []
+        for role in roles:
             digest = source_digest(bundle.manifest, role)
-            noted = [(entry, notes) for entry in entries if (notes := engine_notes(entry.sidecar)) is not None]
-            halves[role] = [half for half in noted if half[1].role == role and half[1].source_sha256 == digest]
-        pairs += [
-            EnginePair(encoder, decoder, mine.parity)
-            for encoder, mine in halves["encoder"]
-            for decoder, theirs in halves["decoder"]
-            if mine.partner_sha256 == decoder.sidecar.sha256 and theirs.partner_sha256 == encoder.sidecar.sha256
-        ]  # both must say so: a half that was judged anew with another one belongs to that one
-    return pairs
+            found.append([each for each in noted if each[1].role == role and each[1].source_sha256 == digest])
+        for together in product(*found):
+            entries = {role: entry for role, (entry, _) in zip(roles, together, strict=True)}
+            sets.append(EngineSet(entries, together[0][1].parity))
+    # All must say so: a half that was judged anew with another one belongs to that one.
+    return [each for each in sets if each.agreed]
 
 
 def require_pair(
     bundle: Bundle, name: FlavourName, device: str | None, *, force: bool, store: EngineStore | None = None
-) -> EnginePair:
+) -> EngineSet:
     """Returns the engines of a bundle that a TensorRT may open here.
 
     Args:
@@ -154,13 +183,15 @@ def require_pair(
     Raises:
         BackendUnavailableError: It does not work here.
         DeviceUnavailableError: There is no such GPU.
+        UsageError: The graph has an operator that this TensorRT has not.
         EngineError: There are none, or none whose key fits: with the reasons and the command that builds them.
         ParityError: Theirs are not the checkpoint's masks.
     """
+    refuse_suppression(bundle, name)
     require_backend(name)
     flavour, gpu = find_flavour(name), find_gpu(device)
     build = f"samedge build {bundle.path} --flavour {_SHORT[name]}"
-    pairs = [pair for pair in bundle_pairs(bundle, store) if pair.encoder.key.flavour == name]
+    pairs = [pair for pair in bundle_pairs(bundle, store) if pair.main.key.flavour == name]
     if not pairs:
         raise EngineError(
             f"there is no engine of this bundle for {flavour} on {gpu}", where=bundle.path, cure=f"Build it: {build}"
@@ -170,7 +201,7 @@ def require_pair(
         reasons = pairs[0].obstacles(flavour, gpu)
         raise EngineError(
             f"its engine must not be opened here: {'; '.join(reasons)}",
-            where=pairs[0].encoder.plan,
+            where=pairs[0].main.plan,
             cure=f"Build it for this machine: {build}",
             reasons=tuple(reasons),
         )
@@ -182,7 +213,7 @@ def require_pair(
 
 def automatic_pair(
     bundle: Bundle, device: str | None, store: EngineStore | None = None
-) -> tuple[FlavourName, EnginePair] | None:
+) -> tuple[FlavourName, EngineSet] | None:
     """Returns the engines of a bundle that "auto" takes: there, fitting this machine, and not failed; None without.
 
     Args:
@@ -194,7 +225,7 @@ def automatic_pair(
         return None
     pairs = bundle_pairs(bundle, store)
     for name in ENGINE_BACKENDS.values():
-        built = [pair for pair in pairs if pair.encoder.key.flavour == name and pair.verdict != "failed"]
+        built = [pair for pair in pairs if pair.main.key.flavour == name and pair.verdict != "failed"]
         if not built:
             continue  # TensorRT is not even imported then
         with suppress(SamedgeError):
@@ -206,13 +237,34 @@ def automatic_pair(
     return None
 
 
-def failed_pair(bundle: Bundle, pair: EnginePair) -> ParityError:
-    """Returns the error for engines whose masks are not the checkpoint's."""
+def failed_pair(bundle: Bundle, pair: EngineSet) -> ParityError:
+    """Returns the error for engines that do not give what the checkpoint gives."""
+    what = "masks" if bundle.manifest.yolo is None else "boxes and masks"
     return ParityError(
-        f"the engines of this bundle do not give the checkpoint's masks (mask IoU {pair.parity.mask_iou_mean:.4f} on "
+        f"the engines of this bundle do not give the checkpoint's {what} (mask IoU {pair.parity.mask_iou_mean:.4f} on "
         f"average, {pair.parity.mask_iou_min:.4f} at worst), so they are not loaded",
         where=bundle.path,
         cure=f"Build them on this machine, where other precisions are tried: samedge build {bundle.path}; "
         "or load them with force=True (--force)",
         parity=pair.parity,
+    )
+
+
+def refuse_suppression(bundle: Bundle, name: FlavourName) -> None:
+    """Refuses a graph that suppresses boxes where the TensorRT has no operator for it.
+
+    Raises:
+        UsageError: It is such a bundle.
+    """
+    yolo = bundle.manifest.yolo
+    if name == "tensorrt-rtx" and yolo is not None and yolo.nms is not None:
+        raise no_suppression(bundle.path)
+
+
+def no_suppression(where: object) -> UsageError:
+    """Returns the error for boxes that are to be suppressed in an engine of TensorRT for RTX."""
+    return UsageError(
+        "the graph suppresses boxes (--nms), and TensorRT for RTX has no NonMaxSuppression",
+        where=where,
+        cure="Export without --nms: the host suppresses them in a millisecond",
     )

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias, overload
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.engines.selection import open_fastest
-from samedge.errors import BundleError, EngineError, IntegrityError, SamedgeError
+from samedge.errors import BundleError, EngineError, IntegrityError
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import (
     ENGINE_BACKENDS,
-    EnginePair,
+    EngineSet,
     automatic_pair,
     failed_pair,
     require_pair,
@@ -24,7 +24,7 @@ from samedge.runtime.parity.verify import verify_pair
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.schemes import check_graph
 from samedge.runtime.warm_up import first_click
-from samedge.runtime.yolo_graph import describe_yolo, yolo_metadata
+from samedge.runtime.yolo_loading import load_yolo_engine, yolo_predictor
 from samedge.runtime.yolo_predictor import YoloPredictor
 
 Kind: TypeAlias = Literal["sam", "yolo"]
@@ -82,30 +82,32 @@ def load(
         BundleError: It is not a bundle (a checkpoint has to be exported first), not a whole one, or of another kind.
         IntegrityError: A file is missing, or is not what the manifest says.
         ParityError: Its graphs or engines do not give the checkpoint's masks.
+        UsageError: Its graph has an operator that this TensorRT has not.
         BackendUnavailableError: The backend is not known or not installed.
         DeviceUnavailableError: The device cannot be had.
         EngineError: A graph cannot be opened, its decoder cannot run, or there are no engines for this machine.
     """
     opened = open_bundle(bundle, force=force)
+    manifest = opened.manifest
+    is_kind: Kind = "sam" if manifest.yolo is None else "yolo"
+    if kind not in (None, is_kind):
+        cure = "samedge.SAM or samedge.load" if is_kind == "sam" else "samedge.YOLO or samedge.FastSAM"
+        raise BundleError(f"this is the bundle of a {manifest.model.name}", where=bundle, cure=f"Open it with {cure}")
+    open_engines = _load_engines if is_kind == "sam" else load_yolo_engine
     if backend == AUTO:
         found = automatic_pair(opened, device)
         if found is not None:
             try:
-                return _load_engines(opened, *found, device, force=False)
+                return open_engines(opened, *found, device, force=False)
             except (EngineError, BundleError):
                 pass  # the graphs run everywhere; asked for by name, the engines say what is wrong with them
     else:
         flavour = ENGINE_BACKENDS.get(find_backend(backend).name)
         if flavour is not None:
             pair = require_pair(opened, flavour, device, force=force)
-            return _load_engines(opened, flavour, pair, device, force=force)
-    manifest = opened.manifest
-    is_kind: Kind = "sam" if manifest.yolo is None else "yolo"
-    if kind not in (None, is_kind):
-        cure = "samedge.SAM or samedge.load" if is_kind == "sam" else "samedge.YOLO or samedge.FastSAM"
-        raise BundleError(f"this is the bundle of a {manifest.model.name}", where=bundle, cure=f"Open it with {cure}")
+            return open_engines(opened, flavour, pair, device, force=force)
     if is_kind == "yolo":
-        return _load_yolo(opened, backend, device, threads)
+        return yolo_predictor(opened, _open_main(opened, "yolo", _input_size(opened), backend, device, threads))
     with ExitStack() as stack:
         encoder = _open_encoder(opened, backend, device, threads)
         stack.callback(encoder.close)
@@ -117,23 +119,7 @@ def load(
     return predictor
 
 
-def _load_yolo(opened: Bundle, backend: str, device: str | None, threads: int | None) -> YoloPredictor:
-    record = opened.manifest.yolo
-    if record is None:
-        raise BundleError("this is not the bundle of a YOLO", where=opened.path, cure="Open it with samedge.SAM")
-    engine = _open_main(opened, "yolo", record.image_size, backend, device, threads)
-    try:
-        check_graph(opened.manifest.graph("yolo"), engine)
-        told = yolo_metadata(
-            dict(enumerate(record.names)), record.image_size, record.task, stride=str(max(record.strides))
-        )
-        return YoloPredictor(engine, describe_yolo(engine, told), opened.manifest)
-    except SamedgeError:
-        engine.close()
-        raise
-
-
-def _load_engines(opened: Bundle, backend: str, pair: EnginePair, device: str | None, *, force: bool) -> Predictor:
+def _load_engines(opened: Bundle, backend: str, pair: EngineSet, device: str | None, *, force: bool) -> Predictor:
     """Opens engines whose key fits, and has them judged if nobody did so yet: they may come from a PC without a GPU.
 
     Raises:
@@ -161,8 +147,13 @@ def _load_engines(opened: Bundle, backend: str, pair: EnginePair, device: str | 
 
 
 def _open_encoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:
+    return _open_main(opened, "encoder", _input_size(opened), backend, device, threads)
+
+
+def _input_size(opened: Bundle) -> tuple[int, int]:
+    """Returns (height, width) of the input, px."""
     side = opened.manifest.input.image_size
-    return _open_main(opened, "encoder", (side, side), backend, device, threads)
+    return (side, side) if opened.manifest.yolo is None else opened.manifest.yolo.image_size
 
 
 def _open_main(

@@ -15,6 +15,7 @@ from samedge.engines.protocol import Engine
 from samedge.errors import UsageError
 from samedge.runtime.detections import Detections, Thresholds, detect, select
 from samedge.runtime.image import ImageSource, as_bgr, path_of
+from samedge.runtime.input_limits import InputLimits
 from samedge.runtime.letterbox import Letterbox
 from samedge.runtime.manifest import Manifest
 from samedge.runtime.prototypes import draw_masks
@@ -46,17 +47,22 @@ class YoloPredictor:
         engine: The graph; closed with the predictor.
         graph: How it is fed and read.
         info: What the bundle says about itself; None where there is no bundle.
+        limits: Which inputs it takes of those that the graph leaves free; None for all.
 
     Attributes:
         engine: As given.
         graph: As given.
         info: As given.
+        limits: As given.
     """
 
-    def __init__(self, engine: Engine, graph: YoloGraph, info: Manifest | None = None) -> None:
+    def __init__(
+        self, engine: Engine, graph: YoloGraph, info: Manifest | None = None, limits: InputLimits | None = None
+    ) -> None:
         self.engine = engine
         self.graph = graph
         self.info = info
+        self.limits = limits or InputLimits()
 
     @property
     def backend(self) -> str:
@@ -85,7 +91,8 @@ class YoloPredictor:
             image: A path, uint8 BGR ``(H, W, 3)``, or another source of one image.
             thresholds: Which boxes are kept.
             image_size: (height, width) of the input, or its side, px; the graph's own if None.
-            rect: Where the graph's input size is free, cut the padding down to the next multiple of the stride.
+            rect: Where the graph's input size is free, cut the padding down to the next multiple of the stride. An
+                engine that takes no such size gets the whole square.
             path: Where the image came from, if it is not a path itself.
 
         Raises:
@@ -122,7 +129,7 @@ class YoloPredictor:
             groups.setdefault(prepared.feed.shape, []).append((number, prepared))
         found: dict[int, Results] = {}
         for group in groups.values():
-            step = self.graph.batch or len(group)
+            step = self.graph.batch or self.limits.images_at_once(len(group))
             for at in range(0, len(group), step):
                 numbers, together = zip(*group[at : at + step], strict=True)
                 found |= zip(numbers, self._run(together, thresholds), strict=True)
@@ -134,7 +141,7 @@ class YoloPredictor:
         start = perf_counter()
         bgr = as_bgr(image)
         rect = rect and not self.graph.fixed_size
-        letterbox = Letterbox.of(bgr.shape[0], bgr.shape[1], size[0], size[1], rect=rect, stride=self.graph.stride)
+        letterbox = self.limits.letterbox(bgr.shape, size, rect=rect, stride=self.graph.stride)
         feed: Array = letterbox.input(bgr)
         if self.graph.half:
             feed = feed.astype(np.float16)
@@ -144,8 +151,8 @@ class YoloPredictor:
         """Runs images of one input shape, no more than the graph takes at once."""
         start = perf_counter()
         feeds = [prepared.feed for prepared in together]
-        if self.graph.batch is not None:
-            feeds += [np.zeros_like(feeds[0])] * (self.graph.batch - len(feeds))
+        least = self.graph.batch or self.limits.fewest_images
+        feeds += [np.zeros_like(feeds[0])] * (least - len(feeds))
         feed = feeds[0] if len(feeds) == 1 else np.concatenate(feeds)
         outputs = self.engine.run({self.graph.input: feed}, self.graph.outputs)
         milliseconds = (perf_counter() - start) * 1e3 / len(together)
@@ -183,7 +190,7 @@ class YoloPredictor:
 
     def _input_size(self, asked: int | tuple[int, int] | None) -> tuple[int, int]:
         if asked is None:
-            return self.graph.image_size
+            return self.limits.usual(self.graph.image_size)
         stride = self.graph.stride
         sides = (asked, asked) if isinstance(asked, int) else tuple(asked)
         if len(sides) != 2 or min(sides) < 1:
@@ -194,6 +201,11 @@ class YoloPredictor:
             raise UsageError(
                 f"imgsz is {asked}, and this graph takes {fixed} px (height x width) alone",
                 cure="Leave imgsz out, or export the model with free sizes",
+            )
+        if not self.limits.takes(height, width):
+            raise UsageError(
+                f"imgsz is {asked}, and this engine takes {self.limits} px (height x width)",
+                cure="Leave imgsz out, or build the engine with --height and --width that have it",
             )
         return height, width
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from samedge.errors import BackendUnavailableError, EngineError, StorageError, UsageError
-from samedge.export.ladder import Attempt, Descent, Ladder
+from samedge.export.ladder import Attempt, Descent, Ladder, describe
 from samedge.runtime.manifest import GraphRole, ParityRecord
 
 RUNGS = ("fp16", "fp16-norms", "fp16-attention", "fp32")
@@ -167,3 +167,34 @@ def test_where_nothing_can_be_built_the_last_cause_is_said() -> None:
     errors = {("encoder", rung): EngineError(f"cannot build {rung}") for rung in RUNGS}
     with pytest.raises(EngineError, match="cannot build fp32"):
         Device(safe_from(0, 0), errors).descend()
+
+
+def test_one_engine_goes_down_alone() -> None:
+    judged: list[str] = []
+
+    def judge(engine: str) -> ParityRecord:
+        judged.append(engine)
+        return ParityRecord(verdict="passed" if engine == "fp32" else "failed")
+
+    def build(role: GraphRole, rung: str) -> str:
+        if rung == "fp16-norms":
+            raise EngineError("no kernel")
+        return rung if role == "yolo" else "another"
+
+    ladder = Ladder(RUNGS, build, judge, ("yolo",))
+    found = ladder.descend(("fp16", "fp32"))  # of a pair, which says nothing of one
+    assert (found.engines, found.rungs, found.parity.verdict) == (("fp32",), ("fp32",), "passed")
+    assert judged == ["fp16", "fp16-attention", "fp32"]
+    assert [str(attempt).partition(",")[0] for attempt in found.attempts] == [
+        "fp16: failed", "fp16-norms: no kernel", "fp16-attention: failed", "fp32: passed",
+    ]  # fmt: skip
+    judged.clear()
+    assert Ladder(RUNGS, build, judge, ("yolo",)).descend(found.rungs).rungs == ("fp32",)
+    assert judged == ["fp32"]
+
+
+def test_boxes_are_described_in_pixels() -> None:
+    parity = ParityRecord(
+        verdict="failed", box_error_max=3.25, score_error_max=0.5, mask_iou_mean=0.25, thresholds={"box_error_max": 1.0}
+    )
+    assert describe(parity) == "failed, boxes off by up to 3.2 px, scores by 0.5, mask IoU 0.2500 on average"

@@ -15,11 +15,12 @@ from contextlib import ExitStack
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.runtime.bundle import Bundle, open_bundle
-from samedge.runtime.bundle_engines import ENGINE_BACKENDS, EnginePair, require_pair
+from samedge.runtime.bundle_engines import ENGINE_BACKENDS, EngineSet, require_pair
 from samedge.runtime.manifest import GraphRole, ParityRecord
 from samedge.runtime.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
 from samedge.runtime.parity.stored_reference import GridRunner, StoredReference, embedding_grid
+from samedge.runtime.parity.yolo_verify import verify_yolo_bundle
 from samedge.types import Precision
 
 
@@ -40,6 +41,9 @@ def verify_bundle(
 ) -> ParityRecord:
     """Runs the graphs of a bundle on the probe set and compares them with what its checkpoint said.
 
+    The bundle of a YOLO keeps no answers: there a backend or an engine is compared with the bundle's own graph on
+    another backend, on a processor.
+
     Args:
         bundle: Its folder or file, or one that is open. A verdict of "failed" in it is no obstacle here.
         backend: As for `samedge.load`, but "auto" takes the first that works. "tensorrt" and "tensorrt-rtx" verify the
@@ -53,10 +57,13 @@ def verify_bundle(
 
     Raises:
         BundleError: It is not a bundle, or keeps no answers to compare with.
+        BackendUnavailableError: There is no backend to compare a YOLO with.
         SamedgeError: As `samedge.load`.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, force=True)
     flavour = None if backend == AUTO else ENGINE_BACKENDS.get(find_backend(backend).name)
+    if opened.manifest.yolo is not None:
+        return verify_yolo_bundle(opened, flavour or backend, device, threads=threads, progress=progress)
     with ExitStack() as stack:
         if flavour is not None:
             pair = require_pair(opened, flavour, device, force=True)
@@ -119,7 +126,7 @@ def verify_engines(
 
 def verify_pair(
     bundle: Bundle,
-    pair: EnginePair,
+    pair: EngineSet,
     encoder: Engine,
     decoder: Engine,
     *,
