@@ -24,7 +24,7 @@ from samedge.engines.dlpack import Exporter
 from samedge.engines.ort_dtypes import ORT_DTYPES
 from samedge.engines.staged_inputs import StagedInputs
 from samedge.engines.tensor_buffers import TensorBuffers
-from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
+from samedge.errors import EngineError, SamedgeError
 from samedge.types import Array
 
 
@@ -64,7 +64,7 @@ def open_stream(device: str, *, open_memory: Callable[[str], CudaMemory] = open_
     """
     try:
         memory = open_memory(device)
-    except (MissingExtraError, DeviceUnavailableError) as error:
+    except SamedgeError as error:
         return error.what
     try:
         with memory.current():

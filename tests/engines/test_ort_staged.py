@@ -15,7 +15,6 @@ from in_threads import in_threads
 
 from samedge.engines import onnxruntime as backend
 from samedge.engines.device_array import DeviceArray
-from samedge.engines.device_pool import DevicePool
 from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.ort_staged import OrtStaged, OwnStream, open_stream
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
@@ -146,6 +145,18 @@ class RunOptions:
 FAKE_ORT = SimpleNamespace(RunOptions=RunOptions, __version__="1.99")
 
 
+class Shared:
+    """Another engine's object for the same GPU, which stays open."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cuda, name)
+
+    def close(self) -> None: ...
+
+
 class Bench:
     def __init__(self, *, all_on_gpu: bool = True, **cuda: Any) -> None:
         self.cuda = FakeCuda(**cuda)
@@ -227,7 +238,8 @@ def test_with_nodes_on_the_cpu_inputs_are_there_before_and_outputs_after_each_ru
 
 def test_embeddings_stay_and_go_from_engine_to_engine_without_the_host() -> None:
     encoder = Bench()
-    opened = open_stream("cuda:0", open_memory=lambda device: encoder.cuda)
+    shared: Any = Shared(encoder.cuda)
+    opened = open_stream("cuda:0", open_memory=lambda device: shared)
     assert isinstance(opened, OwnStream)
     session = Session(encoder.cuda, opened.number, nodes={CUDA: 2})
     decoder = OrtStaged(FAKE_ORT, session, opened, all_on_gpu=True)
@@ -243,17 +255,20 @@ def test_embeddings_stay_and_go_from_engine_to_engine_without_the_host() -> None
         embedding.close()
         with pytest.raises(EngineError, match="was closed"):
             decoder.run(feeds(embedding), ["z"])
+    given_up = encoder.staged.run_on_device(feeds(X), ["y"])["y"]
+    result_there = decoder.run_on_device(feeds(given_up, 5), ["z"])["z"]
+    given_up.close()
+    encoder.staged.run_on_device(feeds(X + 70), ["y"])  # not where the decoder is still to read
+    np.testing.assert_array_equal(result_there.numpy(), X * 2 * 5)
     lent = encoder.staged.run_on_device(feeds(X), ["y"])["y"]
     capsule = lent.__dlpack__(stream=1)
     lent.close()
     encoder.staged.run_on_device(feeds(X + 50), ["y"])  # not in the memory that is lent
-    del capsule, lent
+    del capsule, lent, result_there
     gc.collect()
     with encoder.cuda.current():
         encoder.cuda.synchronise_all()
-    session = None  # type: ignore[assignment]
-    # Each engine has an object for the GPU of its own; here they share one, which the pool of the last one closes.
-    decoder._pool = DevicePool(FakeCuda())
+    del session
     decoder.close()
     encoder.close()
 
@@ -262,8 +277,11 @@ def test_an_error_in_the_middle_leaves_nothing_behind_and_an_engine_that_works(b
     bench.session.fails = True
     array = bench.staged.to_device(X)
     for run in (bench.staged.run, bench.staged.run_on_device):
+        bench.cuda.calls.clear()
         with pytest.raises(RuntimeError, match="a kernel failed"):
             run(feeds(array), ["y"])
+        after = bench.cuda.calls[bench.cuda.calls.index("y") :]
+        assert "synchronise" in after  # what was started has ended when memory is taken back
     assert bench.staged._binding.values == []
     bench.session.fails = False
     np.testing.assert_array_equal(bench.staged.run(feeds(array), ["y"])["y"], X * 2)
