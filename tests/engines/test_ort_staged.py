@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from samedge.engines import onnxruntime as backend
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.ort_staged import OrtStaged, OwnStream, open_stream
+from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
 from samedge.types import Array
 
@@ -387,4 +389,33 @@ def test_a_session_that_did_not_get_the_gpu_leaves_no_stream(monkeypatch: pytest
     cuda = FakeCuda()
     with pytest.raises(DeviceUnavailableError, match="no kernel for any node"):
         opened(monkeypatch, cuda, nodes={CPU: 2})
+    assert cuda.closed
+
+
+def test_the_engine_is_whole_with_it_and_closes_the_session_before_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr(backend, "open_stream", partial(open_stream, open_memory=lambda device: cuda))
+    monkeypatch.setattr(backend, "_require", lambda ort, target: None)
+
+    def session(ort: Any, graph: Any, target: Any, threads: int, profile: Any = None, own: Any = None) -> Any:
+        return Session(cuda, own.number, nodes={CUDA: 2})
+
+    monkeypatch.setattr(backend, "_session", session)
+    raw = backend.OrtEngine(Path("g.onnx"), EngineOptions(device="cuda", threads=1))
+    with Engine(raw, backend="onnxruntime", name="g.onnx") as engine:
+        assert engine.on_device
+        assert engine.device == "cuda:0"
+        assert engine.details["copies to the host"] == "pinned, through fake"
+        embedding = engine.run_on_device(feeds(engine.to_device(X)), ["y"])["y"]
+        np.testing.assert_array_equal(engine.run(feeds(embedding))["z"], X * 6)
+        del embedding
+    assert cuda.closed
+
+    # Nor is anything left of an engine that cannot be had after all.
+    cuda = FakeCuda()
+    monkeypatch.setattr(
+        Session, "get_inputs", lambda self: [SimpleNamespace(name="x", type="tensor(string)", shape=[])]
+    )
+    with pytest.raises(EngineError, match="no numpy dtype"):
+        backend.OrtEngine(Path("g.onnx"), EngineOptions(device="cuda", threads=1))
     assert cuda.closed
