@@ -24,6 +24,7 @@ from samedge.engines.device_array import DeviceArray
 from samedge.engines.dlpack import Exporter
 from samedge.engines.ort_binding import OrtBinding
 from samedge.engines.ort_dtypes import ORT_DTYPES
+from samedge.engines.ort_staged import OrtStaged, OwnStream, open_stream
 from samedge.engines.protocol import Availability, EngineOptions
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, SamedgeError
 from samedge.types import Array, TensorSpec
@@ -71,8 +72,8 @@ class _Target:
     provider: str
     index: int
 
-    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        """The list for a session. The CPU comes last, for the nodes that the accelerator has no kernel for."""
+    def providers(self, own: OwnStream | None = None) -> list[str | tuple[str, dict[str, str]]]:
+        """The list for a session, on that stream if there is one. The CPU is last, for nodes without another kernel."""
         if self.provider == _CPU:
             return [_CPU]
         options: dict[str, str] = {}
@@ -82,6 +83,7 @@ class _Target:
             # The exhaustive search of convolutions makes the first call of every new shape take seconds, and arena
             # blocks that double hold memory that a board shares with its CPU.
             options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+            options |= {} if own is None else own.provider_options()
         chain: list[str | tuple[str, dict[str, str]]] = [(self.provider, options)]
         if self.provider == _TENSORRT:
             chain.append((_CUDA, {"device_id": str(self.index)}))
@@ -117,19 +119,20 @@ class OrtEngine:
         threads = options.threads or usable_cores()
         self._where = path.name
         with _foreign_errors(self._where, f"onnxruntime {ort.__version__} cannot open this graph"):
-            self._session = _session(ort, str(path), target, threads, profile)
-        _require_obtained(self._session, target)
+            self._session, self._binding, copies = _bound_session(ort, str(path), target, threads, profile)
         self._device = target.name
-        self._binding: OrtBinding | None = None
-        if target.provider in _BOUND:
-            self._binding = OrtBinding(ort, self._session, _BOUND[target.provider].format(target.index))
-        self._inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
-        self._outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
+        try:
+            self._inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
+            self._outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
+        except BaseException:
+            self.close()
+            raise
         self._details = {
             "onnxruntime": str(ort.__version__),
             "providers": ", ".join(self._session.get_providers()),
             "threads": str(threads),
             **({} if target.provider == _CPU else {"nodes on the cpu": _placement(self._session)}),
+            **({} if self._binding is None else {"copies to the host": copies}),
         }
 
     @staticmethod
@@ -228,19 +231,72 @@ class OrtEngine:
         """
         return self._bound().borrow(exporter)
 
-    def _bound(self) -> OrtBinding:
+    def _bound(self) -> OrtBinding | OrtStaged:
         if self._binding is None:
             raise EngineError("this engine computes on the host", where=self._where)
         return self._binding
 
     def close(self) -> None:
         """Frees the session; arrays on the device keep it until they are gone."""
+        self._session = None  # first: it works on the binding's stream
         if self._binding is not None:
             self._binding.close()
-        self._session = None
 
 
-def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profile: Path | None = None) -> Any:
+def _bound_session(
+    ort: Any, graph: str, target: _Target, threads: int, profile: Path | None
+) -> tuple[Any, OrtBinding | OrtStaged | None, str]:
+    """Opens a session on the target, which gets it; returns it, its memory there, and how that is copied to the host.
+
+    Raises:
+        DeviceUnavailableError: The session did not get the target.
+        EngineError: CUDA failed.
+    """
+    own: OwnStream | str = "this provider works on a stream of its own"
+    if target.provider == _CUDA:
+        own = open_stream(target.name)
+    if isinstance(own, OwnStream):
+        found = _staged_session(ort, graph, target, threads, profile, own)
+        if found is not None:
+            return found
+        own = f"onnxruntime {ort.__version__} takes no stream"
+    session = _session(ort, graph, target, threads, profile)
+    _require_obtained(session, target)
+    if target.provider not in _BOUND:
+        return session, None, ""
+    return session, OrtBinding(ort, session, _BOUND[target.provider].format(target.index)), f"pageable: {own}"
+
+
+def _staged_session(
+    ort: Any, graph: str, target: _Target, threads: int, profile: Path | None, own: OwnStream
+) -> tuple[Any, OrtStaged, str] | None:
+    """Opens a session on a stream of ours; None where this onnxruntime does not take it, and the stream is closed."""
+    try:
+        session = _session(ort, graph, target, threads, profile, own)
+        _require_obtained(session, target)
+        if own.taken_by(session, target.provider):
+            everything = set(_nodes_by_provider(session)) == {target.provider}
+            waits = "" if everything else "; the host waits for each run, because nodes are or may be on the cpu"
+            staged = OrtStaged(ort, session, own, all_on_gpu=everything)
+            return session, staged, f"pinned, through {own.memory.provider}{waits}"
+    except BaseException as error:
+        own.close()
+        if "user_compute_stream" not in str(error):
+            raise
+        return None
+    del session
+    own.close()
+    return None
+
+
+def _session(
+    ort: Any,
+    graph: str | bytes,
+    target: _Target,
+    threads: int,
+    profile: Path | None = None,
+    own: OwnStream | None = None,
+) -> Any:
     """Opens a session on the target; its providers are still to be checked.
 
     The settings are for a box that does other work as well; ``docs/backends.md`` lists them with what they cost.
@@ -270,7 +326,7 @@ def _session(ort: Any, graph: str | bytes, target: _Target, threads: int, profil
         options.add_session_config_entry(_RECORD_PLACEMENT, "1")
     options.log_severity_level = 4  # what goes wrong is raised as well: nothing to add on stderr
     # Without `enable_fallback=0` the session prints to stdout and goes on with the CPU.
-    return ort.InferenceSession(graph, options, providers=target.providers(), enable_fallback=0)
+    return ort.InferenceSession(graph, options, providers=target.providers(own), enable_fallback=0)
 
 
 def _parse_device(device: str) -> _Target:

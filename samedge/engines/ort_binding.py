@@ -3,6 +3,7 @@
 A session that is called the plain way copies every input to the GPU and every output back, and allocates both anew.
 Here inputs from the host go into memory that stays, inputs that lie on the device are read there, and outputs stay
 there until somebody wants them on the host. onnxruntime waits at the end of each run, so that what it left is complete.
+Copies from and to the host are pageable; with the CUDA bindings, CUDA's sessions get `samedge.engines.ort_staged`.
 """
 
 from __future__ import annotations

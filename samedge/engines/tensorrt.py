@@ -8,8 +8,7 @@ with each other; calls of one engine from several threads take turns.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -21,8 +20,9 @@ from samedge.engines.device_array import DeviceArray
 from samedge.engines.device_pool import DevicePool
 from samedge.engines.dlpack import Exporter
 from samedge.engines.protocol import Availability, EngineOptions
+from samedge.engines.staged_inputs import StagedInputs
+from samedge.engines.tensor_buffers import TensorBuffers
 from samedge.engines.tensorrt_api import Flavour, FlavourName, find_flavour
-from samedge.engines.tensorrt_buffers import TensorBuffers
 from samedge.engines.tensorrt_contexts import Contexts, Shapes
 from samedge.engines.tensorrt_log import log_router
 from samedge.engines.tensorrt_plan import open_plan
@@ -62,9 +62,6 @@ class TensorRtEngine:
         self._where = path.name
         self._lock = Lock()
         self._stream: int | None = None
-        self._held: list[Callable[[], None]] = []  # of arrays that are being copied
-        self._loaded: dict[str, weakref.ref[DeviceArray]] = {}  # what the buffers of inputs hold
-        self._loaded_moves = 0
         self._kept = False
         # RTX captures by itself: a second graph around its own would fail.
         self._captures = self._memory.captures and not self._flavour.features.own_cuda_graphs
@@ -83,7 +80,7 @@ class TensorRtEngine:
         self._contexts = Contexts(plan, memory, self._buffers, captures=self._captures)
         try:
             self._stream = memory.create_stream()
-            self._fed = memory.create_event()  # all inputs of the last call are in their buffers
+            self._staged = StagedInputs(memory, self._buffers)
         except BaseException:
             self._contexts.close()
             if self._stream is not None:
@@ -165,7 +162,7 @@ class TensorRtEngine:
             for name in outputs:
                 self._buffers.fetch(name, self._plan.nbytes(name, shapes[name]), stream)
             self._memory.synchronise(stream)
-            self._let_go()
+            self._staged.let_go()
             return {name: self._buffers.take(name, shapes[name], self._plan.outputs[name].dtype) for name in outputs}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
@@ -210,14 +207,10 @@ class TensorRtEngine:
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
             self._plan.log.errors.clear()
-            # The pinned memory of the last call is written over next, so its copies must have come to their end. They
-            # stand before its work in the stream: this does not wait for that.
-            self._memory.await_event(self._fed)
-            self._let_go()
+            self._staged.begin()
             try:
                 ready = self._contexts.prepare(shapes, stream)
-                self._feed(feeds, stream)
-                self._memory.record(self._fed, stream)
+                self._staged.feed(feeds, stream)
                 worked = ready.work.run(lambda: ready.context.execute_async_v3(stream), stream)
                 self._plan.require(worked, "failed while running")
                 yield stream, ready.outputs
@@ -225,26 +218,8 @@ class TensorRtEngine:
             except BaseException:
                 # What was started must not run into memory that the caller takes back.
                 self._memory.synchronise(stream)
-                self._loaded.clear()
-                self._let_go()
+                self._staged.forget()
                 raise
-
-    def _feed(self, feeds: Mapping[str, Array | DeviceArray], stream: int) -> None:
-        """Fills the input buffers. An array on the device that is there already, as in the last call, is not copied."""
-        if self._loaded_moves != self._buffers.moves:
-            self._loaded.clear()
-            self._loaded_moves = self._buffers.moves
-        for name, array in feeds.items():
-            if not isinstance(array, DeviceArray):
-                self._loaded.pop(name, None)
-                self._buffers.send(name, array, stream)
-                continue
-            address = array.address  # also of one that is there: it may be closed
-            if name not in self._loaded or self._loaded[name]() is not array:
-                self._held.append(array.hold())
-                array.wait_on(self._memory, stream)
-                self._buffers.copy_from(name, address, array.nbytes, stream)
-                self._loaded[name] = weakref.ref(array)
 
     def _keep_compiled(self) -> None:
         """Keeps what was compiled on this GPU after the first run already: cameras are switched off, not closed."""
@@ -252,22 +227,17 @@ class TensorRtEngine:
             self._kept = True
             self._plan.save_cache()
 
-    def _let_go(self) -> None:
-        """Gives up the arrays that were fed: they were copied."""
-        while self._held:
-            self._held.pop()()
-
     def close(self) -> None:
         """Frees the plan, its memory and its stream."""
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
             self._stream = None
             self._memory.synchronise(stream)
-            self._let_go()
+            self._staged.let_go()
             self._plan.save_cache()
             self._contexts.close()
             self._buffers.release()
-            self._memory.destroy_event(self._fed)
+            self._staged.close()
             self._memory.destroy_stream(stream)
             # In this order: a context must not outlive its engine's memory, nor the engine its runtime.
             del self._plan.context

@@ -13,7 +13,7 @@ from typing import Final
 
 from samedge.engines.cuda_memory import CudaMemory
 from samedge.engines.repeated_work import RepeatedWork
-from samedge.engines.tensorrt_buffers import TensorBuffers
+from samedge.engines.tensor_buffers import TensorBuffers
 from samedge.engines.tensorrt_plan import OpenPlan
 from samedge.engines.tensorrt_protocols import ExecutionContext
 

@@ -71,17 +71,21 @@ class TensorBuffers:
     def send(self, name: str, array: Array, stream: int) -> None:
         """Copies an array to the device, in the order of the stream. No copy of this tensor may be under way."""
         if array.nbytes:
-            pinned = self._host_side(name)
+            pinned = self._host_side(name, self._blocks[name].nbytes)
             pinned.view()[: array.nbytes] = as_bytes(array)
             self._memory.copy_in(self.address(name), pinned, array.nbytes, stream)
 
     def fetch(self, name: str, nbytes: int, stream: int) -> None:
         """Starts the copy of a tensor to the host, in the order of the stream. None of it may be under way."""
         if nbytes:
-            self._memory.copy_out(self._host_side(name), self.address(name), nbytes, stream)
+            self._memory.copy_out(self._host_side(name, self._blocks[name].nbytes), self.address(name), nbytes, stream)
 
-    def _host_side(self, name: str) -> PinnedBuffer:
-        size = self._blocks[name].nbytes
+    def fetch_from(self, name: str, address: int, nbytes: int, stream: int) -> None:
+        """Starts the copy to the host of a tensor that lies elsewhere on the device, and needs no buffer there."""
+        if nbytes:
+            self._memory.copy_out(self._host_side(name, nbytes), address, nbytes, stream)
+
+    def _host_side(self, name: str, size: int) -> PinnedBuffer:
         pinned = self._pinned.get(name)
         if pinned is None or pinned.nbytes < size:
             if pinned is not None:
