@@ -319,9 +319,6 @@ def _session(
     # The pattern of the first run becomes one block that the second run allocates beside what the arena already holds:
     # without it the encoders of ViT-B and MobileSAM peak at 813 and 318 MB instead of 1010 and 486.
     options.enable_mem_pattern = False
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
     if target.provider != _CPU:
         options.add_session_config_entry(_RECORD_PLACEMENT, "1")
     options.log_severity_level = 4  # what goes wrong is raised as well: nothing to add on stderr
