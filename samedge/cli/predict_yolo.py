@@ -43,11 +43,9 @@ def check_kind(kind: str, **given: bool) -> None:
     Raises:
         UsageError: One was.
     """
-    for option, wrong in given.items():
-        if wrong:
-            raise UsageError(
-                f"this means nothing for {kind}", where=f"--{option.replace('_', '-')}", cure="Leave it out"
-            )
+    from samedge.export.foreign_options import refuse_foreign
+
+    refuse_foreign(kind, {f"--{option.replace('_', '-')}": wrong for option, wrong in given.items()})
 
 
 def open_yolo(
