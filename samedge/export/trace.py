@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +70,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     if _copy_axes_in_reshapes(model.graph):
         model = onnxslim.slim(model)
     _put_weights(model, weights)
+    _separate_biases(model.graph)
     return model
 
 
@@ -103,6 +105,25 @@ def _put_weights(model: onnx.ModelProto, weights: dict[str, TensorProto]) -> Non
         name, tensor = weights.popitem()
         if name in used:
             graph.initializer.append(tensor)
+
+
+def _separate_biases(graph: onnx.GraphProto) -> None:
+    """Gives each convolution a bias of its own where several share one, as the strips of a map do.
+
+    OpenVINO fuses a convolution with its bias and with what follows, unless the bias is read elsewhere too. The tracer
+    merges equal weights, so this is done to its graph. Biases are small; the shared kernels stay shared.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    for node in graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        name = node.input[2]
+        readers[name] -= 1
+        if readers[name]:
+            own = TensorProto.FromString(constants[name].SerializeToString())
+            own.name = node.input[2] = f"{name}.{readers[name]}"
+            graph.initializer.append(own)
 
 
 def _copy_axes_in_reshapes(graph: onnx.GraphProto) -> bool:

@@ -10,7 +10,8 @@ In every form
 
 The forms differ in global attention, whose logits for 64 x 64 tokens are 805 MB for the 12 heads of ViT-B:
 
-* ``chunked``: one head and a quarter of the queries at a time, 17 MB. For processors.
+* ``chunked``: one head and a quarter of the queries at a time, 17 MB; and all that lies between two attentions for a
+  quarter of the tokens at a time. For processors.
 * ``mask``: the bias of relative positions is materialised and added once before the softmax. Compilers for GPUs fuse
   this into one kernel.
 * ``concat``: the bias is in the product: queries are continued by their biases for each row and column, keys by the
@@ -33,8 +34,12 @@ EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
 
 CHUNK_QUERIES: Final = 1024
-"""Queries of one head whose logits are computed at once. Fewer are hardly faster, and cost a node each for every step:
-a graph of many thousands takes a minute to simplify and seconds to open."""
+"""Queries of one head whose logits are computed at once: 17 MB. Half of them are 4 % faster, and cost a node more for
+every step: OpenVINO needs a second more to compile ViT-B, and graphs of many thousands take a minute to simplify."""
+
+CHUNK_TOKENS: Final = 1024
+"""Tokens that go through the linear layers at once. A product of all 4096 rows goes through its result again and again,
+and no cache holds it; a quarter of them takes an eighth less time. Fewer gain little, and have more nodes."""
 
 
 class FoldedAttention(nn.Module):
@@ -154,28 +159,38 @@ class FoldedBlock(nn.Module):
         self.value_rows: Tensor
         self.back_rows: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[N, tokens, C]`` to the same shape."""
+    def forward(self, parts: list[Tensor]) -> list[Tensor]:
+        """Maps tokens ``[N, tokens, C]``, in parts of some of the tokens, to the same shapes."""
+        attended = self._attend([self.block.norm1(part) for part in parts])
+        few = [attended] if len(parts) == 1 else torch.split(attended, CHUNK_TOKENS, 1)
+        return [self._after_attention(*pair) for pair in zip(parts, few, strict=True)]
+
+    def _attend(self, normed: list[Tensor]) -> Tensor:
+        """Maps normed tokens to attended values ``[N, tokens, C]``."""
         block, attention = self.block, self.attention
-        normed = block.norm1(x)
+        if block.window and block.padded:
+            # A padding token's key and value are zero, as all else is without the biases.
+            normed = [*normed[:-1], F.pad(normed[-1], (0, 0, 0, 1))]
+        projected = [attention.project(part) for part in normed]
+        qkv = projected[0] if len(projected) == 1 else torch.cat(projected, 1)
         if block.window:
-            if block.padded:
-                # A padding token's key and value are zero, as all else is without the biases.
-                normed = F.pad(normed, (0, 0, 0, 1))
-            rows = attention.project(normed).reshape(-1, normed.shape[1] * 3 * attention.heads, attention.head_dim)
+            rows = qkv.reshape(-1, qkv.shape[1] * 3 * attention.heads, attention.head_dim)
             shape = (-1, attention.heads, attention.tokens, attention.head_dim)
             q, k, v = (
                 rows.index_select(1, index).reshape(shape)
                 for index in (self.query_rows, self.key_rows, self.value_rows)
             )
             out = attention.attend(q, k, v).reshape(-1, self.back_rows.numel() + self._padding(), attention.head_dim)
-            attended = out.index_select(1, self.back_rows)
-        else:
-            qkv = attention.project(normed).reshape(-1, attention.tokens, 3, attention.heads, attention.head_dim)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            attended = attention.attend(q, k, v).transpose(1, 2)
-        x = x + attention.finish(attended, self.tokens)
-        return x + self._feed_forward(block.norm2(x))
+            return out.index_select(1, self.back_rows).reshape(-1, self.tokens, attention.dim)
+        q, k, v = (
+            qkv.reshape(-1, attention.tokens, 3, attention.heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        return attention.attend(q, k, v).transpose(1, 2).reshape(-1, self.tokens, attention.dim)
+
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Maps tokens and what attention made of them, ``[N, t, C]`` both, to the block's output for them."""
+        x = x + self.attention.finish(attended, x.shape[1])
+        return x + self._feed_forward(self.block.norm2(x))
 
     def _padding(self) -> int:
         """Rows of windows that stand for no token."""
@@ -184,7 +199,7 @@ class FoldedBlock(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         mlp = self.block.mlp
         flat = mlp.lin2(mlp.act(mlp.lin1(x.reshape(-1, self.attention.dim))))
-        out: Tensor = flat.reshape(-1, self.tokens, self.attention.dim)
+        out: Tensor = flat.reshape(-1, x.shape[1], self.attention.dim)
         return out
 
 
@@ -199,11 +214,13 @@ class FoldedViT(nn.Module):
     def __init__(self, encoder: ImageEncoderViT, form: EncoderForm) -> None:
         super().__init__()
         self.encoder = encoder
+        self.chunked = form == "chunked" and encoder.grid * encoder.grid > CHUNK_TOKENS
         self.blocks = nn.ModuleList(FoldedBlock(block, form) for block in encoder.blocks if isinstance(block, Block))
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps ``[N, 3, S, S]``, normalised, to ``[N, out_chans, g, g]``."""
         x = self.encoder.embed(image)
+        parts = list(torch.split(x, CHUNK_TOKENS, 1)) if self.chunked else [x]
         for block in self.blocks:
-            x = block(x)
-        return self.encoder.finish(x)
+            parts = block(parts)
+        return self.encoder.finish(torch.cat(parts, 1) if self.chunked else parts[0])

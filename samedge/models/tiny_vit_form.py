@@ -4,6 +4,7 @@
   values, as in `samedge.models.encoder_forms`;
 * heads of windows are cut out of the projected tokens, and put back, by one gather each;
 * sizes that the weights tell are constants of the graph;
+* feed-forward layers take some of the tokens at a time, as in `samedge.models.encoder_forms`;
 * the widest maps never exist: an inverted residual block at a quarter of the image's side has 256 channels,
   67 MB each of the maps between its steps. A few rows at a time need a quarter of that, and the two rows that strips
   share are computed twice.
@@ -11,18 +12,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samedge.models.encoder_forms import CHUNK_TOKENS
 from samedge.models.tiny_vit import AttentionStage, ConvStage, MBConv, PatchMerging, TinyViT, TinyViTBlock
 from samedge.models.window_heads import window_rows
 
 STRIP_NUMBERS: Final = 1 << 22
 """So many numbers of a map between the steps of a block are computed at once: 16 MB. Half or a quarter of that is not
 faster, and has more nodes."""
+
+_CHANNEL_PARTS: Final = 8
 
 
 class Strips(nn.Module):
@@ -67,6 +72,24 @@ class Strips(nn.Module):
         return cast("Tensor", narrow)
 
 
+def to_maps(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Maps tokens ``[N, H * W, C]`` to maps of a shape ``(-1, C, H, W)``.
+
+    OpenVINO does a transposition of this kind, and of this kind alone, by its fast way of reordering memory: four axes
+    of which the last becomes the second. Written as one of three axes it takes five times as long.
+    """
+    _, channels, height, width = shape
+    return tokens.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def to_tokens(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Maps ``(-1, C, H, W)`` to tokens ``[N, H * W, C]``, by the same transposition: channels are two of its axes."""
+    _, channels, height, width = shape
+    few = math.gcd(channels, _CHANNEL_PARTS)
+    parts = maps.reshape(-1, few, channels // few, height * width)
+    return parts.permute(0, 3, 1, 2).reshape(-1, height * width, channels)
+
+
 class FoldedTinyBlock(nn.Module):
     """`TinyViTBlock` with scale and biases of its attention folded away."""
 
@@ -99,12 +122,13 @@ class FoldedTinyBlock(nn.Module):
         """Maps ``[N, tokens, dim]`` to the same shape."""
         block = self.block
         x = x + self._attend(x)
-        maps = block.local_conv(x.transpose(1, 2).reshape(block.map_shape))
-        x = maps.reshape(block.flat_shape).transpose(1, 2)
+        x = to_tokens(block.local_conv(to_maps(x, block.map_shape)), block.map_shape)
         # Not as a matrix, as in `samedge.models.encoder_forms`: OpenVINO fuses what is added to the result of a linear
         # layer, unless it is reshaped before.
-        out: Tensor = x + block.mlp(x)
-        return out
+        if self.tokens <= CHUNK_TOKENS:
+            out: Tensor = x + block.mlp(x)
+            return out
+        return torch.cat([part + block.mlp(part) for part in torch.split(x, CHUNK_TOKENS, 1)], 1)
 
     def _attend(self, x: Tensor) -> Tensor:
         attention = self.block.attn
@@ -151,9 +175,9 @@ class FoldedTinyViT(nn.Module):
             x = step(x)
         for blocks, layer in zip(self.stages, list(encoder.layers)[1:], strict=True):
             stage = cast("AttentionStage", layer)
-            x = x.reshape(stage.flat_shape).transpose(1, 2)
+            x = to_tokens(x, stage.map_shape)
             for block in cast("nn.ModuleList", blocks):
                 x = block(x)
-            x = stage.downsample(x.transpose(1, 2).reshape(stage.map_shape))
+            x = stage.downsample(to_maps(x, stage.map_shape))
         out: Tensor = encoder.neck(x)
         return out
