@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from tools.train_sam_demo.letterbox import cut, padding
 from tools.train_sam_demo.scenes import Scene, scene
 
-AFFINITY_PIXELS = 192
 _BACKGROUND_TARGETS = 0.05
 _CUT = 0.3
 _LARGEST_JITTER = 6.0
@@ -31,8 +30,7 @@ class Batch:
         points: float32 ``[N * K, 2]``, (x, y) of a pixel within the target.
         boxes: float32 ``[N * K, 2, 2]``, its box with some jitter: two corners, (x, y) in px.
         boxed: bool ``[N * K]``, whether the first prompt is the box, else the point.
-        pixels: int64 ``[N, P]``, cells of the low-resolution grid whose objects are to be told apart.
-        owners: int64 ``[N, P]``, the object that each of them shows.
+        labels: int64 ``[N, g4, g4]``, the object that each cell of the low-resolution grid shows.
         edges: float32 ``[N, g4, g4]``, 1 where two objects meet.
     """
 
@@ -42,8 +40,7 @@ class Batch:
     points: Tensor
     boxes: Tensor
     boxed: Tensor
-    pixels: Tensor
-    owners: Tensor
+    labels: Tensor
     edges: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -92,10 +89,7 @@ def _targets(rng: np.random.Generator, drawn: Scene, count: int) -> dict[str, ND
     chosen = [
         behind if behind.mean() > 0.15 and rng.random() < _BACKGROUND_TARGETS else drawn.masks[row] for row in rows
     ]
-    cells = cv2.resize(labels, (quarter, quarter), interpolation=cv2.INTER_NEAREST).astype(np.int64).reshape(-1)
-    # Small objects get their share of the pixels that are to be told apart.
-    weight = 1 / np.sqrt(np.bincount(cells)[cells])
-    pixels = rng.choice(cells.size, AFFINITY_PIXELS, p=weight / weight.sum())
+    cells = cv2.resize(labels, (quarter, quarter), interpolation=cv2.INTER_NEAREST).astype(np.int64)
     edge = np.zeros((size, size), np.uint8)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
@@ -106,8 +100,7 @@ def _targets(rng: np.random.Generator, drawn: Scene, count: int) -> dict[str, ND
         "points": np.stack([inner_point(rng, mask) for mask in chosen]),
         "boxes": np.stack([jittered_box(rng, mask) for mask in chosen]),
         "boxed": rng.random(count) < 0.42,
-        "pixels": pixels,
-        "owners": cells[pixels],
+        "labels": cells,
         "edges": edge.reshape(quarter, 4, quarter, 4).max((1, 3)).astype(np.float32),
     }
 

@@ -61,21 +61,25 @@ def enlarge(logits: Tensor, side: int) -> Tensor:
     return functional.interpolate(logits.float(), (side, side), mode="bilinear", align_corners=False)
 
 
-def affinity_loss(features: Tensor, pixels: Tensor, owners: Tensor) -> Tensor:
-    """Returns the loss of telling from two pixels' features whether they show one object; a help for the encoder.
+def grouping_loss(features: Tensor, labels: Tensor) -> Tensor:
+    """Returns the loss of telling from each cell's features which object it shows; a help for the encoder.
+
+    Each object is the mean of its cells, and a cell should be nearer to its own object than to any other
+    (prototypes as in arXiv:1703.05175, taken from the picture itself). Every object counts alike, however small.
 
     Args:
         features: float32 ``[N, C, h, w]``.
-        pixels: int64 ``[N, P]``, places in the flat grid.
-        owners: int64 ``[N, P]``, the object of each.
+        labels: int64 ``[N, h, w]``, the object of each cell.
     """
-    picked = features.flatten(2).gather(2, pixels[:, None].expand(-1, features.shape[1], -1)).transpose(1, 2)
-    square = picked.square().sum(2)
-    far = square[:, :, None] + square[:, None] - 2 * picked @ picked.transpose(1, 2)
-    same = owners[:, :, None] == owners[:, None]
-    logits = 2 - far
-    loss = functional.softplus(torch.where(same, -logits, logits))
-    return (loss * same).sum() / same.sum() + (loss * ~same).sum() / (~same).sum().clamp(min=1)
+    pixels = features.flatten(2).transpose(1, 2)
+    member = functional.one_hot(labels.flatten(1)).transpose(1, 2).to(pixels.dtype)
+    count = member.sum(2)
+    centres = member @ pixels / count.clamp(min=1)[..., None]
+    far = pixels.square().sum(2)[:, None] + centres.square().sum(2)[..., None] - 2 * centres @ pixels.transpose(1, 2)
+    far = far.masked_fill((count == 0)[..., None], torch.inf)
+    loss = functional.cross_entropy(-far, labels.flatten(1), reduction="none")
+    each = (member @ loss[..., None])[..., 0] / count.clamp(min=1)
+    return (each.sum(1) / (count > 0).sum(1)).mean()
 
 
 def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ from samedge.models.sam import Sam
 from tools.train_sam_demo.batches import Batch
 from tools.train_sam_demo.losses import (
     IOU_WEIGHT,
-    affinity_loss,
     best_of_three,
     edge_loss,
     enlarge,
+    grouping_loss,
     mask_loss,
     real_iou,
 )
 from tools.train_sam_demo.network import normalise
 from tools.train_sam_demo.token_decoder import decode_tokens
 
-_FEATURES = 8
+_FEATURES = 16
 _WITHOUT_MASK = 0.3
 
 
@@ -43,7 +43,7 @@ class Guide(nn.Module):
     def forward(self, embeddings: Tensor, batch: Batch) -> Tensor:
         """Returns the loss of embeddings ``[N, C, g, g]`` on a batch."""
         maps = self.shuffle(self.project(embeddings)).float()
-        return affinity_loss(maps[:, 1:], batch.pixels, batch.owners) + edge_loss(maps[:, 0], batch.edges)
+        return grouping_loss(maps[:, 1:], batch.labels) + edge_loss(maps[:, 0], batch.edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,14 @@ def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.G
         mask=logits[:, None].float(),
         has_mask=told,
     )
+
+
+def encoder_backward(sam: Sam, guide: Guide, batch: Batch, plan: Plan) -> dict[str, float]:
+    """Adds the gradient of the guide alone, which needs no prompts; returns the step's means."""
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=plan.bfloat16):
+        helped = guide(sam.encode(normalise(batch.images)), batch)
+    torch.autograd.backward(helped)
+    return {"guide": float(helped.detach())}
 
 
 def step_backward(

@@ -24,7 +24,7 @@ from samedge.models.sam import Sam
 from tools.train_sam_demo.batches import Batch, SceneBatches
 from tools.train_sam_demo.network import SAM_DEMO, build
 from tools.train_sam_demo.optimisation import Optimisers, RunningMean, rate
-from tools.train_sam_demo.rounds import Guide, Plan, step_backward
+from tools.train_sam_demo.rounds import Guide, Plan, encoder_backward, step_backward
 from tools.train_sam_demo.scenes import scene
 from tools.train_sam_demo.scoring import mean_ious, score
 
@@ -56,6 +56,7 @@ class Settings:
     log_every: int
     overfit: int
     start: Path | None = None
+    encoder_only: bool = False
 
 
 class Trainer:
@@ -105,8 +106,11 @@ class Trainer:
         return True
 
     def start_from(self, weights: Path) -> None:
-        """Begins with the weights of a packed file or checkpoint; optimisers and steps begin anew."""
-        self.sam.load_state_dict(load_model(weights).model.state_dict())
+        """Begins with the weights of a packed file, or of another run's state; optimisers and steps begin anew."""
+        if weights.name == CHECKPOINT:
+            self.both.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True)["model"])
+        else:
+            self.sam.load_state_dict(load_model(weights).model.state_dict())
         self.mean = RunningMean(self.sam, self.settings.ema)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
@@ -115,7 +119,11 @@ class Trainer:
         generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
         # The guide is strong while the encoder knows nothing, and leaves for the end.
         weight = self.plan.guide_weight * max(0.0, 1 - self.step / (0.8 * s.steps))
-        means = step_backward(self.sam, self.guide, batch.to(self.device), self.plan, generator, weight)
+        batch = batch.to(self.device)
+        if s.encoder_only:
+            means = encoder_backward(self.sam, self.guide, batch, self.plan)
+        else:
+            means = step_backward(self.sam, self.guide, batch, self.plan, generator, weight)
         means["grad"] = float(nn.utils.clip_grad_norm_(self.both.parameters(), s.clip))
         factor = rate(self.step, s.steps, warm_up=s.warm_up, decay_share=s.decay_share)
         self.optimisers.step(factor)
@@ -189,7 +197,7 @@ def loop(trainer: Trainer, settings: Settings) -> None:
                 sums[name] = sums.get(name, 0.0) + value
             trainer.seconds += time.monotonic() - began
             since_log += 1
-            bar.update(task, advance=1, description=f"mask {sums['mask'] / since_log:.3f}")
+            bar.update(task, advance=1, description=f"guide {sums['guide'] / since_log:.3f}")
             if trainer.step % settings.log_every == 0:
                 means = {name: value / since_log for name, value in sums.items()}
                 log(settings, "train", trainer.step, {**means, "hours": trainer.seconds / 3600})
@@ -233,7 +241,8 @@ def parse(arguments: list[str] | None = None) -> Settings:
     p.add_argument("--save-minutes", type=float, default=5.0)
     p.add_argument("--log-every", type=int, default=25)
     p.add_argument("--overfit", type=int, default=0, help="draw only so many batches, again and again")
-    p.add_argument("--start", type=Path, help="weights that a new run begins with, such as the packed ones")
+    p.add_argument("--start", type=Path, help="weights that a new run begins with: packed ones, or a checkpoint.pt")
+    p.add_argument("--encoder-only", action="store_true", help="train the encoder by the guide, without any prompt")
     return Settings(**vars(p.parse_args(arguments)))
 
 
