@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
 from samedge.engines.protocol import Engine
@@ -19,7 +22,7 @@ from samedge.runtime.bundle_engines import (
     require_pair,
 )
 from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
-from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
+from samedge.runtime.manifest import SPLIT_ROLES, GraphRecord, GraphRole
 from samedge.runtime.parity.verify import verify_pair
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.schemes import check_graph
@@ -109,10 +112,7 @@ def load(
     if is_kind == "yolo":
         return yolo_predictor(opened, _open_main(opened, "yolo", _input_size(opened), backend, device, threads))
     with ExitStack() as stack:
-        encoder = _open_encoder(opened, backend, device, threads)
-        stack.callback(encoder.close)
-        check_graph(manifest.graph("encoder"), encoder)
-        decoder = _open_decoder(opened, encoder, threads, stack)
+        encoder, decoder = _open_graphs(opened, backend, device, threads, stack)
         predictor = Predictor(manifest, encoder, decoder)
         first_click(decoder)
         stack.pop_all()
@@ -146,10 +146,6 @@ def _load_engines(opened: Bundle, backend: str, pair: EngineSet, device: str | N
     return predictor
 
 
-def _open_encoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:
-    return _open_main(opened, "encoder", _input_size(opened), backend, device, threads)
-
-
 def _input_size(opened: Bundle) -> tuple[int, int]:
     """Returns (height, width) of the input, px."""
     side = opened.manifest.input.image_size
@@ -172,35 +168,68 @@ def _open_main(
     )
 
 
-def _open_decoder(opened: Bundle, encoder: Engine, threads: int | None, stack: ExitStack) -> Decoder:
-    """Opens the decoder where the encoder runs: split if the bundle has it so, and then whole only when it is needed.
+def _open_graphs(
+    opened: Bundle, backend: str, device: str | None, threads: int | None, stack: ExitStack
+) -> tuple[Engine, Decoder]:
+    """Opens the encoder, and where that runs the decoder: split if the bundle has it so, and whole only when needed.
 
     Args:
         opened: The bundle.
-        encoder: What was chosen for it holds for the decoder.
+        backend: Its name, or "auto".
+        device: Its name; None lets the backend choose, and what it chooses for the encoder holds for the decoder.
         threads: CPU threads.
         stack: Closes what was opened if a later step fails.
     """
     manifest = opened.manifest
 
-    def graph(role: GraphRole) -> Engine:
-        engine = open_engine(opened.graph_path(role), backend=encoder.backend, device=encoder.device, threads=threads)
-        try:
-            check_graph(manifest.graph(role), engine)
-        except IntegrityError:
-            engine.close()
-            raise
-        return engine
+    def graph(role: GraphRole, backend: str, device: str) -> Engine:
+        engine = open_engine(opened.graph_path(role), backend=backend, device=device, threads=threads)
+        return _checked(manifest.graph(role), engine)
+
+    def main() -> Engine:
+        engine = _open_main(opened, "encoder", _input_size(opened), backend, device, threads)
+        return _checked(manifest.graph("encoder"), engine)
 
     def whole() -> WholeDecoder:
-        return WholeDecoder(graph("decoder"), manifest.io, manifest.input.image_size)
+        return WholeDecoder(graph("decoder", encoder.backend, encoder.device), manifest.io, manifest.input.image_size)
 
-    if manifest.io != "native" or not manifest.has(*SPLIT_ROLES):
-        decoder = graph("decoder")
-        stack.callback(decoder.close)
-        return WholeDecoder(decoder, manifest.io, manifest.input.image_size)
-    parts: dict[GraphRole, Engine] = {}
-    for role in SPLIT_ROLES:
-        parts[role] = graph(role)
-        stack.callback(parts[role].close)
-    return SplitDecoder(parts["decoder_context"], parts["decoder_prompts"], parts["decoder_masks"], whole)
+    split = manifest.io == "native" and manifest.has(*SPLIT_ROLES)
+    roles: tuple[GraphRole, ...] = SPLIT_ROLES if split else ("decoder",)
+    if backend == AUTO or device is None:
+        (encoder,) = open_together([main], stack)
+        parts = open_together([partial(graph, role, encoder.backend, encoder.device) for role in roles], stack)
+    else:
+        encoder, *parts = open_together([main, *(partial(graph, role, backend, device) for role in roles)], stack)
+    if not split:
+        return encoder, WholeDecoder(parts[0], manifest.io, manifest.input.image_size)
+    by_role = dict(zip(roles, parts, strict=True))
+    context, prompts, masks = (by_role[role] for role in ("decoder_context", "decoder_prompts", "decoder_masks"))
+    return encoder, SplitDecoder(context, prompts, masks, whole)
+
+
+def _checked(record: GraphRecord, engine: Engine) -> Engine:
+    """Returns an open graph, which is closed if it is another than the manifest says."""
+    try:
+        check_graph(record, engine)
+    except IntegrityError:
+        engine.close()
+        raise
+    return engine
+
+
+def open_together(openers: Sequence[Callable[[], Engine]], stack: ExitStack) -> list[Engine]:
+    """Opens several graphs at once, each in a thread: opening one keeps one processor core busy.
+
+    Args:
+        openers: Each opens a graph.
+        stack: Closes what was opened if a later step fails.
+
+    Raises:
+        SamedgeError: The first, in their order, that could not be opened; all others are left to the stack.
+    """
+    with ThreadPoolExecutor(len(openers), thread_name_prefix="samedge-open") as pool:
+        waiting = [pool.submit(opener) for opener in openers]
+    for opening in waiting:
+        if opening.exception() is None:
+            stack.callback(opening.result().close)
+    return [opening.result() for opening in waiting]

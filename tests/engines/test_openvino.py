@@ -165,6 +165,8 @@ class TestDevices:
 
     def test_one_that_openvino_replaced_is_an_error(self, double: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class Replacing(FakeCore):
+            read_model = backend._core().read_model
+
             def compile_model(self, *_: object) -> Any:
                 properties = {"SUPPORTED_PROPERTIES": {}, "EXECUTION_DEVICES": ["CPU"]}
                 return SimpleNamespace(create_infer_request=lambda: None, get_property=properties.__getitem__)
@@ -270,6 +272,43 @@ class TestRuns:
         with pytest.raises(EngineError, match=r"double\.onnx: OpenVINO failed"):
             raw.run({"x": np.ones(1, np.float32)}, ["y"])
 
+    def test_a_graph_of_images_is_compiled_for_one_and_takes_any_number(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compiled: list[list[str]] = []
+        core = backend._core()
+
+        class Watched:
+            available_devices = core.available_devices
+            get_property = core.get_property
+            read_model = core.read_model
+
+            @staticmethod
+            def compile_model(*arguments: Any) -> Any:
+                done = core.compile_model(*arguments)
+                compiled.append([str(port.get_partial_shape()) for port in done.inputs])
+                return done
+
+        nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+        images = write_graph(tmp_path / "images.onnx", nodes, {"x": ["batch", 2]}, {"y": ["batch", 2]})
+        monkeypatch.setattr(backend, "_core", Watched)
+        with open_here(images) as engine:
+            assert engine.inputs["x"].shape == ("batch", 2)
+            assert engine.outputs["y"].shape == ("batch", 2)
+            assert compiled == [["[1,2]"]]
+            for count in (1, 3, 1, 5):
+                x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+                np.testing.assert_array_equal(engine.run({"x": x}, ["y"])["y"], 2 * x)
+            assert compiled == [["[1,2]"], ["[?,2]"]]
+
+    @pytest.mark.parametrize("axes", [["n", 2], ["batch", "height"], ["batch", None], [1, "batch"]])
+    def test_what_else_is_free_stays_so(self, axes: list[int | str | None], tmp_path: Path) -> None:
+        nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+        with open_here(write_graph(tmp_path / "free.onnx", nodes, {"x": axes}, {"y": axes})) as engine:
+            for shape in {(1, 2), tuple(2 if isinstance(axis, str) else axis or 2 for axis in axes)}:
+                x = np.ones(shape, np.float32)
+                np.testing.assert_array_equal(engine.run({"x": x}, ["y"])["y"], 2 * x)
+
     def test_scalars(self, tmp_path: Path) -> None:
         path = write_graph(tmp_path / "s.onnx", [helper.make_node("Neg", ["x"], ["y"])], {"x": []}, {"y": []})
         got = open_here(path).run({"x": np.array(3, np.float32)})["y"]
@@ -308,10 +347,12 @@ class TestErrors:
             engine.run({"x": np.ones(1, np.float32)})
         assert isinstance(caught.value.__cause__, kind)
         assert caught.value.facts["kind"] == kind.__name__
-        core = SimpleNamespace(available_devices=["CPU"], get_property=lambda *_: "", compile_model=refuse)
-        monkeypatch.setattr(backend, "_core", lambda: core)
-        with pytest.raises(EngineError, match=r"^double\.onnx: OpenVINO .* cannot open this graph \(the reason\)"):
-            open_here(double)
+        able = {"read_model": backend._core().read_model, "compile_model": backend._core().compile_model}
+        for step in able:
+            core = SimpleNamespace(**{**able, step: refuse}, available_devices=["CPU"], get_property=lambda *_: "")
+            monkeypatch.setattr(backend, "_core", lambda core=core: core)
+            with pytest.raises(EngineError, match=r"^double\.onnx: OpenVINO .* cannot open this graph \(the reason\)"):
+                open_here(double)
 
     @pytest.mark.parametrize(
         ("cause", "cure"),

@@ -136,9 +136,12 @@ def test_the_graphs_of_another_scheme_are_an_error(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("broken", ["encoder", "decoder_context", "decoder_masks"])
+@pytest.mark.parametrize(
+    ("broken", "device", "count"),
+    [("encoder", None, 1), ("decoder_context", None, 4), ("encoder", "cpu", 4), ("decoder_masks", "cpu", 4)],
+)
 def test_what_was_opened_is_closed_when_the_rest_fails(
-    folder: Path, broken: GraphRole, monkeypatch: pytest.MonkeyPatch
+    folder: Path, broken: GraphRole, device: str | None, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Engine] = []
 
@@ -150,8 +153,8 @@ def test_what_was_opened_is_closed_when_the_rest_fails(
     monkeypatch.setattr(module, "open_engine", open_engine)
     replace_graph(folder, broken, inputs={})
     with pytest.raises(IntegrityError):
-        load(folder, "onnxruntime")
-    assert len(opened) == {"encoder": 1, "decoder_context": 2, "decoder_masks": 4}[broken]
+        load(folder, "onnxruntime", device)
+    assert len(opened) == count
     assert all(engine.closed for engine in opened)
 
 
