@@ -108,7 +108,7 @@ def quantise_linears(
         constants[scale].CopyFrom(numpy_helper.from_array(np.asarray(scales), scale))
         _store(constants[zero], form, np.zeros(scales.shape, np.uint8))
         if data in constants:
-            weight = weights[node.output[0].removesuffix("_dequantised")]
+            weight = weights[data.removesuffix("_int8")]
             axis = next(attribute.i for attribute in node.attribute if attribute.name == "axis")
             along = scales.reshape([-1 if place == axis else 1 for place in range(weight.ndim)])
             _store(constants[data], form, form.encode(weight / along))

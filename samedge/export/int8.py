@@ -198,7 +198,7 @@ def quantise_layers(model: onnx.ModelProto, ranges: Mapping[str, float], layers:
                 else:
                     nodes += _pair(layer.activation, scale_name, zero)
             data, scale = quantise_along(weights.array(layer.weight), layer.axis)
-            weight = f"{layer.weight}_dequantised"
+            weight = f"{layer.node.name}_weight"  # not the weight's name: several layers may share it
             weight_inputs = [
                 weights.add(f"{layer.weight}_int8", data),
                 weights.add(f"{layer.weight}_scale", scale),

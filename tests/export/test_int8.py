@@ -125,6 +125,36 @@ def test_static_int8_is_close_and_symmetric(tmp_path: Path) -> None:
     assert 1e-4 < relative(run(model, x), want) < 0.03
 
 
+def layers_that_share() -> onnx.ModelProto:
+    """Two halves of x ``[n, 512]`` through one weight, as an encoder takes its tokens in parts."""
+    nodes = [
+        helper.make_node("Split", ["x"], ["a", "b"], axis=1, name="split"),
+        helper.make_node("Gemm", ["a", "weight"], ["c"], name="first"),
+        helper.make_node("Gemm", ["b", "weight"], ["d"], name="second"),
+        helper.make_node("Concat", ["c", "d"], ["y"], axis=1, name="concat"),
+    ]
+    weight = np.random.default_rng(3).normal(0, 0.05, (256, 512)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "shared",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 512])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1024])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("way", ["dynamic", "static"])
+def test_layers_that_share_a_weight_share_it_in_int8(way: str) -> None:
+    model, x = layers_that_share(), RANDOM.normal(size=(64, 512)).astype(np.float32)
+    want, size = run(model, x), model.ByteSize()
+    changed = quantise_dynamic(model) if way == "dynamic" else quantise_static(model, {"a": 4.5, "b": 4.5})
+    assert changed == 2
+    assert [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2] == ["weight_int8"]
+    assert model.ByteSize() < size / 3.5
+    assert 1e-4 < relative(run(model, x), want) < 0.03
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=5), st.floats(-4, 4), st.floats(0.5, 1))
 def test_quantiles_are_those_of_all_values(counts: list[int], size: float, share: float) -> None:
