@@ -163,8 +163,7 @@ def _gpu(sidecar: Sidecar, flavour: Flavour | None, gpu: Gpu | None) -> Finding:
         return Finding("GPU", wanted, NO_GPU, False, "there is no GPU here, or no driver for it")
     obstacles = key.gpu_obstacles(gpu)
     known = () if flavour is None else flavour.features.compute_capabilities
-    here = f"sm{gpu.compute_capability.replace('.', '')}"
-    if not obstacles and known and here not in known:
+    if not obstacles and known and gpu.target not in known:
         obstacles = [f"{flavour} does not run on {gpu}"]
     return Finding("GPU", wanted, _gpu_here(gpu), not obstacles, "; ".join(obstacles))
 

@@ -101,7 +101,7 @@ class TensorRtEngine:
             pass
         memory.close()
         targets = flavour.features.compute_capabilities
-        if targets and f"sm{gpu.compute_capability.replace('.', '')}" not in targets:
+        if targets and gpu.target not in targets:
             return Availability(
                 False,
                 f"{flavour} does not run on {gpu}: it knows {', '.join(targets)}",

@@ -240,7 +240,7 @@ def _open(
         config = cast("ConfiguredEngine", engine).create_runtime_config()
         strategies: Any = flavour.module.CudaGraphStrategy  # type: ignore[attr-defined]  # asked for before
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
-        kept = path.with_name(f"{path.name}.sm{gpu.compute_capability.replace('.', '')}{COMPILED_SUFFIX}")
+        kept = path.with_name(f"{path.name}.{gpu.target}{COMPILED_SUFFIX}")
         compiled = config.create_runtime_cache()
         with suppress(OSError):
             if not compiled.deserialize(kept.read_bytes()):

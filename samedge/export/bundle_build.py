@@ -183,7 +183,7 @@ def build_engines(
         options = replace(options, profiles=yolo_profiles(opened.manifest, asked))
     wanted, rungs = precision_rungs(opened, precision)
     work = _Work(opened, target, options, wanted, device, progress, cancelled, opener or _open)
-    notes = _advice(opened, target)
+    notes = _advice(opened, target, wanted)
     why = _why_unchecked(opened, target, check=check)
     if why is None:
         _require_probed(opened, options)
@@ -333,10 +333,15 @@ def _require_probed(bundle: Bundle, options: BuildOptions) -> None:
         )
 
 
-def _advice(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
-    """What the form of the encoder costs on this GPU."""
-    if bundle.manifest.yolo is not None:
-        return ()
+def _advice(bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
+    """What the form of the encoder costs on this GPU, and where engines for any GPU will be refused."""
+    notes: tuple[str, ...] = ()
+    if target.flavour.is_rtx and target.gpu is None and not target.targets and precision == "fp32":
+        notes = ("these engines are refused on compute capability 7.5 (Turing), where fp32 is known to give zeros",)
+    return notes if bundle.manifest.yolo is not None else notes + _advice_on_form(bundle, target)
+
+
+def _advice_on_form(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
     form = bundle.manifest.graph("encoder").variant.partition(",")[0]
     if form == "chunked":
         return (
