@@ -17,6 +17,7 @@ from samedge.errors import EngineError, IntegrityError, SamedgeError
 
 UNKNOWN: Final = "not known"
 NO_GPU: Final = "none"
+_NO_GPU_HERE: Final = "there is no GPU here, or no driver for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def explain_plan(path: Path) -> Explanation:
     flavour, gpu, missing = _machine(plan)
     findings = [_file(plan, sidecar), _flavour(plan, flavour, missing), _version(plan, sidecar, flavour)]
     if sidecar is None:
-        findings.append(Finding("GPU", UNKNOWN, _gpu_here(gpu), None, "another tool built it and kept no key"))
+        why = _NO_GPU_HERE if gpu is None else "another tool built it and kept no key"
+        findings.append(Finding("GPU", UNKNOWN, _gpu_here(gpu), None if gpu is not None else False, why))
         return Explanation(plan, None, tuple(findings))
     key = sidecar.key
     findings += [_gpu(sidecar, flavour, gpu), _system(sidecar)]
@@ -160,7 +162,7 @@ def _gpu(sidecar: Sidecar, flavour: Flavour | None, gpu: Gpu | None) -> Finding:
     built = f"{key.gpu} ({key.compute_capability}, {key.multiprocessors} multiprocessors)" if key.gpu else "any"
     wanted = ", ".join(key.targets) or built
     if gpu is None:
-        return Finding("GPU", wanted, NO_GPU, False, "there is no GPU here, or no driver for it")
+        return Finding("GPU", wanted, NO_GPU, False, _NO_GPU_HERE)
     obstacles = key.gpu_obstacles(gpu)
     known = () if flavour is None else flavour.features.compute_capabilities
     if not obstacles and known and gpu.target not in known:
