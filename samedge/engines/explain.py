@@ -151,7 +151,7 @@ def _version(plan: PlanFile, sidecar: Sidecar | None, flavour: Flavour | None) -
     if flavour is None:
         return Finding("version", made, UNKNOWN, None)
     compatible = bool(sidecar and sidecar.key.settings.get("version_compatible"))
-    why = plan.mismatch(flavour, version_compatible=compatible)
+    why = plan.mismatch(flavour, version_compatible=compatible, keyed=sidecar is not None)
     if sidecar is not None and why is None:
         why = next((text for text in sidecar.key.tensorrt_obstacles(flavour)), None)
     return Finding("version", made, flavour.version, why is None, why or "")

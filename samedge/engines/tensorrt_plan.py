@@ -197,7 +197,7 @@ def open_plan(path: Path, flavour: Flavour, gpu: Gpu) -> OpenPlan:
     sidecar = read_sidecar(path)
     compatible = bool(sidecar and sidecar.key.settings.get("version_compatible"))
     obstacles = [] if sidecar is None else sidecar.key.obstacles(flavour, gpu)
-    mismatch = file.mismatch(flavour, version_compatible=compatible)
+    mismatch = file.mismatch(flavour, version_compatible=compatible, keyed=sidecar is not None)
     if mismatch is not None and not obstacles:
         obstacles = [mismatch]
     if obstacles:
