@@ -165,7 +165,7 @@ def build_engines(
     """
     asked = {"batch": batch, "height": height, "width": width}
     options = BuildOptions(
-        profiles={"prompts": _range(prompts, "--prompts"), "points": _range(points, "--points")},
+        profiles={"prompts": parse_range(prompts, "--prompts"), "points": parse_range(points, "--points")},
         targets=tuple(targets),
         workspace_share=workspace,
         optimisation_level=optimisation_level,
@@ -302,7 +302,16 @@ def _open(plan: Path, target: EngineTarget) -> Engine:
     return open_engine(plan, backend=target.flavour.name, device=device)
 
 
-def _range(sizes: AxisRange | str, option: str) -> AxisRange:
+def parse_range(sizes: AxisRange | str, option: str) -> AxisRange:
+    """Returns sizes that were given as "1/16/64" or as a range already.
+
+    Args:
+        sizes: What was given.
+        option: What error messages call it.
+
+    Raises:
+        UsageError: It is no range.
+    """
     return AxisRange.parse(sizes, option) if isinstance(sizes, str) else sizes
 
 
