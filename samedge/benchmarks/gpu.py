@@ -24,6 +24,7 @@ from samedge.benchmarks.agreement import largest_difference, mask_ious
 from samedge.benchmarks.artefacts import PICTURES, Artefacts
 from samedge.benchmarks.child import call_in_child
 from samedge.benchmarks.foreign_failures import foreign_failures
+from samedge.benchmarks.gpu_behaviours import predictor_problems
 from samedge.benchmarks.gpu_contenders import (
     BASELINE,
     CONTENDERS,
@@ -40,7 +41,7 @@ from samedge.benchmarks.gpu_contenders import (
 )
 from samedge.benchmarks.gpu_results import SCHEMA, CheckResult, ContenderResult, GpuReport, latency_of
 from samedge.benchmarks.measure import Contender, times_in_turn
-from samedge.benchmarks.torch_engine import check_torch
+from samedge.benchmarks.torch_engine import check_torch, require_torch_device
 from samedge.engines.cuda_checks import CHECKS, CudaCheck
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
 from samedge.engines.fake_cuda import FakeCuda
@@ -192,16 +193,28 @@ def run_gpu(
 
 
 def run_checks(memory: CudaMemory, say: Callable[[str], None]) -> Iterator[CheckResult]:
-    """Yields what the checks of the memory layer say; that of torch on a real GPU only."""
-    real = memory.provider != FakeCuda.provider
-    for check in (*CHECKS, *((CudaCheck("torch on the same GPU", check_torch),) if real else ())):
+    """Yields what the checks of the memory layer say; that of torch where it sees the GPU."""
+    for check in (*CHECKS, *_torch_checks(memory, say)):
         say(f"Checking {check.name}")
         try:
-            check.run(memory)
+            with foreign_failures(check.name):
+                check.run(memory)
         except SamedgeError as error:
             yield CheckResult(check.name, str(error))
         else:
             yield CheckResult(check.name)
+
+
+def _torch_checks(memory: CudaMemory, say: Callable[[str], None]) -> tuple[CudaCheck, ...]:
+    """The check of torch on the same GPU; none for the fake one, and on boards without torch."""
+    if memory.provider == FakeCuda.provider:
+        return ()
+    try:
+        require_torch_device(f"cuda:{memory.gpu.index}")
+    except SamedgeError as error:
+        say(f"Not checking torch on the same GPU: {error.what}")
+        return ()
+    return (CudaCheck("torch on the same GPU", check_torch),)
 
 
 @contextmanager
@@ -250,6 +263,11 @@ def _open(name: str, given: _Setting) -> _Entry | ContenderResult:
                     stack.callback(_close, contender, given.say)
                     open_s = perf_counter() - start
                     found, steps = first_calls(contender, given.prepared, settings.prompts, settings.batches)
+                wrong = (
+                    []
+                    if name.startswith("torch")
+                    else list(predictor_problems(contender, lambda: open_contender(ready), PICTURES))
+                )
         except SamedgeError as error:
             return ContenderResult(name=shown_name(name), skipped=str(error))
         stack.pop_all()
@@ -274,7 +292,7 @@ def _open(name: str, given: _Setting) -> _Entry | ContenderResult:
         mask_iou_worst=min(ious),
         notes=(*missing, *(() if made is None else made.notes)),
     )
-    problems = [*_other_masks(result), *([] if made is None or not made.problem else [made.problem])]
+    problems = [*_other_masks(result), *wrong, *([] if made is None or not made.problem else [made.problem])]
     result = msgspec.structs.replace(result, problem="; ".join(problems))
     return _Entry(contender, result, {step.name: step for step in steps})
 
@@ -291,7 +309,7 @@ def _try(ready: Ready, given: _Setting) -> None:
         "prompts": given.settings.prompts,
         "batches": given.settings.batches,
     }
-    call_in_child("samedge.benchmarks.gpu_contenders:try_contender", arguments)
+    call_in_child("samedge.benchmarks.gpu_behaviours:try_contender", arguments)
 
 
 def _other_masks(result: ContenderResult) -> Iterator[str]:

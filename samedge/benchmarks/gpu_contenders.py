@@ -12,7 +12,6 @@ from typing import Any, Final, cast
 import numpy as np
 
 from samedge.benchmarks.artefacts import PICTURES
-from samedge.benchmarks.foreign_failures import foreign_failures
 from samedge.benchmarks.gpu_engines import MeasuredEngines, make_engines
 from samedge.benchmarks.torch_engine import require_torch_device, torch_engines
 from samedge.benchmarks.variants import points_of
@@ -238,40 +237,6 @@ def first_calls(
     for step in steps:
         step.call()
     return found, steps
-
-
-def try_contender(
-    name: str,
-    source: str,
-    bundle: str,
-    device: str,
-    many: str | None,
-    prepared: str,
-    prompts: Sequence[int],
-    batches: Sequence[int],
-) -> None:
-    """Opens a contender and calls each of its steps once: in a process of its own, which it may take down.
-
-    Args:
-        name: One of `CONTENDERS`.
-        source: The checkpoint, or a bundle.
-        bundle: Its bundle.
-        device: "cuda:0", or "cpu".
-        many: Plan of the encoder for several images.
-        prepared: File of the encoder's input.
-        prompts: Numbers of prompts of one point.
-        batches: Numbers of images.
-
-    Raises:
-        SamedgeError: It does not work here.
-    """
-    engines = None if many is None else MeasuredEngines(Path(many), {}, (), "")
-    with foreign_failures(name):
-        contender = open_contender(Ready(name, source, Path(bundle), device, engines))
-        try:
-            first_calls(contender, np.load(prepared), prompts, batches)
-        finally:
-            contender.close()
 
 
 def _encode(encoder: Engine, images: Value) -> object:

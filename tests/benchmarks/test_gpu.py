@@ -20,18 +20,11 @@ from exported import exported_bundle
 from fake_boards import Board, SharedGpu
 
 from samedge.benchmarks import gpu, gpu_contenders, gpu_engines
-from samedge.benchmarks.artefacts import Artefacts
+from samedge.benchmarks.artefacts import PICTURES, Artefacts
 from samedge.benchmarks.child import call_in_child
 from samedge.benchmarks.gpu import GpuSettings, MemoryWatch, run_checks, run_gpu
-from samedge.benchmarks.gpu_contenders import (
-    BASELINE,
-    GpuContender,
-    Ready,
-    Step,
-    first_calls,
-    step_names,
-    try_contender,
-)
+from samedge.benchmarks.gpu_behaviours import predictor_problems, try_contender
+from samedge.benchmarks.gpu_contenders import BASELINE, GpuContender, Ready, Step, first_calls, step_names
 from samedge.benchmarks.gpu_results import GpuReport, cells, columns, latency_of, markdown, read_gpu_report
 from samedge.benchmarks.torch_engine import TorchArray, TorchEngine, require_torch_device
 from samedge.engines.cuda_checks import CHECKS
@@ -40,6 +33,7 @@ from samedge.engines.protocol import Engine
 from samedge.engines.registry import find_backend
 from samedge.errors import BackendUnavailableError, BenchmarkError, DeviceUnavailableError, EngineError, UsageError
 from samedge.export.rungs import rung_graph
+from samedge.runtime.predictor import Predictor
 from samedge.types import TensorSpec
 
 torch = pytest.importorskip("torch")
@@ -192,6 +186,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     monkeypatch.setattr(gpu, "ready_contender", ready)
     monkeypatch.setattr(gpu, "open_contender", opened)
     monkeypatch.setattr(gpu, "check_torch", passes)
+    monkeypatch.setattr(gpu, "predictor_problems", lambda *_: [])  # which have a test of their own
     yield board
     board.close()
 
@@ -253,17 +248,19 @@ def test_a_step_that_fails_while_it_is_timed_costs_itself(board: Board, tmp_path
         return found, [Step(step.name, step.items, fails) if step.name == "decode 1" else step for step in steps]
 
     monkeypatch.setattr(gpu, "first_calls", broken)
-    settings = GpuSettings(contenders=("tensorrt",), trial=False, **{**QUICK, "rounds": 4})
+    settings = GpuSettings(
+        contenders=("tensorrt",), trial=False, **{"rounds": 3, "warm_ups": 1, "prompts": (1,), "batches": ()}
+    )
     (row,) = run_gpu(settings, {}, artefacts=Made(tmp_path)).contenders
     assert calls == 3  # and not again
     assert row.problem == "decode 1 failed: RuntimeError: CUDA error: misaligned address"
     assert "decode 1" not in row.steps
-    assert row.steps["decode 3"].count == 4
+    assert row.steps["image and prompt"].count == 3
 
 
 def test_what_takes_its_process_down_is_a_row(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(target: str, arguments: Any) -> Any:
-        assert target == "samedge.benchmarks.gpu_contenders:try_contender"
+        assert target == "samedge.benchmarks.gpu_behaviours:try_contender"
         assert set(arguments) == set(inspect.signature(try_contender).parameters)
         return call_in_child("os:kill", {})  # no such arguments: it ends with a traceback
 
@@ -283,9 +280,9 @@ def test_a_contender_is_tried_in_a_process_of_its_own(tmp_path: Path) -> None:
         "name": "onnxruntime", "source": str(bundle), "bundle": str(bundle), "device": "cpu", "many": None,
         "prepared": str(image), "prompts": [1], "batches": [2],
     }  # fmt: skip
-    assert call_in_child("samedge.benchmarks.gpu_contenders:try_contender", arguments) is None
+    assert call_in_child("samedge.benchmarks.gpu_behaviours:try_contender", arguments) is None
     with pytest.raises(BenchmarkError, match=r"nowhere\.npy"):
-        call_in_child("samedge.benchmarks.gpu_contenders:try_contender", {**arguments, "prepared": "nowhere.npy"})
+        call_in_child("samedge.benchmarks.gpu_behaviours:try_contender", {**arguments, "prepared": "nowhere.npy"})
 
 
 @pytest.fixture
@@ -297,6 +294,7 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[BuildingBo
     board.serve(bundle)
     monkeypatch.setattr(gpu, "open_cuda", lambda _device: FakeCuda())
     monkeypatch.setattr(gpu, "check_torch", lambda _memory: None)
+    monkeypatch.setattr(gpu, "predictor_problems", lambda *_: ["a stream failed"])
     monkeypatch.setattr(gpu_engines, "require_backend", find_backend)
     monkeypatch.setattr(gpu_engines, "rung_graph", rung_graph)
     monkeypatch.setattr(gpu_contenders, "open_engine", board.open_plan)
@@ -311,7 +309,7 @@ def test_engines_are_built_and_judged_as_samedge_build_does(builder: tuple[Build
     torch_row, half_row, row = run_gpu(settings, {}).contenders
     assert "a bundle has no weights for torch" in torch_row.skipped
     assert "a bundle has its one precision" in half_row.skipped
-    assert (row.skipped, row.problem) == ("", "")
+    assert (row.skipped, row.problem) == ("", "a stream failed")
     assert row.details["rungs"] == "encoder fp16-norms, decoder fp16"
     assert row.details["masks"].startswith("passed, IoU 1.0")
     assert row.details["tried"].startswith("fp16: failed")
@@ -326,7 +324,8 @@ def test_engines_with_other_masks_are_a_problem(builder: tuple[BuildingBoard, Pa
     board, bundle = builder
     for rung in ("fp16", "fp16-norms", "fp16-attention", "fp32"):
         board.wrong["decoder", rung] = shifted
-    board.fails["encoder", "fp32"] = EngineError("no memory for it", cure="Buy some")
+        if rung != "fp16":
+            board.fails["encoder", rung] = EngineError("no kernel for it", cure="Wait")
     settings = GpuSettings(model=str(bundle), contenders=("tensorrt",), trial=False, **QUICK)
     (row,) = run_gpu(settings, {}).contenders
     assert "its masks are not those of the CPU" in row.problem
@@ -340,8 +339,33 @@ def test_no_encoder_for_many_images_is_a_note(builder: tuple[BuildingBoard, Path
     monkeypatch.setattr(gpu_engines, "stored_engine", fails)
     settings = GpuSettings(model=str(builder[1]), contenders=("tensorrt",), trial=False, **QUICK)
     (row,) = run_gpu(settings, {}).contenders
-    assert row.problem == ""
+    assert row.problem == "a stream failed"
     assert row.notes == ("no encoder for 2 images at once: not enough memory. Buy some",)
+
+
+def test_a_predictor_that_is_not_left_alone_has_the_same_masks(board: Board) -> None:
+    def opened() -> GpuContender:
+        predictor = board.predictor()
+        return GpuContender("tensorrt", predictor, board.engines["encoder"], predictor.graphs.decoder, 1)
+
+    contender = opened()
+    assert list(predictor_problems(contender, opened, PICTURES)) == []
+
+    def fails() -> GpuContender:
+        raise EngineError("not enough GPU memory", cure="Buy some")
+
+    class Other(Predictor):
+        def set_embedding(self, *given: Any, **named: Any) -> None:
+            super().set_embedding(*given, **named)
+            super().set_image(np.zeros((self.geometry.height, self.geometry.width, 3), np.uint8))
+
+    contender.predictor.__class__ = Other
+    twisted, alone = predictor_problems(contender, fails, PICTURES)
+    assert twisted.startswith("an embedding that went out and came back has other masks than the predictor alone")
+    assert alone == "two predictors in threads failed: not enough GPU memory"
+    contender.close()
+    gc.collect()
+    assert board.cuda.leaks() == []
 
 
 def test_many_images_go_to_the_encoder_that_takes_them(board: Board) -> None:
