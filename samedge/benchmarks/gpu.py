@@ -7,13 +7,11 @@ contenders on the CPU.
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
 from time import perf_counter
 from typing import Final
 
@@ -41,6 +39,7 @@ from samedge.benchmarks.gpu_contenders import (
 )
 from samedge.benchmarks.gpu_results import SCHEMA, CheckResult, ContenderResult, GpuReport, latency_of
 from samedge.benchmarks.measure import Contender, times_in_turn
+from samedge.benchmarks.memory_watch import MemoryWatch
 from samedge.benchmarks.torch_engine import check_torch, require_torch_device
 from samedge.engines.cuda_checks import CHECKS, CudaCheck
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
@@ -54,7 +53,6 @@ from samedge.runtime.predictor import Predictor
 from samedge.types import BoolArray, FloatArray, Precision
 
 _CPU: Final = "cpu"
-_WATCH_S: Final = 0.002
 LEAST_IOU: Final = 0.98
 """Mean IoU with the masks of the CPU below which masks are others, and not rounded ones."""
 
@@ -360,48 +358,6 @@ class _Survivor:
         except SamedgeError as error:
             self.problem = error.what
         return None
-
-
-class MemoryWatch:
-    """The most memory of the GPU that was taken inside a ``with`` block beyond what was taken before.
-
-    Other programs count as well: measure on a GPU that is otherwise idle.
-
-    Args:
-        memory: The GPU.
-
-    Attributes:
-        peak: Bytes.
-    """
-
-    def __init__(self, memory: CudaMemory) -> None:
-        self._memory = memory
-        self._ended = Event()
-        self._thread = Thread(target=self._watch, name="samedge-memory", daemon=True)
-        self._before = 0
-        self.peak = 0
-
-    def __enter__(self) -> MemoryWatch:
-        gc.collect()
-        self._before = self._free()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._look()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_WATCH_S):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak = max(self.peak, self._before - self._free())
-
-    def _free(self) -> int:
-        with self._memory.current():
-            return self._memory.free_bytes()
 
 
 def _text(value: object) -> str:

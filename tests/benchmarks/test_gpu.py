@@ -22,10 +22,11 @@ from fake_boards import Board, SharedGpu
 from samedge.benchmarks import gpu, gpu_contenders, gpu_engines
 from samedge.benchmarks.artefacts import PICTURES, Artefacts
 from samedge.benchmarks.child import call_in_child
-from samedge.benchmarks.gpu import GpuSettings, MemoryWatch, run_checks, run_gpu
+from samedge.benchmarks.gpu import GpuSettings, run_checks, run_gpu
 from samedge.benchmarks.gpu_behaviours import predictor_problems, try_contender
 from samedge.benchmarks.gpu_contenders import BASELINE, GpuContender, Ready, Step, first_calls, step_names
 from samedge.benchmarks.gpu_results import GpuReport, cells, columns, latency_of, markdown, read_gpu_report
+from samedge.benchmarks.memory_watch import MemoryWatch
 from samedge.benchmarks.torch_engine import TorchArray, TorchEngine, require_torch_device
 from samedge.engines.cuda_checks import CHECKS
 from samedge.engines.fake_cuda import FakeCuda
@@ -248,9 +249,7 @@ def test_a_step_that_fails_while_it_is_timed_costs_itself(board: Board, tmp_path
         return found, [Step(step.name, step.items, fails) if step.name == "decode 1" else step for step in steps]
 
     monkeypatch.setattr(gpu, "first_calls", broken)
-    settings = GpuSettings(
-        contenders=("tensorrt",), trial=False, **{"rounds": 3, "warm_ups": 1, "prompts": (1,), "batches": ()}
-    )
+    settings = GpuSettings(contenders=("tensorrt",), trial=False, rounds=3, warm_ups=1, prompts=(1,), batches=())
     (row,) = run_gpu(settings, {}, artefacts=Made(tmp_path)).contenders
     assert calls == 3  # and not again
     assert row.problem == "decode 1 failed: RuntimeError: CUDA error: misaligned address"
