@@ -122,16 +122,25 @@ class Artefacts:
 
         return self._artefact(f"meta-decoder-{short_name(source)}", key, make)
 
-    def bundle(self, source: str, *, precision: str = "fp32", calibrated: bool = False, form: str = "chunked") -> Path:
+    def bundle(
+        self,
+        source: str,
+        *,
+        precision: str = "fp32",
+        calibrated: bool = False,
+        form: str = "chunked",
+        checked: bool = False,
+    ) -> Path:
         """Returns the bundle of a checkpoint, native scheme.
 
         int8 is written whatever it does to masks and speed: both are what the benchmark is to find out.
 
         Args:
             source: Path, known name, or "seeded:NAME".
-            precision: Of the encoder, "fp32" or "int8".
+            precision: "fp32", "fp16", or "int8" for the encoder.
             calibrated: Static ranges, measured on `PICTURES`.
             form: How global attention is laid out.
+            checked: Compared with the checkpoint, whose answers are kept for engines that are built from it.
 
         Raises:
             SamedgeError: As `samedge.export_model`.
@@ -141,7 +150,7 @@ class Artefacts:
             "versions": versions_of("torch", "onnx", "onnxslim", "onnxruntime"),
             "source": source_digest(*_EXPORTER),
         }
-        kind = "-calibrated" if calibrated else ""
+        kind = ("-calibrated" if calibrated else "") + ("-checked" if checked else "")
 
         def make(stage: Path) -> None:
             arguments = {
@@ -149,6 +158,7 @@ class Artefacts:
                 "folder": str(stage),
                 "precision": precision,
                 "form": form,
+                "checked": checked,
                 "pictures": str(PACKAGE / "assets" / "*.jpg") if calibrated else None,
             }
             call_in_child(f"{__name__}:write_bundle", arguments)
@@ -210,12 +220,14 @@ class Artefacts:
         return target
 
 
-def write_bundle(source: str, folder: str, precision: str, form: str, pictures: str | None) -> None:
-    """Exports a bundle, unchecked, into a folder."""
+def write_bundle(
+    source: str, folder: str, precision: str, form: str, pictures: str | None, *, checked: bool = False
+) -> None:
+    """Exports a bundle into a folder; unchecked, unless that is asked for."""
     from samedge.export.exporter import export_model
 
     arguments: dict[str, Any] = {"precision": precision, "form": form, "calib": pictures}
-    export_model(source, output=Path(folder) / _BUNDLE, check=False, **arguments)
+    export_model(source, output=Path(folder) / _BUNDLE, check=checked, **arguments)
 
 
 def graph_bytes(folder: Path) -> int:

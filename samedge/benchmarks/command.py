@@ -76,13 +76,18 @@ def targets(
 @app.command()
 def gpu(
     device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu rehearses the same without a GPU.")] = "cuda",
-    model: Annotated[str, typer.Option(help="Weights: path, known name, or seeded:NAME.")] = "seeded:sam_vit_b",
+    model: Annotated[
+        str, typer.Option(help="Weights: path, known name, or seeded:NAME; or a bundle, without torch.")
+    ] = "seeded:sam_vit_b",
     contenders: Annotated[list[str] | None, typer.Option(help=f"Some of: {', '.join(CONTENDERS)}.")] = None,
     prompts: Annotated[str, typer.Option(help="Numbers of prompts of one point.")] = "1,4,16",
     batches: Annotated[str, typer.Option(help="Numbers of images that are encoded at once.")] = "2,4",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 50,
     warm_ups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not.")] = 5,
     form: Annotated[str, typer.Option(help="How global attention is laid out in the encoder.")] = "mask",
+    trial: Annotated[
+        bool, typer.Option(help="Call each contender once in a process of its own, which may crash, before.")
+    ] = True,
     checks_only: Annotated[
         bool, typer.Option("--checks-only", help="Check the memory layer, and measure nothing.")
     ] = False,
@@ -98,6 +103,7 @@ def gpu(
         rounds=rounds,
         warm_ups=warm_ups,
         form=form,
+        trial=trial,
     )
     errors = Console(stderr=True)
 
@@ -114,9 +120,16 @@ def gpu(
         (console if console.is_terminal else Console(width=WIDTH)).print(gpu_table(report))
     for check in report.checks:
         console.print(f"{check.name}: {check.problem or 'passed'}", markup=False, highlight=False, soft_wrap=True)
-    failed = [check for check in report.checks if check.problem]
-    if failed:
-        raise BenchmarkError("; ".join(f"{check.name}: {check.problem}" for check in failed))
+    for row in report.contenders:
+        for sentence in filter(None, (row.problem, *row.notes)):
+            console.print(f"{row.name}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    said = [(check.name, check.problem) for check in report.checks]
+    said += [(row.name, row.problem) for row in report.contenders]
+    problems = [f"{name}: {problem}" for name, problem in said if problem]
+    if problems:
+        raise BenchmarkError("; ".join(problems))
+    if report.contenders and all(row.skipped for row in report.contenders):
+        raise BenchmarkError("nothing could be measured: every contender was skipped, for the reasons above")
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

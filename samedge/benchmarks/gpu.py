@@ -1,16 +1,17 @@
 """``python -m samedge.benchmarks gpu``: all that runs on a GPU, run on one, compared with the CPU and with torch.
 
-Without a GPU, ``--device cpu`` rehearses the same on the host: the checks on the fake GPU, the contenders on the CPU.
+Engines are built as ``samedge build`` does it, ladder and probes included. One contender that cannot be had, or fails,
+costs its own row. Without a GPU, ``--device cpu`` rehearses the same on the host: the checks on the fake GPU, the
+contenders on the CPU.
 """
 
 from __future__ import annotations
 
-import gc
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
 from time import perf_counter
 from typing import Final
 
@@ -19,33 +20,41 @@ import numpy as np
 
 from samedge.benchmarks.agreement import largest_difference, mask_ious
 from samedge.benchmarks.artefacts import PICTURES, Artefacts
+from samedge.benchmarks.child import call_in_child
+from samedge.benchmarks.foreign_failures import foreign_failures
+from samedge.benchmarks.gpu_behaviours import predictor_problems
 from samedge.benchmarks.gpu_contenders import (
     BASELINE,
     CONTENDERS,
     GpuContender,
+    Ready,
     Step,
     details_of,
+    first_calls,
     open_contender,
+    ready_contender,
+    seen,
     shown_name,
     step_names,
-    steps_of,
 )
 from samedge.benchmarks.gpu_results import SCHEMA, CheckResult, ContenderResult, GpuReport, latency_of
 from samedge.benchmarks.measure import Contender, times_in_turn
-from samedge.benchmarks.torch_engine import check_torch
-from samedge.benchmarks.variants import points_of
+from samedge.benchmarks.memory_watch import MemoryWatch
+from samedge.benchmarks.torch_engine import check_torch, require_torch_device
 from samedge.engines.cuda_checks import CHECKS, CudaCheck
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
 from samedge.engines.fake_cuda import FakeCuda
 from samedge.errors import SamedgeError, UsageError
-from samedge.runtime.bundle import open_bundle
+from samedge.runtime.bundle import is_bundle
+from samedge.runtime.geometry import ImageGeometry
+from samedge.runtime.image import as_bgr
 from samedge.runtime.load import load
 from samedge.runtime.predictor import Predictor
-from samedge.types import BoolArray, FloatArray
+from samedge.types import BoolArray, FloatArray, Precision
 
 _CPU: Final = "cpu"
-_WATCH_S: Final = 0.002
-_PROMPTS: Final = 8
+LEAST_IOU: Final = 0.98
+"""Mean IoU with the masks of the CPU below which masks are others, and not rounded ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +63,15 @@ class GpuSettings:
 
     Attributes:
         device: "cuda", "cuda:1", or "cpu" for a rehearsal.
-        model: Path, known name, or "seeded:NAME".
+        model: Path, known name, or "seeded:NAME"; or a bundle, which needs no torch.
         contenders: Some of `CONTENDERS`; none to check the memory layer only.
         prompts: Numbers of prompts of one point.
         batches: Numbers of images that are encoded at once.
         rounds: Rounds that count.
         warm_ups: Rounds before them that do not: graphs are captured and kernels chosen in the first ones.
         form: How global attention is laid out in the encoder.
+        trial: Call each contender once in a process of its own before: what crashes there is a row that says so, and
+            would have ended the run here.
     """
 
     device: str = "cuda"
@@ -71,6 +82,7 @@ class GpuSettings:
     rounds: int = 50
     warm_ups: int = 5
     form: str = "mask"
+    trial: bool = True
 
 
 @dataclass(slots=True)
@@ -78,6 +90,35 @@ class _Entry:
     contender: GpuContender
     result: ContenderResult
     steps: dict[str, Step] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What all contenders are given.
+
+    Attributes:
+        settings: How to measure.
+        made: Gives bundles.
+        device: "cuda:0" or "cpu".
+        memory: The GPU.
+        prepared: The encoder's input, float32 ``[1, 3, S, S]``.
+        image: The file that it is in, for processes of their own.
+        wanted: What the CPU sees in each picture.
+        say: Called with a sentence about what is being done.
+    """
+
+    settings: GpuSettings
+    made: Artefacts
+    device: str
+    memory: CudaMemory
+    prepared: FloatArray
+    image: Path
+    wanted: list[tuple[FloatArray, list[BoolArray]]]
+    say: Callable[[str], None]
+
+    def bundle(self, precision: Precision = "fp32") -> Path:
+        """Returns the bundle; that in float32 has the checkpoint's answers, by which engines are judged."""
+        return _bundle(self.settings, self.made, precision)
 
 
 def run_gpu(
@@ -101,7 +142,8 @@ def run_gpu(
         UsageError: A setting means nothing.
         DeviceUnavailableError: There is no such GPU.
         MissingExtraError: The CUDA bindings are not installed.
-        SamedgeError: The model cannot be exported, or does not run on the CPU.
+        SamedgeError: The model cannot be exported, or does not run on the CPU. What befalls one contender is in the
+            report.
     """
     unknown = [name for name in settings.contenders if name not in CONTENDERS]
     if unknown:
@@ -121,18 +163,21 @@ def run_gpu(
         if not settings.contenders:
             return report
         made = artefacts or Artefacts(say=say)
-        bundle = made.bundle(settings.model, form=settings.form)
-        prepared: FloatArray = np.load(made.encoder_input(_image_size(bundle)))
+        bundle = _bundle(settings, made)
         say("Masks on the CPU")
-        with load(bundle, "onnxruntime", _CPU, force=True) as predictor:
-            wanted = [_seen(predictor, picture) for picture in PICTURES]
+        with load(bundle, "onnxruntime", _CPU, force=True, kind="sam") as predictor:
+            wanted = [seen(predictor, picture) for picture in PICTURES]
+            prepared = _prepared(predictor, PICTURES[0])
         with ExitStack() as stack:
+            image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samedge-gpu-"))) / "image.npy"
+            np.save(image, prepared)
+            given = _Setting(settings, made, device, memory, prepared, image, wanted, say)
             entries: list[_Entry] = []
             for name in settings.contenders:
                 say(f"Opening {name}")
-                found = _open(name, settings, bundle, device, memory, prepared, wanted)
+                found = _open(name, given)
                 if isinstance(found, _Entry):
-                    stack.callback(found.contender.predictor.close)
+                    stack.callback(_close, found.contender, say)
                     entries.append(found)
                     found = found.result
                 report = msgspec.structs.replace(report, contenders=(*report.contenders, found))
@@ -146,16 +191,28 @@ def run_gpu(
 
 
 def run_checks(memory: CudaMemory, say: Callable[[str], None]) -> Iterator[CheckResult]:
-    """Yields what the checks of the memory layer say; that of torch on a real GPU only."""
-    real = memory.provider != FakeCuda.provider
-    for check in (*CHECKS, *((CudaCheck("torch on the same GPU", check_torch),) if real else ())):
+    """Yields what the checks of the memory layer say; that of torch where it sees the GPU."""
+    for check in (*CHECKS, *_torch_checks(memory, say)):
         say(f"Checking {check.name}")
         try:
-            check.run(memory)
+            with foreign_failures(check.name):
+                check.run(memory)
         except SamedgeError as error:
             yield CheckResult(check.name, str(error))
         else:
             yield CheckResult(check.name)
+
+
+def _torch_checks(memory: CudaMemory, say: Callable[[str], None]) -> tuple[CudaCheck, ...]:
+    """The check of torch on the same GPU; none for the fake one, and on boards without torch."""
+    if memory.provider == FakeCuda.provider:
+        return ()
+    try:
+        require_torch_device(f"cuda:{memory.gpu.index}")
+    except SamedgeError as error:
+        say(f"Not checking torch on the same GPU: {error.what}")
+        return ()
+    return (CudaCheck("torch on the same GPU", check_torch),)
 
 
 @contextmanager
@@ -167,60 +224,98 @@ def _memory(device: str) -> Iterator[CudaMemory]:
         memory.close()
 
 
-def _image_size(bundle: Path) -> int:
-    return open_bundle(bundle, force=True, verify=False).manifest.input.image_size
+def _bundle(settings: GpuSettings, made: Artefacts, precision: Precision = "fp32") -> Path:
+    if not is_bundle(settings.model):
+        return made.bundle(settings.model, precision=precision, form=settings.form, checked=precision == "fp32")
+    if precision != "fp32":
+        raise UsageError(f"a bundle has its one precision, and {precision} is another", cure="Give the checkpoint")
+    return Path(settings.model)
 
 
-def _seen(predictor: Predictor, picture: Path) -> tuple[FloatArray, list[BoolArray]]:
-    """The embedding of a picture, and the masks of some points on it."""
-    predictor.set_image(picture)
-    geometry = predictor.geometry
-    points = points_of(_PROMPTS, 1000) * np.array([geometry.width, geometry.height], np.float32) / 1000
-    return predictor.image_embedding, list(predictor.predict(points=points, multimask=True).masks)
+def _prepared(predictor: Predictor, picture: Path) -> FloatArray:
+    bgr = as_bgr(picture)
+    return predictor.graphs.prepare(bgr, ImageGeometry.of(bgr.shape[0], bgr.shape[1], predictor.info.input.image_size))
 
 
-def _open(
-    name: str,
-    settings: GpuSettings,
-    bundle: Path,
-    device: str,
-    memory: CudaMemory,
-    prepared: FloatArray,
-    wanted: list[tuple[FloatArray, list[BoolArray]]],
-) -> _Entry | ContenderResult:
+def _close(contender: GpuContender, say: Callable[[str], None]) -> None:
+    """Frees a contender; that it cannot be freed any more, because the GPU has failed, costs no result."""
+    try:
+        with foreign_failures(contender.name):
+            contender.close()
+    except SamedgeError as error:
+        say(f"Closing {contender.name}: {error}")
+
+
+def _open(name: str, given: _Setting) -> _Entry | ContenderResult:
     """Opens a contender, compares it with the CPU, and calls each of its steps once; or says why it cannot be had."""
+    settings, memory = given.settings, given.memory
     with ExitStack() as stack:
         try:
-            with MemoryWatch(memory) as watch:
-                start = perf_counter()
-                contender = open_contender(name, settings.model, bundle, device, settings.batches)
-                stack.callback(contender.predictor.close)
-                open_s = perf_counter() - start
-                found = [_seen(contender.predictor, picture) for picture in PICTURES]
-                steps = steps_of(contender, prepared, PICTURES[0], settings.prompts, settings.batches)
-                for step in steps:
-                    step.call()
+            with foreign_failures(name):
+                ready = ready_contender(name, settings.model, given.bundle, given.device, settings.batches, given.say)
+                if settings.trial:
+                    _try(ready, given)
+                with MemoryWatch(memory) as watch:
+                    start = perf_counter()
+                    contender = open_contender(ready)
+                    stack.callback(_close, contender, given.say)
+                    open_s = perf_counter() - start
+                    found, steps = first_calls(contender, given.prepared, settings.prompts, settings.batches)
+                wrong = (
+                    []
+                    if name.startswith("torch")
+                    else list(predictor_problems(contender, lambda: open_contender(ready), PICTURES))
+                )
         except SamedgeError as error:
             return ContenderResult(name=shown_name(name), skipped=str(error))
         stack.pop_all()
     ious = [
         float(mask_ious([ours], [theirs])[0, 0])
-        for (_, mine), (_, other) in zip(found, wanted, strict=True)
+        for (_, mine), (_, other) in zip(found, given.wanted, strict=True)
         for ours, theirs in zip(mine, other, strict=True)
     ]
-    missing = [f"{step} is more than the engine takes" for step in step_names((), settings.batches)
-               if step not in {step.name for step in steps}]  # fmt: skip
+    errors = [largest_difference(mine[0], other[0]) for mine, other in zip(found, given.wanted, strict=True)]
+    able = {step.name for step in steps}
+    missing = [
+        f"encode x{count} is more than the engine takes" for count in settings.batches if f"encode x{count}" not in able
+    ]
+    made = ready.engines
     result = ContenderResult(
         name=contender.name,
-        details=dict(details_of(contender)),
+        details={**details_of(contender), **({} if made is None else made.details)},
         open_s=open_s,
-        peak_bytes=None if device == _CPU else watch.peak,
-        embedding_error=max(largest_difference(mine[0], other[0]) for mine, other in zip(found, wanted, strict=True)),
+        peak_bytes=None if given.device == _CPU else watch.peak,
+        embedding_error=float(np.max(errors)),  # NaN stays NaN
         mask_iou_mean=float(np.mean(ious)),
         mask_iou_worst=min(ious),
-        notes=tuple(missing),
+        notes=(*missing, *(() if made is None else made.notes)),
     )
+    problems = [*_other_masks(result), *wrong, *([] if made is None or not made.problem else [made.problem])]
+    result = msgspec.structs.replace(result, problem="; ".join(problems))
     return _Entry(contender, result, {step.name: step for step in steps})
+
+
+def _try(ready: Ready, given: _Setting) -> None:
+    many = None if ready.engines is None else ready.engines.many
+    arguments = {
+        "name": ready.name,
+        "source": ready.source,
+        "bundle": str(ready.bundle),
+        "device": ready.device,
+        "many": None if many is None else str(many),
+        "prepared": str(given.image),
+        "prompts": given.settings.prompts,
+        "batches": given.settings.batches,
+    }
+    call_in_child("samedge.benchmarks.gpu_behaviours:try_contender", arguments)
+
+
+def _other_masks(result: ContenderResult) -> Iterator[str]:
+    """Yields what shows that a contender does not compute what the CPU does."""
+    if result.embedding_error is None or not np.isfinite(result.embedding_error):
+        yield "its embedding has numbers that are none"
+    if result.mask_iou_mean is None or not result.mask_iou_mean >= LEAST_IOU:
+        yield f"its masks are not those of the CPU (IoU {result.mask_iou_mean:.4f} on average)"
 
 
 def _timed(
@@ -228,59 +323,41 @@ def _timed(
 ) -> Iterator[dict[str, ContenderResult]]:
     """Yields all results after each step: contenders take turns at a step, so that a ratio is of one moment."""
     for name in step_names(settings.prompts, settings.batches):
-        able = [entry for entry in entries if name in entry.steps]
+        able = [(entry, _Survivor(entry.steps[name])) for entry in entries if name in entry.steps]
         if not able:
             continue
         say(f"Timing {name}")
-        contenders = [Contender(entry.contender.name, entry.steps[name].call) for entry in able]
+        contenders = [Contender(entry.contender.name, survivor) for entry, survivor in able]
         times = times_in_turn(contenders, settings.rounds, warm_ups=settings.warm_ups)
-        seconds = {who: [wall for wall, _ in own] for who, own in times.items()}
-        for entry in able:
-            latency = latency_of(seconds[entry.contender.name], entry.steps[name].items, seconds.get(BASELINE))
+        failed = {entry.contender.name: survivor.problem for entry, survivor in able if survivor.problem}
+        seconds = {who: [wall for wall, _ in own] for who, own in times.items() if who not in failed}
+        for entry, survivor in able:
+            who = entry.contender.name
+            if who in failed:
+                problem = "; ".join(filter(None, (entry.result.problem, f"{name} failed: {survivor.problem}")))
+                entry.result = msgspec.structs.replace(entry.result, problem=problem)
+                continue
+            latency = latency_of(seconds[who], entry.steps[name].items, seconds.get(BASELINE))
             entry.result = msgspec.structs.replace(entry.result, steps={**entry.result.steps, name: latency})
         yield {entry.result.name: entry.result for entry in entries}
 
 
-class MemoryWatch:
-    """The most memory of the GPU that was taken inside a ``with`` block beyond what was taken before.
+@dataclass(slots=True)
+class _Survivor:
+    """A step that fails once, and is not called again: those of the others go on."""
 
-    Other programs count as well: measure on a GPU that is otherwise idle.
+    step: Step
+    problem: str = ""
 
-    Args:
-        memory: The GPU.
-
-    Attributes:
-        peak: Bytes.
-    """
-
-    def __init__(self, memory: CudaMemory) -> None:
-        self._memory = memory
-        self._ended = Event()
-        self._thread = Thread(target=self._watch, name="samedge-memory", daemon=True)
-        self._before = 0
-        self.peak = 0
-
-    def __enter__(self) -> MemoryWatch:
-        gc.collect()
-        self._before = self._free()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._look()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_WATCH_S):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak = max(self.peak, self._before - self._free())
-
-    def _free(self) -> int:
-        with self._memory.current():
-            return self._memory.free_bytes()
+    def __call__(self) -> object:
+        if self.problem:
+            return None
+        try:
+            with foreign_failures(self.step.name):
+                return self.step.call()
+        except SamedgeError as error:
+            self.problem = error.what
+        return None
 
 
 def _text(value: object) -> str:

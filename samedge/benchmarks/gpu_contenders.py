@@ -11,24 +11,52 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from samedge.benchmarks.torch_engine import torch_engines
+from samedge.benchmarks.artefacts import PICTURES
+from samedge.benchmarks.gpu_engines import MeasuredEngines, make_engines
+from samedge.benchmarks.torch_engine import require_torch_device, torch_engines
 from samedge.benchmarks.variants import points_of
-from samedge.engines.build_options import AxisRange, BuildOptions
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
-from samedge.engines.registry import availability, open_engine
-from samedge.engines.stored_builds import stored_engine
-from samedge.engines.tensorrt_api import FlavourName
-from samedge.errors import BackendUnavailableError
-from samedge.runtime.bundle import open_bundle
+from samedge.engines.registry import open_engine, require_backend
+from samedge.errors import BenchmarkError
+from samedge.runtime.bundle import is_bundle, open_bundle
+from samedge.runtime.bundle_engines import ENGINE_BACKENDS
 from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.image import as_bgr
-from samedge.runtime.manifest import SPLIT_ROLES, GraphRole
+from samedge.runtime.load import load
 from samedge.runtime.predictor import Predictor
-from samedge.types import Array
+from samedge.types import Array, BoolArray, FloatArray, Precision
 
 BASELINE: Final = "torch eager"
-CONTENDERS: Final = (BASELINE, "torch compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
+CONTENDERS: Final = (
+    BASELINE, "torch eager fp16", "torch compile", "torch compile fp16", "onnxruntime", "onnxruntime fp16", "tensorrt",
+    "tensorrt-rtx",
+)  # fmt: skip
+"""torch computes fp16 as its autocast does, onnxruntime as the exported graph says, engines as the ladder found."""
+_HALF: Final = "fp16"
+_PROMPTS: Final = 8
+
+BundleOf = Callable[[Precision], Path]
+"""Gives the bundle in a precision, exported if it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """All that is needed to open a contender.
+
+    Attributes:
+        name: One of `CONTENDERS`.
+        source: The checkpoint: path, known name, or "seeded:NAME"; or a bundle.
+        bundle: Its bundle.
+        device: "cuda:0", or "cpu" for a rehearsal.
+        engines: What was built, for contenders that run engines.
+    """
+
+    name: str
+    source: str
+    bundle: Path
+    device: str
+    engines: MeasuredEngines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +65,11 @@ class GpuContender:
 
     Attributes:
         name: What it is called.
-        predictor: The predictor; closing it frees all.
+        predictor: The predictor; closing it frees all but `many`.
         encoder: Its encoder.
         decoder: Its decoder.
         batch: Most images that the encoder takes at once; None for any number.
+        many: An encoder for more images at once; None if there is none.
     """
 
     name: str
@@ -48,39 +77,72 @@ class GpuContender:
     encoder: Engine
     decoder: Decoder
     batch: int | None = None
+    many: Engine | None = None
+
+    def encoder_of(self, count: int) -> Engine | None:
+        """Returns the encoder that takes so many images at once; None if there is none."""
+        return self.encoder if self.batch is None or count <= self.batch else self.many
+
+    def close(self) -> None:
+        """Frees all."""
+        with ExitStack() as stack:
+            stack.callback(self.predictor.close)
+            if self.many is not None:
+                stack.callback(self.many.close)
 
 
-def open_contender(name: str, source: str, bundle: Path, device: str, batches: Sequence[int]) -> GpuContender:
-    """Opens a contender; engines are built, or found in the store.
+def ready_contender(
+    name: str, source: str, bundle_of: BundleOf, device: str, batches: Sequence[int], say: Callable[[str], None]
+) -> Ready:
+    """Exports and builds what a contender runs, or finds it; nothing of that is measured.
 
     Args:
         name: One of `CONTENDERS`.
-        source: The checkpoint: path, known name, or "seeded:NAME".
-        bundle: Its bundle.
+        source: The checkpoint, or a bundle.
+        bundle_of: Gives its bundles.
         device: "cuda:0", or "cpu" for a rehearsal.
         batches: Numbers of images that the encoder will be given at once.
+        say: Called with a sentence about what is being done.
 
     Raises:
         SamedgeError: It cannot be had here; says why.
     """
-    opened = open_bundle(bundle, force=True, verify=False)
-    manifest = opened.manifest
-    size = manifest.input.image_size
+    backend, *rest = name.split()
+    if backend == "torch":
+        if is_bundle(source):
+            raise BenchmarkError("a bundle has no weights for torch", cure="Give the checkpoint as --model")
+        require_torch_device(device)
+    elif backend in ENGINE_BACKENDS:
+        bundle = bundle_of("fp32")
+        return Ready(name, source, bundle, device, make_engines(backend, bundle, device, batches, say))
+    else:
+        require_backend(backend)
+    return Ready(name, source, bundle_of("fp16" if _HALF in rest and backend != "torch" else "fp32"), device)
+
+
+def open_contender(ready: Ready) -> GpuContender:
+    """Opens a contender; ours as `samedge.load` does.
+
+    Raises:
+        SamedgeError: It cannot be had here; says why.
+    """
+    backend, *rest = ready.name.split()
+    many: Engine | None = None
     with ExitStack() as stack:
-        decoder: Decoder
-        if name.startswith("torch"):
-            encoder, whole = torch_engines(source, device, name.removeprefix("torch "))
-            decoder = WholeDecoder(whole, "native", size)
+        if backend == "torch":
+            manifest = open_bundle(ready.bundle, force=True, verify=False).manifest
+            encoder, whole = torch_engines(ready.source, ready.device, rest[0], half=_HALF in rest)
+            predictor = Predictor(manifest, encoder, WholeDecoder(whole, "native", manifest.input.image_size))
         else:
-            graph = partial(_engine, name, opened.graph_path, device=device, manifest=manifest, batches=batches)
-            encoder = stack.enter_context(graph("encoder"))
-            context, prompts, masks = (stack.enter_context(graph(role)) for role in SPLIT_ROLES)
-            decoder = SplitDecoder(context, prompts, masks, lambda: WholeDecoder(graph("decoder"), "native", size))
-        predictor = Predictor(manifest, encoder, decoder)
+            predictor = load(ready.bundle, backend, ready.device, force=True, kind="sam")
+        stack.callback(predictor.close)
+        encoder = predictor.graphs.encoder
+        axis = encoder.inputs["image"].shape[0]
+        limit = encoder.axis_limits.get(axis, (1, None))[1] if isinstance(axis, str) else axis
+        if ready.engines is not None and ready.engines.many is not None:
+            many = open_engine(ready.engines.many, backend=backend, device=ready.device)
         stack.pop_all()
-    axis = encoder.inputs["image"].shape[0]
-    limit = encoder.axis_limits.get(axis, (1, None))[1] if isinstance(axis, str) else axis
-    return GpuContender(shown_name(name), predictor, encoder, decoder, limit)
+    return GpuContender(shown_name(ready.name), predictor, encoder, predictor.graphs.decoder, limit, many)
 
 
 def shown_name(name: str) -> str:
@@ -88,34 +150,12 @@ def shown_name(name: str) -> str:
     return name if name.startswith("torch") else f"samedge, {name}"
 
 
-def _engine(
-    backend: str,
-    path_of: Callable[[GraphRole], Path],
-    role: GraphRole,
-    *,
-    device: str,
-    manifest: Any,
-    batches: Sequence[int],
-) -> Engine:
-    if backend == "onnxruntime":
-        return open_engine(path_of(role), backend=backend, device=device)
-    found = availability(backend)
-    if not found.ok:
-        raise BackendUnavailableError(found.reason, cure=found.cure)
-    record = manifest.graph(role)
-    axes = {name: port.shape for name, port in {**record.inputs, **record.outputs}.items()}
-    profiles = {
-        "batch": AxisRange(1, 1, max(batches, default=1)),
-        "contexts": AxisRange(1, 1, 16),
-        "prompts": AxisRange(1, 16, 16),
-        "points": AxisRange(2, 2, 16),
-    }
-    options = BuildOptions(precision=record.precision, profiles=profiles)
-    weights = [path_of(role).with_name(file.file) for file in record.external_data]
-    built = stored_engine(
-        path_of(role), options, flavour=cast("FlavourName", backend), device=device, weights=weights, axes=axes
-    )
-    return open_engine(built.plan, backend=backend, device=device)
+def seen(predictor: Predictor, picture: Path) -> tuple[FloatArray, list[BoolArray]]:
+    """Returns the embedding of a picture, and the masks of some points on it."""
+    predictor.set_image(picture)
+    geometry = predictor.geometry
+    points = points_of(_PROMPTS, 1000) * np.array([geometry.width, geometry.height], np.float32) / 1000
+    return predictor.image_embedding, list(predictor.predict(points=points, multimask=True).masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +211,32 @@ def steps_of(
 
     steps.append(Step("image and prompt", 1, image))
     for count in batches:
-        if contender.batch is None or count <= contender.batch:
-            many = encoder.to_device(np.repeat(prepared, count, axis=0))
-            steps.append(Step(f"encode x{count}", count, partial(_encode, encoder, many)))
+        able = contender.encoder_of(count)
+        if able is not None:
+            many = able.to_device(np.repeat(prepared, count, axis=0))
+            steps.append(Step(f"encode x{count}", count, partial(_encode, able, many)))
     return steps
+
+
+def first_calls(
+    contender: GpuContender, prepared: Array, prompts: Sequence[int], batches: Sequence[int]
+) -> tuple[list[tuple[FloatArray, list[BoolArray]]], list[Step]]:
+    """Shows the pictures to a contender and calls each of its steps once.
+
+    Args:
+        contender: Who is measured.
+        prepared: The encoder's input, float32 ``[1, 3, S, S]``, on the host.
+        prompts: Numbers of prompts of one point.
+        batches: Numbers of images.
+
+    Returns:
+        What it saw in each picture, and the steps.
+    """
+    found = [seen(contender.predictor, picture) for picture in PICTURES]
+    steps = steps_of(contender, prepared, PICTURES[0], prompts, batches)
+    for step in steps:
+        step.call()
+    return found, steps
 
 
 def _encode(encoder: Engine, images: Value) -> object:

@@ -79,6 +79,7 @@ class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
         mask_iou_worst: The lowest.
         steps: Step to latency.
         notes: Sentences, such as why a step is missing.
+        problem: What it does wrong, such as other masks than the CPU's; empty if nothing is known.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
     mask_iou_worst: float | None = None
     steps: dict[str, Latency] = {}
     notes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 class GpuReport(msgspec.Struct, frozen=True):
@@ -160,8 +162,9 @@ def markdown(report: GpuReport) -> str:
     text += f"\n## Latency\n\n{_title(report)[0].upper()}{_title(report)[1:]}.\n\n"
     text += "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
     for row in report.contenders:
-        if row.details or row.notes:
-            said = [f"{name} {value}" for name, value in row.details.items()]
+        if row.details or row.notes or row.problem:
+            said = [f"**{row.problem}**"] if row.problem else []
+            said += [f"{name} {value}" for name, value in row.details.items()]
             text += f"\n- {row.name}: {'; '.join((*said, *row.notes))}"
     text += "\n"
     for title, facts in (("Where", report.machine), ("How", report.settings)):
@@ -175,12 +178,12 @@ def csv_text(report: GpuReport) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ("contender", "skipped", "step", "p50_ms", "p90_ms", "p99_ms", "count", "per_second", "ratio", "ratio_p10",
-         "ratio_p90", "peak_bytes", "embedding_error", "mask_iou_mean", "mask_iou_worst")
+         "ratio_p90", "peak_bytes", "embedding_error", "mask_iou_mean", "mask_iou_worst", "problem")
     )  # fmt: skip
     for row in report.contenders:
-        about = (row.peak_bytes, row.embedding_error, row.mask_iou_mean, row.mask_iou_worst)
+        about = (row.peak_bytes, row.embedding_error, row.mask_iou_mean, row.mask_iou_worst, row.problem)
         if row.skipped:
-            writer.writerow((row.name, row.skipped, *(None,) * 13))
+            writer.writerow((row.name, row.skipped, *(None,) * 14))
         for step, value in row.steps.items():
             ratio = (None,) * 3 if value.ratio is None else (value.ratio.median, value.ratio.low, value.ratio.high)
             numbers = (value.p50, value.p90, value.p99, value.count, value.per_second)

@@ -109,6 +109,7 @@ class TorchEngine:
         outputs: Output name to shape and dtype.
         device: "cuda:0" or "cpu".
         mode: One of `MODES`.
+        half: Let torch compute in float16 where its autocast does; inputs and outputs stay float32.
     """
 
     keeps_on_device = True
@@ -120,12 +121,19 @@ class TorchEngine:
         outputs: Mapping[str, TensorSpec],
         device: str,
         mode: str,
+        *,
+        half: bool = False,
     ) -> None:
         self._torch = require_torch_device(device)
         self._function = self._torch.compile(function, dynamic=False) if mode == "compile" else function
+        self._half = half
         self.inputs, self.outputs = inputs, outputs
         self.device = self.array_device = device
-        self.details = {"torch": str(self._torch.__version__), "mode": mode}
+        self.details = {
+            "torch": str(self._torch.__version__),
+            "mode": mode,
+            "precision": "fp16 (autocast)" if half else "fp32",
+        }
         self.axis_limits: Mapping[str, tuple[int, int]] = {}
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
@@ -140,14 +148,22 @@ class TorchEngine:
         """
         tensors = [self._tensor(feeds[name]) for name in self.inputs]
         try:
-            with self._torch.inference_mode():
+            with self._torch.inference_mode(), self._autocast():
                 results = self._function(*tensors)
         except RuntimeError as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise EngineError(f"torch failed: {first}", kind=type(error).__name__) from error
         results = results if isinstance(results, tuple) else (results,)
         named = dict(zip(self.outputs, results, strict=True))
-        return {name: TorchArray(named[name], self.device) for name in outputs}
+        # What autocast left in float16 is float32 for the next engine, as in the graphs that are exported.
+        return {name: TorchArray(named[name].to(self._dtype_of(name)), self.device) for name in outputs}
+
+    def _autocast(self) -> Any:
+        kind = self.device.partition(":")[0]
+        return self._torch.autocast(kind, dtype=self._torch.float16, enabled=self._half)
+
+    def _dtype_of(self, name: str) -> Any:
+        return getattr(self._torch, self.outputs[name].dtype.name)
 
     def _tensor(self, array: Array | DeviceArray) -> Any:
         if isinstance(array, TorchArray):
@@ -174,13 +190,14 @@ class TorchEngine:
         raise EngineError("this engine was closed")
 
 
-def torch_engines(source: str, device: str, mode: str) -> tuple[Engine, Engine]:
+def torch_engines(source: str, device: str, mode: str, *, half: bool = False) -> tuple[Engine, Engine]:
     """Returns encoder and whole decoder of a checkpoint in torch, with the names of the native scheme.
 
     Args:
         source: Path, known name, or "seeded:NAME".
         device: "cuda:0" or "cpu".
         mode: One of `MODES`.
+        half: As for `TorchEngine`.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -194,9 +211,8 @@ def torch_engines(source: str, device: str, mode: str) -> tuple[Engine, Engine]:
     size, grid = sam.image_size, sam.embedding_size
     side, channels = 4 * grid, sam.prompt_encoder.embed_dim
     embedding = TensorSpec(("batch", channels, grid, grid), _F32)
-    encoder = TorchEngine(
-        sam.encode, {"image": TensorSpec(("batch", 3, size, size), _F32)}, {"image_embeddings": embedding}, device, mode
-    )
+    image = {"image": TensorSpec(("batch", 3, size, size), _F32)}
+    encoder = TorchEngine(sam.encode, image, {"image_embeddings": embedding}, device, mode, half=half)
     prompts: dict[str, TensorSpec] = {
         "image_embeddings": TensorSpec((1, channels, grid, grid), _F32),
         "point_coords": TensorSpec(("prompts", "points", 2), _F32),
@@ -208,7 +224,7 @@ def torch_engines(source: str, device: str, mode: str) -> tuple[Engine, Engine]:
         "low_res_masks": TensorSpec(("prompts", 4, side, side), _F32),
         "iou_predictions": TensorSpec(("prompts", 4), _F32),
     }
-    decoder = TorchEngine(sam.decode, prompts, masks, device, mode)
+    decoder = TorchEngine(sam.decode, prompts, masks, device, mode, half=half)
     name = f"torch {mode}"
     return (
         Engine(encoder, backend=name, name=f"{source} encoder"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from samedge.export.bundle_build import BuiltEngines
 
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
+_ENGINES: Final[Any] = {"rich_help_panel": "Engines (--format trt, rtx or engine)"}
 
 
 def export(
@@ -44,7 +45,24 @@ def export(
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare the graphs with the checkpoint.")] = True,
     targets: Annotated[
-        str | None, typer.Option(help="Compute capabilities of the engines, such as 8.6,8.9 (--format rtx).")
+        str | None,
+        typer.Option(help="Compute capabilities of the engines, such as 8.6,8.9 (--format rtx).", **_ENGINES),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Prompts of one call: fewest/usual/most; 1/16/64 by default.", **_ENGINES)
+    ] = None,
+    points: Annotated[
+        str | None, typer.Option(help="Points of a prompt: fewest/usual/most; 2/3/16 by default.", **_ENGINES)
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(help="Share of the free GPU memory for scratch space; 0.5 by default.", **_ENGINES)
+    ] = None,
+    optimisation_level: Annotated[
+        int | None,
+        typer.Option("--optimisation-level", "--optimization-level", help="0 (fast build) to 5.", **_ENGINES),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="GPU that engines are built on, such as cuda:1.", **_ENGINES)
     ] = None,
     dynamic: Annotated[
         bool, typer.Option(help="Leave height and width of the input free, or fix them.", **_YOLO)
@@ -57,28 +75,36 @@ def export(
 ) -> None:
     """Writes a checkpoint as a bundle of ONNX graphs, and proves that they give its masks.
 
-    With --format trt or rtx its engines are built beside it, as samedge build does. Shows progress and the parity table
-    on stderr, and prints the bundle's path last, on stdout.
+    With --format trt or rtx its engines are built beside it, as samedge build does, which has more options. Shows
+    progress and the parity table on stderr, and prints the bundle's path last, on stdout.
     """
     from rich.console import Console
 
     from samedge.cli.build import refuse_failed, show_built
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
-    from samedge.errors import ParityError
+    from samedge.errors import ParityError, UsageError
+    from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS
     from samedge.export.cached import import_exporter
     from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
     from samedge.runtime.bundle import bundle_manifest
 
     built: BuiltEngines | None = None
     capabilities = targets.split(",") if targets else ()
+    engine_only = {"--prompts": prompts, "--points": points, "--workspace": workspace,
+                   "--optimisation-level": optimisation_level, "--device": device}  # fmt: skip
+    given = [option for option, value in engine_only.items() if value is not None]
+    if given and format_ not in ENGINE_FORMATS:
+        raise UsageError("this is for engines", where=given[0], cure="Add --format trt or rtx, or leave it out")
     with shown_progress() as progress:
         if format_ in ENGINE_FORMATS:
             path, built = export_with_engines(
                 checkpoint, format_, precision=cast("Any", precision), io=cast("Any", io), opset=opset,
                 form=cast("Any", form), calib=calib, output=output, image_size=image_size, check=check,
-                targets=capabilities, dynamic=dynamic, nms=nms, conf=conf, iou=iou, max_det=max_det,
-                agnostic_nms=agnostic_nms, progress=progress,
+                targets=capabilities, prompts=prompts or DEFAULT_PROMPTS, points=points or DEFAULT_POINTS,
+                workspace=0.5 if workspace is None else workspace, optimisation_level=optimisation_level, device=device,
+                dynamic=dynamic, nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms,
+                progress=progress,
             )  # fmt: skip
         else:
             path = import_exporter()(

@@ -79,7 +79,7 @@ def build(request: dict[str, Any], progress: Progress) -> BuildReport:
             progress=progress,
         )
     output = Path(request["output"])
-    with storage_errors(output), output.open("wb") as file:
+    with storage_errors(output.parent), output.open("wb") as file:  # its own name is a temporary one
         file.write(plan)
         file.flush()
         os.fsync(file.fileno())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,10 @@ _CURES: Final = (  # signs of a cause in the log, in lower case, and the cure; t
     (("first input has type uint8",), "Export a graph whose images are float32, or whose first step is a Cast"),
     (("non-zero zero point",), "Quantise symmetrically: int8 with zero points of 0"),
     (("cannot compile for target",), "Leave out the targets that lack this precision: fp8 needs 8.9 or newer"),
-    (("fp32 gemm is not supported",), "Export with precision fp16, or leave the target 7.5 out"),
+    (
+        ("fp32 gemm is not supported",),
+        "Export with precision fp16, or leave the target 7.5 out; there onnxruntime runs the bundle on device 'cuda'",
+    ),
     (
         ("nonmaxsuppression",),
         "Export without --nms: this TensorRT has no suppression of boxes, and the host does it in a millisecond",
@@ -109,3 +112,35 @@ def refuse_unsupported(flavour: Flavour, options: BuildOptions) -> None:
         raise UsageError(f"{flavour} has strong typing only", cure="Use typing 'auto' or 'strong'")
     if options.precision == "fp8" and not features.strong_typing:
         raise UsageError(f"{flavour} has no fp8", cure="Export with precision fp16")
+
+
+def computes_zeros(flavour: str, precision: str, capabilities: Collection[str], *, free_axes: bool) -> bool:
+    """Whether an engine is known to compute zeros without a word on one of these GPUs.
+
+    Matrix products in fp32 with free axes do on Turing, as reported for TensorRT for RTX, which by now has none for it
+    at all.
+
+    Args:
+        flavour: The TensorRT that builds.
+        precision: Of the graph.
+        capabilities: Compute capabilities, such as "sm75".
+        free_axes: The graph has inputs with free axes.
+    """
+    return flavour == "tensorrt-rtx" and precision == "fp32" and free_axes and "sm75" in capabilities
+
+
+def known_zeros(flavour: Flavour, graph: Path, *, named: bool) -> UsageError:
+    """Returns the error for an engine that would compute zeros.
+
+    Args:
+        flavour: The TensorRT.
+        graph: The ONNX file.
+        named: The GPU was named as a target; it is the one at hand otherwise.
+    """
+    return UsageError(
+        f"{flavour} is known to compute zeros in fp32 with free axes on compute capability 7.5",
+        where=graph.name,
+        cure="Export with precision fp16, or leave the target 7.5 out"
+        if named
+        else "Build with precision fp16, or run the bundle with onnxruntime on device 'cuda'",
+    )

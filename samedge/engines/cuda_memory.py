@@ -48,6 +48,11 @@ class Gpu:
     memory_bytes: int
     integrated: bool = False
 
+    @property
+    def target(self) -> str:
+        """Its compute capability as builders name it: "sm86"."""
+        return f"sm{self.compute_capability.replace('.', '')}"
+
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.compute_capability})"
 

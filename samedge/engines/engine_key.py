@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samedge.digest import sha256_file
+from samedge.engines.build_failures import computes_zeros
 from samedge.engines.build_options import BuildOptions
 from samedge.engines.cuda_memory import Gpu
 from samedge.engines.tensorrt_api import Flavour
@@ -89,12 +90,17 @@ class EngineKey:
     def gpu_obstacles(self, gpu: Gpu) -> list[str]:
         """The obstacles that this GPU is."""
         found: list[str] = []
-        here = f"sm{gpu.compute_capability.replace('.', '')}"
-        if self.targets and here not in self.targets:
-            found.append(f"it was built for {', '.join(self.targets)}, and this GPU is {here}")
+        if self.targets and gpu.target not in self.targets:
+            found.append(f"it was built for {', '.join(self.targets)}, and this GPU is {gpu.target}")
         if self.compute_capability and not self._runs_on(gpu):
             found.append(f"it was built on {self.gpu} ({self.compute_capability}), and this is {gpu}")
+        if self.computes_zeros(gpu):
+            found.append(f"{self.flavour} is known to compute zeros in fp32 with free axes on {gpu}")
         return found
+
+    def computes_zeros(self, gpu: Gpu) -> bool:
+        """Whether the engine is known to compute zeros on a GPU, for which it may have been built by nobody's wish."""
+        return computes_zeros(self.flavour, self.precision, (gpu.target,), free_axes=bool(self.profiles))
 
     def system_obstacles(self) -> list[str]:
         """The obstacles that operating system and processor are."""

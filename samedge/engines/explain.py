@@ -17,6 +17,7 @@ from samedge.errors import EngineError, IntegrityError, SamedgeError
 
 UNKNOWN: Final = "not known"
 NO_GPU: Final = "none"
+_NO_GPU_HERE: Final = "there is no GPU here, or no driver for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def explain_plan(path: Path) -> Explanation:
     flavour, gpu, missing = _machine(plan)
     findings = [_file(plan, sidecar), _flavour(plan, flavour, missing), _version(plan, sidecar, flavour)]
     if sidecar is None:
-        findings.append(Finding("GPU", UNKNOWN, _gpu_here(gpu), None, "another tool built it and kept no key"))
+        why = _NO_GPU_HERE if gpu is None else "another tool built it and kept no key"
+        findings.append(Finding("GPU", UNKNOWN, _gpu_here(gpu), None if gpu is not None else False, why))
         return Explanation(plan, None, tuple(findings))
     key = sidecar.key
     findings += [_gpu(sidecar, flavour, gpu), _system(sidecar)]
@@ -149,7 +151,7 @@ def _version(plan: PlanFile, sidecar: Sidecar | None, flavour: Flavour | None) -
     if flavour is None:
         return Finding("version", made, UNKNOWN, None)
     compatible = bool(sidecar and sidecar.key.settings.get("version_compatible"))
-    why = plan.mismatch(flavour, version_compatible=compatible)
+    why = plan.mismatch(flavour, version_compatible=compatible, keyed=sidecar is not None)
     if sidecar is not None and why is None:
         why = next((text for text in sidecar.key.tensorrt_obstacles(flavour)), None)
     return Finding("version", made, flavour.version, why is None, why or "")
@@ -160,11 +162,10 @@ def _gpu(sidecar: Sidecar, flavour: Flavour | None, gpu: Gpu | None) -> Finding:
     built = f"{key.gpu} ({key.compute_capability}, {key.multiprocessors} multiprocessors)" if key.gpu else "any"
     wanted = ", ".join(key.targets) or built
     if gpu is None:
-        return Finding("GPU", wanted, NO_GPU, False, "there is no GPU here, or no driver for it")
+        return Finding("GPU", wanted, NO_GPU, False, _NO_GPU_HERE)
     obstacles = key.gpu_obstacles(gpu)
     known = () if flavour is None else flavour.features.compute_capabilities
-    here = f"sm{gpu.compute_capability.replace('.', '')}"
-    if not obstacles and known and here not in known:
+    if not obstacles and known and gpu.target not in known:
         obstacles = [f"{flavour} does not run on {gpu}"]
     return Finding("GPU", wanted, _gpu_here(gpu), not obstacles, "; ".join(obstacles))
 

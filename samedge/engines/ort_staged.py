@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from samedge.engines.borrowed_array import borrow
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.device_pool import DevicePool
-from samedge.engines.dlpack import Exporter
 from samedge.engines.ort_dtypes import ORT_DTYPES
+from samedge.engines.pooled_engine import PooledEngine
 from samedge.engines.staged_inputs import StagedInputs
 from samedge.engines.tensor_buffers import TensorBuffers
 from samedge.errors import EngineError, SamedgeError
@@ -74,7 +73,7 @@ def open_stream(device: str, *, open_memory: Callable[[str], CudaMemory] = open_
         raise
 
 
-class OrtStaged:
+class OrtStaged(PooledEngine):
     """One session on a stream of ours, and its memory. Threads take turns.
 
     Args:
@@ -178,22 +177,6 @@ class OrtStaged:
         """Lets go of what was bound: it would be kept until the next run."""
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
-
-    def to_device(self, array: Array) -> DeviceArray:
-        """Returns a copy of an array of the host on the GPU.
-
-        Raises:
-            EngineError: There is not enough memory, or the copy failed.
-        """
-        return self._pool.upload(array)
-
-    def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Returns an array over memory of another library on this GPU.
-
-        Raises:
-            TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
-        """
-        return borrow(exporter, self._pool)
 
     def close(self) -> None:
         """Ends the work, the session's bindings, memory and stream; arrays in use keep theirs. May be called twice.

@@ -1,7 +1,8 @@
 """Engine files as they lie on disk: a raw TensorRT plan, or a plan behind the JSON header that Ultralytics writes.
 
 A plan tells two things before it is opened: which TensorRT it is for, by its first four bytes, and of which version, by
-bytes 24 to 27. Both are checked here, because a runtime that is given a foreign plan may crash instead of refusing.
+bytes 24 to 27 where bytes 4 to 7, the number of its layout, are 0, as ``trtexec --getPlanVersionOnly`` reads them. Both
+are checked here, because a runtime that is given a foreign plan may crash instead of refusing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from samedge.engines.tensorrt_api import Flavour, FlavourName
 from samedge.errors import EngineError, storage_errors
 
 _MAGIC: Final[dict[bytes, FlavourName]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+_LAYOUT: Final = slice(4, 8)
 _VERSION_AT: Final = 24
 _HEADER_BYTES: Final = 28
 _JSON_LIMIT: Final = 1 << 20
@@ -29,19 +31,19 @@ class PlanFile:
         offset: Where the plan begins: 0, or behind the JSON header.
         metadata: What the JSON header says; empty for a raw plan.
         flavour: Which TensorRT it is for.
-        version: Major, minor, patch and build of the TensorRT that built it.
+        version: Major, minor, patch and build of the TensorRT that built it; None in layouts that are not known.
     """
 
     path: Path
     offset: int
     metadata: dict[str, Any]
     flavour: FlavourName
-    version: tuple[int, int, int, int]
+    version: tuple[int, int, int, int] | None
 
     @property
     def version_text(self) -> str:
         """The version with dots."""
-        return ".".join(map(str, self.version))
+        return "(version not known)" if self.version is None else ".".join(map(str, self.version))
 
     def read(self) -> bytes:
         """Returns the plan without a header.
@@ -53,10 +55,18 @@ class PlanFile:
             file.seek(self.offset)
             return file.read()
 
-    def mismatch(self, flavour: Flavour, *, version_compatible: bool = False) -> str | None:
-        """Returns why this TensorRT cannot load it, or None if nothing is known against it."""
+    def mismatch(self, flavour: Flavour, *, version_compatible: bool = False, keyed: bool = False) -> str | None:
+        """Returns why this TensorRT cannot load it, or None if nothing is known against it.
+
+        Args:
+            flavour: The TensorRT.
+            version_compatible: The plan was built for later versions too.
+            keyed: A sidecar tells which version built it, so that the plan need not.
+        """
         if flavour.name != self.flavour:
             return f"it is a plan for {self.flavour} {self.version_text}, and this is {flavour}"
+        if self.version is None:
+            return None if keyed else "its layout is not known, so that the version that built it cannot be read"
         here = flavour.version.split(".")
         made = [str(part) for part in self.version]
         if version_compatible:
@@ -94,7 +104,8 @@ def inspect_plan(path: Path) -> PlanFile:
     if len(head) < _HEADER_BYTES:
         raise EngineError("this plan is truncated", where=path.name, cure="Copy it again, or build it again")
     major, minor, patch, build = head[_VERSION_AT:_HEADER_BYTES]
-    return PlanFile(path, offset, metadata, flavour, (major, minor, patch, build))
+    version = None if any(head[_LAYOUT]) else (major, minor, patch, build)
+    return PlanFile(path, offset, metadata, flavour, version)
 
 
 def _json_object(text: bytes, path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samedge.engines.build_failures import refuse_unsupported
+from samedge.engines.build_failures import known_zeros, refuse_unsupported
 from samedge.engines.build_options import BuildOptions
 from samedge.engines.build_progress import Progress
 from samedge.engines.cuda_memory import Gpu, open_cuda
@@ -55,7 +55,7 @@ def stored_engine(
     Raises:
         BackendUnavailableError: TensorRT is not installed.
         DeviceUnavailableError: TensorRT needs a GPU to build, and there is none.
-        UsageError: The options mean nothing for this TensorRT.
+        UsageError: The options mean nothing for this TensorRT, or are known to give nonsense on this GPU.
         EngineError: It cannot be built.
         StorageError: The file system said no.
     """
@@ -63,6 +63,8 @@ def stored_engine(
     refuse_unsupported(tensorrt, options)
     gpu = _gpu(tensorrt, options, device)
     key = engine_key(graph, options, tensorrt, gpu, weights=weights, axes=axes)
+    if gpu is not None and key.computes_zeros(gpu):
+        raise known_zeros(tensorrt, graph, named=False)
     shelf = store or EngineStore()
     found = shelf.find(key)
     if found is not None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
-from samedge.engines.borrowed_array import borrow
 from samedge.engines.cuda_memory import CudaMemory, open_cuda
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.device_pool import DevicePool
-from samedge.engines.dlpack import Exporter
+from samedge.engines.pooled_engine import PooledEngine
 from samedge.engines.protocol import Availability, EngineOptions
 from samedge.engines.staged_inputs import StagedInputs
 from samedge.engines.tensor_buffers import TensorBuffers
@@ -30,7 +29,7 @@ from samedge.errors import EngineError, SamedgeError
 from samedge.types import Array, TensorSpec
 
 
-class TensorRtEngine:
+class TensorRtEngine(PooledEngine):
     """One plan on one GPU.
 
     Args:
@@ -101,7 +100,7 @@ class TensorRtEngine:
             pass
         memory.close()
         targets = flavour.features.compute_capabilities
-        if targets and f"sm{gpu.compute_capability.replace('.', '')}" not in targets:
+        if targets and gpu.target not in targets:
             return Availability(
                 False,
                 f"{flavour} does not run on {gpu}: it knows {', '.join(targets)}",
@@ -182,22 +181,6 @@ class TensorRtEngine:
                 result.wrote(stream)
                 results[name] = result
         return results
-
-    def to_device(self, array: Array) -> DeviceArray:
-        """Returns a copy of an array of the host on the GPU.
-
-        Raises:
-            EngineError: There is not enough memory, or the copy failed.
-        """
-        return self._pool.upload(array)
-
-    def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Returns an array over memory of another library on this GPU.
-
-        Raises:
-            TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
-        """
-        return borrow(exporter, self._pool)
 
     @contextmanager
     def _running(self, feeds: Mapping[str, Array | DeviceArray]) -> Iterator[tuple[int, Shapes]]:

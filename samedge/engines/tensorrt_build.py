@@ -22,7 +22,13 @@ from samedge.engines.build_config import (
     profile_shapes,
     save_timing_cache,
 )
-from samedge.engines.build_failures import build_failure, fatal_errors, refuse_unsupported
+from samedge.engines.build_failures import (
+    build_failure,
+    computes_zeros,
+    fatal_errors,
+    known_zeros,
+    refuse_unsupported,
+)
 from samedge.engines.build_log import BuildLog
 from samedge.engines.build_memory import DeviceMemory, check_memory
 from samedge.engines.build_options import BuildOptions, BuildReport
@@ -34,7 +40,7 @@ from samedge.engines.tensorrt_protocols import (
     NamedAxes,
     NetworkTensor,
 )
-from samedge.errors import EngineError, UsageError
+from samedge.errors import EngineError
 from samedge.types import TensorSpec
 
 
@@ -108,7 +114,9 @@ def _build(
     outputs = {
         tensor.name: _spec(tensor, axes, graph) for tensor in map(network.get_output, range(network.num_outputs))
     }
-    _refuse_known_bad(flavour, graph, options, inputs)
+    free = any(isinstance(axis, str) for spec in inputs.values() for axis in spec.shape)
+    if computes_zeros(flavour.name, options.precision, options.targets, free_axes=free):
+        raise known_zeros(flavour, graph, named=True)
     config = builder.create_builder_config()
     shapes = profile_shapes(inputs, options.profiles, graph.name)
     configure(flavour, config, options, workspace=workspace, strong=strong)
@@ -163,14 +171,3 @@ def _spec(tensor: NetworkTensor, axes: Mapping[str, Sequence[int | str]] | None,
             name = str(given[index])
         shape.append(int(size) if size >= 0 else name or f"{tensor.name}.{index}")
     return TensorSpec(tuple(shape), numpy_dtype(tensor.dtype, graph.name))
-
-
-def _refuse_known_bad(flavour: Flavour, graph: Path, options: BuildOptions, inputs: Mapping[str, TensorSpec]) -> None:
-    """Matrix products in fp32 with free axes give zeros on Turing, without a word (reported for TensorRT for RTX)."""
-    free = any(isinstance(axis, str) for spec in inputs.values() for axis in spec.shape)
-    if flavour.is_rtx and free and options.precision == "fp32" and "sm75" in options.targets:
-        raise UsageError(
-            f"{flavour} is known to compute zeros in fp32 with free axes on compute capability 7.5",
-            where=graph.name,
-            cure="Export with precision fp16, or leave the target 7.5 out",
-        )

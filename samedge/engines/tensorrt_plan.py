@@ -197,7 +197,7 @@ def open_plan(path: Path, flavour: Flavour, gpu: Gpu) -> OpenPlan:
     sidecar = read_sidecar(path)
     compatible = bool(sidecar and sidecar.key.settings.get("version_compatible"))
     obstacles = [] if sidecar is None else sidecar.key.obstacles(flavour, gpu)
-    mismatch = file.mismatch(flavour, version_compatible=compatible)
+    mismatch = file.mismatch(flavour, version_compatible=compatible, keyed=sidecar is not None)
     if mismatch is not None and not obstacles:
         obstacles = [mismatch]
     if obstacles:
@@ -240,7 +240,7 @@ def _open(
         config = cast("ConfiguredEngine", engine).create_runtime_config()
         strategies: Any = flavour.module.CudaGraphStrategy  # type: ignore[attr-defined]  # asked for before
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
-        kept = path.with_name(f"{path.name}.sm{gpu.compute_capability.replace('.', '')}{COMPILED_SUFFIX}")
+        kept = path.with_name(f"{path.name}.{gpu.target}{COMPILED_SUFFIX}")
         compiled = config.create_runtime_cache()
         with suppress(OSError):
             if not compiled.deserialize(kept.read_bytes()):

@@ -165,7 +165,7 @@ def build_engines(
     """
     asked = {"batch": batch, "height": height, "width": width}
     options = BuildOptions(
-        profiles={"prompts": _range(prompts, "--prompts"), "points": _range(points, "--points")},
+        profiles={"prompts": parse_range(prompts, "--prompts"), "points": parse_range(points, "--points")},
         targets=tuple(targets),
         workspace_share=workspace,
         optimisation_level=optimisation_level,
@@ -183,7 +183,7 @@ def build_engines(
         options = replace(options, profiles=yolo_profiles(opened.manifest, asked))
     wanted, rungs = precision_rungs(opened, precision)
     work = _Work(opened, target, options, wanted, device, progress, cancelled, opener or _open)
-    notes = _advice(opened, target)
+    notes = _advice(opened, target, wanted)
     why = _why_unchecked(opened, target, check=check)
     if why is None:
         _require_probed(opened, options)
@@ -302,7 +302,16 @@ def _open(plan: Path, target: EngineTarget) -> Engine:
     return open_engine(plan, backend=target.flavour.name, device=device)
 
 
-def _range(sizes: AxisRange | str, option: str) -> AxisRange:
+def parse_range(sizes: AxisRange | str, option: str) -> AxisRange:
+    """Returns sizes that were given as "1/16/64" or as a range already.
+
+    Args:
+        sizes: What was given.
+        option: What error messages call it.
+
+    Raises:
+        UsageError: It is no range.
+    """
     return AxisRange.parse(sizes, option) if isinstance(sizes, str) else sizes
 
 
@@ -333,10 +342,15 @@ def _require_probed(bundle: Bundle, options: BuildOptions) -> None:
         )
 
 
-def _advice(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
-    """What the form of the encoder costs on this GPU."""
-    if bundle.manifest.yolo is not None:
-        return ()
+def _advice(bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
+    """What the form of the encoder costs on this GPU, and where engines for any GPU will be refused."""
+    notes: tuple[str, ...] = ()
+    if target.flavour.is_rtx and target.gpu is None and not target.targets and precision == "fp32":
+        notes = ("these engines are refused on compute capability 7.5 (Turing), where fp32 is known to give zeros",)
+    return notes if bundle.manifest.yolo is not None else notes + _advice_on_form(bundle, target)
+
+
+def _advice_on_form(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
     form = bundle.manifest.graph("encoder").variant.partition(",")[0]
     if form == "chunked":
         return (

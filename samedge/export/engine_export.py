@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from samedge.engines.build_options import AxisRange, BuildOptions
 from samedge.errors import UsageError
-from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS, BuiltEngines, build_engines
+from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS, BuiltEngines, build_engines, parse_range
 from samedge.export.cached import import_exporter
 from samedge.export.engine_target import find_target
 from samedge.runtime.bundle_engines import no_suppression
@@ -41,6 +41,9 @@ def export_with_engines(
     batch: AxisRange | str | None = None,
     height: AxisRange | str | None = None,
     width: AxisRange | str | None = None,
+    workspace: float = 0.5,
+    optimisation_level: int | None = None,
+    device: str | None = None,
     dynamic: bool = True,
     nms: bool = False,
     conf: float = 0.25,
@@ -72,6 +75,9 @@ def export_with_engines(
         batch: For a YOLO: the same for images of one call.
         height: For a YOLO: the same for rows of the input, px.
         width: For a YOLO: the same for columns.
+        workspace: Share of the GPU's free memory that kernels may use as scratch space.
+        optimisation_level: 0 (fast build) to 5 (fast engine); None for TensorRT's default.
+        device: The GPU, such as "cuda:1"; None for the first.
         dynamic: For a YOLO: leave height and width of the input free.
         nms: For a YOLO: suppress boxes that overlap in the graph; TensorRT for RTX has no operator for it.
         conf: With `nms`: boxes score more.
@@ -103,7 +109,10 @@ def export_with_engines(
             where="--precision",
             cure="Add --calib IMAGES",
         )
-    target = find_target(format_, BuildOptions(targets=tuple(targets)))  # for what it refuses
+    for sizes, option in ((prompts, "--prompts"), (points, "--points")):
+        parse_range(sizes, option)
+    options = BuildOptions(targets=tuple(targets), workspace_share=workspace, optimisation_level=optimisation_level)
+    target = find_target(format_, options, device)  # for what it refuses
     if nms and target.flavour.is_rtx:
         raise no_suppression("--nms")
 
@@ -142,6 +151,9 @@ def export_with_engines(
         height=height,
         width=width,
         targets=targets,
+        workspace=workspace,
+        optimisation_level=optimisation_level,
+        device=device,
         check=check,
         progress=lambda step, share: report(step, share, _GRAPHS_SHARE),
     )

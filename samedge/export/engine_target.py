@@ -43,9 +43,8 @@ class EngineTarget:
         """Whether what is built can be opened on this machine."""
         if self.gpu is None:
             return False
-        here = f"sm{self.gpu.compute_capability.replace('.', '')}"
         known = self.targets or self.flavour.features.compute_capabilities
-        return not known or here in known
+        return not known or self.gpu.target in known
 
     def __str__(self) -> str:
         if self.targets:
@@ -57,7 +56,7 @@ class EngineTarget:
         """What it is built for, as a part of a file name may say it."""
         if self.targets:
             return " ".join(self.targets)
-        return "any gpu" if self.gpu is None else f"{self.gpu.name} sm{self.gpu.compute_capability.replace('.', '')}"
+        return "any gpu" if self.gpu is None else f"{self.gpu.name} {self.gpu.target}"
 
 
 def find_target(flavour: str, options: BuildOptions, device: str | None = None) -> EngineTarget:

@@ -1,9 +1,9 @@
 """Down the precision ladder: the fastest rung of the engines of a bundle that give what the checkpoint gives.
 
 The encoder takes nearly all of the time, of the build and of every image; the decoder is built in seconds. So for each
-rung of the encoder the decoder is tried on its fastest rung, and on its safest one to learn which of the two is to
-blame, and then in between. A YOLO is one engine, whose rungs are tried one after the other. Knows engines as things
-that are built and judged.
+rung of the encoder the decoder is tried on its fastest rung, and on its safest one that can be built to learn which of
+the two is to blame, and then in between. A YOLO is one engine, whose rungs are tried one after the other. Knows engines
+as things that are built and judged.
 """
 
 from __future__ import annotations
@@ -124,10 +124,14 @@ class Ladder(Generic[Built]):
         top = self._attempt(encoder, rung, rungs[0])
         if top is not None or len(rungs) == 1:
             return top
-        safest = self._attempt(encoder, rung, rungs[-1])
+        last = len(rungs) - 1
+        while last and self._try_build("decoder", rungs[last]) is None:
+            self._attempt(encoder, rung, rungs[last])  # writes down why
+            last -= 1  # such as on Turing, where TensorRT for RTX has no float32
+        safest = self._attempt(encoder, rung, rungs[last]) if last else None
         if safest is None:
             return None
-        for between in rungs[1:-1]:
+        for between in rungs[1:last]:
             better = self._attempt(encoder, rung, between)
             if better is not None:
                 return better

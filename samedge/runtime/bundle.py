@@ -163,7 +163,8 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
         raise BundleError(
             "this is one TensorRT engine, and the bundle is needed that it was built from",
             where=path,
-            cure=f"Load that bundle, with backend 'tensorrt' or 'tensorrt-rtx'. What this is: samedge info {path.name}",
+            cure="Load that bundle, with backend 'tensorrt' or 'tensorrt-rtx'; for an engine that another tool made, "
+            f"export its checkpoint: samedge export CHECKPOINT --format trt. What this is: samedge info {path.name}",
         )
     if path.name.startswith(TEMPORARY_PREFIX):
         raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")

@@ -220,6 +220,11 @@ def test_something_that_is_no_bundle(program: Program, tmp_path: Path, monkeypat
         (["--format", "trt", "--precision", "int8"], "Add --calib IMAGES"),
         (["--format", "trt", "--precision", "fp4"], "there are no fp4 engines"),
         (["--format", "onnx", "--targets", "8.6"], "--targets: targets are for engines. Add --format rtx"),
+        (["--prompts", "1/2/4"], "--prompts: this is for engines. Add --format trt or rtx"),
+        (["--device", "cuda:1"], "--device: this is for engines. Add --format trt or rtx"),
+        (["--format", "trt", "--points", "4/2/1"], "a profile of 4/2/1 is no range"),
+        (["--format", "trt", "--workspace", "2"], "workspace_share is 2.0"),
+        (["--format", "trt", "--optimisation-level", "9"], "optimisation_level is 9"),
     ],
 )
 def test_what_stops_the_build_is_said_before_the_export(
@@ -245,8 +250,13 @@ def test_export_and_engines_in_one_command(program: Program, tmp_path: Path) -> 
     """The real exporter, and the real builder of TensorRT for RTX."""
     pytest.importorskip("tensorrt_rtx")
     target = tmp_path / "tiny"
-    done = program("export", TINY, "--format", "rtx", "--targets", "8.6", "--no-check", "-o", target)
+    done = program("export", TINY, "--format", "rtx", "--targets", "8.6", "--no-check", "-o", target,
+                   "--prompts", "1/2/4", "--points", "2/2/4", "--optimisation-level", "2")  # fmt: skip
     assert (done.status, done.out) == (0, f"{target}\n")
+    (decoder,) = (tmp_path / "tiny-engines").glob("decoder.*.engine")
+    key = json.loads(program("info", decoder, "--json").out)["key"]
+    assert key["profiles"] == {"prompts": "1/2/4", "points": "2/2/4"}
+    assert key["settings"]["optimisation_level"] == 2
     encoder = bundle_manifest(target).graph("encoder")
     assert (encoder.precision, encoder.variant) == ("fp32", "mask")
     assert len(list((tmp_path / "tiny-engines").glob("*.tensorrt-rtx.sm86.engine"))) == 2

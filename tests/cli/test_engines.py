@@ -119,6 +119,9 @@ def test_why_for_an_engine_of_another_tool(program: Program, tmp_path: Path, mon
     assert (done.status, "another tool built it and kept no key" in done.out) == (0, True)
     path.write_bytes(FakeTensorRt("11").plan({}))
     assert "it was built by version 11.4.0.106" in program("engines", "why", path).err
+    Board(monkeypatch, gpu=None)
+    done = program("engines", "why", path)
+    assert (done.status, "there is no GPU here, or no driver for it" in done.err) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from samedge.engines import onnxruntime as backend
 from samedge.engines.cores import usable_cores
 from samedge.engines.onnxruntime import OrtEngine
+from samedge.engines.ort_devices import parse_device
+from samedge.engines.ort_session import IDENTITY
 from samedge.engines.protocol import EngineOptions
 from samedge.engines.registry import open_engine
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
@@ -28,7 +29,7 @@ NATIVE_ERRORS = [kind for kind in vars(native).values() if isinstance(kind, type
 @pytest.fixture
 def identity(tmp_path: Path) -> Path:
     path = tmp_path / "identity.onnx"
-    path.write_bytes(backend._IDENTITY)
+    path.write_bytes(IDENTITY)
     return path
 
 
@@ -181,7 +182,7 @@ class TestDevices:
         ("asked", "name"), [("CPU", "cpu"), ("directml", "dml:0"), ("DML:1", "dml:1"), ("CUDA", "cuda:0")]
     )
     def test_names_are_read_in_either_case(self, asked: str, name: str) -> None:
-        assert backend._parse_device(asked).name == name
+        assert parse_device(asked).name == name
 
 
 class TestInstallation:

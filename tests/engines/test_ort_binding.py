@@ -17,13 +17,14 @@ import pytest
 from in_threads import in_threads
 from onnx import TensorProto, helper
 
-from samedge.engines import onnxruntime as backend
-from samedge.engines import ort_binding
+from samedge.engines import ort_binding, ort_session
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.device_pool import DevicePool
 from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.onnxruntime import OrtEngine
 from samedge.engines.ort_binding import KEPT_INPUTS, OrtArray, OrtBinding
+from samedge.engines.ort_devices import nodes_by_provider, parse_device, placement, require_obtained
+from samedge.engines.ort_session import RECORD_PLACEMENT
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError, TensorMismatchError
 from samedge.types import Array, TensorSpec
@@ -53,7 +54,7 @@ def graph(path: Path) -> Path:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine whose session is bound to memory, as on a GPU; the memory is that of the host."""
-    monkeypatch.setattr(backend, "_BOUND", {"CPUExecutionProvider": "cpu"})
+    monkeypatch.setattr(ort_session, "BOUND", {"CPUExecutionProvider": "cpu"})
     raw = OrtEngine(graph(tmp_path / "g.onnx"), EngineOptions(device="cpu", threads=1))
     with Engine(raw, backend="onnxruntime", name="g.onnx") as engine:
         yield engine
@@ -321,8 +322,8 @@ CPU = "CPUExecutionProvider"
 
 
 def test_nodes_on_the_cpu_are_counted() -> None:
-    assert backend._placement(Placed([CUDA, CPU], {CUDA: 40, CPU: 2})) == "2 of 42"
-    assert backend._placement(SimpleNamespace()) == "not told by this onnxruntime"
+    assert placement(Placed([CUDA, CPU], {CUDA: 40, CPU: 2})) == "2 of 42"
+    assert placement(SimpleNamespace()) == "not told by this onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -335,14 +336,14 @@ def test_nodes_on_the_cpu_are_counted() -> None:
 )
 def test_a_graph_that_runs_on_the_cpu_although_a_gpu_was_asked_for_is_an_error(session: Placed, message: str) -> None:
     with pytest.raises(DeviceUnavailableError, match=message):
-        backend._require_obtained(session, backend._parse_device("cuda"))
+        require_obtained(session, parse_device("cuda"))
 
 
 def test_the_real_session_tells_where_its_nodes_are(tmp_path: Path) -> None:
     options = ort.SessionOptions()
-    options.add_session_config_entry(backend._RECORD_PLACEMENT, "1")
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
     session = ort.InferenceSession(str(graph(tmp_path / "g.onnx")), options, providers=[CPU])
-    assert backend._nodes_by_provider(session) == {CPU: 2}
+    assert nodes_by_provider(session) == {CPU: 2}
 
 
 def test_engines_of_the_host_do_not_bind(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import pytest
 from in_threads import in_threads
 
 from samedge.engines import onnxruntime as backend
+from samedge.engines import ort_session
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.fake_cuda import FakeCuda
+from samedge.engines.ort_devices import parse_device
 from samedge.engines.ort_staged import OrtStaged, OwnStream, open_stream
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
@@ -348,9 +350,9 @@ def opened(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda | None, *, told: str 
         stream = given.get("user_compute_stream", "0")
         return Session(cuda or FakeCuda(), int(stream), told=told, nodes=nodes or {CUDA: 2})
 
-    monkeypatch.setattr(backend, "open_stream", open_gpu)
-    monkeypatch.setattr(backend, "_session", session)
-    _, binding, copies = backend._bound_session(FAKE_ORT, "g.onnx", backend._parse_device("cuda"), 1, None)
+    monkeypatch.setattr(ort_session, "open_stream", open_gpu)
+    monkeypatch.setattr(ort_session, "open_session", session)
+    _, binding, copies = ort_session.bound_session(FAKE_ORT, "g.onnx", parse_device("cuda"), 1, None)
     return binding, copies
 
 
@@ -394,13 +396,13 @@ def test_a_session_that_did_not_get_the_gpu_leaves_no_stream(monkeypatch: pytest
 
 def test_the_engine_is_whole_with_it_and_closes_the_session_before_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda()
-    monkeypatch.setattr(backend, "open_stream", partial(open_stream, open_memory=lambda device: cuda))
-    monkeypatch.setattr(backend, "_require", lambda ort, target: None)
+    monkeypatch.setattr(ort_session, "open_stream", partial(open_stream, open_memory=lambda device: cuda))
+    monkeypatch.setattr(backend, "require_device", lambda ort, target: None)
 
     def session(ort: Any, graph: Any, target: Any, threads: int, profile: Any = None, own: Any = None) -> Any:
         return Session(cuda, own.number, nodes={CUDA: 2})
 
-    monkeypatch.setattr(backend, "_session", session)
+    monkeypatch.setattr(ort_session, "open_session", session)
     raw = backend.OrtEngine(Path("g.onnx"), EngineOptions(device="cuda", threads=1))
     with Engine(raw, backend="onnxruntime", name="g.onnx") as engine:
         assert engine.on_device

@@ -79,3 +79,13 @@ def test_a_plan_of_another_tensorrt_is_known_before_it_is_opened(
     path.write_bytes(plan(magic, version))
     reason = inspect_plan(path).mismatch(here, version_compatible=compatible)
     assert (reason is None) is fits
+
+
+def test_a_plan_of_a_layout_that_is_not_known_is_as_good_as_its_sidecar(tmp_path: Path) -> None:
+    path = tmp_path / "model.plan"
+    path.write_bytes(b"ftrt" + b"\x01" + bytes(19) + bytes((7, 7, 7, 7)) + b"the rest")
+    found = inspect_plan(path)
+    assert (found.version, found.version_text) == (None, "(version not known)")
+    here = flavour("tensorrt", "12.0.0.1")
+    assert found.mismatch(here, keyed=True) is None
+    assert "its layout is not known" in str(found.mismatch(here))

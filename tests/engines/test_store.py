@@ -181,6 +181,18 @@ def test_an_engine_says_why_it_must_not_be_opened(
         assert reason in obstacles[0]
 
 
+def test_an_engine_that_is_known_to_compute_zeros_is_refused() -> None:
+    """Built without a GPU and for none by name, so that nobody knew that it would come to Turing."""
+    turing, ampere = replace(GPU, compute_capability="7.5"), replace(GPU, compute_capability="8.6")
+    rtx = flavour("tensorrt-rtx")
+    single = make_key("a" * 64, BuildOptions(), rtx, None, axes={"batch"})
+    (why,) = single.obstacles(rtx, turing)
+    assert "zeros in fp32 with free axes" in why
+    assert single.obstacles(rtx, ampere) == []
+    assert make_key("a" * 64, BuildOptions(precision="fp16"), rtx, None, axes={"batch"}).obstacles(rtx, turing) == []
+    assert make_key("a" * 64, BuildOptions(), rtx, None, axes=()).obstacles(rtx, turing) == []
+
+
 def test_an_engine_of_another_system_is_refused() -> None:
     assert "aarch64" in replace(key(), machine="aarch64").obstacles(flavour(), GPU)[0]
 

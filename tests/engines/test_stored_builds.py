@@ -109,3 +109,13 @@ def test_the_gpu_at_hand_is_in_the_key_and_measured_by_the_child(
     assert (entry.key.gpu, entry.key.compute_capability, entry.key.multiprocessors) == (gpu.name, "8.7", 8)
     assert seen[0]["device"] == "cuda:0"
     assert seen[0]["timing_cache"] == tmp_path / "timing-10.3.0.26-nvidia-orin-nvgpu.cache"
+
+
+def test_what_would_compute_zeros_on_the_gpu_at_hand_is_not_built(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turing = Gpu(0, "NVIDIA GeForce RTX 2080", "7.5", 46, 8 << 30)
+    monkeypatch.setattr(stored_builds, "open_cuda", lambda device=None: FakeCuda(gpu=turing))
+    with pytest.raises(UsageError, match=r"zeros in fp32 with free axes.*fp16, or run the bundle with onnxruntime"):
+        stored_engine(graph, BuildOptions(), flavour="tensorrt-rtx", axes=AXES, store=EngineStore(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -123,6 +123,27 @@ def test_a_rung_that_cannot_be_built_is_passed_over() -> None:
     ]
 
 
+def test_the_safest_decoder_is_the_last_that_can_be_built() -> None:
+    """On Turing TensorRT for RTX has no float32 products: the decoder's next rung is still found."""
+    errors: dict[Pair, EngineError] = {
+        ("decoder", "fp32"): EngineError("zeros"), ("decoder", "fp16-attention"): EngineError("no fp32 gemm"),
+    }  # fmt: skip
+    device = Device(safe_from(0, 1), errors)
+    found = device.descend()
+    assert (found.rungs, found.parity.verdict) == (("fp16", "fp16-norms"), "passed")
+    assert [rung for role, rung in device.built if role == "encoder"] == ["fp16"]
+    assert [str(attempt).partition(", mask")[0] for attempt in found.attempts] == [
+        "fp16: failed",
+        "fp16, decoder fp32: the decoder could not be built (zeros)",
+        "fp16, decoder fp16-attention: the decoder could not be built (no fp32 gemm)",
+        "fp16, decoder fp16-norms: passed",
+    ]
+    errors |= {("encoder", "fp32"): EngineError("zeros"), ("encoder", "fp16-attention"): EngineError("no fp32 gemm")}
+    device = Device(safe_from(2, 2), errors)
+    assert device.descend().parity.verdict == "failed"
+    assert device.judged[-1] == ("fp16-norms", "fp16-norms")
+
+
 def test_a_pair_that_cannot_be_run_is_passed_over() -> None:
     device = Device(safe_from(0, 0), {("fp16", "fp16"): EngineError("illegal memory access")})
     found = device.descend()

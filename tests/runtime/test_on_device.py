@@ -17,7 +17,7 @@ from bundles import write_small_bundle
 from fake_boards import Board, SharedGpu, picture
 from in_threads import in_threads
 
-from samedge.engines import dlpack, onnxruntime
+from samedge.engines import dlpack, ort_session
 from samedge.engines.device_array import DeviceArray
 from samedge.engines.fake import fake_engine
 from samedge.engines.ort_binding import OrtArray
@@ -282,7 +282,7 @@ def test_torch_and_numpy_take_embeddings_of_the_host(host: Predictor) -> None:
 def test_onnxruntimes_arrays_stay_bound_from_graph_to_graph(
     bundle: Path, host: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "_BOUND", {"CPUExecutionProvider": "cpu"})
+    monkeypatch.setattr(ort_session, "BOUND", {"CPUExecutionProvider": "cpu"})
     with load(bundle, "onnxruntime", "cpu", threads=1) as predictor:
         for seed in range(2):
             predictor.set_image(picture(seed))
