@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tools.train_sam_demo import train
 from tools.train_sam_demo.batches import Batch, SceneBatches, jittered_box, tight_box
 from tools.train_sam_demo.everything import best_ious, everything, suppress
-from tools.train_sam_demo.losses import best_of_three, mask_loss, real_iou
+from tools.train_sam_demo.losses import best_of_three, grouping_loss, mask_loss, real_iou
 from tools.train_sam_demo.network import SAM_DEMO, TINY, Shape, build, cosine_filters, normalise
 from tools.train_sam_demo.optimisation import Optimisers, RunningMean, rate
 from tools.train_sam_demo.pack import LARGEST_BYTES, pack
@@ -206,6 +206,39 @@ def test_the_network_fits_what_the_project_carries() -> None:
     assert sum(value.numel() * 2 for value in sam.state_dict().values()) < LARGEST_BYTES
     assert SAM_DEMO.image_size // 16 % 7, "windows are to be padded"
     assert 0 in SAM_DEMO.window_sizes
+
+
+def test_grouping_is_by_the_nearest_mean_and_counts_objects_alike() -> None:
+    labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+    labels[0, 0, 0] = 2  # number 1 shows nothing
+    apart = torch.where(labels[:, None] == 2, 5.0, 0.0)
+    assert grouping_loss(apart, labels) < 1e-6
+    assert grouping_loss(torch.zeros(1, 1, 4, 4), labels) == pytest.approx(np.log(2), rel=1e-6)  # a coin's toss
+    wrong = apart.clone()
+    wrong[0, 0, 3, 3] = 5.0
+    # One of fifteen cells lies with the other object: d = (5 - 1/3)^2 from its own mean, 0 from the other's.
+    lost = (25 * (14 / 15) ** 2 + np.log1p(np.exp(-25 * (14 / 15) ** 2))) / 15
+    assert grouping_loss(wrong, labels) == pytest.approx(lost / 2, rel=1e-3)
+
+
+def test_an_encoder_is_trained_alone_and_a_run_begins_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "SAM_DEMO", TINY)
+    options = ["--scenes", "1", "--targets", "1", "--workers", "0", "--eval-scenes", "1", "--eval-every", "0"]
+    options += ["--precision", "fp32", "--steps", "3", "--warm-up", "1"]
+    train.run(train.parse(["--out", str(tmp_path / "first"), "--encoder-only", *options]))
+    state = torch.load(tmp_path / "first" / train.CHECKPOINT, weights_only=True)
+    before = {f"sam.{name}": value for name, value in build(TINY, 1).state_dict().items()}
+    moved = {name for name, value in before.items() if not torch.equal(value, state["model"][name])}
+    assert any(name.startswith("sam.image_encoder.blocks") for name in moved)
+    assert not any(name.startswith(("sam.mask_decoder", "sam.prompt_encoder")) for name in moved)
+
+    began: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(train, "loop", lambda trainer, _: began.update(trainer.both.state_dict()))
+    train.run(
+        train.parse(["--out", str(tmp_path / "next"), "--start", str(tmp_path / "first" / train.CHECKPOINT), *options])
+    )
+    assert began.keys() == state["model"].keys()
+    assert all(torch.equal(value, state["model"][name]) for name, value in began.items())
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

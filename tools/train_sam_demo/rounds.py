@@ -59,7 +59,7 @@ class Plan:
 
     corrections: tuple[float, ...] = (0.5, 0.25)
     chunk: int = 32
-    guide_weight: float = 0.3
+    guide_weight: float = 1.0
     bfloat16: bool = False
 
 
