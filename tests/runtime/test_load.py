@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import msgspec
@@ -156,6 +157,20 @@ def test_what_was_opened_is_closed_when_the_rest_fails(
         load(folder, "onnxruntime", device)
     assert len(opened) == count
     assert all(engine.closed for engine in opened)
+
+
+def test_graphs_are_opened_at_the_same_time_where_backend_and_device_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_there = Barrier(4, timeout=60)
+
+    def open_engine(path: Path, **kwargs: Any) -> Engine:
+        all_there.wait()  # breaks where one is opened after another
+        return registry.open_engine(path, **kwargs)
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    load(folder, "onnxruntime", "cpu").close()
+    assert not all_there.broken
 
 
 class TestSplitDecoder:

@@ -119,8 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     console.print_json(data=report["held_out"]["calibration"])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.json").write_text(json.dumps(_rounded(report), indent=1) + "\n")
-    write(options.out / "scenes.png", scene_pictures(sam, 10))
-    write(options.out / "photographs.png", photograph_pictures(sam))
+    write(options.out / "scenes.jpg", scene_pictures(sam, 10))
+    write(options.out / "photographs.jpg", photograph_pictures(sam))
 
 
 def _rounded(value: Any) -> Any:

@@ -46,4 +46,4 @@ def write(path: Path, rows: list[NDArray[np.uint8]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     width = max(row.shape[1] for row in rows)
     same = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(same), cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(same), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
