@@ -51,19 +51,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--began-with", type=Path, help="packed weights that the run began with: their steps count too")
+    parser.add_argument(
+        "--began-with",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="what came before the run, whose steps count too: packed weights, and runs of the encoder alone",
+    )
     options = parser.parse_args(arguments)
     weights, step, settings = averaged_weights(options.run)
-    hours = float(settings["hours"])
-    if options.began_with is not None:
-        with safe_open(options.began_with, "pt") as before:
-            step += int(before.metadata()["training_steps"])
-            hours += float(before.metadata()["training_hours"])
+    hours, encoder_only = float(settings["hours"]), 0
+    for source in options.began_with:
+        if source.suffix == ".safetensors":
+            with safe_open(source, "pt") as before:
+                step += int(before.metadata()["training_steps"])
+                encoder_only += int(before.metadata().get("encoder_only_steps", 0))
+                hours += float(before.metadata()["training_hours"])
+        else:
+            _, steps, before_settings = averaged_weights(source)
+            encoder_only += steps
+            hours += float(before_settings["hours"])
     metadata = {
         "name": "sam_demo",
         "image_size": str(SAM_DEMO.image_size),
         "licence": "Apache-2.0",
         "training_steps": str(step),
+        "encoder_only_steps": str(encoder_only),
         "seed": settings["seed"],
         "training_hours": f"{hours:.2f}",
         "scenes_a_step": settings["scenes"],
