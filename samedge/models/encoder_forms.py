@@ -61,11 +61,11 @@ class FoldedAttention(nn.Module):
         with torch.no_grad():
             scale = torch.ones(3 * self.dim)
             scale[: self.dim] = attention.scale
-            self.qkv_weight = nn.Parameter(attention.qkv.weight * scale[:, None])
+            self.qkv_weight = nn.Parameter((attention.qkv.weight * scale[:, None]).t().contiguous())
             bias = torch.zeros(3 * self.dim)
             bias[: self.dim] = attention.qkv.bias[: self.dim] * attention.scale
             self.qkv_bias = nn.Parameter(bias)
-            self.proj_weight = attention.proj.weight
+            self.proj_weight = nn.Parameter(attention.proj.weight.t().contiguous())
             self.proj_bias = nn.Parameter(attention.proj.bias + attention.proj.weight @ attention.qkv.bias[-self.dim :])
             # [query's row, channel, key's row]; scaled queries meet them, so they are scaled back.
             rows, columns = attention.rel_pos_h[attention.index], attention.rel_pos_w[attention.index]
@@ -81,7 +81,7 @@ class FoldedAttention(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Maps ``[B, T, C]`` to queries, keys and values ``[B, T, 3 * C]``."""
-        flat = F.linear(x.reshape(-1, self.dim), self.qkv_weight, self.qkv_bias)
+        flat = torch.addmm(self.qkv_bias, x.reshape(-1, self.dim), self.qkv_weight)
         return flat.reshape(-1, x.shape[1], 3 * self.dim)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class FoldedAttention(nn.Module):
 
     def finish(self, out: Tensor, tokens: int) -> Tensor:
         """Maps attended values ``[..., C]`` to ``[B, tokens, C]``."""
-        flat = F.linear(out.reshape(-1, self.dim), self.proj_weight, self.proj_bias)
+        flat = torch.addmm(self.proj_bias, out.reshape(-1, self.dim), self.proj_weight)
         return flat.reshape(-1, tokens, self.dim)
 
 
@@ -143,6 +143,9 @@ class FoldedBlock(nn.Module):
         super().__init__()
         self.block = block
         self.attention = FoldedAttention(block.attn, form, windowed=block.window > 0)
+        # As a product takes them: of a weight that is transposed in the graph, the tracer makes a copy for each use.
+        self.widening = nn.Parameter(block.mlp.lin1.weight.detach().t().contiguous())
+        self.narrowing = nn.Parameter(block.mlp.lin2.weight.detach().t().contiguous())
         self.tokens = block.place.numel() if block.window else self.attention.tokens
         if block.window:
             self._index_windows(block)
@@ -198,7 +201,8 @@ class FoldedBlock(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         mlp = self.block.mlp
-        flat = mlp.lin2(mlp.act(mlp.lin1(x.reshape(-1, self.attention.dim))))
+        hidden = mlp.act(torch.addmm(mlp.lin1.bias, x.reshape(-1, self.attention.dim), self.widening))
+        flat = torch.addmm(mlp.lin2.bias, hidden, self.narrowing)
         out: Tensor = flat.reshape(-1, x.shape[1], self.attention.dim)
         return out
 
