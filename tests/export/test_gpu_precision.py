@@ -163,7 +163,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], message: str, tmp_path
 
 def test_masks_of_trained_weights_stay_on_every_rung(tmp_path: Path) -> None:
     sam = loaded(DEMO)
-    probes = probe_set(sam.image_size, sam.embedding_size)[1:3]
+    probes = probe_set(sam.image_size, sam.embedding_size)  # all, as engines are judged
     figures = []
     for rung in HALF_RUNGS:
         with ExitStack() as stack:
@@ -180,7 +180,7 @@ def test_masks_of_trained_weights_stay_on_every_rung(tmp_path: Path) -> None:
             figures.append(compare(reference, runner, probes, backend="", thresholds=HALF_THRESHOLDS, shown_only=True))
     assert {parity.verdict for parity in figures} == {"passed"}
     means = [parity.mask_iou_mean for parity in figures]
-    assert min(means) > 0.995
+    assert min(means) > 0.997
     for before, after in pairwise(means):
         assert after > before - 5e-4  # which is noise
     assert means[-1] > 0.9999 > max(means[:-1])

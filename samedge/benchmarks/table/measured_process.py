@@ -61,7 +61,8 @@ class MeasuredProcess:
                 f"this process cannot be started: {error.strerror}", where=name, cure="Check the command"
             ) from error
         self._lines: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     @property
     def status(self) -> int | None:
@@ -160,6 +161,7 @@ class MeasuredProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._listener.join(_END)  # a file that is closed while a thread reads it is an error in that thread
         if process.stdout is not None:
             process.stdout.close()
         self._errors.close()
