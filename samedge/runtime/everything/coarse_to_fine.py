@@ -28,9 +28,9 @@ from samedge.runtime.everything.sweep import Sweep
 from samedge.runtime.rle import rle_area, rle_holds
 from samedge.types import BoolArray
 
-ENOUGH_ASKED: Final = 20
+ENOUGH_ASKED: Final = 32
 """A mask that holds so many asked points is not asked further."""
-HOPELESS: Final = 0.2
+HOPELESS: Final = 0.12
 """Points around that on average miss the thresholds by more than this promise nothing."""
 CLIMBS: Final = 4
 """How often the points around the best ones are asked: a mask is rarely more steps from the best of its kind."""
