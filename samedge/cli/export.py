@@ -83,6 +83,7 @@ def export(
     from samedge.cli.build import refuse_failed, show_built
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
+    from samedge.engines.build_options import DEFAULT_WORKSPACE
     from samedge.errors import ParityError, UsageError
     from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS
     from samedge.export.cached import import_exporter
@@ -102,7 +103,8 @@ def export(
                 checkpoint, format_, precision=cast("Any", precision), io=cast("Any", io), opset=opset,
                 form=cast("Any", form), calib=calib, output=output, image_size=image_size, check=check,
                 targets=capabilities, prompts=prompts or DEFAULT_PROMPTS, points=points or DEFAULT_POINTS,
-                workspace=0.5 if workspace is None else workspace, optimisation_level=optimisation_level, device=device,
+                workspace=DEFAULT_WORKSPACE if workspace is None else workspace,
+                optimisation_level=optimisation_level, device=device,
                 dynamic=dynamic, nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms,
                 progress=progress,
             )  # fmt: skip

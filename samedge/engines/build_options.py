@@ -62,6 +62,9 @@ class AxisRange:
         return AxisRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
+DEFAULT_WORKSPACE: Final = 0.5
+"""Share of the GPU's free memory."""
+
 DEFAULT_PROFILES: Final[Mapping[str, AxisRange]] = {
     "batch": AxisRange(1, 1, 1),
     "prompts": AxisRange(1, 16, 64),
@@ -97,7 +100,7 @@ class BuildOptions:
     profiles: Mapping[str, AxisRange] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     typing: Typing = "auto"
-    workspace_share: float = 0.5
+    workspace_share: float = DEFAULT_WORKSPACE
     workspace_bytes: int | None = None
     optimisation_level: int | None = None
     version_compatible: bool = False

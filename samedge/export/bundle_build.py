@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from samedge.engines.build_options import AxisRange, BuildOptions, HardwareCompatibility
+from samedge.engines.build_options import DEFAULT_WORKSPACE, AxisRange, BuildOptions, HardwareCompatibility
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.engines.store import PLAN_SUFFIX, EngineStore, StoredEngine
@@ -109,7 +109,7 @@ def build_engines(
     height: AxisRange | str | None = None,
     width: AxisRange | str | None = None,
     targets: Sequence[str] = (),
-    workspace: float = 0.5,
+    workspace: float = DEFAULT_WORKSPACE,
     optimisation_level: int | None = None,
     version_compatible: bool = False,
     hardware_compatibility: HardwareCompatibility = "none",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from samedge.engines.build_options import AxisRange, BuildOptions
+from samedge.engines.build_options import DEFAULT_WORKSPACE, AxisRange, BuildOptions
 from samedge.errors import UsageError
 from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS, BuiltEngines, build_engines, parse_range
 from samedge.export.cached import import_exporter
@@ -41,7 +41,7 @@ def export_with_engines(
     batch: AxisRange | str | None = None,
     height: AxisRange | str | None = None,
     width: AxisRange | str | None = None,
-    workspace: float = 0.5,
+    workspace: float = DEFAULT_WORKSPACE,
     optimisation_level: int | None = None,
     device: str | None = None,
     dynamic: bool = True,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -111,6 +112,11 @@ def quantise_columns(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
     return quantised, scale
 
 
+def _quantise_rows(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
+    """Returns a weight ``[out, in]`` as int8 ``[in, out]``, and its scales."""
+    return quantise_columns(weight.T)
+
+
 def quantise_along(weight: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
     """Returns a weight of any shape as int8, and one scale for each index of an axis, float32."""
     last = np.moveaxis(weight, axis, -1)
@@ -133,12 +139,8 @@ def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = 
     for linear in linears(graph):
         if not choose(linear):
             continue
-        weight = weights.array(linear.weight)
-        data, scale = quantise_columns(weight.T if linear.transposed else weight)
-        # One zero point a column, all 0: left out, the kernel would take the weights for unsigned.
-        zeros = weights.add(f"{linear.weight}_zero", np.zeros(len(scale), np.int8))
-        inputs = [linear.activation, weights.add(f"{linear.weight}_int8", data)]
-        inputs += [weights.add(f"{linear.weight}_scale", scale), zeros, *([linear.bias] if linear.bias else [])]
+        names = weights.quantised(linear.weight, _quantise_rows if linear.transposed else quantise_columns)
+        inputs = [linear.activation, *names, *([linear.bias] if linear.bias else [])]
         new = helper.make_node(
             "DynamicQuantizeMatMul", inputs, list(linear.node.output), name=linear.node.name, domain=_CONTRIB
         )
@@ -197,14 +199,9 @@ def quantise_layers(model: onnx.ModelProto, ranges: Mapping[str, float], layers:
                     nodes.append(_dequantise(layer.activation, scale_name, zero))
                 else:
                     nodes += _pair(layer.activation, scale_name, zero)
-            data, scale = quantise_along(weights.array(layer.weight), layer.axis)
+            names = weights.quantised(layer.weight, partial(quantise_along, axis=layer.axis))
             weight = f"{layer.node.name}_weight"  # not the weight's name: several layers may share it
-            weight_inputs = [
-                weights.add(f"{layer.weight}_int8", data),
-                weights.add(f"{layer.weight}_scale", scale),
-                weights.add(f"{layer.weight}_zero", np.zeros(len(scale), np.int8)),
-            ]
-            nodes.append(helper.make_node("DequantizeLinear", weight_inputs, [weight], name=weight, axis=layer.axis))
+            nodes.append(helper.make_node("DequantizeLinear", names, [weight], name=weight, axis=layer.axis))
             node.input[0], node.input[1] = pairs[layer.activation], weight
         nodes.append(node)
     replace_nodes(graph, nodes)
@@ -254,10 +251,24 @@ class _Weights:
         self._graph = graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    def array(self, name: str) -> FloatArray:
-        """Returns the numbers of an initializer."""
-        values: FloatArray = numpy_helper.to_array(self._tensors[name])
-        return values
+    def quantised(
+        self, name: str, quantise: Callable[[FloatArray], tuple[NDArray[np.int8], FloatArray]]
+    ) -> tuple[str, str, str]:
+        """Returns the names of a weight's int8 numbers, scales and zero points; made once, whoever shares the weight.
+
+        Args:
+            name: Of the weight.
+            quantise: Gives its numbers and scales.
+        """
+        names = (f"{name}_int8", f"{name}_scale", f"{name}_zero")
+        if names[0] not in self._tensors:
+            values: FloatArray = numpy_helper.to_array(self._tensors[name])
+            data, scale = quantise(values)
+            # One zero point a scale, all 0: left out, the dynamic kernel would take the weights for unsigned.
+            arrays: tuple[NDArray[Any], ...] = (data, scale, np.zeros(len(scale), np.int8))
+            for each, array in zip(names, arrays, strict=True):
+                self.add(each, array)
+        return names
 
     def add(self, name: str, array: NDArray[np.generic]) -> str:
         """Adds an initializer, once."""

@@ -196,10 +196,10 @@ def _open_graphs(
     split = manifest.io == "native" and manifest.has(*SPLIT_ROLES)
     roles: tuple[GraphRole, ...] = SPLIT_ROLES if split else ("decoder",)
     if backend == AUTO or device is None:
-        (encoder,) = open_together([main], stack)
-        parts = open_together([partial(graph, role, encoder.backend, encoder.device) for role in roles], stack)
+        (encoder,) = _open_together([main], stack)
+        parts = _open_together([partial(graph, role, encoder.backend, encoder.device) for role in roles], stack)
     else:
-        encoder, *parts = open_together([main, *(partial(graph, role, backend, device) for role in roles)], stack)
+        encoder, *parts = _open_together([main, *(partial(graph, role, backend, device) for role in roles)], stack)
     if not split:
         return encoder, WholeDecoder(parts[0], manifest.io, manifest.input.image_size)
     by_role = dict(zip(roles, parts, strict=True))
@@ -217,7 +217,7 @@ def _checked(record: GraphRecord, engine: Engine) -> Engine:
     return engine
 
 
-def open_together(openers: Sequence[Callable[[], Engine]], stack: ExitStack) -> list[Engine]:
+def _open_together(openers: Sequence[Callable[[], Engine]], stack: ExitStack) -> list[Engine]:
     """Opens several graphs at once, each in a thread: opening one keeps one processor core busy.
 
     Args:
