@@ -55,6 +55,23 @@ def open_fastest(
         UsageError: ``$SAMEDGE_AUTO`` means nothing.
     """
     decision = decide(path, sha256=sha256, device=device, threads=threads, sizes=sizes)
+    return open_decided(path, decision, device=device, threads=threads)
+
+
+def open_decided(
+    path: Path, decision: Decision | None, *, device: str | None = None, threads: int | None = None
+) -> Engine:
+    """Opens a graph where `decide` says, or else, and without a decision, with the first backend that can.
+
+    Args:
+        path: The graph file.
+        decision: What `decide` returned for it.
+        device: As for `open_fastest`, and for `decide`.
+        threads: CPU threads for one run; None for all physical cores.
+
+    Raises:
+        SamedgeError: As `samedge.engines.registry.open_engine`.
+    """
     if decision is not None:
         with suppress(EngineError):  # it was there when it was measured; now the table decides
             return registry.open_engine(path, backend=decision.backend, device=decision.device, threads=threads)

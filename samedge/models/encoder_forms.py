@@ -34,8 +34,9 @@ EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
 
 CHUNK_QUERIES: Final = 1024
-"""Queries of one head whose logits are computed at once: 17 MB. Half of them are 4 % faster, and cost a node more for
-every step: OpenVINO needs a second more to compile ViT-B, and graphs of many thousands take a minute to simplify."""
+"""Queries of one head, at most, whose logits are computed at once: 17 MB. Half of them are 4 % faster, and cost a node
+more for every step: OpenVINO needs a second more to compile ViT-B, and graphs of many thousands take a minute to
+simplify."""
 
 CHUNK_TOKENS: Final = 1024
 """Tokens that go through the linear layers at once. A product of all 4096 rows goes through its result again and again,
@@ -57,6 +58,10 @@ class FoldedAttention(nn.Module):
         self.dim = self.heads * self.head_dim
         self.tokens = self.grid * self.grid
         self.chunked = form == "chunked" and not windowed and self.tokens > CHUNK_QUERIES
+        whole_rows = (side for side in range(self.grid, 0, -1) if self.grid % side == 0)
+        self.queries = next(
+            side * self.grid for side in whole_rows if side * self.grid <= max(CHUNK_QUERIES, self.grid)
+        )
         self.concat = form == "concat" and not windowed
         with torch.no_grad():
             scale = torch.ones(3 * self.dim)
@@ -79,10 +84,9 @@ class FoldedAttention(nn.Module):
             self.register_buffer("indicators", indicators)
             self.indicators: Tensor
 
-    def project(self, x: Tensor) -> Tensor:
-        """Maps ``[B, T, C]`` to queries, keys and values ``[B, T, 3 * C]``."""
-        flat = torch.addmm(self.qkv_bias, x.reshape(-1, self.dim), self.qkv_weight)
-        return flat.reshape(-1, x.shape[1], 3 * self.dim)
+    def project(self, x: Tensor, tokens: int) -> Tensor:
+        """Maps ``[B * tokens, C]`` to queries, keys and values ``[B, tokens, 3 * C]``."""
+        return torch.addmm(self.qkv_bias, x, self.qkv_weight).reshape(-1, tokens, 3 * self.dim)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Maps queries, keys and values ``[B, h, T, d]`` to ``[B, h, T, d]``."""
@@ -97,13 +101,15 @@ class FoldedAttention(nn.Module):
         keys = k.transpose(-2, -1)
         if not self.chunked:
             return self._attend(q, keys, v, rows, columns)
-        by_head = zip(*(torch.split(part, 1, 1) for part in (q, keys, v, rows, columns)), strict=True)
-        return torch.cat([self._by_queries(*head) for head in by_head], 1)
-
-    def _by_queries(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Attends some of the queries at a time."""
-        parts = zip(*(torch.split(part, CHUNK_QUERIES, 2) for part in (q, rows, columns)), strict=True)
-        return torch.cat([self._attend(few, keys, v, *biases) for few, *biases in parts], 2)
+        # Some of the queries of one head at a time: "heads" with as many queries less, split all at once.
+        count = tokens // self.queries
+        parts = [part.reshape(-1, heads * count, self.queries, *part.shape[3:]) for part in (q, rows, columns)]
+        few = zip(*(torch.split(part, 1, 1) for part in parts), strict=True)
+        whole = [
+            pair for pair in zip(*(torch.split(part, 1, 1) for part in (keys, v)), strict=True) for _ in range(count)
+        ]
+        attended = [self._attend(q, *pair, *biases) for (q, *biases), pair in zip(few, whole, strict=True)]
+        return torch.cat(attended, 1).reshape(-1, heads, tokens, self.head_dim)
 
     def _attend(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Attends R queries of H heads.
@@ -130,10 +136,9 @@ class FoldedAttention(nn.Module):
         out = (long_q @ long_k.transpose(-2, -1)).softmax(-1) @ long_v
         return out[..., : self.head_dim]
 
-    def finish(self, out: Tensor, tokens: int) -> Tensor:
-        """Maps attended values ``[..., C]`` to ``[B, tokens, C]``."""
-        flat = torch.addmm(self.proj_bias, out.reshape(-1, self.dim), self.proj_weight)
-        return flat.reshape(-1, tokens, self.dim)
+    def finish(self, out: Tensor) -> Tensor:
+        """Maps attended values ``[..., C]`` to ``[..., C]`` as a matrix."""
+        return torch.addmm(self.proj_bias, out.reshape(-1, self.dim), self.proj_weight)
 
 
 class FoldedBlock(nn.Module):
@@ -163,18 +168,20 @@ class FoldedBlock(nn.Module):
         self.back_rows: Tensor
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
-        """Maps tokens ``[N, tokens, C]``, in parts of some of the tokens, to the same shapes."""
+        """Maps tokens, in parts of t of the tokens of every picture, ``[N * t, C]``, to the same shapes."""
         attended = self._attend([self.block.norm1(part) for part in parts])
         few = [attended] if len(parts) == 1 else torch.split(attended, CHUNK_TOKENS, 1)
         return [self._after_attention(*pair) for pair in zip(parts, few, strict=True)]
 
     def _attend(self, normed: list[Tensor]) -> Tensor:
-        """Maps normed tokens to attended values ``[N, tokens, C]``."""
+        """Maps normed tokens, in parts as for `forward`, to attended values ``[N, tokens, C]``."""
         block, attention = self.block, self.attention
+        sizes = _sizes(self.tokens, len(normed))
         if block.window and block.padded:
             # A padding token's key and value are zero, as all else is without the biases.
-            normed = [*normed[:-1], F.pad(normed[-1], (0, 0, 0, 1))]
-        projected = [attention.project(part) for part in normed]
+            last = F.pad(normed[-1].reshape(-1, sizes[-1], attention.dim), (0, 0, 0, 1))
+            normed, sizes = [*normed[:-1], last.reshape(-1, attention.dim)], [*sizes[:-1], sizes[-1] + 1]
+        projected = [attention.project(part, size) for part, size in zip(normed, sizes, strict=True)]
         qkv = projected[0] if len(projected) == 1 else torch.cat(projected, 1)
         if block.window:
             rows = qkv.reshape(-1, qkv.shape[1] * 3 * attention.heads, attention.head_dim)
@@ -191,8 +198,8 @@ class FoldedBlock(nn.Module):
         return attention.attend(q, k, v).transpose(1, 2).reshape(-1, self.tokens, attention.dim)
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Maps tokens and what attention made of them, ``[N, t, C]`` both, to the block's output for them."""
-        x = x + self.attention.finish(attended, x.shape[1])
+        """Maps tokens ``[N * t, C]``, and what attention made of them, to the block's output for them."""
+        x = x + self.attention.finish(attended)
         return x + self._feed_forward(self.block.norm2(x))
 
     def _padding(self) -> int:
@@ -201,10 +208,7 @@ class FoldedBlock(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         mlp = self.block.mlp
-        hidden = mlp.act(torch.addmm(mlp.lin1.bias, x.reshape(-1, self.attention.dim), self.widening))
-        flat = torch.addmm(mlp.lin2.bias, hidden, self.narrowing)
-        out: Tensor = flat.reshape(-1, x.shape[1], self.attention.dim)
-        return out
+        return torch.addmm(mlp.lin2.bias, mlp.act(torch.addmm(mlp.lin1.bias, x, self.widening)), self.narrowing)
 
 
 class FoldedViT(nn.Module):
@@ -224,7 +228,16 @@ class FoldedViT(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Maps ``[N, 3, S, S]``, normalised, to ``[N, out_chans, g, g]``."""
         x = self.encoder.embed(image)
-        parts = list(torch.split(x, CHUNK_TOKENS, 1)) if self.chunked else [x]
+        channels = self.encoder.embed_dim
+        # Matrices from here on: between two attentions a picture's tokens are rows like those of any other.
+        parts = [part.reshape(-1, channels) for part in (torch.split(x, CHUNK_TOKENS, 1) if self.chunked else [x])]
         for block in self.blocks:
             parts = block(parts)
+        sizes = _sizes(self.encoder.grid * self.encoder.grid, len(parts))
+        parts = [part.reshape(-1, size, channels) for part, size in zip(parts, sizes, strict=True)]
         return self.encoder.finish(torch.cat(parts, 1) if self.chunked else parts[0])
+
+
+def _sizes(tokens: int, parts: int) -> list[int]:
+    """Returns how many of a picture's tokens are in each part."""
+    return [CHUNK_TOKENS] * (parts - 1) + [tokens - CHUNK_TOKENS * (parts - 1)]

@@ -12,7 +12,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,7 +23,7 @@ from uuid import uuid4
 from samedge.cache import cache_folder
 from samedge.digest import sha256_file
 from samedge.errors import BundleError, IntegrityError, ParityError, StorageError, storage_errors
-from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, parse_manifest, read_manifest
+from samedge.runtime.manifest import MANIFEST_NAME, FileRecord, GraphRole, Manifest, parse_manifest, read_manifest
 
 ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
@@ -43,11 +43,13 @@ class Bundle:
         path: The folder or file that was opened.
         folder: Where its files are.
         manifest: What it says about itself.
+        unchecked: Files of weights whose SHA-256 is not compared yet; `check_rest` does that.
     """
 
     path: Path
     folder: Path
     manifest: Manifest
+    unchecked: tuple[FileRecord, ...] = ()
 
     def graph_path(self, role: GraphRole) -> Path:
         """Returns the path of the graph with this role.
@@ -57,6 +59,16 @@ class Bundle:
         """
         return self.folder / self.manifest.graph(role).graph.file
 
+    def check_rest(self) -> None:
+        """Compares the files that opening has left unchecked with the manifest.
+
+        Raises:
+            IntegrityError: Names the file that is different.
+            StorageError: A file cannot be read.
+        """
+        for record in self.unchecked:
+            _verify_digest(self.folder, record)
+
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
@@ -65,13 +77,17 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME
 
 
-def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bool = True) -> Bundle:
+def open_bundle(
+    path: str | os.PathLike[str], *, force: bool = False, verify: bool = True, weights_later: bool = False
+) -> Bundle:
     """Opens a bundle.
 
     Args:
         path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
         force: Open a bundle whose parity verdict is "failed" as well.
         verify: Compare size and SHA-256 of every file with the manifest.
+        weights_later: Of the weights that lie beside graphs compare the size alone, which lets them be opened safely,
+            and leave their SHA-256 to `Bundle.check_rest`. For folders; a file is always compared whole.
 
     Raises:
         BundleError: It is not a bundle, or not a whole one.
@@ -81,9 +97,11 @@ def open_bundle(path: str | os.PathLike[str], *, force: bool = False, verify: bo
     """
     path, is_folder = _find(path)
     if is_folder:
-        bundle = Bundle(path, path, _folder_manifest(path))
+        manifest = _folder_manifest(path)
+        later = manifest.weights if verify and weights_later else ()
+        bundle = Bundle(path, path, manifest, later)
         if verify:
-            verify_files(bundle.folder, bundle.manifest)
+            verify_files(path, manifest, later)
     else:
         bundle = _open_archive(path, verify=verify)
     verdict = bundle.manifest.parity
@@ -116,8 +134,13 @@ def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
         return parse_manifest(_read_manifest_entry(archive, path), f"{path}/{MANIFEST_NAME}")
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
+def verify_files(folder: Path, manifest: Manifest, sizes_only: Collection[FileRecord] = ()) -> None:
     """Compares size and SHA-256 of every file with the manifest.
+
+    Args:
+        folder: Where the files are.
+        manifest: What they should be.
+        sizes_only: Files whose SHA-256 is left alone.
 
     Raises:
         IntegrityError: Names the file that is missing or different.
@@ -137,15 +160,20 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
                 cure=_AGAIN,
                 file=record.file,
             )
-        digest = sha256_file(file)
-        if digest != record.sha256:
-            raise IntegrityError(
-                f"this file is not the one that was exported: its SHA-256 is {digest[:12]}…, and the manifest says "
-                f"{record.sha256[:12]}…",
-                where=file,
-                cure=_AGAIN,
-                file=record.file,
-            )
+        if record not in sizes_only:
+            _verify_digest(folder, record)
+
+
+def _verify_digest(folder: Path, record: FileRecord) -> None:
+    digest = sha256_file(folder / record.file)
+    if digest != record.sha256:
+        raise IntegrityError(
+            f"this file is not the one that was exported: its SHA-256 is {digest[:12]}…, and the manifest says "
+            f"{record.sha256[:12]}…",
+            where=folder / record.file,
+            cure=_AGAIN,
+            file=record.file,
+        )
 
 
 def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, overload
 
+from samedge.engines.decisions import Decision
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
-from samedge.engines.selection import open_fastest
-from samedge.errors import BundleError, EngineError, IntegrityError
+from samedge.engines.selection import decide, open_decided
+from samedge.errors import BundleError, EngineError, IntegrityError, SamedgeError
 from samedge.runtime.bundle import Bundle, open_bundle
 from samedge.runtime.bundle_engines import (
     ENGINE_BACKENDS,
@@ -90,12 +90,35 @@ def load(
         DeviceUnavailableError: The device cannot be had.
         EngineError: A graph cannot be opened, its decoder cannot run, or there are no engines for this machine.
     """
-    opened = open_bundle(bundle, force=force)
-    manifest = opened.manifest
-    is_kind: Kind = "sam" if manifest.yolo is None else "yolo"
+    opened = open_bundle(bundle, force=force, weights_later=True)
+    is_kind = _kind_of(opened)
     if kind not in (None, is_kind):
         cure = "samedge.SAM or samedge.load" if is_kind == "sam" else "samedge.YOLO or samedge.FastSAM"
-        raise BundleError(f"this is the bundle of a {manifest.model.name}", where=bundle, cure=f"Open it with {cure}")
+        name = opened.manifest.model.name
+        raise BundleError(f"this is the bundle of a {name}", where=bundle, cure=f"Open it with {cure}")
+    # Weights of hundreds of megabytes are compared while another core compiles their graph.
+    with ThreadPoolExecutor(1, thread_name_prefix="samedge-aside") as aside:
+        checking = aside.submit(opened.check_rest)
+        try:
+            predictor = _open_predictor(opened, backend, device, threads, aside, force=force)
+        except SamedgeError:
+            checking.result()  # that a file is damaged says more than what an engine says of it
+            raise
+    if checking.exception() is not None:
+        predictor.close()
+    checking.result()
+    return predictor
+
+
+def _kind_of(opened: Bundle) -> Kind:
+    return "sam" if opened.manifest.yolo is None else "yolo"
+
+
+def _open_predictor(
+    opened: Bundle, backend: str, device: str | None, threads: int | None, aside: Executor, *, force: bool
+) -> Predictor | YoloPredictor:
+    """Opens engines that were built for this machine, or else the graphs; arguments as for `load`."""
+    is_kind = _kind_of(opened)
     open_engines = _load_engines if is_kind == "sam" else load_yolo_engine
     if backend == AUTO:
         found = automatic_pair(opened, device)
@@ -110,11 +133,9 @@ def load(
             pair = require_pair(opened, flavour, device, force=force)
             return open_engines(opened, flavour, pair, device, force=force)
     if is_kind == "yolo":
-        return yolo_predictor(opened, _open_main(opened, "yolo", _input_size(opened), backend, device, threads))
+        return yolo_predictor(opened, _open_yolo(opened, backend, device, threads))
     with ExitStack() as stack:
-        encoder, decoder = _open_graphs(opened, backend, device, threads, stack)
-        predictor = Predictor(manifest, encoder, decoder)
-        first_click(decoder)
+        predictor = Predictor(opened.manifest, *_open_graphs(opened, backend, device, threads, aside, stack))
         stack.pop_all()
     return predictor
 
@@ -146,65 +167,110 @@ def _load_engines(opened: Bundle, backend: str, pair: EngineSet, device: str | N
     return predictor
 
 
-def _input_size(opened: Bundle) -> tuple[int, int]:
-    """Returns (height, width) of the input, px."""
-    side = opened.manifest.input.image_size
-    return (side, side) if opened.manifest.yolo is None else opened.manifest.yolo.image_size
-
-
-def _open_main(
-    opened: Bundle, role: GraphRole, size: tuple[int, int], backend: str, device: str | None, threads: int | None
-) -> Engine:
-    """Opens the graph that takes most of the time: by name, or where it is fastest at this (height, width)."""
-    path = opened.graph_path(role)
+def _open_yolo(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:
+    """Opens a YOLO's graph: by name, or where it is fastest."""
+    path = opened.graph_path("yolo")
     if backend != AUTO:
         return open_engine(path, backend=backend, device=device, threads=threads)
-    return open_fastest(
-        path,
-        sha256=opened.manifest.graph(role).graph.sha256,
+    return open_decided(path, _decide(opened, "yolo", device, threads), device=device, threads=threads)
+
+
+def _decide(opened: Bundle, role: GraphRole, device: str | None, threads: int | None) -> Decision | None:
+    """Returns where the graph that takes most of the time is fastest here."""
+    manifest = opened.manifest
+    side = manifest.input.image_size
+    height, width = (side, side) if manifest.yolo is None else manifest.yolo.image_size
+    return decide(
+        opened.graph_path(role),
+        sha256=manifest.graph(role).graph.sha256,
         device=device,
         threads=threads,
-        sizes={"height": size[0], "width": size[1]},
+        sizes={"height": height, "width": width},
     )
 
 
 def _open_graphs(
-    opened: Bundle, backend: str, device: str | None, threads: int | None, stack: ExitStack
+    opened: Bundle, backend: str, device: str | None, threads: int | None, aside: Executor, stack: ExitStack
 ) -> tuple[Engine, Decoder]:
-    """Opens the encoder, and where that runs the decoder: split if the bundle has it so, and whole only when needed.
+    """Opens the encoder, and meanwhile the decoder; that is opened again if the encoder got another place.
 
     Args:
         opened: The bundle.
         backend: Its name, or "auto".
         device: Its name; None lets the backend choose, and what it chooses for the encoder holds for the decoder.
         threads: CPU threads.
+        aside: Where the decoder is opened. Opening a graph keeps one processor core busy, and the encoder's takes
+            longer than all else together: more than one thread beside would slow it down.
         stack: Closes what was opened if a later step fails.
     """
+    path = opened.graph_path("encoder")
+    decision = _decide(opened, "encoder", device, threads) if backend == AUTO else None
+    place = (backend, device) if decision is None else (decision.backend, decision.device)
+    early = None if place[0] == AUTO else aside.submit(_open_decoder, opened, *place, threads)
+    try:
+        if backend == AUTO:
+            encoder = open_decided(path, decision, device=device, threads=threads)
+        else:
+            encoder = open_engine(path, backend=backend, device=device, threads=threads)
+        stack.callback(encoder.close)
+        check_graph(opened.manifest.graph("encoder"), encoder)
+    except SamedgeError:
+        if early is not None and early.exception() is None:
+            early.result().decoder.close()
+        raise
+    if early is not None and (decision is None or encoder.backend == decision.backend):
+        found = early.result()
+    elif early is None or early.exception() is not None:
+        found = None
+    else:
+        found = early.result()
+    if found is not None and (found.backend, found.device) != (encoder.backend, encoder.device):
+        found.decoder.close()
+        found = None
+    if found is None:
+        found = _open_decoder(opened, encoder.backend, encoder.device, threads)
+    stack.callback(found.decoder.close)
+    return encoder, found.decoder
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenDecoder:
+    """A decoder, and where it is."""
+
+    decoder: Decoder
+    backend: str
+    device: str
+
+
+def _open_decoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> _OpenDecoder:
+    """Opens the decoder, split if the bundle has it so, and whole only when needed; asks it for a first click."""
     manifest = opened.manifest
 
-    def graph(role: GraphRole, backend: str, device: str) -> Engine:
+    def graph(role: GraphRole, backend: str, device: str | None) -> Engine:
         engine = open_engine(opened.graph_path(role), backend=backend, device=device, threads=threads)
         return _checked(manifest.graph(role), engine)
 
-    def main() -> Engine:
-        engine = _open_main(opened, "encoder", _input_size(opened), backend, device, threads)
-        return _checked(manifest.graph("encoder"), engine)
-
-    def whole() -> WholeDecoder:
-        return WholeDecoder(graph("decoder", encoder.backend, encoder.device), manifest.io, manifest.input.image_size)
+    def whole(engine: Engine) -> WholeDecoder:
+        return WholeDecoder(engine, manifest.io, manifest.input.image_size)
 
     split = manifest.io == "native" and manifest.has(*SPLIT_ROLES)
-    roles: tuple[GraphRole, ...] = SPLIT_ROLES if split else ("decoder",)
-    if backend == AUTO or device is None:
-        (encoder,) = _open_together([main], stack)
-        parts = _open_together([partial(graph, role, encoder.backend, encoder.device) for role in roles], stack)
-    else:
-        encoder, *parts = _open_together([main, *(partial(graph, role, backend, device) for role in roles)], stack)
-    if not split:
-        return encoder, WholeDecoder(parts[0], manifest.io, manifest.input.image_size)
-    by_role = dict(zip(roles, parts, strict=True))
-    context, prompts, masks = (by_role[role] for role in ("decoder_context", "decoder_prompts", "decoder_masks"))
-    return encoder, SplitDecoder(context, prompts, masks, whole)
+    with ExitStack() as stack:
+        first, *rest = SPLIT_ROLES if split else ("decoder",)
+        parts = [graph(first, backend, device)]
+        stack.callback(parts[0].close)
+        place = (parts[0].backend, parts[0].device)
+        for role in rest:
+            parts.append(graph(role, *place))
+            stack.callback(parts[-1].close)
+        decoder: Decoder
+        if split:
+            context, prompts, masks = parts
+            decoder = SplitDecoder(context, prompts, masks, lambda: whole(graph("decoder", *place)))
+        else:
+            decoder = whole(parts[0])
+        first_click(decoder)
+        stack.pop_all()
+    return _OpenDecoder(decoder, *place)
 
 
 def _checked(record: GraphRecord, engine: Engine) -> Engine:
@@ -215,21 +281,3 @@ def _checked(record: GraphRecord, engine: Engine) -> Engine:
         engine.close()
         raise
     return engine
-
-
-def _open_together(openers: Sequence[Callable[[], Engine]], stack: ExitStack) -> list[Engine]:
-    """Opens several graphs at once, each in a thread: opening one keeps one processor core busy.
-
-    Args:
-        openers: Each opens a graph.
-        stack: Closes what was opened if a later step fails.
-
-    Raises:
-        SamedgeError: The first, in their order, that could not be opened; all others are left to the stack.
-    """
-    with ThreadPoolExecutor(len(openers), thread_name_prefix="samedge-open") as pool:
-        waiting = [pool.submit(opener) for opener in openers]
-    for opening in waiting:
-        if opening.exception() is None:
-            stack.callback(opening.result().close)
-    return [opening.result() for opening in waiting]

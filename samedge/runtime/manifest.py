@@ -221,6 +221,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         graphs = tuple(file for graph in self.graphs for file in graph.files)
         return graphs if self.probes is None else (*graphs, self.probes)
 
+    @property
+    def weights(self) -> tuple[FileRecord, ...]:
+        """Files with weights of graphs and nothing else."""
+        return tuple(file for graph in self.graphs for file in graph.external_data)
+
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Returns the manifest as indented JSON, UTF-8, with a final newline."""

@@ -71,6 +71,19 @@ class TestFolder:
             open_bundle(folder)
         assert open_bundle(folder, verify=False).manifest == any_manifest()
 
+    def test_digests_of_weights_may_be_compared_later(self, folder: Path) -> None:
+        opened = open_bundle(folder, weights_later=True)
+        assert [record.file for record in opened.unchecked] == ["encoder.data"]
+        opened.check_rest()
+        assert not open_bundle(folder).unchecked
+        assert not open_bundle(folder, verify=False, weights_later=True).unchecked
+        (folder / "encoder.data").write_bytes(bytes(len(CONTENTS["encoder.data"])))
+        with pytest.raises(IntegrityError, match=r"encoder\.data: .*SHA-256"):
+            open_bundle(folder, weights_later=True).check_rest()
+        (folder / "encoder.data").write_bytes(b"")
+        with pytest.raises(IntegrityError, match=r"encoder\.data: this file has 0 bytes"):
+            open_bundle(folder, weights_later=True)
+
     def test_a_folder_in_place_of_a_file_is_an_error(self, folder: Path) -> None:
         (folder / "decoder.onnx").unlink()
         (folder / "decoder.onnx").mkdir()

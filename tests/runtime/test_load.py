@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from bundles import file_record, pack, write_any_bundle, write_small_bundle
 from numpy.typing import NDArray
@@ -139,7 +140,7 @@ def test_the_graphs_of_another_scheme_are_an_error(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("broken", "device", "count"),
-    [("encoder", None, 1), ("decoder_context", None, 4), ("encoder", "cpu", 4), ("decoder_masks", "cpu", 4)],
+    [("encoder", None, 4), ("decoder_context", None, 2), ("encoder", "cpu", 4), ("decoder_masks", "cpu", 4)],
 )
 def test_what_was_opened_is_closed_when_the_rest_fails(
     folder: Path, broken: GraphRole, device: str | None, count: int, monkeypatch: pytest.MonkeyPatch
@@ -159,18 +160,103 @@ def test_what_was_opened_is_closed_when_the_rest_fails(
     assert all(engine.closed for engine in opened)
 
 
-def test_graphs_are_opened_at_the_same_time_where_backend_and_device_are_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_encoder_and_decoder_are_opened_at_the_same_time(
+    folder: Path, device: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    all_there = Barrier(4, timeout=60)
+    both_there = Barrier(2, timeout=60)
 
     def open_engine(path: Path, **kwargs: Any) -> Engine:
-        all_there.wait()  # breaks where one is opened after another
+        if path.name in ("small.encoder.onnx", "small.decoder.context.onnx"):
+            both_there.wait()  # breaks where one is opened after the other
         return registry.open_engine(path, **kwargs)
 
     monkeypatch.setattr(module, "open_engine", open_engine)
-    load(folder, "onnxruntime", "cpu").close()
-    assert not all_there.broken
+    load(folder, "onnxruntime", device).close()
+    assert not both_there.broken
+
+
+def test_a_decoder_that_got_another_device_than_the_encoder_is_opened_again_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Engine] = []
+
+    def open_engine(path: Path, *, device: str | None, **kwargs: Any) -> Engine:
+        engine = registry.open_engine(path, device="cpu", **kwargs)
+        if path.name != "small.encoder.onnx":
+            opened.append(engine)
+            if device is None:
+                engine.device = "cuda:1"
+        return engine
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    with load(folder, "onnxruntime") as predictor:
+        assert predictor.device == "cpu"
+        assert [engine.closed for engine in opened] == [True] * 3 + [False] * 3
+
+
+class TestWeightsBeside:
+    """Their digest is compared while the graphs are opened: a loaded bundle is a whole one all the same."""
+
+    @pytest.fixture
+    def weights(self, folder: Path) -> Path:
+        path = folder / "small.encoder.onnx"
+        weights = folder / "small.encoder.onnx.data"
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights.name, size_threshold=1024)
+        replace_graph(folder, "encoder", external_data=(file_record(weights.name, weights.read_bytes()),))
+        return weights
+
+    @pytest.fixture
+    def opened(self, monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+        opened: list[Engine] = []
+
+        def open_engine(path: Path, **kwargs: Any) -> Engine:
+            opened.append(registry.open_engine(path, **kwargs))
+            return opened[-1]
+
+        monkeypatch.setattr(module, "open_engine", open_engine)
+        return opened
+
+    def test_they_are_used(self, folder: Path, weights: Path, tmp_path: Path) -> None:
+        answers = []
+        for path in (folder, write_small_bundle(tmp_path / "whole-samedge")):
+            with load(path, "onnxruntime", threads=1) as predictor:
+                predictor.set_image(IMAGE)
+                answers.append(predictor.predict(points=[40, 30]).scores)
+        np.testing.assert_array_equal(answers[0], answers[1])
+        assert weights.stat().st_size > 10_000
+
+    def test_a_changed_bit_is_an_error_and_nothing_stays_open(
+        self, folder: Path, weights: Path, opened: list[Engine]
+    ) -> None:
+        data = bytearray(weights.read_bytes())
+        data[5000] ^= 1
+        weights.write_bytes(data)
+        with pytest.raises(IntegrityError, match=r"small\.encoder\.onnx\.data: .*SHA-256"):
+            load(folder, "onnxruntime", "cpu")
+        assert len(opened) == 4
+        assert all(engine.closed for engine in opened)
+
+    def test_weights_that_are_cut_short_are_never_opened(
+        self, folder: Path, weights: Path, opened: list[Engine]
+    ) -> None:
+        weights.write_bytes(weights.read_bytes()[:-4])
+        with pytest.raises(IntegrityError, match=r"small\.encoder\.onnx\.data: this file has"):
+            load(folder, "onnxruntime", "cpu")
+        assert not opened
+
+    def test_a_damaged_file_says_more_than_an_engine_that_fails(
+        self, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_engine(path: Path, **_: Any) -> Engine:
+            raise EngineError("cannot open this", where=path)
+
+        monkeypatch.setattr(module, "open_engine", open_engine)
+        with pytest.raises(EngineError, match="cannot open this"):
+            load(folder, "onnxruntime", "cpu")
+        weights.write_bytes(bytes(weights.stat().st_size))
+        with pytest.raises(IntegrityError, match="SHA-256"):
+            load(folder, "onnxruntime", "cpu")
 
 
 class TestSplitDecoder:
@@ -194,10 +280,11 @@ class TestSplitDecoder:
             predictor.set_image(IMAGE)
             few = SPLIT_UP_TO_POINTS - 1  # one padding point is added
             predictor.predict(points=random.uniform(0, 50, (1, few, 2)))
-            assert opened == ["small.encoder.onnx", *split]
+            assert sorted(opened) == sorted(["small.encoder.onnx", *split])
             for _ in range(2):
                 predictor.predict(points=random.uniform(0, 50, (1, few + 1, 2)))
-            assert opened == ["small.encoder.onnx", *split, "small.decoder.onnx"]
+            assert sorted(opened[:4]) == sorted(["small.encoder.onnx", *split])
+            assert opened[4:] == ["small.decoder.onnx"]
             decoder = predictor._graphs.decoder
         assert isinstance(decoder, SplitDecoder)
         assert decoder.whole.engine.closed
