@@ -10,7 +10,7 @@ In every form
 
 The forms differ in global attention, whose logits for 64 x 64 tokens are 805 MB for the 12 heads of ViT-B:
 
-* ``chunked``: one head and a quarter of the queries at a time, 17 MB; and all that lies between two attentions for a
+* ``chunked``: one head and half of the queries at a time, 34 MB; and all that lies between two attentions for a
   quarter of the tokens at a time. For processors.
 * ``mask``: the bias of relative positions is materialised and added once before the softmax. Compilers for GPUs fuse
   this into one kernel.
@@ -33,10 +33,10 @@ from samedge.models.window_heads import window_rows
 EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
 
-CHUNK_QUERIES: Final = 1024
-"""Queries of one head, at most, whose logits are computed at once: 17 MB. Half of them are 4 % faster, and cost a node
-more for every step: OpenVINO needs a second more to compile ViT-B, and graphs of many thousands take a minute to
-simplify."""
+CHUNK_QUERIES: Final = 2048
+"""Queries of one head, at most, whose logits are computed at once: 34 MB. In onnxruntime half of them are as fast, a
+quarter is 4 % faster. Fewer have a node more for every step: OpenVINO, which never holds all logits of a head, then
+needs up to a second more to compile ViT-B, and 100 MB more."""
 
 CHUNK_TOKENS: Final = 1024
 """Tokens that go through the linear layers at once. A product of all 4096 rows goes through its result again and again,
