@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # it brings torch, which a board does not have
     from samedge.export.graphs import GraphPlan
 
 EXTERNAL_DATA_BYTES: Final = 64_000_000
-"""Graphs from this size on keep their weights in a file beside, which runtimes map instead of copying it: ViT-B's
-encoder opens in two thirds of the time, and needs 230 MB less. Protobuf could hold 2 GiB."""
+"""Graphs from this size on keep their weights in a file beside, which runtimes map instead of copying it: they
+open sooner, and in less memory. Protobuf could hold 2 GiB."""
 
 
 def save_graph(

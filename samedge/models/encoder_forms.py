@@ -34,9 +34,8 @@ EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
 
 CHUNK_QUERIES: Final = 2048
-"""Queries of one head, at most, whose logits are computed at once: 34 MB. In onnxruntime half of them are as fast, a
-quarter is 4 % faster. Fewer have a node more for every step: OpenVINO, which never holds all logits of a head, then
-needs up to a second more to compile ViT-B, and 100 MB more."""
+"""Queries of one head, at most, whose logits are computed at once: 34 MB. Fewer have a node more for every
+step, which OpenVINO, which never holds all logits of a head, takes longer to compile, for nothing."""
 
 CHUNK_TOKENS: Final = 1024
 """Tokens that go through the linear layers at once. A product of all 4096 rows goes through its result again and again,

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 from samedge.engines.decisions import Decision
@@ -133,7 +134,8 @@ def _open_predictor(
             pair = require_pair(opened, flavour, device, force=force)
             return open_engines(opened, flavour, pair, device, force=force)
     if is_kind == "yolo":
-        return yolo_predictor(opened, _open_yolo(opened, backend, device, threads))
+        decision = _decide(opened, "yolo", backend, device, threads)
+        return yolo_predictor(opened, _open_main(opened.graph_path("yolo"), backend, decision, device, threads))
     with ExitStack() as stack:
         predictor = Predictor(opened.manifest, *_open_graphs(opened, backend, device, threads, aside, stack))
         stack.pop_all()
@@ -167,16 +169,17 @@ def _load_engines(opened: Bundle, backend: str, pair: EngineSet, device: str | N
     return predictor
 
 
-def _open_yolo(opened: Bundle, backend: str, device: str | None, threads: int | None) -> Engine:
-    """Opens a YOLO's graph: by name, or where it is fastest."""
-    path = opened.graph_path("yolo")
+def _open_main(path: Path, backend: str, decision: Decision | None, device: str | None, threads: int | None) -> Engine:
+    """Opens the graph that takes most of the time: by name, or where `_decide` says."""
     if backend != AUTO:
         return open_engine(path, backend=backend, device=device, threads=threads)
-    return open_decided(path, _decide(opened, "yolo", device, threads), device=device, threads=threads)
+    return open_decided(path, decision, device=device, threads=threads)
 
 
-def _decide(opened: Bundle, role: GraphRole, device: str | None, threads: int | None) -> Decision | None:
-    """Returns where the graph that takes most of the time is fastest here."""
+def _decide(opened: Bundle, role: GraphRole, backend: str, device: str | None, threads: int | None) -> Decision | None:
+    """Returns where that graph is fastest here; None if a backend was named, or nothing is known."""
+    if backend != AUTO:
+        return None
     manifest = opened.manifest
     side = manifest.input.image_size
     height, width = (side, side) if manifest.yolo is None else manifest.yolo.image_size
@@ -204,26 +207,21 @@ def _open_graphs(
         stack: Closes what was opened if a later step fails.
     """
     path = opened.graph_path("encoder")
-    decision = _decide(opened, "encoder", device, threads) if backend == AUTO else None
+    decision = _decide(opened, "encoder", backend, device, threads)
     place = (backend, device) if decision is None else (decision.backend, decision.device)
     early = None if place[0] == AUTO else aside.submit(_open_decoder, opened, *place, threads)
     try:
-        if backend == AUTO:
-            encoder = open_decided(path, decision, device=device, threads=threads)
-        else:
-            encoder = open_engine(path, backend=backend, device=device, threads=threads)
+        encoder = _open_main(path, backend, decision, device, threads)
         stack.callback(encoder.close)
         check_graph(opened.manifest.graph("encoder"), encoder)
     except SamedgeError:
         if early is not None and early.exception() is None:
             early.result().decoder.close()
         raise
-    if early is not None and (decision is None or encoder.backend == decision.backend):
-        found = early.result()
-    elif early is None or early.exception() is not None:
-        found = None
-    else:
-        found = early.result()
+    moved = decision is not None and encoder.backend != decision.backend
+    # Where the encoder is not, that the decoder could not be opened says nothing.
+    usable = early is not None and not (moved and early.exception() is not None)
+    found = early.result() if early is not None and usable else None
     if found is not None and (found.backend, found.device) != (encoder.backend, encoder.device):
         found.decoder.close()
         found = None
