@@ -1,6 +1,6 @@
 """Which backend is fastest here: measured once for each graph and machine, kept with the reasons.
 
-    with open_fastest(path, sha256=digest) as engine:
+    with open_decided(path, decide(path, sha256=digest)) as engine:
         engine.run(feeds)
 
 What was found holds as long as the graph, the machine, the backends and the question are the same. Knows arrays and
@@ -33,31 +33,6 @@ TIE: Final = 1.05
 """Of candidates this close to the fastest the first in the table is taken: measurements drift by as much."""
 
 
-def open_fastest(
-    path: Path,
-    *,
-    sha256: str | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    sizes: Mapping[str, int] | None = None,
-) -> Engine:
-    """Opens a graph with the backend that is fastest here; measures if that is not known yet and there is a choice.
-
-    Args:
-        path: The graph file.
-        sha256: Of the file, where it is known already.
-        device: As for `samedge.engines.registry.open_engine`: a device that was named is used or is an error.
-        threads: CPU threads for one run; None for all physical cores.
-        sizes: Sizes for free axes by name; 1 for those that are not named.
-
-    Raises:
-        SamedgeError: As `samedge.engines.registry.open_engine`.
-        UsageError: ``$SAMEDGE_AUTO`` means nothing.
-    """
-    decision = decide(path, sha256=sha256, device=device, threads=threads, sizes=sizes)
-    return open_decided(path, decision, device=device, threads=threads)
-
-
 def open_decided(
     path: Path, decision: Decision | None, *, device: str | None = None, threads: int | None = None
 ) -> Engine:
@@ -66,7 +41,7 @@ def open_decided(
     Args:
         path: The graph file.
         decision: What `decide` returned for it.
-        device: As for `open_fastest`, and for `decide`.
+        device: As for `decide`: a device that was named is used or is an error.
         threads: CPU threads for one run; None for all physical cores.
 
     Raises:

@@ -10,8 +10,14 @@ from timed_backends import Clock, TimedBackend, install
 
 from samedge.engines import selection
 from samedge.engines.decisions import Decision, Trial, decisions_folder, kept_decisions
-from samedge.engines.selection import AUTO_VARIABLE, choose, decide, find_candidates, open_fastest
+from samedge.engines.protocol import Engine
+from samedge.engines.selection import AUTO_VARIABLE, choose, decide, find_candidates, open_decided
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
+
+
+def open_fastest(graph: Path, device: str | None = None, threads: int | None = None) -> Engine:
+    """Decides and opens, as loading does."""
+    return open_decided(graph, decide(graph, device=device, threads=threads), device=device, threads=threads)
 
 
 @pytest.fixture(autouse=True)
