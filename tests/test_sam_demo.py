@@ -28,7 +28,7 @@ def test_it_is_read_and_proved_like_any_checkpoint(bundle: Path) -> None:
     assert manifest.model.licence == "Apache-2.0"
     assert manifest.model.checkpoint == "sam_demo.safetensors"
     assert not manifest.model.seeded
-    assert manifest.input.image_size == 256
+    assert manifest.input.image_size == 512
 
 
 def test_the_demo_s_masks_are_plainly_right(bundle: Path) -> None:

@@ -26,7 +26,7 @@ def test_what_a_package_needs_and_lacks_is_named(monkeypatch: pytest.MonkeyPatch
         references.quiet_import("mobile_sam")
 
 
-@pytest.mark.parametrize(("source", "size"), [("seeded:sam_vit_tiny", 128), ("sam_demo", 256)])
+@pytest.mark.parametrize(("source", "size"), [("seeded:sam_vit_tiny", 128), ("sam_demo", 512)])
 def test_a_reference_is_built_for_the_sizes_of_its_source(source: str, size: int) -> None:
     sam, config = references.reference_of(source)
     assert sam.image_encoder.img_size == config.encoder.image_size == size

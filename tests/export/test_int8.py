@@ -184,7 +184,7 @@ class TestLadder:
             monkeypatch.setattr(int8, "SMALLEST_LINEAR", 1024)
         return export_model(model, precision="int8", output=folder / "bundle", calib=calib)
 
-    def test_masks_stay_and_the_encoder_is_a_third_as_large(
+    def test_masks_stay_and_linear_layers_are_a_quarter_as_large(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bundle = self.export(tmp_path, monkeypatch)
@@ -199,7 +199,8 @@ class TestLadder:
             "int8 (every linear layer) ran 2.00 times as fast as float32 on onnxruntime where it was exported",
         )
         assert {path.name for path in bundle.iterdir()} == {MANIFEST_NAME, *(file.file for file in manifest.files)}
-        assert encoder.graph.size < 14_500_000 / 1.8
+        # Of 17.1 MB in float32, 9.8 are in layers that become int8; convolutions and positions are not.
+        assert encoder.graph.size < 17_100_000 - 0.74 * 9_830_400
         with samedge.load(bundle, "onnxruntime", threads=1) as predictor:
             predictor.set_image(np.zeros((40, 60, 3), np.uint8))
             assert predictor.predict(points=[20, 20]).masks.shape == (1, 40, 60)

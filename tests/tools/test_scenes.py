@@ -7,7 +7,7 @@ import pytest
 
 from tools.train_sam_demo.families import TRAIN_FAMILIES
 from tools.train_sam_demo.families_held_out import HELD_OUT_FAMILIES
-from tools.train_sam_demo.letterbox import cut, padding
+from tools.train_sam_demo.letterbox import cut, enlarged, padding
 from tools.train_sam_demo.photographs import FOLDER, HELD_OUT_PHOTOS, TRAIN_PHOTOS, photo
 from tools.train_sam_demo.real_photographs import coins
 from tools.train_sam_demo.scenes import SMALLEST_SHARE, Split, scene
@@ -113,6 +113,17 @@ def test_a_cut_scene_has_no_mask_in_its_padding(seed: int) -> None:
         assert mask.any()
         if parent >= 0:
             assert not (mask & ~narrow.masks[parent]).any()
+
+
+def test_an_enlarged_scene_is_the_same_scene() -> None:
+    drawn = scene(3)
+    large = enlarged(drawn, 512)
+    assert large.image.shape == (512, 512, 3)
+    assert large.families == drawn.families
+    np.testing.assert_array_equal(large.masks[:, ::2, ::2], drawn.masks)
+    np.testing.assert_array_equal(large.masks[:, 1::2, 1::2], drawn.masks)
+    mean = large.image.reshape(256, 2, 256, 2, 3).mean((1, 3))
+    assert np.abs(mean - drawn.image).mean() < 4
 
 
 def test_coins_lie_apart() -> None:

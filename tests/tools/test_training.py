@@ -53,8 +53,10 @@ def test_first_points_lie_in_their_targets_and_boxes_around_them() -> None:
 def test_a_tight_box_names_the_first_and_last_pixel() -> None:
     np.testing.assert_array_equal(tight_box(SQUARE), [[6, 4], [12, 8]])
     rng = np.random.default_rng(0)
-    off = np.stack([jittered_box(rng, SQUARE) for _ in range(50)]) - tight_box(SQUARE)
-    assert 0 < np.abs(off).max() <= 6
+    for scale in (1, 30):  # 6 px in 256, whatever the size of the picture
+        mask = np.kron(SQUARE, np.ones((scale, scale), np.bool_))
+        off = np.stack([jittered_box(rng, mask) for _ in range(50)]) - tight_box(mask)
+        assert 0 < np.abs(off).max() <= 6 / 256 * len(mask)
 
 
 def test_corrections_point_at_what_is_wrong() -> None:
@@ -241,6 +243,29 @@ def test_an_encoder_is_trained_alone_and_a_run_begins_with_it(tmp_path: Path, mo
     assert all(torch.equal(value, state["model"][name]) for name, value in began.items())
 
 
+def test_a_run_begins_with_weights_of_another_input_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--scenes", "1", "--targets", "1", "--workers", "0", "--precision", "fp32", "--steps", "1"]
+    monkeypatch.setattr(train, "SAM_DEMO", TINY)
+    small = train.Trainer(train.parse(["--out", str(tmp_path), *options]), torch.device("cpu"))
+    place, table = "image_encoder.pos_embed", "image_encoder.blocks.1.attn.rel_pos_h"
+    state = small.sam.state_dict()
+    # What rises evenly is known between the places where it is stored.
+    state[place].copy_(torch.arange(4.0)[None, :, None, None].expand_as(state[place]))
+    state[table].copy_(torch.arange(7.0)[:, None].expand_as(state[table]))
+    small.save()
+
+    monkeypatch.setattr(train, "SAM_DEMO", replace(TINY, image_size=128))
+    large = train.Trainer(train.parse(["--out", str(tmp_path / "large"), *options]), torch.device("cpu"))
+    large.start_from(tmp_path / train.CHECKPOINT)
+    taken = large.sam.state_dict()
+    assert taken[place].shape == (1, 8, 8, TINY.embed_dim)
+    torch.testing.assert_close(taken[place][0, 3:5, 3, 5], torch.tensor([1.25, 1.75]), rtol=0, atol=0.05)
+    assert taken[table].shape == (15, 16)
+    assert float(taken[table][7, 0]) == pytest.approx(3.0)  # no distance is still no distance
+    assert all(torch.equal(value, taken[name]) for name, value in state.items() if value.shape == taken[name].shape)
+    assert torch.equal(large.mean.values[place], taken[place])
+
+
 def test_a_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "SAM_DEMO", TINY)
     options = ["--scenes", "1", "--targets", "2", "--workers", "0", "--eval-scenes", "1", "--precision", "fp32"]
@@ -282,8 +307,8 @@ def test_a_packed_model_is_read_like_any_checkpoint(tmp_path: Path) -> None:
         assert file.metadata() == {"name": "sam_demo"}
         assert file.get_tensor("image_encoder.pos_embed").dtype == torch.float16
     read = read_sam(path)
-    image = normalise(torch.from_numpy(scene(0).image)[None])
-    assert read.image_size == 256
+    image = normalise(torch.from_numpy(scene(0, size=shape.image_size).image)[None])
+    assert read.image_size == shape.image_size
     torch.testing.assert_close(read.encode(image), sam.encode(image), rtol=0.05, atol=0.05)
 
 

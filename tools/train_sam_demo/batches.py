@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tools.train_sam_demo.letterbox import cut, padding
+from tools.train_sam_demo.letterbox import cut, enlarged, padding
 from tools.train_sam_demo.scenes import Scene, scene
 
 _BACKGROUND_TARGETS = 0.05
 _CUT = 0.3
-_LARGEST_JITTER = 6.0
+_ENLARGED = 0.25
+_SMALL_PICTURE = 256
+_LARGEST_JITTER = 6 / 256
 
 
 @dataclass(slots=True)
@@ -69,9 +71,15 @@ class SceneBatches(Dataset[Batch]):
         rng = np.random.default_rng([self.seed, 7, index])
         # A run of any length draws each scene once; runs of different seeds draw different scenes.
         first = self.seed * 1_000_000_000 + number * self.scenes
-        drawn = [scene(first + i, "train", self.size) for i in range(self.scenes)]
+        drawn = [self._scene(first + i, rng) for i in range(self.scenes)]
         drawn = [cut(s, rng) if rng.random() < _CUT else s for s in drawn]
         return collate([_targets(rng, s, self.targets) for s in drawn])
+
+    def _scene(self, seed: int, rng: np.random.Generator) -> Scene:
+        """Draws a scene, one of four as a small picture that is enlarged: its edges are softer, its patterns larger."""
+        if self.size > _SMALL_PICTURE and rng.random() < _ENLARGED:
+            return enlarged(scene(seed, "train", _SMALL_PICTURE), self.size)
+        return scene(seed, "train", self.size)
 
 
 def collate(parts: list[dict[str, NDArray[np.generic]]]) -> Batch:
@@ -126,10 +134,11 @@ def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def jittered_box(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns a mask's box with noise of a tenth of its sides, at most 6 px; one box of four is exact."""
+    """Returns a mask's box with noise of a tenth of its sides, at most 6 px in 256; one box of four is exact."""
     box = tight_box(mask)
     if rng.random() < 0.25:
         return box
-    scale = np.minimum((box[1] - box[0]) * 0.1, _LARGEST_JITTER)
-    noise = np.clip(rng.normal(0, 1, (2, 2)) * scale * 0.7, -_LARGEST_JITTER, _LARGEST_JITTER)
+    most = _LARGEST_JITTER * max(mask.shape)
+    scale = np.minimum((box[1] - box[0]) * 0.1, most)
+    noise = np.clip(rng.normal(0, 1, (2, 2)) * scale * 0.7, -most, most)
     return np.asarray(np.clip(box + noise, 0, mask.shape[0] - 1), np.float32)

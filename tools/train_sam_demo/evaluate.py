@@ -20,6 +20,7 @@ from rich.progress import track
 from samedge.models.sam import Sam
 from tools.train_sam_demo.batches import tight_box
 from tools.train_sam_demo.everything import best_ious, everything
+from tools.train_sam_demo.letterbox import enlarged
 from tools.train_sam_demo.losses import enlarge
 from tools.train_sam_demo.network import normalise
 from tools.train_sam_demo.pictures import truth_beside, write
@@ -39,14 +40,13 @@ def find_all(sam: Sam, drawn: Scene) -> torch.Tensor:
     return everything(sam, drawn, SIDE, **FILTER)
 
 
-def evaluate_scenes(sam: Sam, split: Split, count: int, recall_count: int) -> dict[str, Any]:
+def evaluate_scenes(sam: Sam, split: Split, count: int, recall_count: int, drawn_at: int) -> dict[str, Any]:
     """Returns the figures on the first scenes of a split; recall is measured on fewer, as it takes 256 prompts each."""
-    size = sam.image_size
     targets: list[Target] = []
     best: list[float] = []
     masks = 0
     for i in track(range(count), description=f"{split} scenes", transient=True):
-        drawn = scene(i, split, size)
+        drawn = enlarged(scene(i, split, drawn_at), sam.image_size)
         targets += score(sam, [drawn])
         if i < recall_count:
             found = find_all(sam, drawn)
@@ -101,14 +101,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--recall-scenes", type=int, default=50)
     parser.add_argument("--train-scenes", type=int, default=0, help="also score scenes of the training split's kinds")
+    parser.add_argument("--drawn-at", type=int, help="side of the scenes, px, which are then enlarged to the input's")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     sam = read_sam(options.weights)
     console = Console(width=120)
-    report: dict[str, Any] = {"held_out": evaluate_scenes(sam, "held_out", options.scenes, options.recall_scenes)}
+    side = options.drawn_at or sam.image_size
+    report: dict[str, Any] = {"held_out": evaluate_scenes(sam, "held_out", options.scenes, options.recall_scenes, side)}
     if options.train_scenes:
-        report["train_kinds"] = evaluate_scenes(sam, "train", options.train_scenes, 0)
+        report["train_kinds"] = evaluate_scenes(sam, "train", options.train_scenes, 0, side)
     drawn = coins(sam.image_size)
     targets = score(sam, [drawn])
     found = best_ious(find_all(sam, drawn), drawn).tolist()

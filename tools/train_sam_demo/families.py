@@ -127,7 +127,7 @@ def box(rng: np.random.Generator, size: int, centre: Points, radius: float) -> A
 def capsule(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
     """Draws a straight bar with round ends."""
     ends = place(np.array([[-0.8, 0.0], [0.8, 0.0]]), rng, centre, radius)
-    return stroke(size, ends, max(5, round(radius * rng.uniform(0.25, 0.6))))
+    return stroke(size, ends, max(5, size // 51, round(radius * rng.uniform(0.25, 0.6))))
 
 
 def wire(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
@@ -138,9 +138,9 @@ def wire(rng: np.random.Generator, size: int, centre: Points, radius: float) -> 
         line = np.concatenate([bezier(controls[:4]), bezier(controls[3:])[1:]])
     else:
         line = np.stack([np.linspace(-1, 1, 5), rng.uniform(-0.7, 0.7, 5)], axis=1)
-    return stroke(
-        size, place(line, rng, centre, radius * 1.2, squeeze=0.6), int(rng.integers(4, 4 + max(2, size // 36)))
-    )
+    thinnest = max(4, size // 64)
+    thickness = int(rng.integers(thinnest, thinnest + max(2, size // 36)))
+    return stroke(size, place(line, rng, centre, radius * 1.2, squeeze=0.6), thickness)
 
 
 def ring(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:

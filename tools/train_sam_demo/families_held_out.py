@@ -71,7 +71,7 @@ def spiral(rng: np.random.Generator, size: int, centre: Points, radius: float) -
     angle = np.linspace(0, rng.uniform(1.0, 2.0) * 2 * math.pi, 90)
     reach = (0.15 + 0.85 * angle / angle[-1])[:, None]
     line = np.stack([np.cos(angle), np.sin(angle)], axis=1) * reach
-    return stroke(size, place(line, rng, centre, radius, squeeze=0.75), int(rng.integers(4, 8)))
+    return stroke(size, place(line, rng, centre, radius, squeeze=0.75), int(rng.integers(4, 8) * max(1.0, size / 256)))
 
 
 HELD_OUT_FAMILIES: dict[str, Family] = {

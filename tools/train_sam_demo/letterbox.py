@@ -1,4 +1,4 @@
-"""Scenes that are not square: cut at the right or the bottom, and padded as SAM pads, with the mean colour."""
+"""Scenes as SAM gets pictures: enlarged, or not square and padded as SAM pads, with the mean colour."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def enlarged(drawn: Scene, size: int) -> Scene:
+    """Returns a scene at size x size, as SAM enlarges a picture that is smaller than its input."""
+    if drawn.image.shape[0] == size:
+        return drawn
+    masks = [cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) for mask in drawn.masks]
+    return Scene(fitted(drawn.image, size), np.stack(masks) > 0, drawn.families, drawn.parents)
 
 
 def cut(drawn: Scene, rng: np.random.Generator) -> Scene:

@@ -32,11 +32,11 @@ class Shape:
         decoder_mlp_dim: Hidden channels of the decoder's feed-forward parts.
     """
 
-    image_size: int = 256
+    image_size: int = 512
     embed_dim: int = 192
     num_heads: int = 6
     mlp_dim: int = 512
-    # 7 does not divide the grid of 16: windows are padded, as they are in SAM ViT-B at 1024 px.
+    # 7 does not divide the grid of 32: windows are padded, as they are in SAM ViT-B at 1024 px.
     window_sizes: tuple[int, ...] = (7, 7, 0, 7, 7, 0, 7, 0)
     decoder_dim: int = 256
     decoder_mlp_dim: int = 2048

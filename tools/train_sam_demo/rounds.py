@@ -6,7 +6,9 @@ the encoder once. So memory stays at one chunk of prompts, however many there ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +57,25 @@ class Plan:
         chunk: Prompts that are decoded at once.
         guide_weight: Weight of the `Guide`.
         bfloat16: Whether matrix products run in bfloat16.
+        compiled: Whether the encoder is compiled: a minute once, for a quarter of its time. The decoder gains nothing.
     """
 
     corrections: tuple[float, ...] = (0.5, 0.25)
     chunk: int = 32
     guide_weight: float = 1.0
     bfloat16: bool = False
+    compiled: bool = False
+
+    def encode(self, sam: Sam, images: Tensor) -> Tensor:
+        """Returns the embeddings of pictures uint8 ``[N, S, S, 3]``."""
+        encode = _compiled(sam.encode) if self.compiled else sam.encode
+        embeddings: Tensor = encode(normalise(images))
+        return embeddings
+
+
+@lru_cache(maxsize=1)
+def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return torch.compile(function, dynamic=False)
 
 
 @dataclass(slots=True)
@@ -152,7 +167,7 @@ def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.G
 def encoder_backward(sam: Sam, guide: Guide, batch: Batch, plan: Plan) -> dict[str, float]:
     """Adds the gradient of the guide alone, which needs no prompts; returns the step's means."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=plan.bfloat16):
-        helped = guide(sam.encode(normalise(batch.images)), batch)
+        helped = guide(plan.encode(sam, batch.images), batch)
     torch.autograd.backward(helped)
     return {"guide": float(helped.detach())}
 
@@ -174,7 +189,7 @@ def step_backward(
     device = batch.images.device.type
     total = len(batch.soft) * (1 + sum(plan.corrections))
     with torch.autocast(device, torch.bfloat16, enabled=plan.bfloat16):
-        embeddings = sam.encode(normalise(batch.images))
+        embeddings = plan.encode(sam, batch.images)
         helped = guide(embeddings, batch)
     tally.add("guide", helped[None])
     leaf = embeddings.detach().float().requires_grad_()

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from samedge.models.load import load_model
@@ -50,6 +51,7 @@ class Settings:
     workers: int
     threads: int
     precision: str
+    compile: bool
     eval_every: int
     eval_scenes: int
     save_minutes: float
@@ -70,7 +72,7 @@ class Trainer:
         self.both = nn.ModuleDict({"sam": self.sam, "guide": self.guide})
         self.optimisers = Optimisers(self.both, settings.lr, settings.weight_decay, muon=settings.muon)
         self.mean = RunningMean(self.sam, settings.ema)
-        self.plan = Plan(bfloat16=settings.precision == "bf16")
+        self.plan = Plan(bfloat16=settings.precision == "bf16", compiled=settings.compile)
         self.step = 0
         self.seconds = 0.0
         self.stopped = False
@@ -106,11 +108,16 @@ class Trainer:
         return True
 
     def start_from(self, weights: Path) -> None:
-        """Begins with the weights of a packed file, or of another run's state; optimisers and steps begin anew."""
+        """Begins with the weights of a packed file, or of another run's state; optimisers and steps begin anew.
+
+        They may be those of another input size: positions are interpolated.
+        """
+        module: nn.Module = self.sam
         if weights.name == CHECKPOINT:
-            self.both.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True)["model"])
+            module, state = self.both, torch.load(weights, map_location=self.device, weights_only=True)["model"]
         else:
-            self.sam.load_state_dict(load_model(weights).model.state_dict())
+            state = load_model(weights).model.state_dict()
+        module.load_state_dict(with_positions_of(state, module.state_dict()))
         self.mean = RunningMean(self.sam, self.settings.ema)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
@@ -141,6 +148,19 @@ class Trainer:
         """Returns the mean IoUs of the averaged model on the first held-out scenes."""
         scenes = (scene(i, "held_out", SAM_DEMO.image_size) for i in range(self.settings.eval_scenes))
         return mean_ious(score(self.averaged(), scenes))
+
+
+def with_positions_of(state: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state whose positions are interpolated to the sizes that they have in another one."""
+    out = dict(state)
+    for name, value in state.items():
+        shape = other[name].shape
+        if value.shape != shape and name.endswith("image_encoder.pos_embed"):
+            grid = functional.interpolate(value.permute(0, 3, 1, 2), shape[1:3], mode="bicubic")
+            out[name] = grid.permute(0, 2, 3, 1).contiguous()
+        elif value.shape != shape and name.endswith(("rel_pos_h", "rel_pos_w")):
+            out[name] = functional.interpolate(value.T[None], shape[0], mode="linear")[0].T.contiguous()
+    return out
 
 
 def log(settings: Settings, kind: str, step: int, values: dict[str, float]) -> None:
@@ -182,6 +202,7 @@ def loop(trainer: Trainer, settings: Settings) -> None:
         sampler=range(trainer.step, settings.steps),
         num_workers=settings.workers,
         prefetch_factor=4 if settings.workers else None,
+        worker_init_fn=_leave_signals_alone,
     )
     sums: dict[str, float] = {}
     since_log, saved = 0, time.monotonic()
@@ -211,6 +232,11 @@ def loop(trainer: Trainer, settings: Settings) -> None:
                 log(settings, "eval", trainer.step, trainer.evaluate())
 
 
+def _leave_signals_alone(_: int) -> None:
+    # A SIGTERM to the whole group must not take away the scenes of the step that the run still makes.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def default_precision() -> str:
     """Returns bf16 where matrix products gain from it: on CUDA, and on processors that multiply it."""
     if torch.cuda.is_available():
@@ -236,6 +262,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
     p.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--precision", choices=("fp32", "bf16"), default=default_precision())
+    p.add_argument("--compile", action="store_true", help="compile the encoder; needs a C++ compiler")
     p.add_argument("--eval-every", type=int, default=500, help="steps; 0 for never")
     p.add_argument("--eval-scenes", type=int, default=24)
     p.add_argument("--save-minutes", type=float, default=5.0)

@@ -26,7 +26,7 @@ SURE: dict[str, Any] = {"points_per_side": 32, "pred_iou_thresh": 0.5, "stabilit
 def test_recall_and_the_number_of_points() -> None:
     predictor = demo_predictor()
     wanted, hit, prompts = 0, 0, []
-    for seed in range(60, 80):  # other scenes than those on which the numbers were chosen
+    for seed in range(60, 72):  # other scenes than those on which the numbers were chosen
         bgr = drawn_scene(seed, 256, 256)
         exact, fast = predictor.everything(bgr, **SURE), predictor.everything(bgr, **SURE, mode="fast")
         ious = mask_ious(list(exact.iter_masks()), list(fast.iter_masks()))
@@ -34,7 +34,7 @@ def test_recall_and_the_number_of_points() -> None:
         hit += int((ious >= 0.9).any(axis=1).sum())
         assert exact.statistics.decoder_prompts == exact.statistics.points == fast.statistics.points == 1024
         prompts.append(fast.statistics.decoder_prompts)
-    assert wanted >= 100
+    assert wanted >= 200
     assert hit >= 0.95 * wanted
     assert sum(prompts) <= 0.45 * 1024 * len(prompts)
 
