@@ -57,7 +57,7 @@ class Plan:
         chunk: Prompts that are decoded at once.
         guide_weight: Weight of the `Guide`.
         bfloat16: Whether matrix products run in bfloat16.
-        compiled: Whether the encoder is compiled: a minute once, for a quarter of its time. The decoder gains nothing.
+        compiled: Whether the encoder is compiled, which takes a while and then saves more. The decoder gains nothing.
     """
 
     corrections: tuple[float, ...] = (0.5, 0.25)
