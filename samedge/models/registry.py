@@ -130,9 +130,14 @@ def _fit_vit(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
         # Only tables of one shape: anything else is an odd one, which the check of shapes names.
         if window == 0 and len(state[high]) != rows and wide in state and state[wide].shape == state[high].shape:
             for key in (high, wide):
-                columns = state[key].T.unsqueeze(0)
-                fitted[key] = torch.nn.functional.interpolate(columns, size=rows, mode="linear")[0].T.contiguous()
+                fitted[key] = fit_relative_positions(state[key], rows)
     return fitted
+
+
+def fit_relative_positions(table: Tensor, rows: int) -> Tensor:
+    """Returns a table of relative positions ``[R, d]`` interpolated to ``[rows, d]``, as Meta's code does."""
+    columns = torch.nn.functional.interpolate(table.T.unsqueeze(0), size=rows, mode="linear")
+    return columns[0].T.contiguous()
 
 
 def _fit_tiny_vit(state: dict[str, Tensor], _config: SamConfig) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from samedge.models.load import load_model
+from samedge.models.registry import fit_relative_positions
 from samedge.models.sam import Sam
 from tools.train_sam_demo.batches import Batch, SceneBatches
 from tools.train_sam_demo.network import SAM_DEMO, build
@@ -159,7 +160,7 @@ def with_positions_of(state: dict[str, Tensor], other: dict[str, Tensor]) -> dic
             grid = functional.interpolate(value.permute(0, 3, 1, 2), shape[1:3], mode="bicubic")
             out[name] = grid.permute(0, 2, 3, 1).contiguous()
         elif value.shape != shape and name.endswith(("rel_pos_h", "rel_pos_w")):
-            out[name] = functional.interpolate(value.T[None], shape[0], mode="linear")[0].T.contiguous()
+            out[name] = fit_relative_positions(value, shape[0])
     return out
 
 
