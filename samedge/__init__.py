@@ -17,44 +17,44 @@ __version__: Final = "0.1.0"
 
 if TYPE_CHECKING:
     from samedge.annotation.auto_annotate import auto_annotate
-    from samedge.api import SAM
-    from samedge.engines.decisions import kept_decisions
-    from samedge.engines.report import backends
+    from samedge.api.load import load
+    from samedge.api.sam import SAM
+    from samedge.api.sam_predictor import SAMPredictor
+    from samedge.api.yolo import YOLO, FastSAM
+    from samedge.engines.registry import backends
+    from samedge.engines.selection.decisions import kept_decisions
     from samedge.errors import SamedgeError
-    from samedge.export.bundle_build import build_engines
+    from samedge.export.engines.build import build_engines
     from samedge.export.exporter import export_model
+    from samedge.parity.verify import verify_bundle
     from samedge.runtime.everything.found import FoundMasks
-    from samedge.runtime.load import load
-    from samedge.runtime.parity.verify import verify_bundle
     from samedge.runtime.predictor import Prediction, Predictor
-    from samedge.runtime.results import Boxes, Masks, Results
-    from samedge.runtime.stream import Stream, StreamItem
-    from samedge.runtime.yolo_predictor import YoloPredictor
-    from samedge.sam_predictor import SAMPredictor
-    from samedge.yolo import YOLO, FastSAM
+    from samedge.runtime.results.results import Boxes, Masks, Results
+    from samedge.runtime.stream.stream import Stream, StreamItem
+    from samedge.runtime.yolo.predictor import YoloPredictor
 
 _HOMES: Final = {
-    "YOLO": "samedge.yolo",
-    "FastSAM": "samedge.yolo",
-    "SAM": "samedge.api",
-    "SAMPredictor": "samedge.sam_predictor",
+    "YOLO": "samedge.api.yolo",
+    "FastSAM": "samedge.api.yolo",
+    "SAM": "samedge.api.sam",
+    "SAMPredictor": "samedge.api.sam_predictor",
     "SamedgeError": "samedge.errors",
     "auto_annotate": "samedge.annotation.auto_annotate",
-    "backends": "samedge.engines.report",
-    "kept_decisions": "samedge.engines.decisions",
-    "build_engines": "samedge.export.bundle_build",
+    "backends": "samedge.engines.registry",
+    "kept_decisions": "samedge.engines.selection.decisions",
+    "build_engines": "samedge.export.engines.build",
     "export_model": "samedge.export.exporter",
-    "verify_bundle": "samedge.runtime.parity.verify",
+    "verify_bundle": "samedge.parity.verify",
     "FoundMasks": "samedge.runtime.everything.found",
-    "load": "samedge.runtime.load",
+    "load": "samedge.api.load",
     "Prediction": "samedge.runtime.predictor",
     "Predictor": "samedge.runtime.predictor",
-    "Boxes": "samedge.runtime.results",
-    "Masks": "samedge.runtime.results",
-    "Results": "samedge.runtime.results",
-    "Stream": "samedge.runtime.stream",
-    "StreamItem": "samedge.runtime.stream",
-    "YoloPredictor": "samedge.runtime.yolo_predictor",
+    "Boxes": "samedge.runtime.results.results",
+    "Masks": "samedge.runtime.results.results",
+    "Results": "samedge.runtime.results.results",
+    "Stream": "samedge.runtime.stream.stream",
+    "StreamItem": "samedge.runtime.stream.stream",
+    "YoloPredictor": "samedge.runtime.yolo.predictor",
 }
 
 __all__ = [

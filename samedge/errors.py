@@ -141,7 +141,7 @@ class CancelledError(SamedgeError):
 
 @contextmanager
 def storage_errors(path: Path | str, doing: str = "write") -> Iterator[None]:
-    """Turns the file system's refusals inside the block into a `StorageError` with a cure.
+    """Turn the file system's refusals inside the block into a `StorageError` with a cure.
 
     Args:
         path: What was being read or written; named in the message.
@@ -175,7 +175,7 @@ def storage_errors(path: Path | str, doing: str = "write") -> Iterator[None]:
 
 
 def missing_extra(module: str, extra: str, purpose: str) -> MissingExtraError:
-    """Returns the one sentence that names the install command for an absent optional dependency."""
+    """Return the one sentence that names the install command for an absent optional dependency."""
     return MissingExtraError(
         f"{purpose} needs the package {module!r}, which is not installed",
         cure=f"Install it with: pip install 'samedge[{extra}]'",

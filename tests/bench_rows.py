@@ -8,11 +8,8 @@ from typing import Any
 
 import msgspec
 
-from samedge.benchmarks.measure import spread_of
-from samedge.benchmarks.table.contenders import Contender
-from samedge.benchmarks.table.peer_protocol import Opening
-from samedge.benchmarks.table.prepare import Prepared
-from samedge.benchmarks.table.records import (
+from samedge.benchmarks.bench.contenders import Contender
+from samedge.benchmarks.bench.records import (
     KIND,
     SCHEMA,
     BenchReport,
@@ -22,6 +19,9 @@ from samedge.benchmarks.table.records import (
     Stage,
     StageResult,
 )
+from samedge.benchmarks.bench.stages.peer_protocol import Opening
+from samedge.benchmarks.bench.stages.prepare import Prepared
+from samedge.benchmarks.measure.rounds import spread_of
 
 SCRIPT = Path(__file__).with_name("fake_peer.py")
 IMAGES = ("a.png", "b.png")

@@ -17,20 +17,27 @@ import pytest
 from build_doubles import any_report
 from fake_tensorrt import FakeTensorRt
 
-from samedge.engines import explain, registry, stored_builds
-from samedge.engines.build_options import BuildOptions, BuildReport
-from samedge.engines.cuda_memory import Gpu, no_driver
-from samedge.engines.engine_key import EngineKey
+from samedge.api import load
+from samedge.api import load as yolo_loading
+from samedge.bundle import engine_file
+from samedge.bundle import engines as bundle_engines
+from samedge.bundle.archive import Bundle, open_bundle
+from samedge.bundle.engines import engine_roles
+from samedge.bundle.manifest import GraphRole
+from samedge.engines import registry
+from samedge.engines.cuda.memory import Gpu, no_driver
 from samedge.engines.fake import fake_engine
-from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.protocol import Engine
-from samedge.engines.tensorrt_api import Flavour, FlavourName
-from samedge.export import bundle_build, engine_target, rungs
-from samedge.runtime import bundle_engines, engine_file, load, yolo_loading
-from samedge.runtime.bundle import Bundle, open_bundle
-from samedge.runtime.bundle_engines import engine_roles
-from samedge.runtime.manifest import GraphRole
-from samedge.runtime.parity import verify, yolo_verify
+from samedge.engines.tensorrt.api import Flavour, FlavourName
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
+from samedge.engines.tensorrt.store import builds as stored_builds
+from samedge.engines.tensorrt.store import explain
+from samedge.engines.tensorrt.store.key import EngineKey
+from samedge.export.engines import build as bundle_build
+from samedge.export.engines import rungs
+from samedge.export.engines import target as engine_target
+from samedge.parity import verify, yolo_verify
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 ORIN = Gpu(0, "Orin (nvgpu)", "8.7", 8, 1 << 33, integrated=True)
@@ -108,7 +115,7 @@ class Board:
 
     def find_flavour(self, name: FlavourName) -> Flavour:
         if name != self.tensorrt.name:
-            from samedge.engines.tensorrt_api import MODULES, install_cure
+            from samedge.engines.tensorrt.api import MODULES, install_cure
             from samedge.errors import BackendUnavailableError
 
             raise BackendUnavailableError(f"{MODULES[name]} is not installed", cure=install_cure(name))

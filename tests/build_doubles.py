@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from samedge.engines.build_options import BuildReport
-from samedge.engines.build_progress import Progress
+from samedge.engines.tensorrt.build.options import BuildReport
+from samedge.engines.tensorrt.build.progress import Progress
 from samedge.errors import UsageError
 from samedge.types import TensorSpec
 
@@ -95,7 +95,7 @@ def never_ends(request: dict[str, Any], progress: Progress) -> BuildReport:
 
 def checks_memory_of_a_small_board(request: dict[str, Any], _progress: Progress) -> BuildReport:
     """As a real build does before it begins, where nothing is free."""
-    from samedge.engines import build_memory
+    from samedge.engines.tensorrt.build import memory as build_memory
 
     build_memory.free_host_bytes = lambda: 0
     build_memory.check_memory(Path(request["graph"]), device=None, workspace=None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from samedge.runtime.manifest import (
+from samedge.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     FileRecord,
@@ -111,13 +111,13 @@ def write_small_bundle(folder: Path, io: IOScheme = "native", verdict: Verdict =
 @cache
 def _small_bundle(io: IOScheme) -> Path:
     """Traced once in each process: that is the slow part."""
-    from samedge.export.graphs import plan_graphs
-    from samedge.export.onnx_file import save_graph
-    from samedge.export.trace import trace
-    from samedge.models.build import empty_sam
-    from samedge.models.configs import SMALL_VIT
-    from samedge.models.sam import PIXEL_MEAN, PIXEL_STD
-    from samedge.models.seeded import seeded_state
+    from samedge.export.graphs.onnx_file import save_graph
+    from samedge.export.graphs.plans import plan_graphs
+    from samedge.export.graphs.trace import trace
+    from samedge.models.sam.build import empty_sam
+    from samedge.models.sam.configs import SMALL_VIT
+    from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+    from samedge.models.sam.seeded import seeded_state
 
     folder = Path(tempfile.mkdtemp(prefix="samedge-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from fake_tensorrt import FakeTensorRt, write_graph
 
-from samedge.engines.build_options import AxisRange, BuildOptions
-from samedge.engines.fake_cuda import FakeCuda
+from samedge.bundle.manifest import SPLIT_ROLES, GraphRole, Manifest, read_manifest
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.engines.registry import open_engine
-from samedge.engines.tensorrt import TensorRtEngine
-from samedge.engines.tensorrt_build import build_plan
-from samedge.runtime.decoders import Decoder, SplitDecoder, WholeDecoder
-from samedge.runtime.manifest import SPLIT_ROLES, GraphRole, Manifest, read_manifest
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.engine import TensorRtEngine
+from samedge.runtime.decoder.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.predictor import Predictor
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array
 
 PROFILES = {"batch": AxisRange(1, 1, 1), "prompts": AxisRange(1, 4, 8), "points": AxisRange(1, 2, 16),

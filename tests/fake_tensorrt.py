@@ -16,8 +16,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from samedge.engines.fake_cuda import FakeCuda
-from samedge.engines.tensorrt_api import Flavour, FlavourName, describe
+from samedge.engines.tensorrt.api import Flavour, FlavourName, describe
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array
 
 Calls = list[tuple[Any, ...]]

@@ -13,10 +13,10 @@ import numpy as np
 import reference
 
 import samedge
-from samedge.benchmarks.agreement import mask_ious
-from samedge.models.checkpoint import read_checkpoint
-from samedge.models.registry import recognise
-from samedge.models.weights import find_checkpoint
+from samedge.benchmarks.measure.agreement import mask_ious
+from samedge.models.checkpoints.read import read_checkpoint
+from samedge.models.checkpoints.weights import find_checkpoint
+from samedge.models.sam.registry import recognise
 from samedge.runtime.predictor import Predictor
 from samedge.types import ImageArray
 from tools.train_sam_demo.scenes import scene

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from samedge.benchmarks.references import (
+from samedge.benchmarks.reference.packages import (
     mobile_sam,
     quiet_import,
     reference_mobile_sam,

@@ -18,9 +18,10 @@ from bundles import pack, write_any_bundle, write_small_bundle
 from PIL import Image
 
 import samedge
-from samedge import api
-from samedge.api import SAM
-from samedge.engines.device_array import DeviceArray
+from samedge.api import sam as api
+from samedge.api.sam import SAM
+from samedge.api.sam_predictor import SAMPredictor
+from samedge.engines.cuda.device_array import DeviceArray
 from samedge.errors import (
     BundleError,
     DeviceUnavailableError,
@@ -31,14 +32,13 @@ from samedge.errors import (
     StorageError,
     UsageError,
 )
-from samedge.runtime.fake import FAKE_SCORES, fake_predictor
-from samedge.runtime.prediction import Prediction
+from samedge.runtime.decoder.schemes import SamGraphs
+from samedge.runtime.image.sources import Source
+from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.results import Results
-from samedge.runtime.rle import decode_rle
-from samedge.runtime.schemes import SamGraphs
-from samedge.runtime.sources import Source
-from samedge.sam_predictor import SAMPredictor
+from samedge.runtime.results.prediction import Prediction
+from samedge.runtime.results.results import Results
+from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
 from samedge.types import FloatArray, ImageArray
 
 SIDE = 256
@@ -416,7 +416,7 @@ print(json.dumps(results.to_rle()))
 
     def test_without_torch_a_new_checkpoint_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, "samedge.export.exporter", raising=False)
-        monkeypatch.setitem(sys.modules, "samedge.models.load", None)
+        monkeypatch.setitem(sys.modules, "samedge.models.sam.load", None)
         with pytest.raises(MissingExtraError, match=r"pip install 'samedge\[export,cpu\]'"):
             _ = SAM(TINY).predictor
 

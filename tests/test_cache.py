@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from samedge.cache import cache_folder
 from samedge.errors import StorageError
+from samedge.storage.cache import cache_folder
 
 
 @pytest.fixture(autouse=True)

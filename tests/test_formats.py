@@ -16,8 +16,8 @@ from reference import mobile_sam, reference_mobile_sam, reference_sam, segment_a
 from safetensors.torch import save_file
 
 import samedge
-from samedge.models.seeded import seeded_config, seeded_state
-from samedge.runtime.manifest import MANIFEST_NAME, read_manifest
+from samedge.bundle.manifest import MANIFEST_NAME, read_manifest
+from samedge.models.sam.seeded import seeded_config, seeded_state
 
 State = dict[str, torch.Tensor]
 
@@ -106,7 +106,7 @@ def test_vit_b_exports_in_less_than_4_gb(tmp_path: Path) -> None:
     script = f"""
         import re
         from pathlib import Path
-        from samedge.runtime.parity import probes
+        from samedge.parity import probes
         probes.PROBE_SIZES = probes.PROBE_SIZES[:1]  # one image of the five: the same peak in a fifth of the time
         import samedge
         samedge.export_model({str(tmp_path / "sam_b.pt")!r}, output={str(tmp_path / "bundle")!r})

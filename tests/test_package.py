@@ -44,7 +44,7 @@ def test_import_brings_in_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import samedge.runtime.load", "import samedge; samedge.load", "import samedge.cli.app"]
+    "statement", ["import samedge.api.load", "import samedge; samedge.load", "import samedge.cli.app"]
 )
 def test_the_runtime_and_the_command_line_bring_in_no_torch(statement: str) -> None:
     loaded = modules_after(statement)
@@ -105,15 +105,31 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-ORDER = ("engines", "runtime", "models", "export", "annotation", "benchmarks", "cli")
+ORDER = (
+    "storage",
+    "engines",
+    "bundle",
+    "runtime",
+    "parity",
+    "models",
+    "export",
+    "api",
+    "annotation",
+    "benchmarks",
+    "cli",
+)
 MAY_USE = {
-    "engines": {"engines"},
-    "runtime": {"runtime", "engines"},
-    "models": {"models"},
-    "export": {"export", "models", "runtime", "engines"},
-    "annotation": {"annotation", "runtime", "engines"},  # models through samedge.api and samedge.yolo
-    "benchmarks": {"benchmarks", "export", "models", "runtime", "engines"},
-    "cli": {"cli", "annotation", "benchmarks", "export", "models", "runtime", "engines"},
+    "storage": {"storage"},
+    "engines": {"engines", "storage"},
+    "bundle": {"bundle", "engines", "storage"},
+    "runtime": {"runtime", "bundle", "engines", "storage"},
+    "parity": {"parity", "runtime", "bundle", "engines", "storage"},
+    "models": {"models", "storage"},
+    "export": {"export", "parity", "models", "runtime", "bundle", "engines", "storage", "api"},
+    "api": set(ORDER) - {"annotation", "benchmarks", "cli"},
+    "annotation": set(ORDER) - {"models", "export", "benchmarks", "cli"},  # models through samedge.api
+    "benchmarks": set(ORDER) - {"cli", "annotation"},
+    "cli": set(ORDER),
 }
 
 

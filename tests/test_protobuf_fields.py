@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samedge.protobuf_fields import Field, read_text, walk_fields
+from samedge.engines.onnx_header import Field, read_text, walk_fields
 
 MESSAGE = b"\x08\x96\x01" + b"\x12\x05hello" + b"\x1d\x01\x02\x03\x04" + b"\x21" + bytes(8) + b"\x7a\x00"
 

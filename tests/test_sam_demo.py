@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import samedge
+from samedge.bundle.manifest import MANIFEST_NAME, read_manifest
 from samedge.cli.demo import DRAWN
-from samedge.runtime.manifest import MANIFEST_NAME, read_manifest
-from samedge.runtime.parity.compare import mask_iou
+from samedge.parity.compare import mask_iou
 from tools.train_sam_demo.scenes import scene
 
 DRAWN_SEED = 115

@@ -13,18 +13,18 @@ import torch
 from yolo_models import DETECTOR, SMALL
 
 import samedge
+from samedge.api.cached import cached_bundle
+from samedge.api.yolo import YOLO, FastSAM
+from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.engines.registry import open_engine
 from samedge.errors import BundleError, CheckpointError, EngineError, ParityError, StorageError, UsageError
-from samedge.export.cached import cached_bundle
-from samedge.export.yolo_export import export_yolo
-from samedge.export.yolo_graphs import plan_yolo
-from samedge.export.yolo_parity import check_yolo
-from samedge.models.yolo import YoloConfig
-from samedge.models.yolo_seeded import seeded_yolo
-from samedge.runtime.image import read_image
-from samedge.runtime.onnx_metadata import read_onnx_metadata
-from samedge.runtime.yolo_graph import PARITY
-from samedge.yolo import YOLO, FastSAM
+from samedge.export.yolo.export import export_yolo
+from samedge.export.yolo.graphs import plan_yolo
+from samedge.export.yolo.parity import check_yolo
+from samedge.models.yolo.seeded import seeded_yolo
+from samedge.models.yolo.yolo import YoloConfig
+from samedge.runtime.image.read import read_image
+from samedge.runtime.yolo.graph import PARITY
 
 COFFEE = Path(samedge.__file__).parent / "assets" / "coffee.jpg"
 CONF = 0.05

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 import samedge
-from samedge.models.yolo import YoloConfig
-from samedge.models.yolo_seeded import seeded_yolo
+from samedge.models.yolo.seeded import seeded_yolo
+from samedge.models.yolo.yolo import YoloConfig
 
 SMALL = YoloConfig((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
 DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)

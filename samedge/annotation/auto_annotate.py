@@ -24,11 +24,11 @@ from samedge.annotation.objects import LabelHoles, LabelParts, MaskPolicy
 from samedge.annotation.pace import Pace
 from samedge.annotation.pipeline import Pipeline, Task
 from samedge.annotation.records import ImageRecord, Reason
-from samedge.api import DEFAULT_CONF, SAM
-from samedge.engines.cores import usable_cores
+from samedge.api.sam import DEFAULT_CONF, SAM
+from samedge.engines.selection.cores import usable_cores
 from samedge.errors import UsageError
-from samedge.runtime.detections import Thresholds
 from samedge.runtime.predictor import Predictor
+from samedge.runtime.yolo.detections import Thresholds
 
 MOST_WORKERS: Final = 4
 """More threads than that have nothing to do: detector and encoder take longer than reading and drawing."""
@@ -104,7 +104,7 @@ def auto_annotate(
     force: bool = False,
     progress: Callable[[AnnotateStep], None] | None = None,
 ) -> AnnotateReport:
-    """Annotates images: boxes and classes of a detector, masks of SAM.
+    """Annotate images: boxes and classes of a detector, masks of SAM.
 
     A run that was interrupted goes on where it stopped when it is called again. An image that cannot be done is
     reported and tried again then; the others go on.
@@ -199,7 +199,7 @@ class _Run:
             detector.remember(image)
 
     def tasks(self, images: ImageSet) -> Iterator[Task]:
-        """Yields the images that are still to be done."""
+        """Yield the images that are still to be done."""
         self._tell(None)
         for entry in images:
             try:
@@ -216,7 +216,7 @@ class _Run:
                 yield Task(entry, size, changed)
 
     def finish(self, record: ImageRecord, labels: str) -> None:
-        """Keeps an image's record and labels, and counts it."""
+        """Keep an image's record and labels, and counts it."""
         if not self._journal.finish(record, labels):
             return
         with self._journal.lock:
@@ -233,7 +233,7 @@ class _Run:
             self._progress(AnnotateStep(record, self._pace))
 
     def report(self, output: Path, coco: Path) -> AnnotateReport:
-        """Returns what was done."""
+        """Return what was done."""
         return AnnotateReport(
             output=output,
             coco=coco,

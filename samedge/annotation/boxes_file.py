@@ -74,7 +74,7 @@ class BoxesFile:
         self._taken: dict[str, str] = {}
 
     def boxes_of(self, name: str) -> Proposals:
-        """Returns the boxes of an image; none where the file has no entry for it.
+        """Return the boxes of an image; none where the file has no entry for it.
 
         Args:
             name: Path of the image in its folder, with slashes.
@@ -94,7 +94,7 @@ class BoxesFile:
         )
 
     def claim(self, name: str) -> str | None:
-        """Returns the entry of an image, and lets no other image of the same name have it.
+        """Return the entry of an image, and let no other image of the same name have it.
 
         Raises:
             ImageError: Another image has it.
@@ -172,7 +172,7 @@ def _key(name: str) -> str:
 
 
 def _numbered(content: _Content) -> tuple[list[Category], dict[int | str, int]]:
-    """Returns the classes, and the number for YOLO of each that a box names."""
+    """Return the classes, and the number for YOLO of each that a box names."""
     used = {box.category for entries in content.boxes.values() for box in entries}
     words = sorted(kind for kind in used if isinstance(kind, str))
     # Classes that are named and never numbered are numbered by the alphabet.

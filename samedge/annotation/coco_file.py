@@ -15,15 +15,15 @@ import msgspec
 from samedge.annotation.journal import Journal
 from samedge.annotation.proposals import Category
 from samedge.annotation.records import ImageRecord
-from samedge.engines.whole_files import staged_file
 from samedge.errors import storage_errors
-from samedge.runtime.sources import natural_order
+from samedge.runtime.image.sources import natural_order
+from samedge.storage.atomic import staged_file
 
 COCO_NAME: Final = "annotations.coco.json"
 
 
 def write_coco(folder: Path, journal: Journal, categories: Sequence[Category]) -> Path:
-    """Writes the file and returns its path. Images that failed are left out.
+    """Write the file and return its path. Images that failed are left out.
 
     Args:
         folder: Where to.
@@ -61,7 +61,7 @@ def _image(number: int, record: ImageRecord) -> dict[str, Any]:
 
 
 def _annotations(records: Iterable[tuple[int, ImageRecord]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
-    """Yields the objects of all images. Classes that are new are added to `ids`, under their number."""
+    """Yield the objects of all images. Classes that are new are added to `ids`, under their number."""
     number = 0
     for image_id, record in records:
         for found in record.objects:

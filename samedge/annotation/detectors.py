@@ -12,11 +12,11 @@ import numpy as np
 
 from samedge.annotation.boxes_file import BoxesFile
 from samedge.annotation.proposals import Category, Proposals, read_proposals
-from samedge.digest import sha256_file
+from samedge.api.yolo import YOLO
+from samedge.bundle.manifest import MANIFEST_NAME
 from samedge.errors import UsageError
-from samedge.runtime.manifest import MANIFEST_NAME
+from samedge.storage.digest import sha256_file
 from samedge.types import Array, ImageArray
-from samedge.yolo import YOLO
 
 DetectorFunction: TypeAlias = Callable[[ImageArray], Any]
 """Given BGR uint8 ``(H, W, 3)``; returns (boxes, classes) or (boxes, classes, scores), a mapping with these names,
@@ -53,7 +53,7 @@ class Detector(Protocol):
         ...
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Returns the boxes of an image.
+        """Return the boxes of an image.
 
         Args:
             image: BGR uint8 ``(H, W, 3)``.
@@ -69,7 +69,7 @@ class Detector(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees what it opened."""
+        """Free what it opened."""
         ...
 
 
@@ -83,7 +83,7 @@ def open_detector(
     threads: int | None = None,
     force: bool = False,
 ) -> Detector:
-    """Returns the detector that somebody named.
+    """Return the detector that somebody named.
 
     Args:
         source: A YOLO or what one is made of; a ``.json`` file of boxes; or a function.
@@ -132,7 +132,7 @@ class YoloDetector:
         }
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Returns the boxes that score well enough and do not overlap a better one."""
+        """Return the boxes that score well enough and do not overlap a better one."""
         options = self._options
         classes = None if options.classes is None else list(options.classes)
         (results,) = YOLO.predict(
@@ -150,7 +150,7 @@ class YoloDetector:
         """Nothing: images do not depend on each other."""
 
     def close(self) -> None:
-        """Frees the graph, if it was opened here."""
+        """Free the graph, if it was opened here."""
         if self._owned:
             self._model.close()
 
@@ -170,7 +170,7 @@ class FunctionDetector:
         }
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Returns what the function says, checked."""
+        """Return what the function says, checked."""
         options = self._options
         found = _of_answer(self._function(image), self._names, name)
         return found.chosen(options.conf, options.max_det, options.classes)
@@ -191,12 +191,12 @@ class FileDetector:
         self.settings: Mapping[str, object] = {"detector": "boxes", "detector_file": identity_of(str(path))}
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Returns the boxes of the image's entry."""
+        """Return the boxes of the image's entry."""
         options = self._options
         return self._file.boxes_of(name).chosen(options.conf, options.max_det, options.classes)
 
     def remember(self, name: str) -> None:
-        """Lets no other image of the same name have the entry."""
+        """Let no other image of the same name have the entry."""
         self._file.claim(name)
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class FileDetector:
 
 
 def identity_of(source: str) -> str:
-    """Returns the SHA-256 of a file, of a bundle that of its manifest; a name that is no path as it is."""
+    """Return the SHA-256 of a file, of a bundle that of its manifest; a name that is no path as it is."""
     path = Path(source)
     if (path / MANIFEST_NAME).is_file():
         path = path / MANIFEST_NAME
@@ -240,7 +240,7 @@ def _of_answer(answer: Any, names: Mapping[int, str], where: str) -> Proposals:
 
 
 def _of_results(results: Any, names: Mapping[int, str], where: str) -> Proposals:
-    """Takes our own results, and others of the same shape, also where they lie in torch's tensors."""
+    """Take our own results, and others of the same shape, also where they lie in torch's tensors."""
     boxes = results.boxes
     if boxes is None:
         return read_proposals([], [], names=names, where=where)

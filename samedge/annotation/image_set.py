@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from samedge.errors import ImageError, StorageError, UsageError, storage_errors
-from samedge.runtime.sources import IMAGE_SUFFIXES, distinct_stems, find_images, natural_order
+from samedge.runtime.image.sources import IMAGE_SUFFIXES, distinct_stems, find_images, natural_order
 
 _WILDCARDS: Final = "*?["
 
@@ -73,7 +73,7 @@ class ImageSet:
         self.default_output = named.parent / f"{named.stem}_auto_annotate_labels"
 
     def count(self) -> int:
-        """Returns how many images there are now.
+        """Return how many images there are now.
 
         Raises:
             ImageError: There are none.
@@ -87,7 +87,7 @@ class ImageSet:
         return number
 
     def __iter__(self) -> Iterator[ImageEntry]:
-        """Yields the images, folder by folder, in natural order.
+        """Yield the images, folder by folder, in natural order.
 
         Raises:
             StorageError: A folder cannot be read.
@@ -98,7 +98,7 @@ class ImageSet:
                 yield ImageEntry(path, _as_text(name), _as_text(name.parent / f"{stem}.txt"))
 
     def _folders(self) -> Iterator[list[Path]]:
-        """Yields the images of one folder after the other."""
+        """Yield the images of one folder after the other."""
         if self._paths is not None:
             ordered = sorted(self._paths, key=lambda path: (natural_order(path.parent), natural_order(path)))
             yield from (list(group) for _, group in groupby(ordered, key=lambda path: path.parent))
@@ -134,7 +134,7 @@ def _images_of(path: Path, *, recursive: bool) -> list[Path]:
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """Returns the folder before the first part with a wildcard."""
+    """Return the folder before the first part with a wildcard."""
     fixed = Path(pattern.anchor)
     for part in pattern.parts[1:]:
         if any(sign in part for sign in _WILDCARDS):

@@ -20,8 +20,8 @@ import msgspec
 from typing_extensions import Self
 
 from samedge.annotation.records import ImageKey, ImageRecord
-from samedge.engines.whole_files import write_whole
 from samedge.errors import ImageError, StorageError, UsageError, storage_errors
+from samedge.storage.atomic import write_whole
 
 JOURNAL_NAME: Final = "annotate.jsonl"
 SCHEMA: Final = 1
@@ -128,7 +128,7 @@ class Journal:
         self._done[key.image] = _Done(offset, key.bytes, key.mtime_ns, key.label, key.status == "failed")
 
     def _forget(self) -> None:
-        """Removes labels that were written by this manifest, and its lines."""
+        """Remove labels that were written by this manifest, and its lines."""
         with storage_errors(self.path):
             self._file.seek(0)
             for line in self._file:
@@ -145,7 +145,7 @@ class Journal:
 
     @property
     def images(self) -> list[str]:
-        """Names of the images that have a line and did not fail."""
+        """Name of the images that have a line and did not fail."""
         return [image for image, done in self._done.items() if not done.failed]
 
     def is_done(self, image: str, size: int, mtime_ns: int) -> bool:
@@ -162,7 +162,7 @@ class Journal:
         return done.label is None or (self._folder / done.label).is_file()
 
     def finish(self, record: ImageRecord, labels: str) -> bool:
-        """Puts labels in place, and then says that the image is done; False if the manifest was closed before.
+        """Put labels in place, and then says that the image is done; False if the manifest was closed before.
 
         Args:
             record: Of the image.
@@ -204,7 +204,7 @@ class Journal:
         write_whole(path, content)
 
     def records(self, images: list[str]) -> Iterator[ImageRecord]:
-        """Yields what is kept of some images, in their order.
+        """Yield what is kept of some images, in their order.
 
         Raises:
             StorageError: The manifest cannot be read.
@@ -215,7 +215,7 @@ class Journal:
                 yield msgspec.json.decode(file.readline(), type=ImageRecord)
 
     def close(self) -> None:
-        """Ends writing. May be called twice."""
+        """End writing. May be called twice."""
         with self.lock:
             self._file.close()
 
@@ -229,7 +229,7 @@ class Journal:
 
 
 def _claim(file: BinaryIO, path: Path) -> None:
-    """Makes this process the only one that writes the file, where the system can; the lock ends with the process."""
+    """Make this process the only one that writes the file, where the system can; the lock ends with the process."""
     try:
         fcntl = import_module("fcntl")
     except ModuleNotFoundError:

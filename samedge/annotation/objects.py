@@ -13,10 +13,10 @@ import numpy as np
 
 from samedge.annotation.records import RleRecord
 from samedge.errors import UsageError
-from samedge.runtime import polygons
 from samedge.runtime.everything.small_regions import without_small_regions
-from samedge.runtime.records import txt_line
-from samedge.runtime.rle import encode_rle, rle_area, rle_to_box
+from samedge.runtime.masks import polygons
+from samedge.runtime.masks.rle import encode_rle, rle_area, rle_to_box
+from samedge.runtime.results.records import txt_line
 from samedge.types import BoolArray, FloatArray
 
 LabelParts: TypeAlias = Literal["bridge", "all", "largest"]
@@ -73,7 +73,7 @@ class MaskForms:
 
 
 def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
-    """Returns the forms in which a mask is kept.
+    """Return the forms in which a mask is kept.
 
     Args:
         mask: bool ``[H, W]``.
@@ -98,7 +98,7 @@ def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
 
 
 def label_line(category: int, polygon: FloatArray, width: int, height: int) -> str:
-    """Returns a line of YOLO's labels: the class, then x and y of each point as shares of width and height.
+    """Return a line of YOLO's labels: the class, then x and y of each point as shares of width and height.
 
     Args:
         category: The class.

@@ -51,7 +51,7 @@ class Pace:
 
 
 def shown_rate(rate: float) -> str:
-    """Returns a rate as people read it: in a second, a minute or an hour."""
+    """Return a rate as people read it: in a second, a minute or an hour."""
     for unit, seconds in (("a second", 1), ("a minute", 60)):
         if rate * seconds >= 1:
             return f"{rate * seconds:.1f} {unit}"
@@ -59,7 +59,7 @@ def shown_rate(rate: float) -> str:
 
 
 def shown_time(seconds: float) -> str:
-    """Returns a time in its two largest units: "45 s", "4 min 05 s", "2 h 10 min", "3 d 4 h"."""
+    """Return a time in its two largest units: "45 s", "4 min 05 s", "2 h 10 min", "3 d 4 h"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -25,9 +25,9 @@ from samedge.annotation.objects import MaskForms, MaskPolicy, label_line, mask_f
 from samedge.annotation.proposals import Proposals
 from samedge.annotation.records import DropRecord, ImageRecord, ObjectRecord, Reason
 from samedge.errors import EngineError, ImageError, PromptError, SamedgeError
-from samedge.runtime.image import read_image
-from samedge.runtime.prediction import Prediction
+from samedge.runtime.image.read import read_image
 from samedge.runtime.predictor import Predictor
+from samedge.runtime.results.prediction import Prediction
 from samedge.types import ImageArray
 
 Finish = Callable[[ImageRecord, str], None]
@@ -85,7 +85,7 @@ class Pipeline:
         self._stopped = False
 
     def run(self, predictor: Predictor, tasks: Iterable[Task]) -> None:
-        """Does all images. An image that fails is finished as such, and the rest goes on.
+        """Do all images. An image that fails is finished as such, and the rest goes on.
 
         Raises:
             SamedgeError: Something that does not concern one image alone.
@@ -105,7 +105,7 @@ class Pipeline:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _detected(self, tasks: Iterable[Task]) -> Iterator[tuple[ImageArray, dict[str, Any]]]:
-        """Yields images that have boxes, and finishes the others. Runs in the stream's thread."""
+        """Yield images that have boxes, and finishes the others. Runs in the stream's thread."""
         for task, image in _read_ahead(tasks, self._workers):
             if self._stopped:
                 return
@@ -132,7 +132,7 @@ class Pipeline:
         self._finish(record, "")
 
     def _decode(self, pool: ThreadPoolExecutor, predictor: Predictor, *, job: _Job) -> tuple[ImageRecord, str]:
-        """Segments the present image of a predictor by the boxes of a job. Runs in the caller's thread."""
+        """Segment the present image of a predictor by the boxes of a job. Runs in the caller's thread."""
         geometry = predictor.geometry
         prediction = predictor.predict(boxes=job.proposals.boxes[list(job.usable)])
         wanted = np.flatnonzero(prediction.scores > self._sam_conf)
@@ -171,7 +171,7 @@ class Pipeline:
 
 
 def _forms(prediction: Prediction, policy: MaskPolicy, row: int) -> MaskForms:
-    """Draws one mask; in a thread of its own, with what it needs in memory until the next one."""
+    """Draw one mask; in a thread of its own, with what it needs in memory until the next one."""
     (mask,) = prediction[[row]].iter_masks()
     return mask_forms(mask, policy)
 
@@ -195,7 +195,7 @@ def _finished(
 
 
 def _usable_boxes(proposals: Proposals, width: int, height: int) -> tuple[tuple[int, ...], tuple[DropRecord, ...]]:
-    """Returns which boxes SAM can be asked for, and the others."""
+    """Return which boxes SAM can be asked for, and the others."""
     with np.errstate(invalid="ignore"):
         low = np.maximum(proposals.boxes[:, :2], 0)
         high = np.minimum(proposals.boxes[:, 2:], np.array([width, height], np.float32))
@@ -210,7 +210,7 @@ def _drop(proposals: Proposals, number: int, reason: Reason, trust: float | None
 
 
 def _read_ahead(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, ImageArray | ImageError]]:
-    """Yields images in their order, read by some threads; an error in place of one that cannot be read."""
+    """Yield images in their order, read by some threads; an error in place of one that cannot be read."""
     with ThreadPoolExecutor(workers, "samedge-read") as pool:
         try:
             yield from _ordered(pool, _read, tasks, workers)
@@ -226,7 +226,7 @@ def _read(task: Task) -> tuple[Task, ImageArray | ImageError]:
 
 
 def _ordered(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
-    """Yields what the work gives for each item, in their order; at most so many are ahead, done or being done."""
+    """Yield what the work gives for each item, in their order; at most so many are ahead, done or being done."""
     waiting: deque[Future[Any]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

@@ -47,7 +47,7 @@ class Proposals:
         return len(self.classes)
 
     def chosen(self, conf: float, max_det: int, classes: Collection[int] | None) -> Proposals:
-        """Returns the boxes that are wanted, in their order.
+        """Return the boxes that are wanted, in their order.
 
         Args:
             conf: The score must be greater, where there is one.
@@ -67,7 +67,7 @@ class Proposals:
 def read_proposals(
     boxes: object, classes: object, scores: object = None, *, names: Mapping[int, str], where: str
 ) -> Proposals:
-    """Returns boxes that somebody gave, checked.
+    """Return boxes that somebody gave, checked.
 
     Args:
         boxes: ``[N, 4]``: x1, y1, x2, y2 in px.

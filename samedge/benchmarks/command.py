@@ -10,19 +10,19 @@ import msgspec
 import typer
 from rich.console import Console
 
-from samedge.benchmarks.artefacts import Artefacts
-from samedge.benchmarks.bench import Bench, Settings
-from samedge.benchmarks.everything_rows import DEMO
-from samedge.benchmarks.facts import is_busy, measured_where
-from samedge.benchmarks.gpu import GpuSettings, run_gpu
-from samedge.benchmarks.gpu_contenders import CONTENDERS
-from samedge.benchmarks.gpu_results import GpuReport, write_gpu_report
-from samedge.benchmarks.gpu_results import rich_table as gpu_table
-from samedge.benchmarks.measure import WARM_UPS
-from samedge.benchmarks.report import rich_table, write_report
-from samedge.benchmarks.results import SCHEMA, Report
-from samedge.benchmarks.screen import WIDTH, Screen
-from samedge.benchmarks.targets import ROWS, chosen_targets, measure_targets
+from samedge.benchmarks.gpu.contenders import CONTENDERS
+from samedge.benchmarks.gpu.results import GpuReport, write_gpu_report
+from samedge.benchmarks.gpu.results import rich_table as gpu_table
+from samedge.benchmarks.gpu.run import GpuSettings, run_gpu
+from samedge.benchmarks.measure.artefacts import Artefacts
+from samedge.benchmarks.measure.facts import is_busy, measured_where
+from samedge.benchmarks.measure.rounds import WARM_UPS
+from samedge.benchmarks.measure.screen import WIDTH, Screen
+from samedge.benchmarks.targets.context import Bench, Settings
+from samedge.benchmarks.targets.everything_rows import DEMO
+from samedge.benchmarks.targets.report import rich_table, write_report
+from samedge.benchmarks.targets.results import SCHEMA, Report
+from samedge.benchmarks.targets.targets import ROWS, chosen_targets, measure_targets
 from samedge.errors import BenchmarkError, SamedgeError, UsageError
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ app = typer.Typer(
 
 @app.callback()
 def benchmarks() -> None:
-    """Measures samedge against the reference packages."""
+    """Measure samedge against the reference packages."""
 
 
 @app.command()
@@ -59,7 +59,7 @@ def targets(
     ] = 8,
     output: Annotated[Path | None, typer.Option(help="Folder for targets.md, targets.csv and targets.json.")] = None,
 ) -> None:
-    """Prints the table of targets: ours against the baselines, what is wanted, and whether it is reached."""
+    """Print the table of targets: ours against the baselines, what is wanted, and whether it is reached."""
     settings = Settings(
         rounds=rounds,
         warm_ups=warm_ups,
@@ -93,7 +93,7 @@ def gpu(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for gpu.md, gpu.csv and gpu.json.")] = None,
 ) -> None:
-    """Checks the GPU's memory layer, and measures samedge on its backends and torch there; compares with the CPU."""
+    """Check the GPU's memory layer, and measures samedge on its backends and torch there; compare with the CPU."""
     settings = GpuSettings(
         device=device,
         model=model,
@@ -140,7 +140,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) -> Report:
-    """Measures rows, shows them as they come, and writes them; returns the report.
+    """Measure rows, show them as they come, and write them; return the report.
 
     Args:
         settings: How to measure.
@@ -168,7 +168,7 @@ def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) 
 
 
 def _split(values: list[str] | None) -> list[str]:
-    """Takes ``--rows a,b`` and ``--rows a --rows b`` alike."""
+    """Take ``--rows a,b`` and ``--rows a --rows b`` alike."""
     return [part for value in values or () for part in value.split(",") if part]
 
 
@@ -184,7 +184,7 @@ def _shown(settings: Settings) -> dict[str, str]:
 
 
 def main() -> None:
-    """Runs the program: errors of this package are one line on stderr and a status that is not 0."""
+    """Run the program: errors of this package are one line on stderr and a status that is not 0."""
     try:
         app(prog_name="python -m samedge.benchmarks")
     except SamedgeError as error:

@@ -52,7 +52,7 @@ def annotate(
     threads: Annotated[int | None, typer.Option(help="CPU threads of the models.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Use models that failed their parity check.")] = False,
 ) -> None:
-    """Annotates images: a detector proposes boxes with classes, SAM segments them.
+    """Annotate images: a detector proposes boxes with classes, SAM segments them.
 
     Writes YOLO segmentation labels, one COCO JSON with RLE, and a manifest, with which an interrupted run goes on where
     it stopped. An image that cannot be done is named on stderr and skipped, and the program ends with status 1. Prints
@@ -113,7 +113,7 @@ class _Talk:
         self._dropped = 0
 
     def about(self, step: AnnotateStep) -> None:
-        """Names an image that failed, and boxes without labels until there were enough of them."""
+        """Name an image that failed, and boxes without labels until there were enough of them."""
         from samedge.annotation.records import REASONS
 
         record = step.record

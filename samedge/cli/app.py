@@ -59,7 +59,7 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the program and exits: 0 if all went well, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    """Run the program and exits: 0 if all went well, 1 for an error, 2 for wrong usage, 130 if interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # File names are any bytes, and not every terminal has every character: neither may stop the program.
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Runs the program and returns its status; errors that are not ours are bugs and keep their traceback."""
+    """Run the program and returns its status; errors that are not ours are bugs and keep their traceback."""
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="samedge", standalone_mode=False)
         sys.stdout.flush()
@@ -91,7 +91,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _forget_stdout() -> None:
-    """Lets what is left go nowhere: Python would try to write it again at its end, and complain."""
+    """Let what is left go nowhere: Python would try to write it again at its end, and complain."""
     with suppress(OSError):  # a stream in memory has no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -54,14 +54,14 @@ def bench(
         Path | None, typer.Option("--output", "-o", help="Folder for bench.md, .csv, .json, .png and .svg.")
     ] = None,
 ) -> None:
-    """Measures models beside each other: size, speed of each step, memory, energy, and whether the masks are right.
+    """Measure models beside each other: size, speed of each step, memory, energy, and whether the masks are right.
 
     Shows the table while it grows. Random weights of the same architecture stand in for those that are not here.
     """
-    from samedge.benchmarks.table.options import COLUMNS, BenchOptions
-    from samedge.benchmarks.table.reference_page import PRESET, PRESET_COLUMNS
-    from samedge.benchmarks.table.session import run_bench
-    from samedge.engines.cores import usable_cores
+    from samedge.benchmarks.bench.options import COLUMNS, BenchOptions
+    from samedge.benchmarks.bench.reference_page import PRESET, PRESET_COLUMNS
+    from samedge.benchmarks.bench.session import run_bench
+    from samedge.engines.selection.cores import usable_cores
 
     shown = PRESET_COLUMNS if preset == PRESET else COLUMNS
     defaults = BenchOptions()

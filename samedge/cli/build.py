@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from samedge.export.bundle_build import BuiltEngines
+    from samedge.export.engines.build import BuiltEngines
 
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
@@ -52,12 +52,12 @@ def build(
         bool, typer.Option("--restart", help="Begin at the top of the precision ladder, whatever served before.")
     ] = False,
 ) -> None:
-    """Builds a bundle's TensorRT engines on this device, and proves that they give the checkpoint's masks.
+    """Build a bundle's TensorRT engines on this device, and proves that they give the checkpoint's masks.
 
     Needs no torch. Shows progress, the verdict and what was tried on stderr, and prints the engines' paths on stdout.
     """
     from samedge.cli.progress import shown_progress
-    from samedge.export.bundle_build import build_engines
+    from samedge.export.engines.build import build_engines
 
     with shown_progress() as progress:
         built = build_engines(
@@ -87,7 +87,7 @@ def build(
 
 
 def show_built(built: BuiltEngines) -> None:
-    """Writes what was built, how it was judged and what was tried to stderr."""
+    """Write what was built, how it was judged and what was tried to stderr."""
     from rich.console import Console
 
     from samedge.cli.tables import parity_table
@@ -108,8 +108,8 @@ def show_built(built: BuiltEngines) -> None:
 
 
 def _size_of(role: str, plan: Path) -> str:
-    """Returns what an engine costs, as its build told."""
-    from samedge.engines.sidecar import read_sidecar
+    """Return what an engine costs, as its build told."""
+    from samedge.engines.tensorrt.store.sidecar import read_sidecar
 
     sidecar = read_sidecar(plan)
     if sidecar is None:
@@ -124,7 +124,7 @@ def _size_of(role: str, plan: Path) -> str:
 
 
 def refuse_failed(built: BuiltEngines, bundle: str | Path) -> None:
-    """Ends with an error if no rung gave the checkpoint's masks.
+    """End with an error if no rung gave the checkpoint's masks.
 
     Raises:
         ParityError: The verdict is "failed".

@@ -47,12 +47,12 @@ def demo(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint or known name.")] = "mobile_sam.pt",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundle and overlays.")] = Path("demo"),
 ) -> None:
-    """Exports a checkpoint, proves it, and segments a picture by a point, by a box, and everything on it.
+    """Export a checkpoint, prove it, and segments a picture by a point, by a box, and everything on it.
 
     Without the checkpoint and without a network, the small model that comes along is used.
     """
     from samedge.errors import DownloadError
-    from samedge.models.weights import BUNDLED_WEIGHTS
+    from samedge.models.checkpoints.weights import BUNDLED_WEIGHTS
 
     say = sys.stdout.write
     try:
@@ -76,10 +76,10 @@ def demo(
 def _export(checkpoint: str, target: Path) -> Path:
     from rich.console import Console
 
+    from samedge.api.cached import import_exporter
+    from samedge.bundle.archive import bundle_manifest
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
-    from samedge.export.cached import import_exporter
-    from samedge.runtime.bundle import bundle_manifest
 
     with shown_progress() as progress:
         path = import_exporter()(checkpoint, output=target, progress=progress)
@@ -88,12 +88,12 @@ def _export(checkpoint: str, target: Path) -> Path:
 
 
 def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
-    """Writes overlays for the point, the box and everything; returns whether the weights are random."""
+    """Write overlays for the point, the box and everything; return whether the weights are random."""
     import samedge
     from samedge.cli.tables import print_results
-    from samedge.runtime.image import read_image
-    from samedge.runtime.overlay import draw_prompts, write_picture
-    from samedge.runtime.results import Results
+    from samedge.runtime.image.read import read_image
+    from samedge.runtime.results.overlay import draw_prompts, write_picture
+    from samedge.runtime.results.results import Results
 
     image = read_image(picture.path)
     with samedge.load(bundle) as predictor:

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from samedge.runtime.engine_file import EngineFile, describe_engine
+from samedge.bundle.engine_file import EngineFile, describe_engine
 from samedge.types import TensorSpec
 
 
 def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
-    """Writes what an engine file is to stdout.
+    """Write what an engine file is to stdout.
 
     Args:
         path: The engine.

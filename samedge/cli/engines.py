@@ -14,8 +14,8 @@ from samedge.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from samedge.cli.table_formats import PlainTable
-    from samedge.engines.explain import Explanation
-    from samedge.engines.store import StoredEngine
+    from samedge.engines.tensorrt.store.explain import Explanation
+    from samedge.engines.tensorrt.store.store import StoredEngine
 
 engines = typer.Typer(help="The engine store: list it, explain an engine, make room.")
 
@@ -34,9 +34,9 @@ def options(context: typer.Context) -> None:
 
 @engines.command("ls")
 def list_engines(format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table") -> None:
-    """Lists the engines of the store, the one that was used last first."""
+    """List the engines of the store, the one that was used last first."""
     from samedge.cli.table_formats import print_tables
-    from samedge.engines.store import EngineStore
+    from samedge.engines.tensorrt.store.store import EngineStore
 
     store = EngineStore()
     print_tables([engines_table(store.entries(), store.folder)], format_)
@@ -47,9 +47,9 @@ def why(
     engine: Annotated[str, typer.Argument(help="Path of an engine, or the beginning of its name in the store.")],
     format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
 ) -> None:
-    """Compares an engine with this machine, field by field; ends with status 1 if it must not be opened here."""
+    """Compare an engine with this machine, field by field; ends with status 1 if it must not be opened here."""
     from samedge.cli.table_formats import print_tables
-    from samedge.engines.explain import explain_plan, find_plan
+    from samedge.engines.tensorrt.store.explain import explain_plan, find_plan
 
     path = find_plan(engine)
     found = explain_plan(path)
@@ -71,12 +71,12 @@ def collect(
     ] = None,
     format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
 ) -> None:
-    """Removes the engines that were used longest ago, and what builds that were killed left behind.
+    """Remove the engines that were used longest ago, and what builds that were killed left behind.
 
     Copies beside bundles stay.
     """
     from samedge.cli.table_formats import PlainTable, print_tables
-    from samedge.engines.store import EngineStore
+    from samedge.engines.tensorrt.store.store import EngineStore
 
     limit = None if max_size is None else parse_size(max_size)
     unused = None if older_than is None else parse_age(older_than)
@@ -89,9 +89,9 @@ def collect(
 
 
 def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
-    """Returns one row for each engine."""
+    """Return one row for each engine."""
+    from samedge.bundle.engine_notes import engine_notes
     from samedge.cli.table_formats import PlainTable
-    from samedge.runtime.engine_notes import engine_notes
 
     columns = ("engine", "MB", "graph", "precision", "rung", "verdict", "TensorRT", "GPU", "last used")
     rows, records = [], []
@@ -129,7 +129,7 @@ def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
 
 
 def findings_table(found: Explanation, name: str) -> PlainTable:
-    """Returns one row for each part of an engine's key."""
+    """Return one row for each part of an engine's key."""
     from samedge.cli.table_formats import PlainTable
 
     words = {True: "yes", False: "NO", None: ""}
@@ -142,7 +142,7 @@ def findings_table(found: Explanation, name: str) -> PlainTable:
 
 
 def parse_size(text: str) -> int:
-    """Returns a size such as "4GB" in bytes.
+    """Return a size such as "4GB" in bytes.
 
     Raises:
         UsageError: It is none.
@@ -154,7 +154,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_age(text: str) -> float:
-    """Returns a time such as "30d" in seconds.
+    """Return a time such as "30d" in seconds.
 
     Raises:
         UsageError: It is none.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import typer
 
 if TYPE_CHECKING:
-    from samedge.export.bundle_build import BuiltEngines
+    from samedge.export.engines.build import BuiltEngines
 
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 _ENGINES: Final[Any] = {"rich_help_panel": "Engines (--format trt, rtx or engine)"}
@@ -73,22 +73,22 @@ def export(
     max_det: Annotated[int, typer.Option(help="With --nms: rows for each image.", **_YOLO)] = 300,
     agnostic_nms: Annotated[bool, typer.Option("--agnostic-nms", help="With --nms: across classes.", **_YOLO)] = False,
 ) -> None:
-    """Writes a checkpoint as a bundle of ONNX graphs, and proves that they give its masks.
+    """Write a checkpoint as a bundle of ONNX graphs, and proves that they give its masks.
 
     With --format trt or rtx its engines are built beside it, as samedge build does, which has more options. Shows
     progress and the parity table on stderr, and prints the bundle's path last, on stdout.
     """
     from rich.console import Console
 
+    from samedge.api.cached import import_exporter
+    from samedge.bundle.archive import bundle_manifest
     from samedge.cli.build import refuse_failed, show_built
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
-    from samedge.engines.build_options import DEFAULT_WORKSPACE
+    from samedge.engines.tensorrt.build.options import DEFAULT_WORKSPACE
     from samedge.errors import ParityError, UsageError
-    from samedge.export.bundle_build import DEFAULT_POINTS, DEFAULT_PROMPTS
-    from samedge.export.cached import import_exporter
-    from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
-    from samedge.runtime.bundle import bundle_manifest
+    from samedge.export.engines.build import DEFAULT_POINTS, DEFAULT_PROMPTS
+    from samedge.export.engines.export import ENGINE_FORMATS, export_with_engines
 
     built: BuiltEngines | None = None
     capabilities = targets.split(",") if targets else ()

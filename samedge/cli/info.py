@@ -11,8 +11,8 @@ import typer
 from samedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from samedge.runtime.manifest import Manifest, ModelRecord
-    from samedge.runtime.yolo_record import YoloRecord
+    from samedge.bundle.manifest import Manifest, ModelRecord
+    from samedge.bundle.yolo_record import YoloRecord
 
 _SHOWN_NAMES: Final = 6
 
@@ -30,7 +30,7 @@ def info(
         bool, typer.Option("--open", help="Open an engine of another tool on the GPU to read its inputs and outputs.")
     ] = False,
 ) -> None:
-    """Shows model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
+    """Show model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
     if backends:
         _show_backends(model, "json" if json else "table", format_)
     elif model is None:
@@ -42,10 +42,10 @@ def info(
 
 
 def _show_backends(model: str | None, default: str, form: str | None) -> None:
-    from samedge.cli.backends_tables import backends_table, decisions_table
     from samedge.cli.table_formats import print_tables
-    from samedge.engines.decisions import kept_decisions
-    from samedge.engines.report import backends
+    from samedge.cli.tables import backends_table, decisions_table
+    from samedge.engines.registry import backends
+    from samedge.engines.selection.decisions import kept_decisions
 
     if model is not None:
         raise UsageError("--backends shows no model", where=model, cure="Ask for one or the other")
@@ -60,7 +60,7 @@ def _show_backends(model: str | None, default: str, form: str | None) -> None:
 def _show_model(model: str, json: bool, opened: bool) -> None:
     import msgspec
 
-    from samedge.runtime.bundle import ENGINE_SUFFIXES
+    from samedge.bundle.archive import ENGINE_SUFFIXES
 
     if Path(model).suffix in ENGINE_SUFFIXES:
         from samedge.cli.engine_info import show_engine
@@ -68,8 +68,8 @@ def _show_model(model: str, json: bool, opened: bool) -> None:
         show_engine(Path(model), as_json=json, opened=opened)
         return
 
-    from samedge.api import SAM, is_bundle
-    from samedge.runtime.bundle import bundle_manifest
+    from samedge.api.sam import SAM, is_bundle
+    from samedge.bundle.archive import bundle_manifest
 
     manifest: Manifest | None = None
     size: int | None
@@ -88,7 +88,7 @@ def _show_model(model: str, json: bool, opened: bool) -> None:
 
 
 def _size_of(model: str) -> int | None:
-    from samedge.models.weights import SEEDED, find_checkpoint
+    from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 
     return None if model.startswith(SEEDED) else find_checkpoint(model).stat().st_size
 
@@ -98,9 +98,9 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     from rich.markup import escape
     from rich.table import Table
 
+    from samedge.bundle.archive import Bundle
+    from samedge.bundle.engines import bundle_pairs
     from samedge.cli.tables import engines_table, graphs_table, parity_table, ports_table
-    from samedge.runtime.bundle import Bundle
-    from samedge.runtime.bundle_engines import bundle_pairs
 
     console = Console()
     table = Table(title=escape(model), title_justify="left", show_header=False)

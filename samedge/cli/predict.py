@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from samedge.runtime.results import Results
-    from samedge.yolo import YOLO
+    from samedge.api.yolo import YOLO
+    from samedge.runtime.results.results import Results
 
 _EVERYTHING: Final[Any] = {"rich_help_panel": "Segment everything"}
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
@@ -73,7 +73,7 @@ def predict(
     ] = False,
     imgsz: Annotated[int | None, typer.Option(help="Side of the input, px.", **_YOLO)] = None,
 ) -> None:
-    """Segments an image, or each image of a folder, by prompts; or everything in it, if there are none.
+    """Segment an image, or each image of a folder, by prompts; or everything in it, if there are none.
 
     With a YOLO or FastSAM: finds objects; prompts choose among them.
 
@@ -81,13 +81,20 @@ def predict(
     objects; so are several points with --each-point. Masks follow the order of the prompts. In a folder, an image that
     cannot be used is named on stderr and skipped, and the program ends with status 1.
     """
-    from samedge.api import SAM
-    from samedge.cli.everything_options import check_request, given_options, shown_search
+    from samedge.api.sam import SAM
     from samedge.cli.predict_yolo import check_kind, find_objects, is_yolo_model, open_yolo, print_objects
-    from samedge.cli.prompt_options import combine, parse_boxes, parse_points, read_mask
+    from samedge.cli.prompt_options import (
+        check_request,
+        combine,
+        given_options,
+        parse_boxes,
+        parse_points,
+        read_mask,
+        shown_search,
+    )
     from samedge.cli.tables import print_results
     from samedge.errors import SamedgeError, UsageError
-    from samedge.runtime.sources import distinct_stems, find_images
+    from samedge.runtime.image.sources import distinct_stems, find_images
 
     points, labels = parse_points(point or [])
     boxes = parse_boxes(box or [])
@@ -157,11 +164,11 @@ def predict(
 
 
 def bundle_of(model: str) -> str:
-    """Returns the bundle to open: a checkpoint's is exported into the cache first, with progress."""
-    from samedge.api import is_bundle
+    """Return the bundle to open: a checkpoint's is exported into the cache first, with progress."""
+    from samedge.api.cached import cached_bundle
+    from samedge.api.sam import is_bundle
+    from samedge.api.yolo import GRAPH_SUFFIXES
     from samedge.cli.progress import shown_progress
-    from samedge.export.cached import cached_bundle
-    from samedge.yolo import GRAPH_SUFFIXES
 
     if is_bundle(model) or Path(model).suffix.lower() in GRAPH_SUFFIXES:
         return model
@@ -170,7 +177,7 @@ def bundle_of(model: str) -> str:
 
 
 def _write(results: Results, prompts: dict[str, Any], *, save: Path | None, txt: Path | None) -> None:
-    from samedge.runtime.overlay import draw_prompts, write_picture
+    from samedge.runtime.results.overlay import draw_prompts, write_picture
 
     if save is not None:
         shown = draw_prompts(results.plot(), prompts.get("points"), prompts.get("labels"), prompts.get("bboxes"))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from samedge.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
-    from samedge.runtime.results import Results
-    from samedge.yolo import YOLO
+    from samedge.api.yolo import YOLO
+    from samedge.runtime.results.results import Results
 
 
 def is_yolo_model(model: str) -> bool:
@@ -18,9 +18,9 @@ def is_yolo_model(model: str) -> bool:
 
     Of engines only those are a YOLO's that say so, in Ultralytics' header.
     """
-    from samedge.engines.plan_file import inspect_plan
-    from samedge.runtime.bundle import ENGINE_SUFFIXES, bundle_manifest
-    from samedge.yolo import GRAPH_SUFFIXES
+    from samedge.api.yolo import GRAPH_SUFFIXES
+    from samedge.bundle.archive import ENGINE_SUFFIXES, bundle_manifest
+    from samedge.engines.tensorrt.plan_file import inspect_plan
 
     path = Path(model)
     if path.suffix.lower() in ENGINE_SUFFIXES:
@@ -34,7 +34,7 @@ def is_yolo_model(model: str) -> bool:
 
 
 def check_kind(kind: str, **given: bool) -> None:
-    """Refuses options that mean nothing for the kind of model that was opened.
+    """Refuse options that mean nothing for the kind of model that was opened.
 
     Args:
         kind: "a YOLO" or "a SAM".
@@ -43,7 +43,7 @@ def check_kind(kind: str, **given: bool) -> None:
     Raises:
         UsageError: One was.
     """
-    from samedge.export.foreign_options import refuse_foreign
+    from samedge.options import refuse_foreign
 
     refuse_foreign(kind, {f"--{option.replace('_', '-')}": wrong for option, wrong in given.items()})
 
@@ -51,8 +51,8 @@ def check_kind(kind: str, **given: bool) -> None:
 def open_yolo(
     model: str, *, prompted: bool, backend: str, device: str | None, threads: int | None, force: bool
 ) -> YOLO:
-    """Opens a YOLO; a FastSAM, or whatever is asked with prompts, as one that takes them."""
-    from samedge.yolo import YOLO, FastSAM
+    """Open a YOLO; a FastSAM, or whatever is asked with prompts, as one that takes them."""
+    from samedge.api.yolo import YOLO, FastSAM
 
     found = YOLO(model, backend=backend, device=device, threads=threads, force=force)
     info = found.predictor.info
@@ -78,9 +78,9 @@ def find_objects(
     agnostic_nms: bool,
     imgsz: int | None,
 ) -> Results:
-    """Returns the objects of one image, those that the prompts mean if there are any."""
-    from samedge.runtime.detections import Thresholds
-    from samedge.yolo import FastSAM
+    """Return the objects of one image, those that the prompts mean if there are any."""
+    from samedge.api.yolo import FastSAM
+    from samedge.runtime.yolo.detections import Thresholds
 
     usual = Thresholds()
     conf, iou = usual.conf if conf is None else conf, usual.iou if iou is None else iou
@@ -98,7 +98,7 @@ def find_objects(
 
 
 def print_objects(results: Results) -> None:
-    """Writes the image's name and size to stdout, on one line however long it is, and the objects that were found."""
+    """Write the image's name and size to stdout, on one line however long it is, and the objects that were found."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 if TYPE_CHECKING:
-    from samedge.benchmarks.profiling.profile import Profile
+    from samedge.benchmarks.profile.profile import Profile
 
 _COLUMNS: Final = 200
 """Of tables in a file."""
@@ -38,8 +38,8 @@ def profile(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Open a bundle that failed its parity check.")] = False,
 ) -> None:
-    """Shows where the time of a graph goes: layer by layer, by kind of work, and against what the machine can do."""
-    from samedge.benchmarks.profiling.profile_model import ProfileOptions, profile_model
+    """Show where the time of a graph goes: layer by layer, by kind of work, and against what the machine can do."""
+    from samedge.benchmarks.profile.profile_model import ProfileOptions, profile_model
     from samedge.cli.predict import bundle_of
     from samedge.cli.profile_tables import profile_tables
     from samedge.cli.progress import shown_progress
@@ -79,11 +79,11 @@ def _json(found: Profile) -> str:
 
 
 def _write(found: Profile, folder: Path) -> None:
-    from samedge.benchmarks.profiling.plot import plot_profile
+    from samedge.benchmarks.profile.plot import plot_profile
     from samedge.cli.profile_tables import layers_table, profile_tables
     from samedge.cli.table_formats import tables_text
-    from samedge.engines.whole_files import write_whole
     from samedge.errors import MissingExtraError
+    from samedge.storage.atomic import write_whole
 
     every = layers_table(list(found.layers), len(found.layers), shorten=False)
     write_whole(folder / "profile.json", _json(found).encode())

@@ -6,14 +6,14 @@ from typing import Final
 
 import msgspec
 
-from samedge.benchmarks.profiling.profile import KindRow, LayerRow, Profile
+from samedge.benchmarks.profile.profile import KindRow, LayerRow, Profile
 from samedge.cli.table_formats import PlainTable
 
 _LONGEST_NAME: Final = 48
 
 
 def profile_tables(profile: Profile, top: int) -> list[PlainTable]:
-    """Returns what was profiled, the kinds of work, and the layers that take most.
+    """Return what was profiled, the kinds of work, and the layers that take most.
 
     Args:
         profile: Of one graph.
@@ -44,7 +44,7 @@ def _summary(profile: Profile) -> PlainTable:
 
 
 def kinds_table(kinds: tuple[KindRow, ...]) -> PlainTable:
-    """Returns the share of each kind of work."""
+    """Return the share of each kind of work."""
     rows = [
         (
             row.kind,
@@ -62,7 +62,7 @@ def kinds_table(kinds: tuple[KindRow, ...]) -> PlainTable:
 
 
 def layers_table(layers: list[LayerRow], count: int, *, shorten: bool = True) -> PlainTable:
-    """Returns layers, in the order that they are given in.
+    """Return layers, in the order that they are given in.
 
     Args:
         layers: Some of a graph's.

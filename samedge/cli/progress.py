@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 @contextmanager
 def shown_progress(*, lines: bool = True) -> Iterator[Callable[[str, float], None]]:
-    """Gives a function that takes a sentence and the share that is done, 0..1, and shows both while the block runs.
+    """Give a function that takes a sentence and the share that is done, 0..1, and shows both while the block runs.
 
     On a terminal that is a bar; elsewhere each new sentence is a line.
 
@@ -39,7 +39,7 @@ def shown_progress(*, lines: bool = True) -> Iterator[Callable[[str, float], Non
 
 @contextmanager
 def shown_counter(seconds: float = 10.0) -> Iterator[Callable[[int, int, str], None]]:
-    """Gives a function that takes how many are done, of how many, and a sentence that says it, and shows them.
+    """Give a function that takes how many are done, of how many, and a sentence that says it, and shows them.
 
     On a terminal that is a bar; elsewhere the sentence is a line at the first, at the last, and every few seconds.
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samedge.errors import PromptError, UsageError, storage_errors
-from samedge.runtime.image import read_image
+from samedge.runtime.everything.parameters import EverythingOptions, run_of
+from samedge.runtime.image.read import read_image
 
 
 def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
-    """Returns coordinates and labels of ``X,Y`` and ``X,Y,LABEL``.
+    """Return coordinates and labels of ``X,Y`` and ``X,Y,LABEL``.
 
     Raises:
         UsageError: A value is something else.
@@ -32,7 +35,7 @@ def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
 
 
 def parse_boxes(values: list[str]) -> list[list[float]]:
-    """Returns the corners of ``X1,Y1,X2,Y2``.
+    """Return the corners of ``X1,Y1,X2,Y2``.
 
     Raises:
         UsageError: A value is something else.
@@ -51,7 +54,7 @@ def _numbers(text: str, option: str, counts: tuple[int, ...], example: str) -> l
 
 
 def read_mask(path: Path) -> NDArray[Any]:
-    """Reads a mask prompt: low-resolution logits from ``.npy``, or a picture whose pixels are not black where it is.
+    """Read a mask prompt: low-resolution logits from ``.npy``, or a picture whose pixels are not black where it is.
 
     Raises:
         PromptError: The file is not an array of two axes.
@@ -74,7 +77,7 @@ def read_mask(path: Path) -> NDArray[Any]:
 def combine(
     points: list[list[float]], labels: list[int], boxes: list[list[float]], masks: list[NDArray[Any]], each_point: bool
 ) -> dict[str, Any]:
-    """Returns the prompts as `SAM.predict` takes them.
+    """Return the prompts as `SAM.predict` takes them.
 
     All points of one command describe one object, together with the box and the mask if there is one of each; each box
     is a prompt, and so is each mask, and each point with ``--each-point``: then the first box goes with the first mask
@@ -109,3 +112,36 @@ def combine(
             cure="Give as many of each, or run the command for each object",
         )
     return prompts
+
+
+def given_options(**options: object) -> EverythingOptions:
+    """Return the options that were given: those that are not None."""
+    return cast("EverythingOptions", {name: value for name, value in options.items() if value is not None})
+
+
+def check_request(prompts: Mapping[str, Any], options: EverythingOptions, *, multimask: bool) -> None:
+    """Find what does not go together before anything is opened.
+
+    Raises:
+        UsageError: Options for everything together with prompts, an option of prompts without any, or a value that
+            means nothing.
+    """
+    if prompts and options:
+        raise UsageError(
+            "there are prompts, and this is for segmenting everything",
+            where=f"--{next(iter(options)).replace('_', '-')}",
+            cure="Give one or the other",
+        )
+    if multimask and not prompts:
+        raise UsageError("there is no prompt", where="--multimask", cure="Give --point, --box or --mask as well")
+    run_of(options)
+
+
+@contextmanager
+def shown_search(options: EverythingOptions) -> Iterator[EverythingOptions]:
+    """Give the options with what shows progress while the block runs: a bar on a terminal, and nothing elsewhere."""
+    from samedge.cli.progress import shown_progress
+
+    with shown_progress(lines=False) as progress:
+        progress("Encoding the image", 0.0)
+        yield {**options, "progress": progress}

@@ -38,7 +38,7 @@ class PlainTable:
 
 
 def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None = None) -> None:
-    """Writes tables to stdout.
+    """Write tables to stdout.
 
     Args:
         tables: JSON holds each under its title, CSV has them one after the other with an empty line between.
@@ -59,7 +59,7 @@ def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None
 
 
 def tables_text(tables: Sequence[PlainTable], form: str) -> str:
-    """Returns tables as text.
+    """Return tables as text.
 
     Args:
         tables: As in `print_tables`.

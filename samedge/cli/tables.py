@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from samedge.runtime.bundle_engines import EngineSet
-from samedge.runtime.engine_notes import engine_notes
-from samedge.runtime.manifest import Manifest, ParityRecord
-from samedge.runtime.results import Results
+from samedge.bundle.engine_notes import engine_notes
+from samedge.bundle.engines import EngineSet
+from samedge.bundle.manifest import Manifest, ParityRecord
+from samedge.cli.table_formats import PlainTable
+from samedge.engines.registry import BackendReport
+from samedge.engines.selection.decisions import Decision, Trial
+from samedge.runtime.results.results import Results
 
 
 def parity_table(parity: ParityRecord) -> Table:
-    """Returns the verdict, one row for each kind of prompt; its worst image counts."""
+    """Return the verdict, one row for each kind of prompt; its worst image counts."""
     if "box_error_max" in parity.thresholds or parity.objects is not None:
         return _yolo_parity_table(parity)
     table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
@@ -36,7 +41,7 @@ def parity_table(parity: ParityRecord) -> Table:
 
 
 def _yolo_parity_table(parity: ParityRecord) -> Table:
-    """Returns the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
+    """Return the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
     title = f"parity: {_verdict(parity)} ({escape(parity.backend)})"
     # Few columns: the title is not to be folded to their width.
     table = Table(title=title, title_justify="left", min_width=len(Text.from_markup(title)))
@@ -64,7 +69,7 @@ def _images(parity: ParityRecord) -> int:
 
 
 def graphs_table(manifest: Manifest) -> Table:
-    """Returns the graphs of a bundle."""
+    """Return the graphs of a bundle."""
     table = Table(title="graphs", title_justify="left")
     for name in ("file", "MB", "precision", "opset", "nodes"):
         table.add_column(name, overflow="fold", justify="left" if name == "file" else "right")
@@ -75,7 +80,7 @@ def graphs_table(manifest: Manifest) -> Table:
 
 
 def engines_table(pairs: Sequence[EngineSet]) -> Table:
-    """Returns the engines of a bundle, those beside it first."""
+    """Return the engines of a bundle, those beside it first."""
     table = Table(title="engines", title_justify="left")
     roles = list(pairs[0].engines)
     for name in ("TensorRT", "GPU", *roles, "MB", "masks", "in"):
@@ -93,7 +98,7 @@ def engines_table(pairs: Sequence[EngineSet]) -> Table:
 
 
 def ports_table(manifest: Manifest) -> Table:
-    """Returns what the graphs of a bundle take and give."""
+    """Return what the graphs of a bundle take and give."""
     table = Table(title="inputs and outputs", title_justify="left")
     for name in ("graph", "", "name", "dtype", "shape"):
         table.add_column(name, overflow="fold")
@@ -106,7 +111,7 @@ def ports_table(manifest: Manifest) -> Table:
 
 
 def print_results(results: Results) -> None:
-    """Writes the image's name and size to stdout, on one line however long it is, and the masks that were found."""
+    """Write the image's name and size to stdout, on one line however long it is, and the masks that were found."""
     console = Console()
     title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
@@ -125,3 +130,51 @@ def _results_table(results: Results) -> Table:
     for index in results.dropped:
         table.add_row(str(index), "below --conf: dropped")
     return table
+
+
+def backends_table(backends: Sequence[BackendReport]) -> PlainTable:
+    """Return one row a backend: whether it works here, and why not and the cure where it does not."""
+    return PlainTable(
+        title="backends",
+        columns=("backend", "works", "version", "devices", "opens", "why"),
+        rows=[
+            (
+                backend.name,
+                "yes" if backend.available else "no",
+                backend.version or "",
+                ", ".join(backend.devices),
+                ", ".join(backend.suffixes),
+                backend.reason if backend.cure is None else f"{backend.reason}. {backend.cure}",
+            )
+            for backend in backends
+        ],
+        records=[asdict(backend) for backend in backends],
+    )
+
+
+def decisions_table(decisions: Sequence[Decision]) -> PlainTable:
+    """Return one row a decision: which graph, which backend won, by how much, and when."""
+    return PlainTable(
+        title="decisions",
+        columns=("graph", "asked for", "chosen", "why", "candidates", "measured"),
+        rows=[
+            (
+                f"{decision.graph} ({decision.question.graph_sha256[:12]})",
+                f"{decision.question.device or 'any device'}, {decision.question.threads} threads",
+                f"{decision.backend} on {decision.device}",
+                decision.reason,
+                "; ".join(_told(trial) for trial in decision.trials),
+                decision.created,
+            )
+            for decision in decisions
+        ],
+        records=[msgspec.to_builtins(decision) for decision in decisions],
+    )
+
+
+def _told(trial: Trial) -> str:
+    if trial.milliseconds is not None:
+        return f"{trial.label} {trial.milliseconds:.4g} ms"
+    if trial.first_milliseconds is not None:
+        return f"{trial.label} {trial.first_milliseconds:.4g} ms ({trial.note or 'first run'})"
+    return f"{trial.label}: {trial.note}"

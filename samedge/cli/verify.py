@@ -17,7 +17,7 @@ def verify(
     threads: Annotated[int | None, typer.Option(help="CPU threads; all physical cores by default.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Proves on this machine, without torch, that a bundle or its engines give the checkpoint's masks.
+    """Prove on this machine, without torch, that a bundle or its engines give the checkpoint's masks.
 
     Compares with the checkpoint's answers that the export kept in the bundle; a YOLO with the bundle's own graph on
     another backend, on the processor. Ends with status 1 if they differ.
@@ -28,7 +28,7 @@ def verify(
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
     from samedge.errors import ParityError
-    from samedge.runtime.parity.verify import verify_bundle
+    from samedge.parity.verify import verify_bundle
 
     with shown_progress() as progress:
         record = verify_bundle(bundle, backend=backend, device=device, threads=threads, progress=progress)

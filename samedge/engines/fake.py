@@ -73,7 +73,7 @@ class FakeEngine:
         return {}
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Calls the function and returns the outputs that were asked for.
+        """Call the function and returns the outputs that were asked for.
 
         Raises:
             TensorMismatchError: The function did not return what the engine announces.
@@ -96,7 +96,7 @@ class FakeEngine:
         return {name: results[name] for name in outputs}
 
     def close(self) -> None:
-        """Refuses every later call."""
+        """Refuse every later call."""
         self.closed = True
 
 
@@ -108,5 +108,5 @@ def fake_engine(
     device: str = "cpu",
     name: str = "fake",
 ) -> Engine:
-    """Returns an `Engine` that calls a Python function; the arguments are those of `FakeEngine`."""
+    """Return an `Engine` that calls a Python function; the arguments are those of `FakeEngine`."""
     return Engine(FakeEngine(inputs, outputs, function, device=device), backend="fake", name=name)

@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 
 from samedge.engines.protocol import Engine, EngineOptions, RawEngine
 from samedge.engines.registry import find_backend
-from samedge.engines.trials import noise
+from samedge.engines.selection.trials import noise
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
 from samedge.types import Array
 
@@ -80,17 +80,17 @@ class ProfiledEngine(RawEngine, Protocol):
     """An engine that was opened so that it tells about its layers."""
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
-        """Returns what all runs so far took, the first ones left out; nothing runs afterwards."""
+        """Return what all runs so far took, the first ones left out; nothing runs afterwards."""
         ...
 
 
 OpenProfiled = Callable[[Path, EngineOptions], ProfiledEngine]
 
 _PROFILED: Final = {
-    "onnxruntime": "samedge.engines.onnxruntime_layers:ProfiledOrtEngine",
-    "openvino": "samedge.engines.openvino_layers:ProfiledOpenVinoEngine",
-    "tensorrt": "samedge.engines.tensorrt_layers:ProfiledTensorRtEngine",
-    "tensorrt-rtx": "samedge.engines.tensorrt_layers:ProfiledTensorRtRtxEngine",
+    "onnxruntime": "samedge.engines.onnxruntime.layers:ProfiledOrtEngine",
+    "openvino": "samedge.engines.openvino.layers:ProfiledOpenVinoEngine",
+    "tensorrt": "samedge.engines.tensorrt.layers:ProfiledTensorRtEngine",
+    "tensorrt-rtx": "samedge.engines.tensorrt.layers:ProfiledTensorRtRtxEngine",
 }
 
 
@@ -106,7 +106,7 @@ def profile_layers(
     feeds: Mapping[str, Array] | None = None,
     opener: OpenProfiled | None = None,
 ) -> LayerProfile:
-    """Runs a graph some times and returns what its layers take.
+    """Run a graph some times and returns what its layers take.
 
     Args:
         path: The graph file.
@@ -155,7 +155,7 @@ def profile_layers(
 
 
 def median_layers(runs: Sequence[Sequence[LayerTime]]) -> list[LayerTime]:
-    """Returns the layers with the medians of their times; all runs have the same layers in the same order.
+    """Return the layers with the medians of their times; all runs have the same layers in the same order.
 
     Raises:
         EngineError: They do not.

@@ -17,8 +17,8 @@ from typing import Protocol, TypeAlias, cast
 import numpy as np
 from typing_extensions import Self
 
-from samedge.engines.device_array import DeviceArray
-from samedge.engines.dlpack import CPU, Exporter
+from samedge.engines.cuda.device_array import DeviceArray
+from samedge.engines.cuda.dlpack import CPU, Exporter
 from samedge.errors import EngineError, TensorMismatchError
 from samedge.types import Array, TensorSpec
 
@@ -82,7 +82,7 @@ class RawEngine(Protocol):
         ...
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Runs the graph on checked, C-contiguous feeds and returns the outputs that were asked for.
+        """Run the graph on checked, C-contiguous feeds and returns the outputs that were asked for.
 
         Raises:
             EngineError: The backend failed; its own exceptions never pass.
@@ -90,7 +90,7 @@ class RawEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees what the backend holds. Called once."""
+        """Free what the backend holds. Called once."""
         ...
 
 
@@ -113,7 +113,7 @@ class DeviceEngine(RawEngine, Protocol):
         ...
 
     def run_on_device(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Runs the graph and leaves the outputs on the device.
+        """Run the graph and leave the outputs on the device.
 
         Raises:
             EngineError: The backend failed.
@@ -121,7 +121,7 @@ class DeviceEngine(RawEngine, Protocol):
         ...
 
     def to_device(self, array: Array) -> DeviceArray:
-        """Returns a copy of an array of the host on the device.
+        """Return a copy of an array of the host on the device.
 
         Raises:
             EngineError: There is not enough memory, or the copy failed.
@@ -129,7 +129,7 @@ class DeviceEngine(RawEngine, Protocol):
         ...
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Returns an array over memory of another library on this device.
+        """Return an array over memory of another library on this device.
 
         Raises:
             EngineError: It cannot be read from here.
@@ -146,7 +146,7 @@ class RawEngineFactory(Protocol):
         ...
 
     def __call__(self, path: Path, options: EngineOptions) -> RawEngine:
-        """Opens a graph.
+        """Open a graph.
 
         Raises:
             BackendUnavailableError: The backend is not installed.
@@ -198,7 +198,7 @@ class Engine:
         return self._outputs
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Runs the graph and returns its outputs by name, on the host.
+        """Run the graph and return its outputs by name, on the host.
 
         Args:
             feeds: One array for each input of the graph, of exactly its dtype and of a shape that fits. Arrays that lie
@@ -213,7 +213,7 @@ class Engine:
         return raw.run(cast("Mapping[str, Array]", self._checked(feeds)), self._wanted(outputs))
 
     def run_on_device(self, feeds: Mapping[str, Value], outputs: Sequence[str] | None = None) -> Mapping[str, Value]:
-        """Runs the graph and leaves its outputs where it computes: on the device, or on the host if it computes there.
+        """Run the graph and leave its outputs where it computes: on the device, or on the host if it computes there.
 
         Arrays on the device may not be complete yet; whoever takes them knows how to wait. They are to be read only.
 
@@ -231,7 +231,7 @@ class Engine:
         return cast("DeviceEngine", raw).run_on_device(self._checked(feeds), self._wanted(outputs))
 
     def to_device(self, array: Array | DeviceArray | Exporter) -> Value:
-        """Returns an array where the engine computes.
+        """Return an array where the engine computes.
 
         Args:
             array: Of the host: copied to the device if there is one. One that lies there already: returned as it is.
@@ -319,7 +319,7 @@ class Engine:
         return array
 
     def close(self) -> None:
-        """Frees what the backend holds. May be called twice."""
+        """Free what the backend holds. May be called twice."""
         if self._raw is not None:
             self._raw.close()
             self._raw = None

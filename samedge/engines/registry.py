@@ -39,19 +39,19 @@ class Backend:
     measured: tuple[str, ...] = ()
 
     def factory(self) -> RawEngineFactory:
-        """Imports the backend's module and returns its class."""
+        """Import the backend's module and return its class."""
         module, _, name = self.target.partition(":")
         return cast("RawEngineFactory", getattr(import_module(module), name))
 
     def cure(self, found: Availability) -> str:
-        """Returns what to do where the backend does not work."""
+        """Return what to do where the backend does not work."""
         return found.cure or f"Install it with: pip install 'samedge[{self.extra}]'"
 
 
 BACKENDS: Final = (  # order = the preference of "auto"
     Backend(
         "onnxruntime",
-        "samedge.engines.onnxruntime:OrtEngine",
+        "samedge.engines.onnxruntime.engine:OrtEngine",
         "cpu",
         (".onnx",),
         aliases=("ort",),
@@ -59,26 +59,32 @@ BACKENDS: Final = (  # order = the preference of "auto"
     ),
     Backend(
         "openvino",
-        "samedge.engines.openvino:OpenVinoEngine",
+        "samedge.engines.openvino.engine:OpenVinoEngine",
         "openvino",
         (".onnx", ".xml"),
         aliases=("ov",),
         measured=("gpu", "cpu"),
     ),
-    Backend("tensorrt", "samedge.engines.tensorrt:TensorRtEngine", "trt", (".engine", ".plan"), aliases=("trt",)),
     Backend(
-        "tensorrt-rtx", "samedge.engines.tensorrt:TensorRtRtxEngine", "rtx", (".engine", ".plan"), aliases=("rtx",)
+        "tensorrt", "samedge.engines.tensorrt.engine:TensorRtEngine", "trt", (".engine", ".plan"), aliases=("trt",)
+    ),
+    Backend(
+        "tensorrt-rtx",
+        "samedge.engines.tensorrt.engine:TensorRtRtxEngine",
+        "rtx",
+        (".engine", ".plan"),
+        aliases=("rtx",),
     ),
 )
 
 
 def backend_names() -> tuple[str, ...]:
-    """Names that `open_engine` takes, in the order that "auto" prefers."""
+    """Name that `open_engine` takes, in the order that "auto" prefers."""
     return tuple(backend.name for backend in BACKENDS)
 
 
 def find_backend(name: str) -> Backend:
-    """Returns the line of the table with this name or alias, upper or lower case.
+    """Return the line of the table with this name or alias, upper or lower case.
 
     Raises:
         BackendUnavailableError: There is none.
@@ -101,7 +107,7 @@ def availability(name: str) -> Availability:
 
 
 def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, threads: int | None = None) -> Engine:
-    """Opens a graph file; the engine says which backend and device it got.
+    """Open a graph file; the engine says which backend and device it got.
 
     Args:
         path: The graph file.
@@ -154,7 +160,7 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
 
 
 def require_backend(name: str) -> Backend:
-    """Returns the line of the table of a backend that works here.
+    """Return the line of the table of a backend that works here.
 
     Raises:
         BackendUnavailableError: There is none, or it does not work here: with the cause and the cure.
@@ -177,3 +183,48 @@ def _require(backend: Backend) -> None:
             cure=backend.cure(found),
             backend=backend.name,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """One backend, as it is here.
+
+    Attributes:
+        name: What `samedge.load` takes.
+        aliases: Other names that it takes.
+        suffixes: Suffixes of the graph files that it opens.
+        available: It works here.
+        version: Of its runtime; None where it is not installed or does not say.
+        devices: The devices that can be asked for.
+        reason: Version and devices if it works, otherwise the cause.
+        cure: What to install or change; None if it works.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    available: bool
+    version: str | None
+    devices: tuple[str, ...]
+    reason: str
+    cure: str | None
+
+
+def backends() -> tuple[BackendReport, ...]:
+    """Return every backend in the order that "auto" prefers; opens no graph."""
+    reports: list[BackendReport] = []
+    for backend in BACKENDS:
+        found = backend.factory().probe()
+        reports.append(
+            BackendReport(
+                name=backend.name,
+                aliases=backend.aliases,
+                suffixes=backend.suffixes,
+                available=found.ok,
+                version=found.version,
+                devices=found.devices,
+                reason=found.reason,
+                cure=None if found.ok else backend.cure(found),
+            )
+        )
+    return tuple(reports)

@@ -9,16 +9,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from samedge.models.load import LoadedModel
-from samedge.models.load_any import load_any
-from samedge.models.sam import Sam
-from samedge.models.yolo import Yolo
-from samedge.models.yolo_load import LoadedYolo
-from samedge.runtime.manifest import ModelRecord
+from samedge.bundle.manifest import ModelRecord
+from samedge.models.load import load_any
+from samedge.models.sam.load import LoadedModel
+from samedge.models.sam.sam import Sam
+from samedge.models.yolo.load import LoadedYolo
+from samedge.models.yolo.yolo import Yolo
 
 
 def describe_checkpoint(source: str | Path, *, image_size: int | None = None) -> ModelRecord:
-    """Reads a checkpoint and returns what `samedge info` says about its model.
+    """Read a checkpoint and returns what `samedge info` says about its model.
 
     Args:
         source: Path or known name of a checkpoint.
@@ -36,12 +36,12 @@ def describe_checkpoint(source: str | Path, *, image_size: int | None = None) ->
 
 
 def describe_model(loaded: LoadedModel) -> ModelRecord:
-    """Returns the manifest's record of a loaded model."""
+    """Return the manifest's record of a loaded model."""
     return _record(loaded, *count_gflops(loaded.model))
 
 
 def describe_yolo_model(loaded: LoadedYolo, image_size: tuple[int, int]) -> ModelRecord:
-    """Returns the manifest's record of a YOLO at a (height, width) of its input, px."""
+    """Return the manifest's record of a YOLO at a (height, width) of its input, px."""
     return _record(loaded, count_yolo_gflops(loaded.model, image_size), 0.0)
 
 
@@ -61,7 +61,7 @@ def _record(loaded: LoadedModel | LoadedYolo, encoder: float, decoder: float) ->
 
 
 def count_gflops(sam: Sam) -> tuple[float, float]:
-    """Counts 1e9 floating point operations, 2 a multiply-add, of matrix products and convolutions.
+    """Count 1e9 floating point operations, 2 a multiply-add, of matrix products and convolutions.
 
     Nothing is computed: shapes alone run through the model.
 
@@ -84,7 +84,7 @@ def count_gflops(sam: Sam) -> tuple[float, float]:
 
 
 def count_yolo_gflops(model: Yolo, image_size: tuple[int, int]) -> float:
-    """Counts 1e9 floating point operations of matrix products and convolutions for one image, 2 a multiply-add.
+    """Count 1e9 floating point operations of matrix products and convolutions for one image, 2 a multiply-add.
 
     Args:
         model: In evaluation mode.

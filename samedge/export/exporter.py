@@ -13,30 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
 import samedge
-from samedge.engines.protocol import Engine
-from samedge.engines.registry import open_engine
-from samedge.errors import UsageError, storage_errors
-from samedge.export.describe import describe_model
-from samedge.export.engine_export import ENGINE_FORMATS, export_with_engines
-from samedge.export.foreign_options import refuse_foreign
-from samedge.export.gpu_precision import check_gpu_options, default_form, default_opset, gpu_graphs, is_for_gpus
-from samedge.export.graphs import plan_graphs
-from samedge.export.onnx_file import file_record, save_graph
-from samedge.export.precision import Calibration, int8_encoder
-from samedge.export.rounding import judged_graph
-from samedge.export.runners import TorchRunner
-from samedge.export.staging import check_target, staged_bundle
-from samedge.export.trace import trace
-from samedge.export.yolo_bundle import export_yolo_bundle
-from samedge.export.yolo_options import YoloOptions, suppression
-from samedge.models.encoder_forms import ENCODER_FORMS, EncoderForm
-from samedge.models.load import LoadedModel
-from samedge.models.load_any import load_any
-from samedge.models.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
-from samedge.models.yolo_load import LoadedYolo
-from samedge.runtime.geometry import ImageGeometry, normalised_input
-from samedge.runtime.image import as_bgr
-from samedge.runtime.manifest import (
+from samedge.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     GraphRecord,
@@ -46,11 +23,34 @@ from samedge.runtime.manifest import (
     ParityRecord,
     encode_manifest,
 )
-from samedge.runtime.parity.compare import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
-from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
-from samedge.runtime.parity.probes import probe_set
-from samedge.runtime.parity.stored_reference import PROBES_NAME, RecordedReference
-from samedge.runtime.sources import find_images
+from samedge.bundle.staging import check_target, staged_bundle
+from samedge.engines.protocol import Engine
+from samedge.engines.registry import open_engine
+from samedge.errors import UsageError, storage_errors
+from samedge.export.describe import describe_model
+from samedge.export.engines.export import ENGINE_FORMATS, export_with_engines
+from samedge.export.graphs.encoder_forms import ENCODER_FORMS, EncoderForm
+from samedge.export.graphs.onnx_file import file_record, save_graph
+from samedge.export.graphs.plans import plan_graphs
+from samedge.export.graphs.trace import trace
+from samedge.export.precision.gpu import check_gpu_options, default_form, default_opset, gpu_graphs, is_for_gpus
+from samedge.export.precision.ladder import Calibration, int8_encoder
+from samedge.export.precision.rounding import judged_graph
+from samedge.export.torch_reference import TorchRunner
+from samedge.export.yolo.bundle import export_yolo_bundle
+from samedge.export.yolo.options import YoloOptions, suppression
+from samedge.models.load import load_any
+from samedge.models.sam.load import LoadedModel
+from samedge.models.sam.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.yolo.load import LoadedYolo
+from samedge.options import refuse_foreign
+from samedge.parity.compare import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.parity.graph_runner import GraphRunner, judged_roles
+from samedge.parity.probes import probe_set
+from samedge.parity.stored_reference import PROBES_NAME, RecordedReference
+from samedge.runtime.image.geometry import ImageGeometry, normalised_input
+from samedge.runtime.image.read import as_bgr
+from samedge.runtime.image.sources import find_images
 from samedge.types import Array, IOScheme, Precision
 
 ExportFormat: TypeAlias = Literal["onnx", "trt", "rtx", "engine", "tensorrt", "tensorrt-rtx"]
@@ -85,7 +85,7 @@ def export_model(
     for_engines: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes a checkpoint as a bundle of ONNX graphs, proves them against the torch model, and returns its path.
+    """Write a checkpoint as a bundle of ONNX graphs, prove them against the torch model, and return its path.
 
     Args:
         model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
@@ -93,7 +93,7 @@ def export_model(
             `samedge.build_engines` builds them. Engines that failed are refused when they are loaded.
         precision: What the graphs compute in: "fp32" (the default; "fp16" for engines); "fp16" in all graphs, for GPUs;
             "int8" or "fp8" for the linear layers of the encoder. What is used has the checkpoint's masks
-            (`samedge.runtime.parity.compare`); otherwise more is kept in float32, in steps, and the notes say why.
+            (`samedge.parity.compare`); otherwise more is kept in float32, in steps, and the notes say why.
             int8 in the form for processors must be faster on this machine as well; in the forms for GPUs, and fp8, the
             rest of the graphs is float16.
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter".
@@ -207,7 +207,7 @@ def _report_download(report: Progress, name: str, done: int, total: int | None) 
 
 
 def default_name(stem: str, io: IOScheme) -> str:
-    """Returns the folder name that an export gets if none is given."""
+    """Return the folder name that an export gets if none is given."""
     return f"{stem}-samedge" if io == "native" else f"{stem}-samedge-{io}"
 
 
@@ -282,7 +282,7 @@ def _judge_int8(
     encoder: GraphRecord,
     backend: str,
 ) -> ParityRecord:
-    """Compares the bundle with another encoder in place of its own."""
+    """Compare the bundle with another encoder in place of its own."""
     return _check_parity(
         loaded, stage, (encoder, *graphs[1:]), io, report,
         backend=backend, thresholds=INT8_THRESHOLDS, shown_only=True,
@@ -297,7 +297,7 @@ def _judge_for_gpus(
     graphs: tuple[GraphRecord, ...],
     thresholds: Mapping[str, float],
 ) -> ParityRecord:
-    """Compares a bundle of these graphs on a processor, with float16 as GPUs round it."""
+    """Compare a bundle of these graphs on a processor, with float16 as GPUs round it."""
     return _check_parity(loaded, stage, graphs, io, report, thresholds=thresholds, shown_only=True)
 
 

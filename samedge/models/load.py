@@ -1,97 +1,43 @@
-"""From what the user names to a model: a file, released weights, or seeded random ones."""
+"""From what the user names to a model of any kind that samedge knows: a SAM, a YOLOv8 or FastSAM."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from samedge.models.checkpoint import Checkpoint, read_checkpoint
-from samedge.models.download import Progress
-from samedge.models.registry import assemble, recognise
-from samedge.models.sam import Sam
-from samedge.models.seeded import seeded_config, seeded_state
-from samedge.models.weights import SEEDED, find_checkpoint, licence_of
-
-UNKNOWN_LICENCE: Final = "not known: these are not the released weights; ask whoever trained or gave them to you"
-SEEDED_LICENCE: Final = "none needed: random numbers from a seed"
+from samedge.errors import UsageError
+from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.read import read_checkpoint
+from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.models.sam.load import LoadedModel, load_model, model_of
+from samedge.models.yolo.configs import is_yolo_name
+from samedge.models.yolo.load import LoadedYolo, is_yolo, load_yolo, yolo_of
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model, and where it came from.
-
-    Attributes:
-        model: In evaluation mode.
-        name: Such as "sam_vit_b"; "sam_vit" or "tiny_vit_sam" for sizes of their own.
-        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
-        checkpoint: File name of the checkpoint, or the source of seeded weights.
-        sha256: SHA-256 of the checkpoint in hex; for seeded weights, of their recipe.
-        seeded: The weights are random numbers: masks mean nothing.
-    """
-
-    model: Sam
-    name: str
-    licence: str
-    checkpoint: str
-    sha256: str
-    seeded: bool
-
-
-def load_model(source: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> LoadedModel:
-    """Returns the model of a checkpoint.
+def load_any(
+    source: str | Path, *, image_size: int | tuple[int, int] | None = None, progress: Progress | None = None
+) -> LoadedModel | LoadedYolo:
+    """Return the model of a checkpoint; which kind it is follows from its keys alone.
 
     Args:
-        source: Path of a checkpoint; or, where there is no such file, the name of released weights
-            (`samedge.models.weights.KNOWN_WEIGHTS`), which are downloaded once; or "seeded:NAME".
-        image_size: Side of the square input, px, for architectures whose weights do not tell it.
-        progress: Called with the bytes that are here and their total, if something is downloaded.
+        source: As for `load_model`.
+        image_size: Side of the square input, px, for a SAM whose weights do not tell it. A YOLO takes any.
+        progress: As for `load_model`.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
-        DownloadError: A known name could not be fetched.
-        StorageError: There is no such file, or it cannot be read.
-        UsageError: There are no such seeded weights, or the image size does not fit the model.
+        SamedgeError: As `load_model` and `load_yolo`.
     """
-    if str(source).startswith(SEEDED):
-        return _seeded(str(source), image_size)
-    return model_of(read_checkpoint(find_checkpoint(source, progress=progress)), image_size)
+    text = str(source)
+    if text.startswith(SEEDED):
+        if is_yolo_name(text.removeprefix(SEEDED)):
+            return load_yolo(text)
+        return load_model(text, image_size=_side(image_size))
+    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress))
+    return yolo_of(checkpoint) if is_yolo(checkpoint) else model_of(checkpoint, _side(image_size))
 
 
-def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedModel:
-    """Returns the model of a checkpoint that was read.
-
-    Args:
-        checkpoint: What `read_checkpoint` returned.
-        image_size: As for `load_model`.
-
-    Raises:
-        UnknownArchitectureError: The keys and shapes are of no known SAM.
-        UsageError: The image size does not fit the model.
-    """
-    found = recognise(checkpoint, image_size)
-    return LoadedModel(
-        model=assemble(found),
-        name=found.name,
-        licence=licence_of(checkpoint.path, checkpoint.sha256) or UNKNOWN_LICENCE,
-        checkpoint=checkpoint.path.name,
-        sha256=checkpoint.sha256,
-        seeded=False,
-    )
-
-
-def _seeded(source: str, image_size: int | None) -> LoadedModel:
-    name = source.removeprefix(SEEDED)
-    config = seeded_config(name)
-    recipe = hashlib.sha256(source.encode()).hexdigest()
-    checkpoint = Checkpoint(seeded_state(config), recipe, Path(source), {"image_size": str(config.encoder.image_size)})
-    found = recognise(checkpoint, image_size)
-    return LoadedModel(
-        model=assemble(found),
-        name=found.name,
-        licence=SEEDED_LICENCE,
-        checkpoint=source,
-        sha256=recipe,
-        seeded=True,
-    )
+def _side(image_size: int | tuple[int, int] | None) -> int | None:
+    if isinstance(image_size, tuple):
+        raise UsageError(
+            f"an image size of {image_size} is for a YOLO", cure="The input of a SAM is square: give a side"
+        )
+    return image_size

@@ -23,26 +23,31 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from typing_extensions import Self, Unpack
 
-from samedge.engines.dlpack import Exporter
+from samedge.bundle.manifest import Manifest
+from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine
 from samedge.errors import ImageError, UsageError
-from samedge.runtime.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
-from samedge.runtime.embedding import ImageEmbedding, read_embedding, write_embedding
-from samedge.runtime.encoding import EncodedImage, encode_image
+from samedge.runtime.decoder.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
+from samedge.runtime.decoder.embedding import (
+    EncodedImage,
+    ImageEmbedding,
+    encode_image,
+    read_embedding,
+    write_embedding,
+)
+from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.everything.found import FoundMasks
 from samedge.runtime.everything.generate import Scene, find_everything
 from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.everything.watch import Watch
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.image import ImageSource
-from samedge.runtime.manifest import Manifest
-from samedge.runtime.prediction import Prediction
-from samedge.runtime.prompt_shapes import PromptLike
-from samedge.runtime.prompts import parse_prompts
-from samedge.runtime.prompts_at_once import prompts_at_once
-from samedge.runtime.schemes import SamGraphs
-from samedge.runtime.stream import Stream, StreamHost
-from samedge.runtime.stream_request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.image.read import ImageSource
+from samedge.runtime.prompts.batching import prompts_at_once
+from samedge.runtime.prompts.shapes import PromptLike
+from samedge.runtime.prompts.tokens import parse_prompts
+from samedge.runtime.results.prediction import Prediction
+from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
+from samedge.runtime.stream.stream import Stream, StreamHost
 from samedge.runtime.warm_up import warm_up
 from samedge.types import FloatArray, ImageArray
 
@@ -62,7 +67,7 @@ class Predictor:
         encoder: The opened encoder graph.
         decoder: The decoder; an opened graph of role "decoder" will do.
         prompts_per_call: Prompts that the decoder gets at once; more are done in several calls. Less memory, or more
-            speed on a large GPU; the masks are the same. None for what `samedge.runtime.prompts_at_once` says.
+            speed on a large GPU; the masks are the same. None for what `samedge.runtime.prompts.batching` says.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
@@ -178,7 +183,7 @@ class Predictor:
         return self._present().geometry
 
     def set_image(self, source: ImageSource) -> None:
-        """Encodes an image, which later calls of `predict` are about. If that fails, no image is set.
+        """Encode an image, which later calls of `predict` are about. If that fails, no image is set.
 
         An array is kept, not copied, until the next image is set: `everything` may cut crops out of it.
 
@@ -201,7 +206,7 @@ class Predictor:
         self._encode_ms = image.encode_ms
 
     def warm_up(self, prompts: Iterable[int] = (1,), points: Iterable[int] = (1,)) -> None:
-        """Makes the first calls as fast as later ones: on a GPU each new set of shapes costs up to seconds once.
+        """Make the first calls as fast as later ones: on a GPU each new set of shapes costs up to seconds once.
 
         The present image stays as it is.
 
@@ -217,7 +222,7 @@ class Predictor:
         warm_up(self.twin(), tuple(prompts), tuple(points))
 
     def reset_image(self) -> None:
-        """Forgets the present image."""
+        """Forget the present image."""
         self._image = None
         self._context = None
         self._pixels = None
@@ -233,7 +238,7 @@ class Predictor:
         multimask: bool = False,
         conf: float | None = None,
     ) -> Prediction:
-        """Segments the present image by prompts: one mask a prompt, or three with ``multimask``, in their order.
+        """Segment the present image by prompts: one mask a prompt, or three with ``multimask``, in their order.
 
         Where points, boxes and masks are given together, the i-th of each make up the i-th prompt; lists may hold None
         where a prompt has none. Prompts do not influence each other.
@@ -294,7 +299,7 @@ class Predictor:
         )
 
     def everything(self, image: ImageSource | None = None, **options: Unpack[EverythingOptions]) -> FoundMasks:
-        """Segments all that a grid of points finds, by Meta's rules: duplicates and uncertain masks are dropped.
+        """Segment all that a grid of points finds, by Meta's rules: duplicates and uncertain masks are dropped.
 
         Args:
             image: As in `set_image`, and becomes the present image. If left out, the present one is segmented.
@@ -365,7 +370,7 @@ class Predictor:
         errors: OnError = "raise",
         keep_images: bool = False,
     ) -> Stream[Any]:
-        """Segments many images; the next ones are read and encoded in a thread while the last one is decoded.
+        """Segment many images; the next ones are read and encoded in a thread while the last one is decoded.
 
             for item in predictor.stream("photos/", {"boxes": [10, 20, 200, 300]}):
                 print(item.path, item.result.scores)
@@ -413,7 +418,7 @@ class Predictor:
         return Stream(host, request)
 
     def twin(self) -> Predictor:
-        """Returns a predictor of the same graphs with an image of its own, for the same thread.
+        """Return a predictor of the same graphs with an image of its own, for the same thread.
 
         The graphs are freed when this one is closed; closing the twin frees its image only.
         """
@@ -424,7 +429,7 @@ class Predictor:
         return twin
 
     def end_stream(self) -> None:
-        """Closes the stream that is open, if there is one: an error in a notebook's loop leaves one behind."""
+        """Close the stream that is open, if there is one: an error in a notebook's loop leaves one behind."""
         stream = self._last_stream()
         if stream is not None:
             stream.close()
@@ -447,7 +452,7 @@ class Predictor:
             )
 
     def save_embedding(self, path: str | os.PathLike[str]) -> None:
-        """Writes the present image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
+        """Write the present image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
 
         Raises:
             UsageError: No image is set.
@@ -456,7 +461,7 @@ class Predictor:
         write_embedding(Path(path), self._present(), self._manifest)
 
     def load_embedding(self, path: str | os.PathLike[str]) -> None:
-        """Sets the image whose embedding was saved here, by a bundle of the same checkpoint.
+        """Set the image whose embedding was saved here, by a bundle of the same checkpoint.
 
         Raises:
             ImageError: The file is not an embedding, is damaged, or is of another model.
@@ -469,7 +474,7 @@ class Predictor:
     def set_embedding(
         self, values: FloatArray | ImageEmbedding | Exporter, height: int, width: int, *, where: object = None
     ) -> None:
-        """Sets an image by the embedding that this model made of it.
+        """Set an image by the embedding that this model made of it.
 
         Args:
             values: `image_embedding` or `embedding`, float32 ``[1, C, g, g]``; or a contiguous array of another library
@@ -496,7 +501,7 @@ class Predictor:
         self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
 
     def close(self) -> None:
-        """Ends the stream that is open, if there is one, and frees the graphs. May be called twice."""
+        """End the stream that is open, if there is one, and frees the graphs. May be called twice."""
         self.end_stream()
         self.reset_image()
         if self._owns_graphs:

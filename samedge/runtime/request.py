@@ -14,8 +14,8 @@ import numpy as np
 from samedge.errors import UsageError
 from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.prompt_shapes import PromptLike
-from samedge.runtime.results import Results
+from samedge.runtime.prompts.shapes import PromptLike
+from samedge.runtime.results.results import Results
 from samedge.types import ImageArray
 
 PROMPT_NAMES: Final = ("bboxes", "points", "labels", "masks")
@@ -49,14 +49,14 @@ class Request:
         return any(getattr(self, name) is not None for name in PROMPT_NAMES)
 
     def with_prompts(self, prompts: Mapping[str, PromptLike | None]) -> Request:
-        """Returns the same with other prompts."""
+        """Return the same with other prompts."""
         given = {name: prompts.get(name) for name in PROMPT_NAMES}
         return replace(
             self, bboxes=given["bboxes"], points=given["points"], labels=given["labels"], masks=given["masks"]
         )
 
     def check(self) -> None:
-        """Finds what is wrong before any work is done.
+        """Find what is wrong before any work is done.
 
         Raises:
             UsageError: Labels without points, options for everything together with prompts, or options that mean
@@ -75,7 +75,7 @@ class Request:
             )
 
     def answer(self, predictor: Predictor, bgr: ImageArray, path: str | None) -> Results:
-        """Returns the results for the predictor's present image.
+        """Return the results for the predictor's present image.
 
         Args:
             predictor: With the image set.

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pictures import write_picture
 
-from samedge.api import SAM
-from samedge.runtime.fake import fake_predictor
+from samedge.api.sam import SAM
+from samedge.testing.fake_predictor import fake_predictor
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,9 @@ from samedge.annotation.auto_annotate import AnnotateStep, auto_annotate
 from samedge.annotation.journal import JOURNAL_NAME
 from samedge.annotation.objects import mask_forms
 from samedge.annotation.records import ImageRecord
-from samedge.api import SAM
+from samedge.api.sam import SAM
 from samedge.errors import EngineError, ImageError, StorageError, UsageError
-from samedge.runtime.image import read_image
+from samedge.runtime.image.read import read_image
 from samedge.runtime.predictor import Predictor
 from samedge.types import ImageArray
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samedge.annotation.objects import LabelHoles, LabelParts, MaskPolicy, label_line, mask_forms
-from samedge.runtime.polygons import mask_shapes, mask_to_polygons
-from samedge.runtime.rle import Rle, decode_rle
+from samedge.runtime.masks.polygons import mask_shapes, mask_to_polygons
+from samedge.runtime.masks.rle import Rle, decode_rle
 from samedge.types import BoolArray, FloatArray
 from tools.train_sam_demo.families import TRAIN_FAMILIES
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from samedge.annotation.auto_annotate import auto_annotate
 from samedge.annotation.objects import MaskPolicy, label_line, mask_forms
-from samedge.api import SAM
-from samedge.runtime.boxes import boxes_of_masks
+from samedge.api.sam import SAM
+from samedge.runtime.results.boxes import boxes_of_masks
 from samedge.types import BoolArray, FloatArray, ImageArray
 from tools.train_sam_demo.scenes import Scene, scene
 

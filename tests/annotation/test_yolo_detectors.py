@@ -12,12 +12,12 @@ import torch
 
 import samedge
 from samedge.annotation.auto_annotate import auto_annotate
-from samedge.api import SAM
+from samedge.api.sam import SAM
+from samedge.api.yolo import YOLO
 from samedge.errors import EngineError, UsageError
-from samedge.export.yolo_export import export_yolo
-from samedge.models.yolo import YoloConfig
-from samedge.models.yolo_seeded import seeded_yolo
-from samedge.yolo import YOLO
+from samedge.export.yolo.export import export_yolo
+from samedge.models.yolo.seeded import seeded_yolo
+from samedge.models.yolo.yolo import YoloConfig
 
 SEGMENTER = YoloConfig((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
 DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from samedge.benchmarks.agreement import Agreement, agreement, largest_difference, mask_ious, yolo_masks
-from samedge.export.yolo_export import export_yolo
-from samedge.models.yolo_seeded import seeded_yolo
+from samedge.benchmarks.measure.agreement import Agreement, agreement, largest_difference, mask_ious, yolo_masks
+from samedge.export.yolo.export import export_yolo
+from samedge.models.yolo.seeded import seeded_yolo
 from samedge.types import BoolArray
 
 

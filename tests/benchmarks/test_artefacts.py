@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samedge.benchmarks import artefacts as module
-from samedge.benchmarks.artefacts import Artefacts, graph_bytes, source_digest, versions_of, weights_id
+from samedge.benchmarks.measure import artefacts as module
+from samedge.benchmarks.measure.artefacts import Artefacts, graph_bytes, source_digest, versions_of, weights_id
 from samedge.errors import BenchmarkError, SamedgeError
 
 
@@ -82,4 +82,4 @@ def test_what_tells_weights_and_versions_from_others(tmp_path: Path) -> None:
     with pytest.raises(SamedgeError):
         weights_id(str(tmp_path / "none.pt"))
     assert list(versions_of("numpy", "no-such-package")) == ["numpy"]
-    assert source_digest("models/*.py") != source_digest("models/sam.py")
+    assert source_digest("models/**/*.py") != source_digest("models/sam/sam.py")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from samedge.benchmarks.results import Report, Row, read_report
-from samedge.benchmarks.targets import ROWS
+from samedge.benchmarks.targets.results import Report, Row, read_report
+from samedge.benchmarks.targets.targets import ROWS
 
 TINY = "seeded:sam_vit_tiny"
 

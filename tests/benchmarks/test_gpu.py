@@ -19,22 +19,24 @@ from bundles import write_small_bundle
 from exported import exported_bundle
 from fake_boards import Board, SharedGpu
 
-from samedge.benchmarks import gpu, gpu_contenders, gpu_engines
-from samedge.benchmarks.artefacts import PICTURES, Artefacts
-from samedge.benchmarks.child import call_in_child
-from samedge.benchmarks.gpu import GpuSettings, run_checks, run_gpu
-from samedge.benchmarks.gpu_behaviours import predictor_problems, try_contender
-from samedge.benchmarks.gpu_contenders import BASELINE, GpuContender, Ready, Step, first_calls, step_names
-from samedge.benchmarks.gpu_results import GpuReport, cells, columns, latency_of, markdown, read_gpu_report
-from samedge.benchmarks.memory_watch import MemoryWatch
-from samedge.benchmarks.torch_engine import TorchArray, TorchEngine, require_torch_device
-from samedge.engines.cuda_checks import CHECKS
-from samedge.engines.fake_cuda import FakeCuda
+from samedge.benchmarks.gpu import contenders as gpu_contenders
+from samedge.benchmarks.gpu import engines as gpu_engines
+from samedge.benchmarks.gpu import run as gpu
+from samedge.benchmarks.gpu.behaviours import predictor_problems, try_contender
+from samedge.benchmarks.gpu.contenders import BASELINE, GpuContender, Ready, Step, first_calls, step_names
+from samedge.benchmarks.gpu.cuda_checks import CHECKS
+from samedge.benchmarks.gpu.memory_watch import MemoryWatch
+from samedge.benchmarks.gpu.results import GpuReport, cells, columns, latency_of, markdown, read_gpu_report
+from samedge.benchmarks.gpu.run import GpuSettings, run_checks, run_gpu
+from samedge.benchmarks.gpu.torch_engine import TorchArray, TorchEngine, require_torch_device
+from samedge.benchmarks.measure.artefacts import PICTURES, Artefacts
+from samedge.benchmarks.measure.child import call_in_child
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import find_backend
 from samedge.errors import BackendUnavailableError, BenchmarkError, DeviceUnavailableError, EngineError, UsageError
-from samedge.export.rungs import rung_graph
+from samedge.export.engines.rungs import rung_graph
 from samedge.runtime.predictor import Predictor
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import TensorSpec
 
 torch = pytest.importorskip("torch")
@@ -259,7 +261,7 @@ def test_a_step_that_fails_while_it_is_timed_costs_itself(board: Board, tmp_path
 
 def test_what_takes_its_process_down_is_a_row(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(target: str, arguments: Any) -> Any:
-        assert target == "samedge.benchmarks.gpu_behaviours:try_contender"
+        assert target == "samedge.benchmarks.gpu.behaviours:try_contender"
         assert set(arguments) == set(inspect.signature(try_contender).parameters)
         return call_in_child("os:kill", {})  # no such arguments: it ends with a traceback
 
@@ -279,9 +281,9 @@ def test_a_contender_is_tried_in_a_process_of_its_own(tmp_path: Path) -> None:
         "name": "onnxruntime", "source": str(bundle), "bundle": str(bundle), "device": "cpu", "many": None,
         "prepared": str(image), "prompts": [1], "batches": [2],
     }  # fmt: skip
-    assert call_in_child("samedge.benchmarks.gpu_behaviours:try_contender", arguments) is None
+    assert call_in_child("samedge.benchmarks.gpu.behaviours:try_contender", arguments) is None
     with pytest.raises(BenchmarkError, match=r"nowhere\.npy"):
-        call_in_child("samedge.benchmarks.gpu_behaviours:try_contender", {**arguments, "prepared": "nowhere.npy"})
+        call_in_child("samedge.benchmarks.gpu.behaviours:try_contender", {**arguments, "prepared": "nowhere.npy"})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samedge.benchmarks.measure import Contender, interleave, spread_of
+from samedge.benchmarks.measure.rounds import Contender, interleave, spread_of
 from samedge.errors import BenchmarkError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from samedge import errors
-from samedge.benchmarks.child import call_in_child
-from samedge.benchmarks.memory import measure_memory, peak_resident_bytes, resident_bytes
+from samedge.benchmarks.measure.child import call_in_child
+from samedge.benchmarks.measure.memory import measure_memory, peak_resident_bytes, resident_bytes
 
 MB = 1 << 20
 PROGRAM = """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from system_tree import write_tree
 
-from samedge.benchmarks.power_meters import Rail, RailMeter, RaplMeter, find_meter
+from samedge.benchmarks.measure.power_meters import Rail, RailMeter, RaplMeter, find_meter
 
 POWERCAP = "sys/class/powercap"
 PC = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from system_tree import write_tree
 
-from samedge.benchmarks.device_memory import used_device_bytes
-from samedge.benchmarks.power_state import before_and_after, power_state
+from samedge.benchmarks.measure.device_memory import used_device_bytes
+from samedge.benchmarks.measure.power_state import before_and_after, power_state
 
 CPU = "sys/devices/system/cpu"
 ORIN = {

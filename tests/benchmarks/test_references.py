@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samedge.benchmarks import references
+from samedge.benchmarks.reference import packages as references
 from samedge.errors import MissingExtraError, UsageError
 
 

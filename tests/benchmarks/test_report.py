@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from samedge.benchmarks.measure import Timing, spread_of
-from samedge.benchmarks.memory import MemoryUse
-from samedge.benchmarks.report import COLUMNS, csv_text, markdown, rich_table, spread_text, write_report
-from samedge.benchmarks.results import SCHEMA, Goal, Report, Row, judged, read_report
-from samedge.benchmarks.targets import ROWS, TARGETS, chosen_targets
+from samedge.benchmarks.measure.memory import MemoryUse
+from samedge.benchmarks.measure.report_files import spread_text
+from samedge.benchmarks.measure.rounds import Timing, spread_of
+from samedge.benchmarks.targets.report import COLUMNS, csv_text, markdown, rich_table, write_report
+from samedge.benchmarks.targets.results import SCHEMA, Goal, Report, Row, judged, read_report
+from samedge.benchmarks.targets.targets import ROWS, TARGETS, chosen_targets
 from samedge.errors import BenchmarkError, StorageError, UsageError
 
 

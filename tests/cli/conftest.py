@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from program import Outcome, Program
 
-from samedge import api
+from samedge.api import sam as api
 from samedge.cli.app import run
-from samedge.runtime.fake import fake_predictor
 from samedge.runtime.predictor import Predictor
+from samedge.testing.fake_predictor import fake_predictor
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from bundles import write_small_bundle
 from PIL import Image
 from program import Outcome, Program
 
-from samedge.models.seeded import seeded_state
-from samedge.runtime.manifest import MANIFEST_NAME
+from samedge.bundle.manifest import MANIFEST_NAME
+from samedge.models.sam.seeded import seeded_state
 
 
 def check(done: Outcome, *parts: str, status: int = 1) -> None:

@@ -8,11 +8,11 @@ import pytest
 from bench_rows import model_row, report
 from program import Program
 
-from samedge.benchmarks.table import session
-from samedge.benchmarks.table.files import write_bench
-from samedge.benchmarks.table.options import COLUMNS, BenchOptions
-from samedge.benchmarks.table.reference_page import PRESET_COLUMNS
-from samedge.engines.cores import usable_cores
+from samedge.benchmarks.bench import session
+from samedge.benchmarks.bench.files import write_bench
+from samedge.benchmarks.bench.options import COLUMNS, BenchOptions
+from samedge.benchmarks.bench.reference_page import PRESET_COLUMNS
+from samedge.engines.selection.cores import usable_cores
 
 
 @pytest.fixture

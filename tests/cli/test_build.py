@@ -14,9 +14,10 @@ from boards import Board, overflown
 from exported import TINY, exported_bundle
 from program import Program
 
-from samedge.engines import guarded_build, stored_builds
-from samedge.engines.store import EngineStore
-from samedge.runtime.bundle import bundle_manifest
+from samedge.bundle.archive import bundle_manifest
+from samedge.engines.tensorrt.build import guarded as guarded_build
+from samedge.engines.tensorrt.store import builds as stored_builds
+from samedge.engines.tensorrt.store.store import EngineStore
 
 
 @pytest.fixture(scope="module")

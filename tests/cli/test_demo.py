@@ -10,7 +10,7 @@ import pytest
 from program import Program
 
 from samedge.cli import demo
-from samedge.models import weights
+from samedge.models.checkpoints import weights
 
 TINY = "seeded:sam_vit_tiny"
 

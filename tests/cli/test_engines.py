@@ -19,14 +19,14 @@ from build_doubles import any_report
 from fake_tensorrt import FakeTensorRt
 from program import Program
 
+from samedge.bundle.engine_notes import EngineNotes
+from samedge.bundle.manifest import ParityRecord
 from samedge.cli.engines import parse_age, parse_size
-from samedge.engines.build_options import BuildOptions, BuildReport
-from samedge.engines.engine_key import make_key
-from samedge.engines.sidecar import sidecar_path
-from samedge.engines.store import EngineStore, StoredEngine
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
+from samedge.engines.tensorrt.store.key import make_key
+from samedge.engines.tensorrt.store.sidecar import sidecar_path
+from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
 from samedge.errors import UsageError
-from samedge.runtime.engine_notes import EngineNotes
-from samedge.runtime.manifest import ParityRecord
 
 
 def add(graph: str, *, size: int = 1000, days: float = 0, verdict: str = "passed", old: bool = False) -> StoredEngine:

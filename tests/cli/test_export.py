@@ -8,10 +8,10 @@ import pytest
 from program import Program
 
 import samedge
+from samedge.bundle.archive import bundle_manifest
+from samedge.bundle.manifest import ParityRecord
 from samedge.export import exporter
-from samedge.runtime.bundle import bundle_manifest
-from samedge.runtime.manifest import ParityRecord
-from samedge.runtime.parity.compare import compare
+from samedge.parity.compare import compare
 
 TINY = "seeded:sam_vit_tiny"
 

@@ -10,7 +10,7 @@ import pytest
 from bundles import any_manifest, pack, write_any_bundle, write_small_bundle
 from program import Program
 
-from samedge.runtime.manifest import MANIFEST_NAME, encode_manifest
+from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest
 
 TINY = "seeded:sam_vit_tiny"
 

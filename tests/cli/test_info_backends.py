@@ -10,7 +10,7 @@ import pytest
 from program import Program
 from timed_backends import Clock, TimedBackend, install
 
-from samedge.engines.selection import AUTO_VARIABLE, decide
+from samedge.engines.selection.choose import AUTO_VARIABLE, decide
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from boards import Board
 from fake_tensorrt import FakeTensorRt
 from program import Program
 
+from samedge.bundle import engine_file
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
-from samedge.runtime import engine_file
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -14,8 +14,8 @@ from bundles import write_small_bundle
 from program import Program
 
 import samedge
-from samedge.runtime.image import read_image
-from samedge.runtime.rle import decode_rle
+from samedge.runtime.image.read import read_image
+from samedge.runtime.masks.rle import decode_rle
 
 
 def objects(document: dict[str, Any], image: int = 0) -> list[dict[str, Any]]:

@@ -11,10 +11,10 @@ from bundles import write_small_bundle
 from exported import exported_bundle
 from program import Program
 
-from samedge.export.bundle_build import build_engines
-from samedge.runtime.bundle import open_bundle
-from samedge.runtime.bundle_engines import bundle_pairs
-from samedge.runtime.parity import verify as verifying
+from samedge.bundle.archive import open_bundle
+from samedge.bundle.engines import bundle_pairs
+from samedge.export.engines.build import build_engines
+from samedge.parity import verify as verifying
 
 
 @pytest.fixture

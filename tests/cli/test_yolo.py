@@ -11,8 +11,8 @@ from program import Program
 from yolo_models import CONF, DETECTOR, SMALL, bundle, checkpoint
 
 import samedge
-from samedge.runtime.bundle import bundle_manifest, open_bundle
-from samedge.runtime.image import read_image
+from samedge.bundle.archive import bundle_manifest, open_bundle
+from samedge.runtime.image.read import read_image
 
 ASSETS = Path(samedge.__file__).parent / "assets"
 COFFEE = ASSETS / "coffee.jpg"

@@ -11,12 +11,12 @@ from boards import Board, overflown
 from program import Program
 from yolo_models import bundle
 
-from samedge.engines import stored_builds
+from samedge.bundle.archive import bundle_manifest
 from samedge.engines.protocol import Availability
 from samedge.engines.registry import availability
-from samedge.export.bundle_build import build_engines
-from samedge.runtime.bundle import bundle_manifest
-from samedge.runtime.parity import yolo_verify
+from samedge.engines.tensorrt.store import builds as stored_builds
+from samedge.export.engines.build import build_engines
+from samedge.parity import yolo_verify
 
 
 def test_a_segmenter_becomes_an_engine_in_one_command(

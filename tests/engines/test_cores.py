@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samedge.engines import cores
+from samedge.engines.selection import cores
 
 
 @pytest.fixture

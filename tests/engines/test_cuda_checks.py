@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from samedge.engines.cuda_checks import CHECKS, CudaCheck
-from samedge.engines.fake_cuda import FakeCuda
+from samedge.benchmarks.gpu.cuda_checks import CHECKS, CudaCheck
 from samedge.errors import EngineError
+from samedge.testing.fake_cuda import FakeCuda
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samedge.engines import cuda_python
-from samedge.engines.cuda_memory import LEGACY_STREAM, CudaMemory, Gpu, as_bytes, device_index, open_cuda
-from samedge.engines.cuda_pycuda import PycudaMemory
-from samedge.engines.cuda_python import CudaPythonMemory
-from samedge.engines.fake_cuda import FakeCuda
-from samedge.engines.fake_cuda_state import CudaMisuseError
+from samedge.engines.cuda import cuda_python
+from samedge.engines.cuda.cuda_python import CudaPythonMemory
+from samedge.engines.cuda.memory import LEGACY_STREAM, CudaMemory, Gpu, as_bytes, device_index
+from samedge.engines.cuda.providers import open_cuda
+from samedge.engines.cuda.pycuda import PycudaMemory
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
+from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.fake_cuda_state import CudaMisuseError
 
 Misuse = Callable[[FakeCuda], object]
 
@@ -319,7 +320,7 @@ def test_other_devices_are_refused(device: str) -> None:
 
 
 def test_a_provider_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samedge.engines.cuda_memory._found", lambda name: False)
+    monkeypatch.setattr("samedge.engines.cuda.providers._found", lambda name: False)
     with pytest.raises(MissingExtraError, match=r"cuda-python are not installed.*pip install cuda-bindings"):
         open_cuda()
     with pytest.raises(MissingExtraError, match="pycuda"):

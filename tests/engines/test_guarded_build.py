@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from build_doubles import any_report
 
-from samedge.engines import build_child
-from samedge.engines.build_memory import DeviceMemory
-from samedge.engines.build_options import BuildOptions, BuildReport
-from samedge.engines.cuda_memory import Gpu
-from samedge.engines.fake_cuda import FakeCuda
-from samedge.engines.guarded_build import build_in_child
+from samedge.engines.cuda.memory import Gpu
+from samedge.engines.tensorrt.build import child as build_child
+from samedge.engines.tensorrt.build.guarded import build_in_child
+from samedge.engines.tensorrt.build.memory import DeviceMemory
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.errors import EngineError, SamedgeError, UsageError
+from samedge.testing.fake_cuda import FakeCuda
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ def test_an_exception_in_the_callback_kills_the_child(graph: Path) -> None:
 def test_the_child_ends_when_its_parent_is_killed(graph: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from samedge.engines.build_options import BuildOptions\n"
-        "from samedge.engines.guarded_build import build_in_child\n"
+        "from samedge.engines.tensorrt.build.options import BuildOptions\n"
+        "from samedge.engines.tensorrt.build.guarded import build_in_child\n"
         "build_in_child('tensorrt-rtx', Path(sys.argv[1]), Path(sys.argv[1] + '.engine'), BuildOptions(),\n"
         "    builder='build_doubles:never_ends', progress=lambda step, share: print(step, flush=True))\n"
     )

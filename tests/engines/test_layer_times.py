@@ -13,14 +13,14 @@ import pytest
 from fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
 from onnx_graphs import write_onnx, zeros
 
-from samedge.engines.build_options import BuildOptions
-from samedge.engines.fake_cuda import FakeCuda
 from samedge.engines.layer_times import LayerProfile, LayerTime, median_layers, profile_layers
-from samedge.engines.onnxruntime_layers import layers_of_runs
+from samedge.engines.onnxruntime.layers import layers_of_runs
 from samedge.engines.protocol import EngineOptions
-from samedge.engines.tensorrt_build import build_plan
-from samedge.engines.tensorrt_layers import ProfiledTensorRtEngine
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.options import BuildOptions
+from samedge.engines.tensorrt.layers import ProfiledTensorRtEngine
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array
 
 
@@ -109,7 +109,7 @@ def test_a_profile_that_cannot_be_read(graph: Path, monkeypatch: pytest.MonkeyPa
     def damaged(_: Any) -> None:
         raise json.JSONDecodeError("cut off", "", 0)
 
-    monkeypatch.setattr("samedge.engines.onnxruntime_layers.json.loads", damaged)
+    monkeypatch.setattr("samedge.engines.onnxruntime.layers.json.loads", damaged)
     with pytest.raises(EngineError, match="profile cannot be read"):
         profile_layers(graph, backend="onnxruntime", threads=1)
 
@@ -195,8 +195,8 @@ class TestTensorRt:
 def test_the_real_listener_can_be_made() -> None:
     """The class of the real package: calls arrive at ours."""
     pytest.importorskip("tensorrt_rtx")
-    from samedge.engines.tensorrt_api import find_flavour
-    from samedge.engines.tensorrt_layers import _profiler
+    from samedge.engines.tensorrt.api import find_flavour
+    from samedge.engines.tensorrt.layers import _profiler
 
     told: list[tuple[str, float]] = []
     listener = _profiler(find_flavour("tensorrt-rtx"), lambda name, ms: told.append((name, ms)))

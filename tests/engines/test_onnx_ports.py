@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from samedge.engines.onnx_ports import read_onnx_ports
+from samedge.engines.onnx_header import read_onnx_ports
 from samedge.errors import EngineError, StorageError
 
 

@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from samedge.engines import openvino as backend
-from samedge.engines.openvino import OpenVinoEngine
+from samedge.engines.openvino import engine as backend
+from samedge.engines.openvino.engine import OpenVinoEngine
 from samedge.engines.protocol import Availability, Engine, EngineOptions
 from samedge.engines.registry import open_engine
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
@@ -226,7 +226,7 @@ def test_telemetry_is_kept_out() -> None:
 import sys
 from pathlib import Path
 Path.home = lambda: Path("/nonexistent")
-from samedge.engines.openvino import OpenVinoEngine
+from samedge.engines.openvino.engine import OpenVinoEngine
 assert OpenVinoEngine.probe().ok
 loaded = [name for name in sys.modules if name.startswith("openvino_telemetry")]
 assert not loaded, loaded

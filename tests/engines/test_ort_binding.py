@@ -17,16 +17,17 @@ import pytest
 from in_threads import in_threads
 from onnx import TensorProto, helper
 
-from samedge.engines import ort_binding, ort_session
-from samedge.engines.device_array import DeviceArray
-from samedge.engines.device_pool import DevicePool
-from samedge.engines.fake_cuda import FakeCuda
-from samedge.engines.onnxruntime import OrtEngine
-from samedge.engines.ort_binding import KEPT_INPUTS, OrtArray, OrtBinding
-from samedge.engines.ort_devices import nodes_by_provider, parse_device, placement, require_obtained
-from samedge.engines.ort_session import RECORD_PLACEMENT
+from samedge.engines.cuda.device_array import DeviceArray
+from samedge.engines.cuda.pool import DevicePool
+from samedge.engines.onnxruntime import binding as ort_binding
+from samedge.engines.onnxruntime import session as ort_session
+from samedge.engines.onnxruntime.binding import KEPT_INPUTS, OrtArray, OrtBinding
+from samedge.engines.onnxruntime.devices import nodes_by_provider, parse_device, placement, require_obtained
+from samedge.engines.onnxruntime.engine import OrtEngine
+from samedge.engines.onnxruntime.session import RECORD_PLACEMENT
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError, TensorMismatchError
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

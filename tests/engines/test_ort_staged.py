@@ -14,14 +14,14 @@ import onnxruntime as ort
 import pytest
 from in_threads import in_threads
 
-from samedge.engines import onnxruntime as backend
-from samedge.engines import ort_session
-from samedge.engines.device_array import DeviceArray
-from samedge.engines.fake_cuda import FakeCuda
-from samedge.engines.ort_devices import parse_device
-from samedge.engines.ort_staged import OrtStaged, OwnStream, open_stream
+from samedge.engines.cuda.device_array import DeviceArray
+from samedge.engines.onnxruntime import engine as backend
+from samedge.engines.onnxruntime import session as ort_session
+from samedge.engines.onnxruntime.devices import parse_device
+from samedge.engines.onnxruntime.staged import OrtStaged, OwnStream, open_stream
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)

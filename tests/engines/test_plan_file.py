@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from samedge.engines.plan_file import inspect_plan
-from samedge.engines.tensorrt_api import Flavour
+from samedge.engines.tensorrt.api import Flavour
+from samedge.engines.tensorrt.plan_file import inspect_plan
 from samedge.errors import EngineError, StorageError
 
 

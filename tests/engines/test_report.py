@@ -6,8 +6,7 @@ import pytest
 from timed_backends import Clock, TimedBackend, install
 
 import samedge
-from samedge.engines.registry import backend_names
-from samedge.engines.report import BackendReport, backends
+from samedge.engines.registry import BackendReport, backend_names, backends
 
 
 def test_all_backends_in_the_order_of_the_table() -> None:

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from timed_backends import Clock, TimedBackend, install
 
-from samedge.engines import selection
-from samedge.engines.decisions import Decision, Trial, decisions_folder, kept_decisions
 from samedge.engines.protocol import Engine
-from samedge.engines.selection import AUTO_VARIABLE, choose, decide, find_candidates, open_decided
+from samedge.engines.selection import choose as selection
+from samedge.engines.selection.choose import AUTO_VARIABLE, choose, decide, find_candidates, open_decided
+from samedge.engines.selection.decisions import Decision, Trial, decisions_folder, kept_decisions
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
 
 

@@ -16,14 +16,14 @@ from typing import Any, cast
 import pytest
 from build_doubles import any_report
 
-from samedge.cache import CACHE_VARIABLE
-from samedge.engines.build_options import AxisRange, BuildOptions, BuildReport
-from samedge.engines.cuda_memory import Gpu
-from samedge.engines.engine_key import EngineKey, graph_digest, make_key
-from samedge.engines.sidecar import read_sidecar, sidecar_path
-from samedge.engines.store import EngineStore
-from samedge.engines.tensorrt_api import Flavour
+from samedge.engines.cuda.memory import Gpu
+from samedge.engines.tensorrt.api import Flavour
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport
+from samedge.engines.tensorrt.store.key import EngineKey, graph_digest, make_key
+from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
+from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import EngineError, StorageError
+from samedge.storage.cache import CACHE_VARIABLE
 
 GPU = Gpu(0, "Orin", "8.7", 16, 8 << 30, integrated=True)
 
@@ -230,8 +230,8 @@ def test_two_processes_that_want_one_engine_build_it_once(tmp_path: Path) -> Non
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
         "from build_doubles import any_report\n"
-        "from samedge.engines.engine_key import EngineKey\n"
-        "from samedge.engines.store import EngineStore\n"
+        "from samedge.engines.tensorrt.store.key import EngineKey\n"
+        "from samedge.engines.tensorrt.store.store import EngineStore\n"
         "import json\n"
         "def build(path):\n"
         "    print('built', flush=True); time.sleep(0.5); path.write_bytes(b'plan'); return any_report(b'plan')\n"

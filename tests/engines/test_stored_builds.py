@@ -8,16 +8,16 @@ import pytest
 from fake_tensorrt import FakeTensorRt
 from rtx_graphs import write_affine
 
-from samedge.engines import stored_builds
-from samedge.engines.build_options import AxisRange, BuildOptions
-from samedge.engines.cuda_memory import Gpu, no_driver
-from samedge.engines.fake_cuda import FakeCuda
-from samedge.engines.plan_file import inspect_plan
-from samedge.engines.sidecar import read_sidecar, verify_plan
-from samedge.engines.store import EngineStore
-from samedge.engines.stored_builds import copy_engine, engine_key, stored_engine
-from samedge.engines.tensorrt_api import find_flavour
+from samedge.engines.cuda.memory import Gpu, no_driver
+from samedge.engines.tensorrt.api import find_flavour
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.plan_file import inspect_plan
+from samedge.engines.tensorrt.store import builds as stored_builds
+from samedge.engines.tensorrt.store.builds import copy_engine, engine_key, stored_engine
+from samedge.engines.tensorrt.store.sidecar import read_sidecar, verify_plan
+from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
+from samedge.testing.fake_cuda import FakeCuda
 
 AXES = {"x": ("batch", 4), "y": ("batch", 3)}
 
@@ -73,7 +73,7 @@ def test_targets_are_checked_before_anything_is_read(tmp_path: Path) -> None:
 
 
 def test_tensorrt_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samedge.engines.tensorrt_api.MODULES", {"tensorrt": "no_such_tensorrt"})
+    monkeypatch.setattr("samedge.engines.tensorrt.api.MODULES", {"tensorrt": "no_such_tensorrt"})
     with pytest.raises(BackendUnavailableError, match=r"pip install 'samedge\[trt\]'.*format 'rtx'"):
         stored_engine(tmp_path / "none.onnx", BuildOptions(), flavour="tensorrt")
 

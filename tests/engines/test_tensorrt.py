@@ -14,17 +14,15 @@ import numpy as np
 import pytest
 from fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
 
-from samedge.digest import sha256_file
-from samedge.engines import tensorrt
-from samedge.engines.build_options import AxisRange, BuildOptions
-from samedge.engines.cuda_memory import Gpu
-from samedge.engines.engine_key import make_key
-from samedge.engines.fake_cuda import FakeCuda
+from samedge.engines.cuda.memory import Gpu
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.engines.registry import availability, find_backend, open_engine
-from samedge.engines.sidecar import Sidecar, write_sidecar
-from samedge.engines.tensorrt import TensorRtEngine, TensorRtRtxEngine
-from samedge.engines.tensorrt_build import build_plan
+from samedge.engines.tensorrt import engine as tensorrt
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
+from samedge.engines.tensorrt.store.key import make_key
+from samedge.engines.tensorrt.store.sidecar import Sidecar, write_sidecar
 from samedge.errors import (
     BackendUnavailableError,
     DeviceUnavailableError,
@@ -32,6 +30,8 @@ from samedge.errors import (
     IntegrityError,
     TensorMismatchError,
 )
+from samedge.storage.digest import sha256_file
+from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 GENERATIONS = tuple(VERSIONS)

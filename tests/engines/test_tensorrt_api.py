@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from fake_tensorrt import VERSIONS, FakeTensorRt
 
-from samedge.engines import tensorrt_api, tensorrt_protocols
-from samedge.engines.tensorrt_api import describe, find_flavour, install_cure, numpy_dtype
+from samedge.engines.tensorrt import api as tensorrt_api
+from samedge.engines.tensorrt import protocols as tensorrt_protocols
+from samedge.engines.tensorrt.api import describe, find_flavour, install_cure, numpy_dtype
 from samedge.errors import BackendUnavailableError, EngineError
 
 REAL = {

@@ -12,14 +12,14 @@ from bundles import write_small_bundle
 from fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
 from rtx_graphs import write_affine, write_attention
 
-from samedge.engines import build_memory
-from samedge.engines.build_memory import DeviceMemory, check_memory, free_host_bytes
-from samedge.engines.build_options import AxisRange, BuildOptions, BuildReport
-from samedge.engines.build_progress import PhaseTree
-from samedge.engines.guarded_build import build_in_child
-from samedge.engines.plan_file import inspect_plan
-from samedge.engines.tensorrt_api import find_flavour
-from samedge.engines.tensorrt_build import build_plan
+from samedge.engines.tensorrt.api import find_flavour
+from samedge.engines.tensorrt.build import memory as build_memory
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.guarded import build_in_child
+from samedge.engines.tensorrt.build.memory import DeviceMemory, check_memory, free_host_bytes
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport
+from samedge.engines.tensorrt.build.progress import PhaseTree
+from samedge.engines.tensorrt.plan_file import inspect_plan
 from samedge.errors import EngineError, SamedgeError, UsageError
 from samedge.types import TensorSpec
 

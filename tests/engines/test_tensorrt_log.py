@@ -6,8 +6,7 @@ from threading import Thread
 
 from fake_tensorrt import FakeTensorRt
 
-from samedge.engines.build_log import BuildLog
-from samedge.engines.tensorrt_log import log_router
+from samedge.engines.tensorrt.log import BuildLog, log_router
 
 
 def test_a_copy_of_tensorrt_gets_one_logger_for_all_time() -> None:

@@ -11,9 +11,12 @@ from bundles import pack, write_any_bundle, write_small_bundle
 from exported import exported_bundle
 
 import samedge
-from samedge.engines.build_options import AxisRange
-from samedge.engines.sidecar import read_sidecar, sidecar_path
-from samedge.engines.store import EngineStore
+from samedge.bundle.archive import open_bundle
+from samedge.bundle.engine_notes import engine_notes
+from samedge.bundle.engines import bundle_pairs, engines_folder
+from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
+from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import (
     BackendUnavailableError,
     DeviceUnavailableError,
@@ -21,10 +24,7 @@ from samedge.errors import (
     ParityError,
     UsageError,
 )
-from samedge.export.bundle_build import build_engines
-from samedge.runtime.bundle import open_bundle
-from samedge.runtime.bundle_engines import bundle_pairs, engines_folder
-from samedge.runtime.engine_notes import engine_notes
+from samedge.export.engines.build import build_engines
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_engines_from_elsewhere_are_checked_when_they_are_first_loaded(
         assert predictor.prompts_per_call <= 64
     pair = bundle_pairs(open_bundle(bundle))[0]
     assert (pair.verdict, pair.encoder.plan) == ("passed", built.encoder)
-    monkeypatch.setattr("samedge.runtime.parity.verify.verify_pair", None)  # not asked again
+    monkeypatch.setattr("samedge.parity.verify.verify_pair", None)  # not asked again
     assert samedge.load(bundle, backend="rtx").device == "cuda:0"
 
 
@@ -334,7 +334,7 @@ def test_tensorrt_without_a_gpu_says_so_at_once(tmp_path: Path, monkeypatch: pyt
 def test_auto_takes_what_is_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board = Board(monkeypatch, "rtx", RTX3060)
     assert "TensorRT-RTX" in build_engines(board.serve(bundle)).target
-    monkeypatch.setattr("samedge.export.engine_target.find_flavour", _missing)
+    monkeypatch.setattr("samedge.export.engines.target.find_flavour", _missing)
     with pytest.raises(BackendUnavailableError, match=r"there is no TensorRT here.*samedge\[trt\].*samedge\[rtx\]"):
         build_engines(bundle)
 

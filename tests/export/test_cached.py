@@ -11,9 +11,10 @@ import pytest
 from bundles import write_any_bundle
 
 import samedge
+from samedge.api import cached
+from samedge.api.cached import cached_bundle
 from samedge.errors import CheckpointError, MissingExtraError, StorageError
-from samedge.export import cached, exporter
-from samedge.export.cached import cached_bundle
+from samedge.export import exporter
 
 
 @pytest.fixture
@@ -109,6 +110,6 @@ def test_an_absent_package_is_named_with_its_install_command(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "samedge.export.exporter")
-    monkeypatch.setitem(sys.modules, "samedge.export.trace", None)
+    monkeypatch.setitem(sys.modules, "samedge.export.graphs.trace", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'samedge\[export,cpu\]'"):
         cached.cached_bundle(checkpoint(tmp_path))

@@ -17,20 +17,20 @@ import pytest
 from onnx import helper
 from traced_graphs import DEMO, SMALL_GRAPHS, TINY_VIT, VIT, YOLO, loaded, traced
 
-from samedge.engines import build_log
-from samedge.engines.build_options import AxisRange, BuildOptions, BuildReport, LayerRecord
-from samedge.engines.tensorrt_api import find_flavour
-from samedge.engines.tensorrt_build import build_plan
+from samedge.engines.tensorrt import log as build_log
+from samedge.engines.tensorrt.api import find_flavour
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport, LayerRecord
 from samedge.errors import EngineError, UsageError
-from samedge.export import int8
-from samedge.export.gpu_linears import FORMATS, quantise_linears
-from samedge.export.graphs import plan_graphs
-from samedge.export.half import to_half
-from samedge.export.trace import trace
-from samedge.models.build import empty_sam
-from samedge.models.configs import SamConfig, vit_config
-from samedge.models.encoder_forms import EncoderForm
-from samedge.models.seeded import seeded_state
+from samedge.export.graphs.encoder_forms import EncoderForm
+from samedge.export.graphs.plans import plan_graphs
+from samedge.export.graphs.trace import trace
+from samedge.export.precision import int8
+from samedge.export.precision.gpu_linears import FORMATS, quantise_linears
+from samedge.export.precision.half import to_half
+from samedge.models.sam.build import empty_sam
+from samedge.models.sam.configs import SamConfig, vit_config
+from samedge.models.sam.seeded import seeded_state
 from samedge.types import Precision
 
 pytest.importorskip("tensorrt_rtx")

@@ -19,14 +19,14 @@ import torch
 from reference import reference_sam
 from torch.nn import functional as F
 
+from samedge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from samedge.errors import CheckpointError, ExportError, UsageError
 from samedge.export import exporter
 from samedge.export.exporter import export_model
-from samedge.export.graphs import GraphPlan, MetaDecoder
-from samedge.export.trace import trace
-from samedge.models.load import load_model
-from samedge.models.seeded import seeded_config
-from samedge.runtime.manifest import MANIFEST_NAME, Manifest, read_manifest
+from samedge.export.graphs.plans import GraphPlan, MetaDecoder
+from samedge.export.graphs.trace import trace
+from samedge.models.sam.load import load_model
+from samedge.models.sam.seeded import seeded_config
 from samedge.types import IOScheme
 
 SCHEMES: tuple[IOScheme, ...] = ("native", "meta", "samexporter")
@@ -37,7 +37,7 @@ VERIFY = textwrap.dedent(
     """
     import json, sys
     import msgspec
-    from samedge.runtime.parity.verify import verify_bundle
+    from samedge.parity.verify import verify_bundle
     record = verify_bundle(sys.argv[1], backend="onnxruntime", device="cpu")
     heavy = [name for name in ("torch", "onnx") if name in sys.modules]
     print(json.dumps({"heavy": heavy, "record": msgspec.to_builtins(record)}))
@@ -234,7 +234,7 @@ def test_graphs_hold_no_arithmetic_that_is_constant(bundles: dict[IOScheme, Path
 def test_large_graphs_keep_their_weights_in_a_hashed_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samedge.export.onnx_file.EXTERNAL_DATA_BYTES", 100_000)
+    monkeypatch.setattr("samedge.export.graphs.onnx_file.EXTERNAL_DATA_BYTES", 100_000)
     bundle = export_model(TINY, output=tmp_path / "bundle")
     manifest = manifest_of(bundle)
     assert manifest.parity.verdict == "passed"

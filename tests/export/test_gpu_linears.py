@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from traced_graphs import run_graph
 
-from samedge.export.gpu_linears import FORMATS, FP8, encode_fp8, encode_int8, quantise_linears
-from samedge.export.half import to_half
-from samedge.export.int8 import Linear
-from samedge.export.rounding import rounding_twin
+from samedge.export.precision.gpu_linears import FORMATS, FP8, encode_fp8, encode_int8, quantise_linears
+from samedge.export.precision.half import to_half
+from samedge.export.precision.int8 import Linear
+from samedge.export.precision.rounding import rounding_twin
 from samedge.types import Array, FloatArray
 
 RANDOM = np.random.default_rng(5)

@@ -15,20 +15,21 @@ from traced_graphs import DEMO, loaded, traced
 from traced_graphs import VIT as TINY
 
 import samedge
+from samedge.bundle.manifest import MANIFEST_NAME, GraphRole, Manifest, ParityRecord, read_manifest
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
-from samedge.export import exporter, int8
+from samedge.export import exporter
 from samedge.export.exporter import export_model
-from samedge.export.graphs import GraphPlan
-from samedge.export.half import HALF_RUNGS, to_half
-from samedge.export.rounding import judged_graph
-from samedge.export.runners import TorchRunner
-from samedge.models.encoder_forms import ENCODER_FORMS
-from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, Manifest, ParityRecord, read_manifest
-from samedge.runtime.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS, compare
-from samedge.runtime.parity.graph_runner import GraphRunner, judged_roles
-from samedge.runtime.parity.probes import probe_set
+from samedge.export.graphs.encoder_forms import ENCODER_FORMS
+from samedge.export.graphs.plans import GraphPlan
+from samedge.export.precision import int8
+from samedge.export.precision.half import HALF_RUNGS, to_half
+from samedge.export.precision.rounding import judged_graph
+from samedge.export.torch_reference import TorchRunner
+from samedge.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.parity.graph_runner import GraphRunner, judged_roles
+from samedge.parity.probes import probe_set
 
 PASSED, FAILED = ParityRecord(verdict="passed"), ParityRecord(verdict="failed", mask_iou_mean=0.9)
 ASSETS = Path(samedge.__file__).parent / "assets"

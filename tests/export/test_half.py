@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from traced_graphs import SMALL_GRAPHS, VIT, random_feeds, run_graph, traced
 
 from samedge.errors import ExportError, UsageError
-from samedge.export.graph_view import GraphView, attributes_of
-from samedge.export.half import HALF_RUNGS, HalfReport, to_half
-from samedge.models.encoder_forms import EncoderForm
+from samedge.export.graphs.encoder_forms import EncoderForm
+from samedge.export.graphs.graph_view import GraphView, attributes_of
+from samedge.export.precision.half import HALF_RUNGS, HalfReport, to_half
 from samedge.types import FloatArray
 
 LOWER = HALF_RUNGS[:-1]
@@ -143,7 +143,7 @@ class TestEveryModel:
         assert counts == sorted(set(counts))
 
     def test_needs_no_torch(self) -> None:
-        code = "import sys, samedge.export.half; sys.exit('torch' in sys.modules)"
+        code = "import sys, samedge.export.precision.half; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import samedge
+from samedge.bundle.manifest import MANIFEST_NAME, ParityRecord, read_manifest
 from samedge.errors import UsageError
-from samedge.export import exporter, int8, precision
-from samedge.export.calibration import QUANTILE, MagnitudeHistogram, activation_ranges
+from samedge.export import exporter
 from samedge.export.exporter import export_model
-from samedge.export.int8 import linears, quantise_columns, quantise_dynamic, quantise_static
-from samedge.runtime.manifest import MANIFEST_NAME, ParityRecord, read_manifest
-from samedge.runtime.parity.compare import INT8_THRESHOLDS
+from samedge.export.precision import int8
+from samedge.export.precision import ladder as precision
+from samedge.export.precision.calibration import QUANTILE, MagnitudeHistogram, activation_ranges
+from samedge.export.precision.int8 import linears, quantise_columns, quantise_dynamic, quantise_static
+from samedge.parity.compare import INT8_THRESHOLDS
 from samedge.types import Array, FloatArray
 
 TINY = "seeded:sam_vit_tiny"

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.errors import BackendUnavailableError, EngineError, StorageError, UsageError
-from samedge.export.ladder import Attempt, Descent, Ladder, describe
-from samedge.runtime.manifest import GraphRole, ParityRecord
+from samedge.export.engines.ladder import Attempt, Descent, Ladder, describe
 
 RUNGS = ("fp16", "fp16-norms", "fp16-attention", "fp32")
 Pair = tuple[str, str]

@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from traced_graphs import VIT, random_feeds, run_graph, traced
 
 from samedge.errors import EngineError
-from samedge.export import rounding
-from samedge.export.half import to_half
-from samedge.export.rounding import check_rounding, judged_graph, rounding_twin
+from samedge.export.precision import rounding
+from samedge.export.precision.half import to_half
+from samedge.export.precision.rounding import check_rounding, judged_graph, rounding_twin
 from samedge.types import Array
 
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16

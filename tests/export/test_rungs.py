@@ -13,11 +13,11 @@ import pytest
 from bundles import write_any_bundle, write_small_bundle
 from onnx import TensorProto
 
+from samedge.bundle.archive import Bundle, open_bundle
 from samedge.errors import UsageError
-from samedge.export.half import HALF_RUNGS
-from samedge.export.rung_memory import RungKey, remember_rungs, remembered_rungs
-from samedge.export.rungs import precision_rungs, rung_graph, written_in
-from samedge.runtime.bundle import Bundle, open_bundle
+from samedge.export.engines.rung_memory import RungKey, remember_rungs, remembered_rungs
+from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
+from samedge.export.precision.half import HALF_RUNGS
 from samedge.types import Precision
 
 KEY = RungKey("c" * 64, "mask", "fp16", "tensorrt", "10.3.0.26", "Orin (nvgpu)", "8.7")

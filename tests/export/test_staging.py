@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from samedge.bundle.manifest import MANIFEST_NAME
+from samedge.bundle.staging import check_target, staged_bundle
 from samedge.errors import ExportError, StorageError
-from samedge.export.staging import check_target, staged_bundle
-from samedge.runtime.manifest import MANIFEST_NAME
 
 
 def fill(folder: Path, text: str = "x") -> None:
@@ -111,7 +111,7 @@ def test_a_killed_export_leaves_nothing_that_loads_and_the_next_one_cleans_up(tm
     script = f"""
         import os, signal
         from pathlib import Path
-        from samedge.export.staging import staged_bundle
+        from samedge.bundle.staging import staged_bundle
         with staged_bundle(Path({str(target)!r})) as stage:
             (stage / "graph.onnx").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,19 +13,19 @@ from bundles import pack, write_small_bundle
 from yolo_models import CONF, DETECTOR, SIDE, SMALL, bundle, checkpoint
 
 import samedge
-from samedge.digest import sha256_file
+from samedge.api.load import load
+from samedge.api.yolo import YOLO, FastSAM
+from samedge.bundle.archive import bundle_manifest
+from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest, read_manifest
+from samedge.bundle.yolo_record import YoloRecord
+from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.errors import BundleError, IntegrityError, ParityError, UsageError
 from samedge.export.describe import count_yolo_gflops
-from samedge.models.yolo_configs import named_yolo_config
-from samedge.models.yolo_seeded import seeded_yolo
-from samedge.runtime.bundle import bundle_manifest
-from samedge.runtime.load import load
-from samedge.runtime.manifest import MANIFEST_NAME, encode_manifest, read_manifest
-from samedge.runtime.onnx_metadata import read_onnx_metadata
+from samedge.models.yolo.configs import named_yolo_config
+from samedge.models.yolo.seeded import seeded_yolo
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.yolo_predictor import YoloPredictor
-from samedge.runtime.yolo_record import YoloRecord
-from samedge.yolo import YOLO, FastSAM
+from samedge.runtime.yolo.predictor import YoloPredictor
+from samedge.storage.digest import sha256_file
 
 COFFEE = Path(samedge.__file__).parent / "assets" / "coffee.jpg"
 

@@ -13,24 +13,24 @@ from boards import ORIN, RTX3060, Board, overflown, shifted
 from yolo_models import CONF, DETECTOR, SIDE, SMALL, bundle, checkpoint
 
 import samedge
-from samedge.engines.build_options import AxisRange
+from samedge.api.yolo import YOLO, FastSAM
+from samedge.bundle.archive import bundle_manifest, open_bundle
+from samedge.bundle.engine_notes import engine_notes
+from samedge.bundle.engines import bundle_pairs, engines_folder
+from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest
 from samedge.engines.protocol import Availability
 from samedge.engines.registry import availability
-from samedge.engines.sidecar import read_sidecar
+from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.engines.tensorrt.store.sidecar import read_sidecar
 from samedge.errors import BackendUnavailableError, BundleError, EngineError, ParityError, UsageError
-from samedge.export.bundle_build import build_engines
-from samedge.export.engine_export import export_with_engines
-from samedge.export.yolo_profiles import yolo_profiles
-from samedge.models.yolo import YoloConfig
-from samedge.runtime.bundle import bundle_manifest, open_bundle
-from samedge.runtime.bundle_engines import bundle_pairs, engines_folder
-from samedge.runtime.engine_notes import engine_notes
-from samedge.runtime.manifest import MANIFEST_NAME, encode_manifest
-from samedge.runtime.parity import yolo_verify
-from samedge.runtime.parity.verify import verify_bundle
-from samedge.runtime.yolo_predictor import YoloPredictor
+from samedge.export.engines.build import build_engines
+from samedge.export.engines.export import export_with_engines
+from samedge.export.engines.yolo_profiles import yolo_profiles
+from samedge.models.yolo.yolo import YoloConfig
+from samedge.parity import yolo_verify
+from samedge.parity.verify import verify_bundle
+from samedge.runtime.yolo.predictor import YoloPredictor
 from samedge.types import Array
-from samedge.yolo import YOLO, FastSAM
 
 COFFEE = Path(samedge.__file__).parent / "assets" / "coffee.jpg"
 
@@ -253,7 +253,7 @@ class TestLoading:
         with samedge.load(self.path, kind="yolo") as predictor:
             assert predictor.device == "cuda:0"
         assert bundle_pairs(open_bundle(self.path))[0].verdict == "passed"
-        monkeypatch.setattr("samedge.runtime.yolo_loading.verify_yolo_engine", None)  # not asked again
+        monkeypatch.setattr("samedge.api.load.verify_yolo_engine", None)  # not asked again
         assert samedge.load(self.path, backend="rtx").device == "cuda:0"
 
     def test_one_from_elsewhere_that_is_wrong_is_left_alone_by_auto(self, board: Board) -> None:
@@ -367,7 +367,7 @@ class TestExport:
 
 def serve_all(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tells the board of a bundle as soon as its engines are built."""
-    from samedge.export import engine_export
+    from samedge.export.engines import export as engine_export
 
     def build(path: Path, **how: Any) -> Any:
         return build_engines(board.serve(path), **how)

@@ -12,16 +12,17 @@ from onnx import TensorProto, helper, numpy_helper
 from yolo_models import DETECTOR, SMALL, bundle, checkpoint
 
 import samedge
+from samedge.api.load import load
+from samedge.bundle.archive import bundle_manifest, open_bundle
+from samedge.bundle.manifest import ObjectsRecord
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
-from samedge.export import precision, yolo_int8
-from samedge.export.int8 import convolutions, quantise_along, quantise_layers
-from samedge.export.yolo_agreement import agreement, verdict_of
-from samedge.models.yolo import HEAD_LAYER, YoloConfig
-from samedge.runtime.bundle import bundle_manifest, open_bundle
-from samedge.runtime.image import read_image
-from samedge.runtime.load import load
-from samedge.runtime.manifest import ObjectsRecord
+from samedge.export.precision import ladder as precision
+from samedge.export.precision.int8 import convolutions, quantise_along, quantise_layers
+from samedge.export.yolo import int8 as yolo_int8
+from samedge.export.yolo.agreement import agreement, verdict_of
+from samedge.models.yolo.yolo import HEAD_LAYER, YoloConfig
+from samedge.runtime.image.read import read_image
 from samedge.types import FloatArray
 
 ASSETS = Path(samedge.__file__).parent / "assets"

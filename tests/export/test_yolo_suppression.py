@@ -16,18 +16,18 @@ from onnx import TensorProto, helper
 from yolo_models import CONF, DETECTOR, SIDE, SMALL, bundle
 
 import samedge
+from samedge.api.yolo import YOLO
+from samedge.bundle.archive import bundle_manifest, open_bundle
+from samedge.bundle.yolo_record import SuppressionRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
 from samedge.export.exporter import export_model
-from samedge.export.yolo_suppression import add_suppression
-from samedge.models.yolo_configs import yolo_config
-from samedge.runtime.bundle import bundle_manifest, open_bundle
-from samedge.runtime.detections import Thresholds, detect
-from samedge.runtime.image import read_image
-from samedge.runtime.yolo_record import SuppressionRecord
+from samedge.export.yolo.suppression import add_suppression
+from samedge.models.yolo.configs import yolo_config
+from samedge.runtime.image.read import read_image
+from samedge.runtime.yolo.detections import Thresholds, detect
 from samedge.types import FloatArray
-from samedge.yolo import YOLO
 
 ASSETS = Path(samedge.__file__).parent / "assets"
 BACKENDS = ("onnxruntime", "openvino")

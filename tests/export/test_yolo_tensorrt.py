@@ -12,13 +12,13 @@ import pytest
 from yolo_models import CONF, folder
 
 import samedge
-from samedge.engines.build_options import AxisRange, BuildOptions, BuildReport
-from samedge.engines.tensorrt_api import find_flavour
-from samedge.engines.tensorrt_build import build_plan
+from samedge.bundle.archive import open_bundle
+from samedge.bundle.manifest import GraphRecord
+from samedge.engines.tensorrt.api import find_flavour
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport
 from samedge.errors import EngineError
-from samedge.export.int8 import convolutions, quantise_layers
-from samedge.runtime.bundle import open_bundle
-from samedge.runtime.manifest import GraphRecord
+from samedge.export.precision.int8 import convolutions, quantise_layers
 
 SIDE = 160
 BATCH = AxisRange(1, 1, 4)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samedge.errors import CheckpointError, SamedgeError, StorageError, UnsafeCheckpointError
-from samedge.models.checkpoint import read_checkpoint
+from samedge.models.checkpoints.read import read_checkpoint
 
 _torch: Any = torch  # parts of it are untyped
 

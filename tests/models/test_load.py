@@ -17,11 +17,11 @@ from file_server import FileServer, serve
 from torch import Tensor
 
 from samedge.errors import SamedgeError, StorageError, UnknownArchitectureError, UsageError
-from samedge.models import weights
-from samedge.models.configs import SMALL_TINY_VIT, SMALL_VIT, SamConfig, TinyViTConfig
-from samedge.models.load import load_model
-from samedge.models.seeded import seeded_state
-from samedge.models.weights import KnownWeights, find_checkpoint
+from samedge.models.checkpoints import weights
+from samedge.models.checkpoints.weights import KnownWeights, find_checkpoint
+from samedge.models.sam.configs import SMALL_TINY_VIT, SMALL_VIT, SamConfig, TinyViTConfig
+from samedge.models.sam.load import load_model
+from samedge.models.sam.seeded import seeded_state
 
 State = dict[str, Tensor]
 

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from samedge.errors import CheckpointError, UnsafeCheckpointError
-from samedge.models.checkpoint import read_checkpoint
-from samedge.models.pickled import StandIn, module_state, read_pickled
+from samedge.models.checkpoints.pickled import StandIn, module_state, read_pickled
+from samedge.models.checkpoints.read import read_checkpoint
 
 TASKS = "ultralytics.nn.tasks"
 

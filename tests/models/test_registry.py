@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samedge.errors import CheckpointError, UnknownArchitectureError, UsageError
-from samedge.models.build import empty_sam, weight_shapes
-from samedge.models.checkpoint import Checkpoint
-from samedge.models.configs import (
+from samedge.models.checkpoints.read import Checkpoint
+from samedge.models.sam.build import empty_sam, weight_shapes
+from samedge.models.sam.configs import (
     KNOWN_CONFIGS,
     SMALL_TINY_VIT,
     SMALL_VIT,
@@ -27,9 +27,9 @@ from samedge.models.configs import (
     ViTConfig,
     vit_config,
 )
-from samedge.models.registry import build_model, recognise
-from samedge.models.seeded import seeded_state
-from samedge.models.shapes import window_sizes
+from samedge.models.sam.registry import build_model, recognise
+from samedge.models.sam.seeded import seeded_state
+from samedge.models.sam.shapes import window_sizes
 
 
 @cache

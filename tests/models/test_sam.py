@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samedge.models import image_encoder
-from samedge.models.attention import RelPosAttention
-from samedge.models.build import empty_sam
-from samedge.models.configs import SMALL_VIT, SamConfig, ViTConfig, vit_config
-from samedge.models.sam import Sam
-from samedge.models.seeded import seeded_state
+from samedge.models.sam import image_encoder
+from samedge.models.sam.attention import RelPosAttention
+from samedge.models.sam.build import empty_sam
+from samedge.models.sam.configs import SMALL_VIT, SamConfig, ViTConfig, vit_config
+from samedge.models.sam.sam import Sam
+from samedge.models.sam.seeded import seeded_state
 
 TOLERANCE = 1e-4
 BATCH = 3
@@ -255,7 +255,7 @@ class TestDecoder:
 
 @pytest.mark.full
 def test_vit_b_equals_the_reference_at_full_size() -> None:
-    from samedge.models.configs import KNOWN_CONFIGS
+    from samedge.models.sam.configs import KNOWN_CONFIGS
 
     config = KNOWN_CONFIGS["sam_vit_b"]
     state = seeded_state(config)

@@ -7,9 +7,9 @@ import reference
 import torch
 
 from samedge.errors import UsageError
-from samedge.models.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SMALL_VIT, SamConfig, TinyViTConfig
-from samedge.models.load import load_model
-from samedge.models.seeded import seeded_state
+from samedge.models.sam.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SMALL_VIT, SamConfig, TinyViTConfig
+from samedge.models.sam.load import load_model
+from samedge.models.sam.seeded import seeded_state
 
 
 @pytest.mark.parametrize("config", [SMALL_VIT, SMALL_TINY_VIT], ids=["vit", "tiny_vit"])

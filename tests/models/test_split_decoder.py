@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from samedge.models.build import empty_sam
-from samedge.models.configs import SMALL_VIT
-from samedge.models.load import load_model
-from samedge.models.sam import Sam
-from samedge.models.seeded import seeded_state
-from samedge.models.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
+from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
+from samedge.models.sam.build import empty_sam
+from samedge.models.sam.configs import SMALL_VIT
+from samedge.models.sam.load import load_model
+from samedge.models.sam.sam import Sam
+from samedge.models.sam.seeded import seeded_state
 
 GRID = 8
 EMBEDDING = torch.randn(1, 256, GRID, GRID, generator=torch.Generator().manual_seed(1))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samedge.errors import CheckpointError
-from samedge.models.state_dict import WRAPPERS, bare_name, extract_state
+from samedge.models.checkpoints.state_dict import WRAPPERS, bare_name, extract_state
 
 WHERE = Path("tune.pt")
 KEY = "image_encoder.neck.0.weight"

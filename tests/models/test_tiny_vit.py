@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from samedge.models.batch_norm import fold_batch_norms
-from samedge.models.checkpoint import Checkpoint
-from samedge.models.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SamConfig, TinyViTConfig
-from samedge.models.load import load_model
-from samedge.models.registry import build_model
-from samedge.models.sam import Sam
-from samedge.models.seeded import seeded_state
+from samedge.models.checkpoints.batch_norm import fold_batch_norms
+from samedge.models.checkpoints.read import Checkpoint
+from samedge.models.sam.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SamConfig, TinyViTConfig
+from samedge.models.sam.load import load_model
+from samedge.models.sam.registry import build_model
+from samedge.models.sam.sam import Sam
+from samedge.models.sam.seeded import seeded_state
 
 TOLERANCE = 1e-4
 

@@ -13,16 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samedge.export.graphs import GraphPlan, encoder_module
-from samedge.export.trace import trace
-from samedge.models import tiny_vit_form
-from samedge.models.checkpoint import Checkpoint
-from samedge.models.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SamConfig, TinyViTConfig
-from samedge.models.registry import build_model
-from samedge.models.sam import Sam
-from samedge.models.seeded import seeded_state
-from samedge.models.tiny_vit import MBConv, PatchMerging, TinyViT
-from samedge.models.tiny_vit_form import FoldedTinyViT, Strips
+from samedge.export.graphs import tiny_vit_form
+from samedge.export.graphs.plans import GraphPlan, encoder_module
+from samedge.export.graphs.tiny_vit_form import FoldedTinyViT, Strips
+from samedge.export.graphs.trace import trace
+from samedge.models.checkpoints.read import Checkpoint
+from samedge.models.sam.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SamConfig, TinyViTConfig
+from samedge.models.sam.registry import build_model
+from samedge.models.sam.sam import Sam
+from samedge.models.sam.seeded import seeded_state
+from samedge.models.sam.tiny_vit import MBConv, PatchMerging, TinyViT
 
 
 def built(config: SamConfig) -> Sam:

@@ -15,8 +15,8 @@ import torch
 from file_server import FileServer, serve
 
 from samedge.errors import DownloadError, StorageError, UsageError
-from samedge.models import weights
-from samedge.models.weights import KNOWN_WEIGHTS, KnownWeights, fetch_weights, licence_of
+from samedge.models.checkpoints import weights
+from samedge.models.checkpoints.weights import KNOWN_WEIGHTS, KnownWeights, fetch_weights, licence_of
 
 
 def checkpoint_bytes(seed: int) -> bytes:
@@ -85,7 +85,7 @@ class TestTable:
         assert KNOWN_WEIGHTS["mobile_sam.pt"].git_blob == "7ef2d090979fd9853adf17b7a99c8b94a1c5a6a7"
 
     def test_needs_no_torch(self) -> None:
-        program = "import sys, samedge.models.weights; sys.exit('torch' in sys.modules)"
+        program = "import sys, samedge.models.checkpoints.weights; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
@@ -122,7 +122,7 @@ class TestFetching:
 
     def test_two_processes_at_once(self, cache: Path, mirror: FileServer) -> None:
         mirror.pause = 0.1
-        program = "from samedge.models.weights import fetch_weights; print(fetch_weights('sam_b.pt'))"
+        program = "from samedge.models.checkpoints.weights import fetch_weights; print(fetch_weights('sam_b.pt'))"
         processes = [
             subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
             for _ in range(3)

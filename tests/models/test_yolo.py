@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from samedge.errors import CheckpointError, UnknownArchitectureError, UsageError
-from samedge.models.checkpoint import Checkpoint
-from samedge.models.yolo import LAYER_KINDS, SHORTCUT_LAYERS, Yolo, YoloConfig
-from samedge.models.yolo_configs import known_yolo_name, named_yolo_config, yolo_config
-from samedge.models.yolo_load import is_yolo, load_yolo, yolo_of
-from samedge.models.yolo_seeded import seeded_yolo, seeded_yolo_digest
+from samedge.models.checkpoints.read import Checkpoint
+from samedge.models.yolo.configs import known_yolo_name, named_yolo_config, yolo_config
+from samedge.models.yolo.load import is_yolo, load_yolo, yolo_of
+from samedge.models.yolo.seeded import seeded_yolo, seeded_yolo_digest
+from samedge.models.yolo.yolo import LAYER_KINDS, SHORTCUT_LAYERS, Yolo, YoloConfig
 
 SMALL = YoloConfig((8, 12, 16, 24, 32), (1, 2, 1, 1, 1, 2, 1, 1), 3, 8, 16, 16, 4, 8, 12)
 DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)

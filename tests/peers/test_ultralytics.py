@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 import samedge
-from samedge.export.yolo_export import export_yolo
-from samedge.models.yolo import Yolo
-from samedge.models.yolo_configs import named_yolo_config, yolo_config
-from samedge.models.yolo_load import load_yolo
-from samedge.runtime.image import read_image
-from samedge.runtime.onnx_metadata import read_onnx_metadata
-from samedge.runtime.results import Results
-from samedge.yolo import YOLO, FastSAM
+from samedge.api.yolo import YOLO, FastSAM
+from samedge.engines.onnx_header import read_onnx_metadata
+from samedge.export.yolo.export import export_yolo
+from samedge.models.yolo.configs import named_yolo_config, yolo_config
+from samedge.models.yolo.load import load_yolo
+from samedge.models.yolo.yolo import Yolo
+from samedge.runtime.image.read import read_image
+from samedge.runtime.results.results import Results
 
 SCRIPT = Path(__file__).with_name("ultralytics_reference.py")
 NOT_INSTALLED = 3

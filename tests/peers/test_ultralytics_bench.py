@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from bench_rows import opening
 
-from samedge.benchmarks.artefacts import PICTURES, Artefacts
-from samedge.benchmarks.table.contenders import ULTRALYTICS_SCRIPT
-from samedge.benchmarks.table.measured_process import MeasuredProcess
-from samedge.benchmarks.table.options import prompts_for
+from samedge.benchmarks.bench.contenders import ULTRALYTICS_SCRIPT
+from samedge.benchmarks.bench.options import prompts_for
+from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
+from samedge.benchmarks.measure.artefacts import PICTURES, Artefacts
 from samedge.errors import BenchmarkError
 
 COMMAND = (sys.executable, str(ULTRALYTICS_SCRIPT))

@@ -14,8 +14,8 @@ import pytest
 from pictures import write_picture
 
 from samedge.annotation.auto_annotate import auto_annotate
-from samedge.api import SAM
-from samedge.runtime.fake import fake_predictor
+from samedge.api.sam import SAM
+from samedge.testing.fake_predictor import fake_predictor
 
 SCRIPT = Path(__file__).with_name("ultralytics_labels.py")
 NOT_INSTALLED = 3

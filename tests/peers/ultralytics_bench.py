@@ -1,8 +1,8 @@
 """Lets ``samedge bench`` measure Ultralytics' own package, in a process of its own.
 
 Ultralytics is AGPL-3.0: samedge never imports it. This script speaks the protocol of
-`samedge.benchmarks.table.peer_protocol` on stdin and stdout; it imports nothing of samedge where torchvision works by
-itself, so that it can run in the virtual environment of an Ultralytics user:
+`samedge.benchmarks.bench.stages.peer_protocol` on stdin and stdout; it imports nothing of samedge
+where torchvision works by itself, so that it can run in the virtual environment of an Ultralytics user:
 
     samedge bench --peer 'ultralytics=/path/to/venv/bin/python tests/peers/ultralytics_bench.py'
 """
@@ -59,7 +59,7 @@ def start() -> Any:
         try:
             import_module("torchvision")
         except (ImportError, RuntimeError):  # compiled for another build of torch
-            import_module("samedge.benchmarks.references").torchvision()
+            import_module("samedge.benchmarks.reference.packages").torchvision()
         return import_module("ultralytics")
 
 

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from bundles import CONTENTS, any_manifest, pack, write_any_bundle
 
+from samedge.bundle import archive as module
+from samedge.bundle.archive import open_bundle
+from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest
 from samedge.errors import BundleError, IntegrityError, ParityError, SamedgeError, StorageError
-from samedge.runtime import bundle as module
-from samedge.runtime.bundle import open_bundle
-from samedge.runtime.manifest import MANIFEST_NAME, encode_manifest
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from samedge.errors import TensorMismatchError, UsageError
-from samedge.runtime.detections import MAX_CANDIDATES, Thresholds, detect, select
+from samedge.runtime.yolo.detections import MAX_CANDIDATES, Thresholds, detect, select
 from samedge.types import FloatArray
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from samedge.errors import UsageError
-from samedge.runtime.fake import fake_predictor
 from samedge.runtime.predictor import Predictor
+from samedge.testing.fake_predictor import fake_predictor
 
 
 @pytest.fixture

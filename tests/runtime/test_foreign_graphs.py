@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samedge.runtime.foreign_graphs import CONVENTIONS, recognise
+from samedge.bundle.foreign_graphs import CONVENTIONS, recognise
 from samedge.types import TensorSpec
 
 IMAGE = TensorSpec((1, 3, 1024, 1024), np.dtype(np.float32))

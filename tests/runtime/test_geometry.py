@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samedge.models.sam import PIXEL_MEAN, PIXEL_STD
-from samedge.runtime.geometry import ImageGeometry, normalised_input, raw_input
+from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_input
 from samedge.types import ImageArray
 
 SIZES = [

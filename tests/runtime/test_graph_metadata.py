@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from yolo_models import SMALL, bundle
 
+from samedge.bundle.archive import open_bundle
 from samedge.engines.fake import fake_engine
 from samedge.errors import EngineError
-from samedge.runtime.bundle import open_bundle
-from samedge.runtime.graph_metadata import read_graph_metadata
-from samedge.runtime.yolo_graph import describe_yolo
+from samedge.runtime.yolo.graph import describe_yolo
+from samedge.runtime.yolo.metadata import read_graph_metadata
 from samedge.types import TensorSpec
 
 F32 = np.dtype(np.float32)

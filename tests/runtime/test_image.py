@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from samedge.errors import ImageError
-from samedge.runtime.image import as_bgr, read_image
+from samedge.runtime.image.read import as_bgr, read_image
 from samedge.types import Array, ImageArray
 
 RNG = np.random.default_rng(7)

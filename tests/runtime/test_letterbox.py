@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samedge.runtime.letterbox import GREY, Letterbox
+from samedge.runtime.image.letterbox import GREY, Letterbox
 
 SIDES = st.integers(1, 3000)
 

@@ -17,6 +17,17 @@ from bundles import file_record, pack, write_any_bundle, write_small_bundle
 from numpy.typing import NDArray
 
 import samedge
+from samedge.api import load as module
+from samedge.api.load import load
+from samedge.bundle.manifest import (
+    MANIFEST_NAME,
+    SPLIT_ROLES,
+    GraphRole,
+    Manifest,
+    TensorRecord,
+    encode_manifest,
+    read_manifest,
+)
 from samedge.engines import registry
 from samedge.engines.protocol import Engine
 from samedge.errors import (
@@ -27,18 +38,7 @@ from samedge.errors import (
     IntegrityError,
     ParityError,
 )
-from samedge.runtime import load as module
-from samedge.runtime.decoders import SPLIT_UP_TO_POINTS, SplitAnswer, SplitDecoder
-from samedge.runtime.load import load
-from samedge.runtime.manifest import (
-    MANIFEST_NAME,
-    SPLIT_ROLES,
-    GraphRole,
-    Manifest,
-    TensorRecord,
-    encode_manifest,
-    read_manifest,
-)
+from samedge.runtime.decoder.decoders import SPLIT_UP_TO_POINTS, SplitAnswer, SplitDecoder
 from samedge.types import FloatArray
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -8,11 +8,11 @@ import pytest
 from bundles import write_small_bundle
 
 import samedge
-from samedge.engines import selection
-from samedge.engines.decisions import Trial
-from samedge.engines.report import backends
-from samedge.engines.selection import AUTO_VARIABLE
-from samedge.runtime.load import load
+from samedge.api.load import load
+from samedge.engines.registry import backends
+from samedge.engines.selection import choose as selection
+from samedge.engines.selection.choose import AUTO_VARIABLE
+from samedge.engines.selection.decisions import Trial
 
 
 @pytest.fixture(autouse=True)

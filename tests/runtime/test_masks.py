@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.masks import draw_mask, mask_bands, mask_box, mask_to_logits, upscale_bands
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.masks import draw_mask, mask_bands, mask_box, mask_to_logits, upscale_bands
 from samedge.types import BoolArray, FloatArray
 
 SIZES = [

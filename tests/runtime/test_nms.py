@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from samedge.errors import UsageError
-from samedge.runtime.nms import batched_nms, box_ious, nms
+from samedge.runtime.masks.nms import batched_nms, box_ious, nms
 
 
 def ops() -> Any:

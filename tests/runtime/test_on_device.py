@@ -17,16 +17,17 @@ from bundles import write_small_bundle
 from fake_boards import Board, SharedGpu, picture
 from in_threads import in_threads
 
-from samedge.engines import dlpack, ort_session
-from samedge.engines.device_array import DeviceArray
+from samedge.api.load import load
+from samedge.engines.cuda import dlpack
+from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.fake import fake_engine
-from samedge.engines.ort_binding import OrtArray
+from samedge.engines.onnxruntime import session as ort_session
+from samedge.engines.onnxruntime.binding import OrtArray
 from samedge.errors import ImageError, TensorMismatchError
-from samedge.runtime.load import load
-from samedge.runtime.prediction import Prediction
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.prompt_buckets import bucket_of, bucketed, rows_of_bucket
-from samedge.runtime.prompts import PromptGroup
+from samedge.runtime.prompts.batching import bucket_of, bucketed, rows_of_bucket
+from samedge.runtime.prompts.tokens import PromptGroup
+from samedge.runtime.results.prediction import Prediction
 from samedge.types import FloatArray, TensorSpec
 
 POINTS = np.array([[10, 12], [40, 30], [70, 50], [20, 55], [33, 9]], np.float32)

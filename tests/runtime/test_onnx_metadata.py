@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.errors import EngineError, StorageError
-from samedge.runtime.onnx_metadata import read_onnx_metadata
 
 
 def save(path: Path, pairs: dict[str, str]) -> Path:

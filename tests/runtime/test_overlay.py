@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from samedge.errors import PromptError, SamedgeError, StorageError, UsageError
-from samedge.runtime.overlay import (
+from samedge.runtime.results.overlay import (
     BACKGROUND,
     FOREGROUND,
     draw_box,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from samedge.errors import UsageError
-from samedge.runtime.polygons import Parts, mask_outlines, mask_to_polygons, polygon_area
+from samedge.runtime.masks.polygons import Parts, mask_outlines, mask_to_polygons, polygon_area
 from samedge.types import BoolArray, FloatArray
 
 PARTS: tuple[Parts, ...] = ("largest", "all", "merge")

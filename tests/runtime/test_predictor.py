@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from samedge.bundle.manifest import Manifest
 from samedge.engines.fake import FakeEngine
 from samedge.errors import EngineError, ImageError, PromptError, StorageError, UsageError
-from samedge.runtime.decoders import WholeDecoder
-from samedge.runtime.fake import FAKE_SCORES, fake_predictor
-from samedge.runtime.manifest import Manifest
-from samedge.runtime.prediction import Prediction
+from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.predictor import Predictor
+from samedge.runtime.results.prediction import Prediction
+from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
 from samedge.types import ImageArray
 
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)

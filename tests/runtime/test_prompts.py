@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samedge.errors import PromptError
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.prompts import PromptBatch, parse_prompts
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.prompts.tokens import PromptBatch, parse_prompts
 from samedge.types import FloatArray, IntArray
 
 GEOMETRY = ImageGeometry.of(300, 400, 1024)  # resized to 768 x 1024: both scales are 2.56

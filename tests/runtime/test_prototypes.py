@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from samedge.errors import UsageError
-from samedge.runtime.letterbox import Letterbox
-from samedge.runtime.prototypes import draw_masks
+from samedge.runtime.image.letterbox import Letterbox
+from samedge.runtime.yolo.prototypes import draw_masks
 from samedge.types import BoolArray, FloatArray
 
 
@@ -67,7 +67,7 @@ def test_large_images_are_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     prototypes, weights = rng.normal(size=(3, *small)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
     boxes = np.array([[0, 0, 90, 120], [7, 30, 80, 110]], np.float32)
     whole = draw_masks(prototypes, weights, boxes, letterbox)
-    monkeypatch.setattr("samedge.runtime.prototypes._TILE", 17)
+    monkeypatch.setattr("samedge.runtime.yolo.prototypes._TILE", 17)
     assert (draw_masks(prototypes, weights, boxes, letterbox) != whole).mean() < 1e-3
 
 
@@ -82,6 +82,6 @@ def test_more_masks_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError
 
     letterbox = Letterbox.of(10, 20, 64, 64, rect=True)
-    monkeypatch.setattr("samedge.runtime.prototypes.np.zeros", full)
+    monkeypatch.setattr("samedge.runtime.yolo.prototypes.np.zeros", full)
     with pytest.raises(UsageError, match="2 masks of 20 x 10 px"):
         draw_masks(np.ones((1, 8, 16), np.float32), np.ones((2, 1), np.float32), np.ones((2, 4), np.float32), letterbox)

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from samedge.api.load import load
+from samedge.bundle.manifest import SCHEMA_VERSION, InputRecord, Manifest, ParityRecord
 from samedge.engines.fake import fake_engine
-from samedge.models.build import empty_sam
-from samedge.models.configs import SMALL_VIT
-from samedge.models.sam import PIXEL_MEAN, PIXEL_STD
-from samedge.models.seeded import seeded_state
-from samedge.runtime.load import load
-from samedge.runtime.manifest import SCHEMA_VERSION, InputRecord, Manifest, ParityRecord
-from samedge.runtime.prediction import Prediction
+from samedge.models.sam.build import empty_sam
+from samedge.models.sam.configs import SMALL_VIT
+from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+from samedge.models.sam.seeded import seeded_state
 from samedge.runtime.predictor import Predictor
+from samedge.runtime.results.prediction import Prediction
 from samedge.types import Array, BoolArray, ImageArray, TensorSpec
 
 F32 = np.dtype(np.float32)

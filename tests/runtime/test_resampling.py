@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.masks import upscale_bands, windows_above
-from samedge.runtime.resampling import ONE_THREAD, column_taps, mix_rows, row_blocks, row_taps
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.masks import upscale_bands, windows_above
+from samedge.runtime.masks.resampling import ONE_THREAD, column_taps, mix_rows, row_blocks, row_taps
 
 SIZES = [
     (512, 512, 256),

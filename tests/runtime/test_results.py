@@ -16,10 +16,10 @@ from pycocotools import mask as coco
 
 import samedge
 from samedge.errors import MissingExtraError, SamedgeError, StorageError, UsageError
-from samedge.runtime.fake import fake_predictor
-from samedge.runtime.prediction import Prediction
-from samedge.runtime.results import Boxes, Masks, Results
-from samedge.runtime.rle import decode_rle
+from samedge.runtime.masks.rle import decode_rle
+from samedge.runtime.results.prediction import Prediction
+from samedge.runtime.results.results import Boxes, Masks, Results
+from samedge.testing.fake_predictor import fake_predictor
 from samedge.types import BoolArray, ImageArray
 
 HEIGHT, WIDTH = 100, 200

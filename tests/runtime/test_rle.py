@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from samedge.errors import UsageError
-from samedge.runtime.rle import (
+from samedge.runtime.masks.rle import (
     decode_rle,
     encode_rle,
     encode_rle_window,

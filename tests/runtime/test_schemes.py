@@ -8,14 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from samedge.bundle.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.errors import BundleError, IntegrityError
-from samedge.runtime.decoders import WholeDecoder
-from samedge.runtime.fake import fake_predictor
-from samedge.runtime.manifest import GraphRecord, Manifest, TensorRecord
+from samedge.runtime.decoder.decoders import WholeDecoder
+from samedge.runtime.decoder.schemes import SamGraphs, check_graph
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.schemes import SamGraphs, check_graph
+from samedge.testing.fake_predictor import fake_predictor
 from samedge.types import IOScheme, TensorSpec
 
 F32 = np.dtype(np.float32)

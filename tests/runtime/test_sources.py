@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from samedge.errors import ImageError
-from samedge.runtime.sources import distinct_stems, find_images, iter_sources
+from samedge.runtime.image.sources import distinct_stems, find_images, iter_sources
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

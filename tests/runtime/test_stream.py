@@ -25,10 +25,10 @@ from samedge.engines.fake import FakeEngine
 from samedge.errors import CancelledError, EngineError, ImageError, PromptError, SamedgeError, UsageError
 from samedge.runtime.everything.found import FoundMasks
 from samedge.runtime.everything.parameters import EverythingOptions
-from samedge.runtime.fake import fake_predictor
-from samedge.runtime.prediction import Prediction
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.stream import Stream
+from samedge.runtime.results.prediction import Prediction
+from samedge.runtime.stream.stream import Stream
+from samedge.testing.fake_predictor import fake_predictor
 from samedge.types import Array, ImageArray
 
 LONG_S = 60.0
@@ -527,7 +527,8 @@ class TestEnd:
 
     def test_at_the_end_of_the_process(self) -> None:
         code = (
-            "import numpy as np; from itertools import repeat; from samedge.runtime.fake import fake_predictor;"
+            "import numpy as np; from itertools import repeat;"
+            "from samedge.testing.fake_predictor import fake_predictor;"
             "images = repeat(np.zeros((64, 64, 3), np.uint8));"
             "stream = fake_predictor().stream(images, {'points': [1, 1]}); print(next(stream).index)"
         )

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from samedge.runtime import work_ahead
-from samedge.runtime.work_ahead import WorkAhead
+from samedge.runtime.stream import work_ahead
+from samedge.runtime.stream.work_ahead import WorkAhead
 
 LONG_S = 60.0
 """Where a test waits for an event, it fails after this; it never takes that long."""
@@ -254,7 +254,8 @@ def test_items_are_not_kept_while_it_waits_for_room() -> None:
 
 def test_the_thread_ends_with_the_process() -> None:
     code = (
-        "from itertools import count; from threading import Event; from samedge.runtime.work_ahead import WorkAhead;"
+        "from itertools import count; from threading import Event;"
+        "from samedge.runtime.stream.work_ahead import WorkAhead;"
         "begun = Event(); work = WorkAhead(count(), lambda *_: begun.set(), ahead=1, name='x');"
         "work.start(); begun.wait(60)"
     )

@@ -10,9 +10,9 @@ import pytest
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.errors import EngineError, UsageError
-from samedge.runtime.detections import Thresholds
-from samedge.runtime.yolo_graph import YoloGraph, describe_yolo, yolo_metadata
-from samedge.runtime.yolo_predictor import YoloPredictor
+from samedge.runtime.yolo.detections import Thresholds
+from samedge.runtime.yolo.graph import YoloGraph, describe_yolo, yolo_metadata
+from samedge.runtime.yolo.predictor import YoloPredictor
 from samedge.types import Array, TensorSpec
 
 F32, F16 = np.dtype(np.float32), np.dtype(np.float16)

@@ -46,7 +46,7 @@ class Batch:
     edges: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """Returns the batch on another device."""
+        """Return the batch on another device."""
         return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
 
@@ -65,7 +65,7 @@ class SceneBatches(Dataset[Batch]):
         self.seed, self.scenes, self.targets, self.size, self.repeat = seed, scenes, targets, size, repeat
 
     def __getitem__(self, index: int) -> Batch:
-        """Returns batch `index`."""
+        """Return batch `index`."""
         cv2.setNumThreads(1)
         number = index % self.repeat if self.repeat else index
         rng = np.random.default_rng([self.seed, 7, index])
@@ -76,14 +76,14 @@ class SceneBatches(Dataset[Batch]):
         return collate([_targets(rng, s, self.targets) for s in drawn])
 
     def _scene(self, seed: int, rng: np.random.Generator) -> Scene:
-        """Draws a scene, one of four as a small picture that is enlarged: its edges are softer, its patterns larger."""
+        """Draw a scene, one of four as a small picture that is enlarged: its edges are softer, its patterns larger."""
         if self.size > _SMALL_PICTURE and rng.random() < _ENLARGED:
             return enlarged(scene(seed, "train", _SMALL_PICTURE), self.size)
         return scene(seed, "train", self.size)
 
 
 def collate(parts: list[dict[str, NDArray[np.generic]]]) -> Batch:
-    """Returns the batch of several scenes' arrays."""
+    """Return the batch of several scenes' arrays."""
     stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     flat = {"soft", "hard", "points", "boxes", "boxed"}
     return Batch(**{k: torch.from_numpy(v.reshape(-1, *v.shape[2:]) if k in flat else v) for k, v in stacked.items()})
@@ -118,7 +118,7 @@ def _shrunk(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
 
 
 def inner_point(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns (x, y) of a random pixel of a mask; every other time one that is well inside."""
+    """Return (x, y) of a random pixel of a mask; every other time one that is well inside."""
     if rng.random() < 0.5:
         depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
         mask = depth >= depth.max() * rng.uniform(0.4, 0.9)
@@ -128,13 +128,13 @@ def inner_point(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np
 
 
 def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns the corners of a mask's box, float32 ``[2, 2]``, (x, y) of its first and its last pixel."""
+    """Return the corners of a mask's box, float32 ``[2, 2]``, (x, y) of its first and its last pixel."""
     x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
     return np.array([[x, y], [x + w - 1, y + h - 1]], np.float32)
 
 
 def jittered_box(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns a mask's box with noise of a tenth of its sides, at most 6 px in 256; one box of four is exact."""
+    """Return a mask's box with noise of a tenth of its sides, at most 6 px in 256; one box of four is exact."""
     box = tight_box(mask)
     if rng.random() < 0.25:
         return box

@@ -10,7 +10,7 @@ from tools.train_sam_demo.textures import axes, value_noise
 
 
 def light(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the canvas ``[S, S, 3]`` under light that falls off to one side, or is patchy."""
+    """Return the canvas ``[S, S, 3]`` under light that falls off to one side, or is patchy."""
     size = canvas.shape[0]
     if rng.random() < 0.7:
         u, _ = axes(rng, size, size)
@@ -22,7 +22,7 @@ def light(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.f
 
 
 def photograph(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Returns the canvas as a camera's uint8 picture: light, blur, noise, then compression, each by chance."""
+    """Return the canvas as a camera's uint8 picture: light, blur, noise, then compression, each by chance."""
     if rng.random() < 0.7:
         canvas = light(rng, canvas)
     if rng.random() < 0.5:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from samedge.models.sam import Sam
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.batches import tight_box
 from tools.train_sam_demo.everything import best_ious, everything
 from tools.train_sam_demo.letterbox import enlarged
@@ -36,12 +36,12 @@ FILTER = {"score": 0.75, "stability": 0.85, "overlap": 0.6}
 
 
 def find_all(sam: Sam, drawn: Scene) -> torch.Tensor:
-    """Returns the masks of segment-everything with the settings of the report."""
+    """Return the masks of segment-everything with the settings of the report."""
     return everything(sam, drawn, SIDE, **FILTER)
 
 
 def evaluate_scenes(sam: Sam, split: Split, count: int, recall_count: int, drawn_at: int) -> dict[str, Any]:
-    """Returns the figures on the first scenes of a split; recall is measured on fewer, as it takes 256 prompts each."""
+    """Return the figures on the first scenes of a split; recall is measured on fewer, as it takes 256 prompts each."""
     targets: list[Target] = []
     best: list[float] = []
     masks = 0
@@ -67,7 +67,7 @@ def evaluate_scenes(sam: Sam, split: Split, count: int, recall_count: int, drawn
 
 
 def scene_pictures(sam: Sam, count: int) -> list[NDArray[np.uint8]]:
-    """Returns a row for each of some held-out scenes: picture, truth, answers to boxes, everything."""
+    """Return a row for each of some held-out scenes: picture, truth, answer to boxes, everything."""
     rows = []
     for i in range(count):
         drawn = scene(i, "held_out", sam.image_size)
@@ -77,7 +77,7 @@ def scene_pictures(sam: Sam, count: int) -> list[NDArray[np.uint8]]:
 
 @torch.no_grad()
 def boxes_answered(sam: Sam, drawn: Scene) -> NDArray[np.bool_]:
-    """Returns the model's mask for the box of each object, bool ``[N, S, S]``."""
+    """Return the model's mask for the box of each object, bool ``[N, S, S]``."""
     count, low = len(drawn.masks), 4 * sam.embedding_size
     embedding = sam.encode(normalise(torch.from_numpy(drawn.image)[None]))
     coords = torch.from_numpy(np.stack([tight_box(m) for m in drawn.masks]))
@@ -87,14 +87,14 @@ def boxes_answered(sam: Sam, drawn: Scene) -> NDArray[np.bool_]:
 
 
 def photograph_pictures(sam: Sam) -> list[NDArray[np.uint8]]:
-    """Returns a row for each question to a photograph, then everything in each of them."""
+    """Return a row for each question to a photograph, then everything in each of them."""
     rows = [np.hstack(answer(sam, question)) for question in QUESTIONS]
     names = sorted({question.photo for question in QUESTIONS})
     return rows + [np.hstack(all_of_it(sam, name)) for name in names]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="folder of a training run, or a checkpoint that samedge reads")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.json and the overlays")

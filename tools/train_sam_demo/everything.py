@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samedge.models.sam import Sam
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.losses import enlarge
 from tools.train_sam_demo.network import normalise
 from tools.train_sam_demo.scenes import Scene
@@ -21,7 +21,7 @@ _STABLE_OFFSET = 1.0
 
 @torch.no_grad()
 def everything(sam: Sam, drawn: Scene, side: int, *, score: float, stability: float, overlap: float) -> Tensor:
-    """Returns masks of a scene, best first: bool ``[M, S, S]``.
+    """Return masks of a scene, best first: bool ``[M, S, S]``.
 
     Args:
         sam: The model.
@@ -56,7 +56,7 @@ def everything(sam: Sam, drawn: Scene, side: int, *, score: float, stability: fl
 
 
 def suppress(masks: Tensor, overlap: float) -> list[int]:
-    """Returns the rows of masks float32 ``[M, P]``, best first, that overlap no kept one by more IoU than allowed."""
+    """Return the rows of masks float32 ``[M, P]``, best first, that overlap no kept one by more IoU than allowed."""
     inter = masks @ masks.T
     area = masks.sum(1)
     iou = inter / (area[:, None] + area[None] - inter).clamp(min=1)
@@ -68,7 +68,7 @@ def suppress(masks: Tensor, overlap: float) -> list[int]:
 
 
 def best_ious(found: Tensor, drawn: Scene) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Returns, for each object of a scene, the IoU of the found mask that fits it best."""
+    """Return, for each object of a scene, the IoU of the found mask that fits it best."""
     target = torch.from_numpy(drawn.masks).flatten(1).float()
     if not len(found):
         return np.zeros(len(target))

@@ -31,26 +31,26 @@ _CHARACTERS = "ABCDEFGHKLMNOPQRSTUVWXYZabcdefghkmnopqrstuvwxyz023456789&?"
 
 
 def fixed_point(points: Points) -> NDArray[np.int32]:
-    """Returns points ``[K, 2]`` in px as the fixed-point integers that OpenCV draws with `shift`."""
+    """Return points ``[K, 2]`` in px as the fixed-point integers that OpenCV draws with `shift`."""
     return np.round(points * (1 << _SUBPIXEL_BITS)).astype(np.int32)
 
 
 def fill(size: int, contours: Sequence[Points]) -> Alpha:
-    """Returns the even-odd fill of closed contours ``[K, 2]`` (x, y) in px as alpha uint8 ``[size, size]``."""
+    """Return the even-odd fill of closed contours ``[K, 2]`` (x, y) in px as alpha uint8 ``[size, size]``."""
     alpha = np.zeros((size, size), np.uint8)
     cv2.fillPoly(alpha, [fixed_point(c) for c in contours], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
     return alpha
 
 
 def stroke(size: int, line: Points, thickness: int, *, closed: bool = False) -> Alpha:
-    """Returns a line ``[K, 2]`` (x, y) of a thickness in px as alpha uint8 ``[size, size]``."""
+    """Return a line ``[K, 2]`` (x, y) of a thickness in px as alpha uint8 ``[size, size]``."""
     alpha = np.zeros((size, size), np.uint8)
     cv2.polylines(alpha, [fixed_point(line)], closed, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     return alpha
 
 
 def place(unit: Points, rng: np.random.Generator, centre: Points, radius: float, *, squeeze: float = 0.5) -> Points:
-    """Returns unit-disc points ``[K, 2]`` stretched, turned, scaled to the radius and moved to the centre."""
+    """Return unit-disc points ``[K, 2]`` stretched, turned, scaled to the radius and moved to the centre."""
     stretch = np.array([1.0, rng.uniform(squeeze, 1.0)])
     turn = rng.uniform(0, 2 * math.pi)
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -58,20 +58,20 @@ def place(unit: Points, rng: np.random.Generator, centre: Points, radius: float,
 
 
 def circle(points: int = 48) -> Points:
-    """Returns the unit circle as a contour ``[points, 2]``."""
+    """Return the unit circle as a contour ``[points, 2]``."""
     angle = np.linspace(0, 2 * math.pi, points, endpoint=False)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def bezier(controls: Points, points: int = 40) -> Points:
-    """Returns a cubic Bézier curve of four controls ``[4, 2]`` as a line ``[points, 2]``."""
+    """Return a cubic Bézier curve of four controls ``[4, 2]`` as a line ``[points, 2]``."""
     t = np.linspace(0, 1, points)[:, None]
     weights = np.concatenate([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], axis=1)
     return np.asarray(weights @ controls)
 
 
 def polygon(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a simple polygon of 3 to 9 corners, concave ones among them."""
+    """Draw a simple polygon of 3 to 9 corners, concave ones among them."""
     corners = int(rng.integers(3, 10))
     angle = np.sort((np.arange(corners) + rng.uniform(-0.35, 0.35, corners)) * 2 * math.pi / corners)
     reach = rng.uniform(rng.uniform(0.35, 0.9), 1.0, corners)[:, None]
@@ -80,12 +80,12 @@ def polygon(rng: np.random.Generator, size: int, centre: Points, radius: float) 
 
 
 def ellipse(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws an ellipse."""
+    """Draw an ellipse."""
     return fill(size, [place(circle(), rng, centre, radius, squeeze=0.35)])
 
 
 def blob_unit(rng: np.random.Generator) -> Points:
-    """Returns a smooth closed curve: a circle whose radius is a short random Fourier series."""
+    """Return a smooth closed curve: a circle whose radius is a short random Fourier series."""
     angle = np.linspace(0, 2 * math.pi, 72, endpoint=False)
     waves = np.arange(1, 6)
     amplitude = rng.normal(0, rng.uniform(0.1, 0.4), 5) / waves
@@ -95,12 +95,12 @@ def blob_unit(rng: np.random.Generator) -> Points:
 
 
 def blob(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a smooth blob."""
+    """Draw a smooth blob."""
     return fill(size, [place(blob_unit(rng), rng, centre, radius)])
 
 
 def petal(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a closed shape of 2 to 4 Bézier curves with corners where they meet."""
+    """Draw a closed shape of 2 to 4 Bézier curves with corners where they meet."""
     knots = int(rng.integers(2, 5))
     angle = np.sort(rng.uniform(0, 0.5, knots) + np.arange(knots) * 2 * math.pi / knots)
     corner = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.6, 1.0, (knots, 1))
@@ -113,7 +113,7 @@ def petal(rng: np.random.Generator, size: int, centre: Points, radius: float) ->
 
 
 def box(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a turned or upright rectangle, its corners sharp or round."""
+    """Draw a turned or upright rectangle, its corners sharp or round."""
     half = np.array([1.0, rng.uniform(0.3, 1.0)]) * 0.8
     corner = half[1] * rng.uniform(0.1, 0.9) if rng.random() < 0.5 else 1e-3
     angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
@@ -125,13 +125,13 @@ def box(rng: np.random.Generator, size: int, centre: Points, radius: float) -> A
 
 
 def capsule(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a straight bar with round ends."""
+    """Draw a straight bar with round ends."""
     ends = place(np.array([[-0.8, 0.0], [0.8, 0.0]]), rng, centre, radius)
     return stroke(size, ends, max(5, size // 51, round(radius * rng.uniform(0.25, 0.6))))
 
 
 def wire(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a thin curve: two joined Béziers, or an open zigzag, as wide as a cable or a branch."""
+    """Draw a thin curve: two joined Béziers, or an open zigzag, as wide as a cable or a branch."""
     if rng.random() < 0.7:
         controls = rng.uniform(-1, 1, (7, 2))
         controls[4] = 2 * controls[3] - controls[2]  # no kink at the joint
@@ -144,13 +144,13 @@ def wire(rng: np.random.Generator, size: int, centre: Points, radius: float) -> 
 
 
 def ring(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws an elliptic or blobby ring; what lies behind shows through."""
+    """Draw an elliptic or blobby ring; what lies behind shows through."""
     outer = place(circle() if rng.random() < 0.7 else blob_unit(rng), rng, centre, radius, squeeze=0.6)
     return fill(size, [outer, (outer - centre) * rng.uniform(0.4, 0.78) + centre])
 
 
 def sieve(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a blob or box with 1 to 3 round holes."""
+    """Draw a blob or box with 1 to 3 round holes."""
     outer = place(blob_unit(rng) if rng.random() < 0.5 else np.sign(circle(4) + 1e-9) * 0.75, rng, centre, radius)
     holes = []
     for k in range(int(rng.integers(1, 4))):
@@ -162,7 +162,7 @@ def sieve(rng: np.random.Generator, size: int, centre: Points, radius: float) ->
 
 
 def glyph(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws a character, turned, in one of OpenCV's fonts, its strokes at least 4 px wide."""
+    """Draw a character, turned, in one of OpenCV's fonts, its strokes at least 4 px wide."""
     radius = max(radius, size * 0.07)
     side = 96
     sheet = np.zeros((side, side), np.uint8)
@@ -178,7 +178,7 @@ def glyph(rng: np.random.Generator, size: int, centre: Points, radius: float) ->
 
 
 def compound(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draws the union of two or three overlapping simple shapes."""
+    """Draw the union of two or three overlapping simple shapes."""
     simple = (polygon, ellipse, blob, box, capsule)
     alpha = simple[int(rng.integers(len(simple)))](rng, size, centre, radius * 0.7)
     for _ in range(int(rng.integers(1, 3))):

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.models.sam import PIXEL_MEAN
+from samedge.models.sam.sam import PIXEL_MEAN
 from tools.train_sam_demo.scenes import SMALLEST_SHARE, Scene
 
 _NARROWEST = 0.5
 
 
 def padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns a picture uint8 ``[h, w, 3]``, h and w at most size, at the top left of a size x size one."""
+    """Return a picture uint8 ``[h, w, 3]``, h and w at most size, at the top left of a size x size one."""
     out = np.empty((size, size, 3), np.uint8)
     # The nearest bytes to what SAM pads with, which is 0 after normalisation.
     out[:] = np.round(PIXEL_MEAN)
@@ -22,12 +22,12 @@ def padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Returns where a picture uint8 ``[H, W, 3]`` has just the padding's colour, bool ``[H, W]``."""
+    """Return where a picture uint8 ``[H, W, 3]`` has just the padding's colour, bool ``[H, W]``."""
     return np.asarray((image == np.round(PIXEL_MEAN).astype(np.uint8)).all(2))
 
 
 def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns a picture with its longer side resized to `size`; its aspect ratio stays."""
+    """Return a picture with its longer side resized to `size`; its aspect ratio stays."""
     scale = size / max(image.shape[:2])
     height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -35,7 +35,7 @@ def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def enlarged(drawn: Scene, size: int) -> Scene:
-    """Returns a scene at size x size, as SAM enlarges a picture that is smaller than its input."""
+    """Return a scene at size x size, as SAM enlarges a picture that is smaller than its input."""
     if drawn.image.shape[0] == size:
         return drawn
     masks = [cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) for mask in drawn.masks]
@@ -43,7 +43,7 @@ def enlarged(drawn: Scene, size: int) -> Scene:
 
 
 def cut(drawn: Scene, rng: np.random.Generator) -> Scene:
-    """Returns the scene as a portrait or landscape picture with padding, or as it is where no mask would be left."""
+    """Return the scene as a portrait or landscape picture with padding, or as it is where no mask would be left."""
     size = drawn.image.shape[0]
     kept = round(size * rng.uniform(_NARROWEST, 1.0))
     view = (slice(kept), slice(size)) if rng.random() < 0.6 else (slice(size), slice(kept))

@@ -13,7 +13,7 @@ _ALL_TOKENS = 0.05
 
 
 def mask_loss(logits: Tensor, soft: Tensor) -> Tensor:
-    """Returns 20 focal + dice of each mask, ``[B, M]``.
+    """Return 20 focal + dice of each mask, ``[B, M]``.
 
     Targets are covered shares, not bits: where the edge runs within a cell, the right logit is in between, and masks
     are finer than their grid. The focal loss is that for soft targets (arXiv:2006.04388, equation 6).
@@ -32,7 +32,7 @@ def mask_loss(logits: Tensor, soft: Tensor) -> Tensor:
 
 
 def best_of_three(losses: Tensor) -> Tensor:
-    """Returns the loss of the ambiguity masks, ``[B]``: that of the best one, and a little of all against dead tokens.
+    """Return the loss of the ambiguity masks, ``[B]``: that of the best one, and a little of all against dead tokens.
 
     Args:
         losses: float32 ``[B, 4]``; column 0 is the mask for clear prompts and does not take part.
@@ -43,7 +43,7 @@ def best_of_three(losses: Tensor) -> Tensor:
 
 @torch.no_grad()
 def real_iou(logits: Tensor, hard: Tensor) -> Tensor:
-    """Returns the IoU of each mask at the size of the targets, ``[B, M]``.
+    """Return the IoU of each mask at the size of the targets, ``[B, M]``.
 
     Args:
         logits: float32 ``[B, M, h, w]``.
@@ -57,12 +57,12 @@ def real_iou(logits: Tensor, hard: Tensor) -> Tensor:
 
 
 def enlarge(logits: Tensor, side: int) -> Tensor:
-    """Returns low-resolution logits ``[B, M, h, w]`` at side x side."""
+    """Return low-resolution logits ``[B, M, h, w]`` at side x side."""
     return functional.interpolate(logits.float(), (side, side), mode="bilinear", align_corners=False)
 
 
 def grouping_loss(features: Tensor, labels: Tensor) -> Tensor:
-    """Returns the loss of telling from each cell's features which object it shows; a help for the encoder.
+    """Return the loss of telling from each cell's features which object it shows; a help for the encoder.
 
     Each object is the mean of its cells, and a cell should be nearer to its own object than to any other
     (prototypes as in arXiv:1703.05175, taken from the picture itself). Every object counts alike, however small.
@@ -83,5 +83,5 @@ def grouping_loss(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Returns the loss of finding edges between objects, both ``[N, h, w]``; another help for the encoder."""
+    """Return the loss of finding edges between objects, both ``[N, h, w]``; another help for the encoder."""
     return functional.binary_cross_entropy_with_logits(logits, edges, pos_weight=logits.new_tensor(3.0))

@@ -1,4 +1,4 @@
-"""The configuration of sam_demo and its first weights. Everything else is `samedge.models.sam.Sam`."""
+"""The configuration of sam_demo and its first weights. Everything else is `samedge.models.sam.sam.Sam`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from samedge.models.image_encoder import Block, ImageEncoderViT
-from samedge.models.mask_decoder import MaskDecoder
-from samedge.models.prompt_encoder import PromptEncoder
-from samedge.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
-from samedge.models.two_way import Attention, TwoWayTransformer
+from samedge.models.sam.image_encoder import Block, ImageEncoderViT
+from samedge.models.sam.mask_decoder import MaskDecoder
+from samedge.models.sam.prompt_encoder import PromptEncoder
+from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.two_way import Attention, TwoWayTransformer
 
 PATCH = 16
 _SHARPNESS = 2.0
@@ -48,7 +48,7 @@ TINY = Shape(64, 32, 2, 64, (3, 0), 32, 64)
 
 
 def build(shape: Shape, seed: int = 0) -> Sam:
-    """Returns an untrained model whose weights depend on the seed alone."""
+    """Return an untrained model whose weights depend on the seed alone."""
     torch.manual_seed(seed)
     grid = shape.image_size // PATCH
     encoder = ImageEncoderViT(
@@ -76,7 +76,7 @@ def build(shape: Shape, seed: int = 0) -> Sam:
 
 
 def initialise_encoder(encoder: ImageEncoderViT) -> None:
-    """Gives an encoder a start that saves it the first thousand steps.
+    """Give an encoder a start that saves it the first thousand steps.
 
     Patches are projected to their low frequencies instead of noise, positions are told apart from the beginning, and
     the branches of the residual stream start small.
@@ -96,7 +96,7 @@ def initialise_encoder(encoder: ImageEncoderViT) -> None:
 
 @torch.no_grad()
 def initialise_decoder(prompts: PromptEncoder, decoder: MaskDecoder) -> None:
-    """Gives a decoder attention that looks, from the start, at where a prompt points.
+    """Give a decoder attention that looks, from the start, at where a prompt points.
 
     Prompts and pixels carry the same code of their position, so queries and keys of one projection meet where the
     positions do; the learned embeddings, which know nothing yet, start quietly.
@@ -113,7 +113,7 @@ def initialise_decoder(prompts: PromptEncoder, decoder: MaskDecoder) -> None:
 
 
 def cosine_filters(count: int) -> Tensor:
-    """Returns the first filters of a patch's cosine transform, ``[count, 3, 16, 16]``, two thirds of them grey.
+    """Return the first filters of a patch's cosine transform, ``[count, 3, 16, 16]``, two thirds of them grey.
 
     High frequencies, which pictures have less of, are amplified, so that channels start with similar variances.
     """
@@ -133,7 +133,7 @@ def cosine_filters(count: int) -> Tensor:
 
 
 def sine_positions(grid: int, dim: int) -> Tensor:
-    """Returns sine and cosine codes of a square grid's positions, ``[grid, grid, dim]``, of a modest size."""
+    """Return sine and cosine codes of a square grid's positions, ``[grid, grid, dim]``, of a modest size."""
     frequency = 1.0 / 100 ** (torch.arange(dim // 4) / (dim // 4))
     angle = torch.arange(grid)[:, None] * frequency
     code = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -142,6 +142,6 @@ def sine_positions(grid: int, dim: int) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Maps pictures uint8 ``[N, S, S, 3]`` to the encoder's input float32 ``[N, 3, S, S]``."""
+    """Map pictures uint8 ``[N, S, S, 3]`` to the encoder's input float32 ``[N, 3, S, S]``."""
     mean, std = torch.tensor(PIXEL_MEAN, device=images.device), torch.tensor(PIXEL_STD, device=images.device)
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -42,7 +42,7 @@ class Optimisers:
             )
 
     def step(self, factor: float) -> None:
-        """Makes a step at a share of the peak learning rate, and clears the gradients."""
+        """Make a step at a share of the peak learning rate, and clears the gradients."""
         for optimiser in self.all:
             for group in optimiser.param_groups:
                 group["lr"] = self.peak * factor
@@ -50,11 +50,11 @@ class Optimisers:
             optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> list[dict[str, Any]]:
-        """Returns the state of each optimiser."""
+        """Return the state of each optimiser."""
         return [optimiser.state_dict() for optimiser in self.all]
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        """Takes over the states that `state` returned."""
+        """Take over the states that `state` returned."""
         for optimiser, state in zip(self.all, states, strict=True):
             optimiser.load_state_dict(state)
 
@@ -64,7 +64,7 @@ def _is_matrix(name: str) -> bool:
 
 
 def rate(step: int, steps: int, *, warm_up: int, decay_share: float) -> float:
-    """Returns the share of the peak learning rate at a step: a linear rise, a level stretch, then a half cosine to 0.
+    """Return the share of the peak learning rate at a step: a linear rise, a level stretch, then a half cosine to 0.
 
     With a decay share of 1 this is the plain cosine. A level stretch lets a run be given more steps, or fewer, while
     it is on: as long as the decay has not begun, nothing that was learned so far would have been learned differently.
@@ -88,7 +88,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Moves the mean towards the module's values; early steps count for more, as they are soon outdated."""
+        """Move the mean towards the module's values; early steps count for more, as they are soon outdated."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         current = module.state_dict()
         names = [name for name, value in self.values.items() if value.is_floating_point()]

@@ -23,7 +23,7 @@ LARGEST_BYTES: Final = 16_000_000
 
 
 def pack(weights: dict[str, Tensor], metadata: dict[str, str], output: Path) -> int:
-    """Writes weights as fp16 safetensors; returns the file's size in bytes.
+    """Write weights as fp16 safetensors; return the file's size in bytes.
 
     Args:
         weights: The state dict of a `Sam`.
@@ -47,7 +47,7 @@ def pack(weights: dict[str, Tensor], metadata: dict[str, str], output: Path) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--output", type=Path, default=OUTPUT)

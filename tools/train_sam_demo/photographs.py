@@ -17,7 +17,7 @@ HELD_OUT_PHOTOS: Final = ("brick", "chelsea", "coins", "gravel")
 
 @lru_cache(maxsize=16)
 def photo(name: str) -> NDArray[np.uint8]:
-    """Returns a photograph as uint8 RGB ``[H, W, 3]``; do not write to it.
+    """Return a photograph as uint8 RGB ``[H, W, 3]``; do not write to it.
 
     Raises:
         FileNotFoundError: There is no such photograph.
@@ -30,7 +30,7 @@ def photo(name: str) -> NDArray[np.uint8]:
 
 
 def crop(names: tuple[str, ...], rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """Returns a random crop of one of the photographs, float32 ``[height, width, 3]`` in 0..255.
+    """Return a random crop of one of the photographs, float32 ``[height, width, 3]`` in 0..255.
 
     It is resized, mirrored and changed in colour, so that a handful of pictures goes a long way.
     """

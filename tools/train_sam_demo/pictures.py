@@ -14,7 +14,7 @@ _COLOURS = np.random.default_rng(5).integers(40, 256, (64, 3)).astype(np.float32
 
 
 def overlay(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Returns an RGB picture with masks ``[M, H, W]`` laid over it, large ones first, each with its outline."""
+    """Return an RGB picture with masks ``[M, H, W]`` laid over it, large ones first, each with its outline."""
     out = image.astype(np.float32)
     for rank, row in enumerate(np.argsort(-masks.sum((1, 2)))):
         tint = _COLOURS[rank % len(_COLOURS)]
@@ -25,7 +25,7 @@ def overlay(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.ui
 
 
 def mark(image: NDArray[np.uint8], points: NDArray[np.float32], box: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-    """Returns a copy with points ``[P, 2]`` and a box ``[2, 2]``, (x, y) in px, drawn on it."""
+    """Return a copy with points ``[P, 2]`` and a box ``[2, 2]``, (x, y) in px, drawn on it."""
     out = image.copy()
     for x, y in points:
         cv2.circle(out, (round(float(x)), round(float(y))), 4, (255, 255, 255), -1, cv2.LINE_AA)
@@ -37,12 +37,12 @@ def mark(image: NDArray[np.uint8], points: NDArray[np.float32], box: NDArray[np.
 
 
 def truth_beside(drawn: Scene, answers: list[NDArray[np.bool_]]) -> NDArray[np.uint8]:
-    """Returns a row: the picture, its true masks, and each set of answered masks."""
+    """Return a row: the picture, its true masks, and each set of answered masks."""
     return np.hstack([drawn.image, overlay(drawn.image, drawn.masks), *(overlay(drawn.image, a) for a in answers)])
 
 
 def write(path: Path, rows: list[NDArray[np.uint8]]) -> None:
-    """Writes rows of RGB pictures, one below the other."""
+    """Write rows of RGB pictures, one below the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width = max(row.shape[1] for row in rows)
     same = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]

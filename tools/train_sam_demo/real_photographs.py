@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from samedge.models.sam import Sam
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.everything import everything
 from tools.train_sam_demo.letterbox import fitted, padded
 from tools.train_sam_demo.losses import enlarge
@@ -81,7 +81,7 @@ QUESTIONS: Final = (
 
 
 def coins(size: int) -> Scene:
-    """Returns the photograph of coins as a scene of a size: resized, padded, with true masks."""
+    """Return the photograph of coins as a scene of a size: resized, padded, with true masks."""
     image = photo("coins")
     scale = size / max(image.shape[:2])
     masks = []
@@ -100,7 +100,7 @@ def coins(size: int) -> Scene:
 
 @torch.no_grad()
 def answer(sam: Sam, question: Question) -> list[NDArray[np.uint8]]:
-    """Returns the marked photograph and the masks that the model answers with, as RGB pictures of one size.
+    """Return the marked photograph and the masks that the model answers with, as RGB pictures of one size.
 
     A box is answered by mask 0, a click by its three masks, the one with the highest score first.
     """
@@ -121,7 +121,7 @@ def answer(sam: Sam, question: Question) -> list[NDArray[np.uint8]]:
 
 
 def all_of_it(sam: Sam, name: str) -> list[NDArray[np.uint8]]:
-    """Returns a photograph and everything that the model finds in it, as RGB pictures of one size."""
+    """Return a photograph and everything that the model finds in it, as RGB pictures of one size."""
     small = fitted(photo(name), sam.image_size)
     drawn = Scene(padded(small, sam.image_size), np.zeros((0, 1, 1), np.bool_), (), np.zeros(0, np.int64))
     found = everything(sam, drawn, 16, score=0.75, stability=0.85, overlap=0.6).numpy()

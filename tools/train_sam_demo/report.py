@@ -16,7 +16,7 @@ SIZES = ("small", "medium", "large")
 
 
 def calibration(targets: Sequence[Target], measure: str) -> Figures:
-    """Returns how well predicted IoUs fit the real ones: mean absolute error, bias and correlation."""
+    """Return how well predicted IoUs fit the real ones: mean absolute error, bias and correlation."""
     real = np.array([t.iou[measure] for t in targets])
     said = np.array([t.predicted[measure] for t in targets])
     varied = real.std() > 0 and said.std() > 0
@@ -28,7 +28,7 @@ def calibration(targets: Sequence[Target], measure: str) -> Figures:
 
 
 def recall(targets: Sequence[Target], best: Sequence[float]) -> dict[str, Figures]:
-    """Returns the share of objects that segment-everything found at IoU 0.5 and 0.75, by size."""
+    """Return the share of objects that segment-everything found at IoU 0.5 and 0.75, by size."""
     ious = np.array(best)
     sizes = np.array([t.size for t in targets])
     groups = {"all": np.ones(len(ious), bool), **{size: sizes == size for size in SIZES}}
@@ -40,7 +40,7 @@ def recall(targets: Sequence[Target], best: Sequence[float]) -> dict[str, Figure
 
 
 def summary(targets: list[Target]) -> dict[str, object]:
-    """Returns every figure of some objects, as it goes into the JSON report."""
+    """Return every figure of some objects, as it goes into the JSON report."""
     groups: dict[str, list[Target]] = {"all": targets}
     for size in SIZES:
         groups[size] = [t for t in targets if t.size == size]
@@ -54,7 +54,7 @@ def summary(targets: list[Target]) -> dict[str, object]:
 
 
 def show(title: str, figures: dict[str, dict[str, float]], console: Console) -> None:
-    """Prints the mean IoUs of groups of objects as a table."""
+    """Print the mean IoUs of groups of objects as a table."""
     table = Table("objects", "n", *(name.replace("_", " ") for name in MEASURES), title=title)
     for name, row in figures.items():
         table.add_row(name, str(int(row["objects"])), *(f"{row[m]:.3f}" for m in MEASURES))

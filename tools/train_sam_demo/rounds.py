@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from samedge.models.sam import Sam
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.batches import Batch
 from tools.train_sam_demo.losses import (
     IOU_WEIGHT,
@@ -43,7 +43,7 @@ class Guide(nn.Module):
         self.shuffle = nn.PixelShuffle(4)
 
     def forward(self, embeddings: Tensor, batch: Batch) -> Tensor:
-        """Returns the loss of embeddings ``[N, C, g, g]`` on a batch."""
+        """Return the loss of embeddings ``[N, C, g, g]`` on a batch."""
         maps = self.shuffle(self.project(embeddings)).float()
         return grouping_loss(maps[:, 1:], batch.labels) + edge_loss(maps[:, 0], batch.edges)
 
@@ -67,7 +67,7 @@ class Plan:
     compiled: bool = False
 
     def encode(self, sam: Sam, images: Tensor) -> Tensor:
-        """Returns the embeddings of pictures uint8 ``[N, S, S, 3]``."""
+        """Return the embeddings of pictures uint8 ``[N, S, S, 3]``."""
         encode = _compiled(sam.encode) if self.compiled else sam.encode
         embeddings: Tensor = encode(normalise(images))
         return embeddings
@@ -97,7 +97,7 @@ class Prompts:
     has_mask: Tensor
 
     def take(self, rows: Tensor | slice) -> Prompts:
-        """Returns some of the rows."""
+        """Return some of the rows."""
         return Prompts(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
@@ -109,18 +109,18 @@ class Tally:
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, values: Tensor) -> None:
-        """Adds values ``[n]``."""
+        """Add values ``[n]``."""
         if values.numel():
             self.sums[name] = self.sums.get(name, 0.0) + float(values.detach().sum())
             self.counts[name] = self.counts.get(name, 0) + values.numel()
 
     def means(self) -> dict[str, float]:
-        """Returns the mean of each name."""
+        """Return the mean of each name."""
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
 
 def first_prompts(batch: Batch) -> Prompts:
-    """Returns a box or a point and a padding for every target: two tokens either way."""
+    """Return a box or a point and a padding for every target: two tokens either way."""
     count, side = len(batch.soft), batch.soft.shape[-1]
     point = torch.stack([batch.points, torch.zeros_like(batch.points)], dim=1)
     boxed = batch.boxed[:, None]
@@ -136,7 +136,7 @@ def first_prompts(batch: Batch) -> Prompts:
 
 @torch.no_grad()
 def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.Generator) -> Prompts:
-    """Returns the prompts with one more point each, drawn from where the answer is wrong, and mostly with the answer.
+    """Return the prompts with one more point each, drawn from where the answer is wrong, and mostly with the answer.
 
     Args:
         prompts: The prompts of the round before.
@@ -165,7 +165,7 @@ def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.G
 
 
 def encoder_backward(sam: Sam, guide: Guide, batch: Batch, plan: Plan) -> dict[str, float]:
-    """Adds the gradient of the guide alone, which needs no prompts; returns the step's means."""
+    """Add the gradient of the guide alone, which needs no prompts; returns the step's means."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=plan.bfloat16):
         helped = guide(plan.encode(sam, batch.images), batch)
     torch.autograd.backward(helped)
@@ -175,7 +175,7 @@ def encoder_backward(sam: Sam, guide: Guide, batch: Batch, plan: Plan) -> dict[s
 def step_backward(
     sam: Sam, guide: Guide, batch: Batch, plan: Plan, generator: torch.Generator, guide_weight: float
 ) -> dict[str, float]:
-    """Adds the gradient of one step to the parameters; returns the step's means.
+    """Add the gradient of one step to the parameters; return the step's means.
 
     Args:
         sam: The model.
@@ -214,7 +214,7 @@ def step_backward(
 def _decode_chunk(
     sam: Sam, leaf: Tensor, batch: Batch, prompts: Prompts, plan: Plan, tally: Tally, turn: int, total: float
 ) -> Tensor:
-    """Decodes some prompts, adds their gradient, and returns the answer to correct, ``[B, g4, g4]``."""
+    """Decode some prompts, add their gradient, and return the answer to correct, ``[B, g4, g4]``."""
     per_image = len(batch.soft) // len(batch.images)
     with torch.autocast(leaf.device.type, torch.bfloat16, enabled=plan.bfloat16):
         sparse = sam.prompt_encoder.embed_points(prompts.coords, prompts.labels)

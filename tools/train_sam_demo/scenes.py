@@ -54,7 +54,7 @@ class Scene:
 
 
 def scene(seed: int, split: Split = "train", size: int = 256) -> Scene:
-    """Returns the scene of a seed, size x size px, with at least one mask."""
+    """Return the scene of a seed, size x size px, with at least one mask."""
     families = TRAIN_FAMILIES if split == "train" else HELD_OUT_FAMILIES
     textures = TRAIN_TEXTURES if split == "train" else HELD_OUT_TEXTURES
     # The split is part of the seed: not even the layouts are shared.
@@ -157,7 +157,7 @@ class _Painter:
         self.canvas *= 1 - soft[..., None] * np.float32(self.rng.uniform(0.2, 0.6) / 255)
 
     def _finish(self) -> Scene | None:
-        """Returns the scene with the masks that are fair targets, or None where there is none."""
+        """Return the scene with the masks that are fair targets, or None where there is none."""
         count = len(self.names)
         kept: dict[int, NDArray[np.bool_]] = {}
         for number in range(1, count + 1):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samedge.models.sam import Sam
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.batches import tight_box
 from tools.train_sam_demo.losses import enlarge
 from tools.train_sam_demo.network import normalise
@@ -50,14 +50,14 @@ class Target:
 
 
 def innermost(region: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
-    """Returns (x, y) of the pixel of a region that is farthest from its edge, and that distance in px."""
+    """Return (x, y) of the pixel of a region that is farthest from its edge, and that distance in px."""
     depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = divmod(int(depth.argmax()), region.shape[1])
     return np.array([x, y], np.float32), float(depth.max())
 
 
 def next_click(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[NDArray[np.float32], int]:
-    """Returns the point that corrects a mask, (x, y), and its label."""
+    """Return the point that corrects a mask, (x, y), and its label."""
     missing, missing_depth = innermost(target & ~mask)
     surplus, surplus_depth = innermost(mask & ~target)
     if max(missing_depth, surplus_depth) == 0:
@@ -66,7 +66,7 @@ def next_click(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[NDAr
 
 
 def ious(masks: Tensor, target: Tensor) -> Tensor:
-    """Returns the IoU of bool masks ``[B, M, H, W]`` with targets ``[B, H, W]``: ``[B, M]``."""
+    """Return the IoU of bool masks ``[B, M, H, W]`` with targets ``[B, H, W]``: ``[B, M]``."""
     inter = (masks & target[:, None]).flatten(2).sum(2)
     union = (masks | target[:, None]).flatten(2).sum(2)
     return inter / union.clamp(min=1)
@@ -74,7 +74,7 @@ def ious(masks: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(sam: Sam, scenes: Iterable[Scene]) -> list[Target]:
-    """Returns the scores of every object of some scenes, which have the model's input size."""
+    """Return the scores of every object of some scenes, which have the model's input size."""
     device = next(sam.parameters()).device
     out: list[Target] = []
     for drawn in scenes:
@@ -149,5 +149,5 @@ class _Answer:
 
 
 def mean_ious(targets: list[Target]) -> dict[str, float]:
-    """Returns the mean IoU of each measure."""
+    """Return the mean IoU of each measure."""
     return {name: float(np.mean([t.iou[name] for t in targets])) for name in MEASURES}

@@ -21,13 +21,13 @@ Texture: TypeAlias = Callable[[np.random.Generator, int, int], Paint]
 
 
 def colour(rng: np.random.Generator) -> Paint:
-    """Returns a random colour ``[3]``; grey ones are as frequent as vivid ones."""
+    """Return a random colour ``[3]``; grey ones are as frequent as vivid ones."""
     value = rng.uniform(10, 245, 3)
     return np.asarray(value.mean() + (value - value.mean()) * rng.uniform(0, 1.2), np.float32).clip(0, 255)
 
 
 def two_colours(rng: np.random.Generator) -> tuple[Paint, Paint]:
-    """Returns two colours that are some way apart."""
+    """Return two colours that are some way apart."""
     first = colour(rng)
     step = rng.normal(0, 1, 3)
     step *= rng.uniform(20, 110) / np.linalg.norm(step)
@@ -35,12 +35,12 @@ def two_colours(rng: np.random.Generator) -> tuple[Paint, Paint]:
 
 
 def mix(weight: Paint, first: Paint, second: Paint) -> Paint:
-    """Returns ``first`` where the weight ``[H, W]`` is 0 and ``second`` where it is 1."""
+    """Return ``first`` where the weight ``[H, W]`` is 0 and ``second`` where it is 1."""
     return first + weight[..., None] * (second - first)
 
 
 def axes(rng: np.random.Generator, height: int, width: int) -> tuple[Paint, Paint]:
-    """Returns the coordinates, in px, of each pixel in a frame that is turned at random."""
+    """Return the coordinates, in px, of each pixel in a frame that is turned at random."""
     turn = rng.uniform(0, 2 * math.pi)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
@@ -48,7 +48,7 @@ def axes(rng: np.random.Generator, height: int, width: int) -> tuple[Paint, Pain
 
 
 def value_noise(rng: np.random.Generator, height: int, width: int, *, cell: float = 0.0) -> Paint:
-    """Returns smooth noise ``[H, W]`` in 0..1: random grids of a few sizes, enlarged and added."""
+    """Return smooth noise ``[H, W]`` in 0..1: random grids of a few sizes, enlarged and added."""
     cell = cell or float(np.exp(rng.uniform(math.log(6), math.log(80))))
     total = np.zeros((height, width), np.float32)
     weight = 1.0

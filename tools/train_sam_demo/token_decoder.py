@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samedge.models.layers import LayerNorm2d
-from samedge.models.mask_decoder import MaskDecoder
-from samedge.models.two_way import Attention, TwoWayAttentionBlock
+from samedge.models.sam.layers import LayerNorm2d
+from samedge.models.sam.mask_decoder import MaskDecoder
+from samedge.models.sam.two_way import Attention, TwoWayAttentionBlock
 
 
 def decode_tokens(
     decoder: MaskDecoder, images: Tensor, rows: Tensor, position: Tensor, sparse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns what ``decoder(images[rows], position, sparse)`` returns.
+    """Return what ``decoder(images[rows], position, sparse)`` returns.
 
     Args:
         decoder: The module whose weights are used.
@@ -58,7 +58,7 @@ def decode_tokens(
 def _layer(
     layer: nn.Module, queries: Tensor, cells: Tensor, shared: Tensor | None, query_pe: Tensor, place: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Runs a `TwoWayAttentionBlock`; `shared` are the rows of cells that are still the same for several prompts."""
+    """Run a `TwoWayAttentionBlock`; `shared` are the rows of cells that are still the same for several prompts."""
     if not isinstance(layer, TwoWayAttentionBlock):
         raise TypeError(type(layer).__name__)
     if layer.first:
@@ -79,7 +79,7 @@ def _layer(
 
 
 def _project(cells: Tensor, place: Tensor, parts: list[tuple[nn.Linear, bool]]) -> tuple[Tensor, ...]:
-    """Returns projections of cells ``[B, S, C]``, those that are marked so with their position added first."""
+    """Return projections of cells ``[B, S, C]``, those that are marked so with their position added first."""
     weight = torch.cat([linear.weight for linear, _ in parts])
     offset = torch.cat(
         [linear(place) if placed else linear.bias.expand(1, place.shape[1], -1) for linear, placed in parts], dim=2
@@ -89,7 +89,7 @@ def _project(cells: Tensor, place: Tensor, parts: list[tuple[nn.Linear, bool]]) 
 
 
 def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Returns the output of an attention whose inputs ``[B, T or S, internal]`` are projected already."""
+    """Return the output of an attention whose inputs ``[B, T or S, internal]`` are projected already."""
     batch, heads, dim = len(query), attention.num_heads, attention.head_dim
     query, key, value = (part.reshape(batch, -1, heads, dim).transpose(1, 2) for part in (query, key, value))
     weights = (query @ key.transpose(-2, -1) * (1 / math.sqrt(dim))).softmax(-1)
@@ -98,7 +98,7 @@ def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> 
 
 
 def _masks(decoder: MaskDecoder, cells: Tensor, weights: Tensor, grid: int) -> Tensor:
-    """Returns the masks of cells ``[B, S, C]`` and the products' weights ``[B, M, C / 8]``."""
+    """Return the masks of cells ``[B, S, C]`` and the products' weights ``[B, M, C / 8]``."""
     first, norm, act, second, last = decoder.output_upscaling
     if not isinstance(norm, LayerNorm2d):
         raise TypeError(type(norm).__name__)
@@ -112,7 +112,7 @@ def _masks(decoder: MaskDecoder, cells: Tensor, weights: Tensor, grid: int) -> T
 
 
 def _enlarge(layer: nn.Module, x: Tensor) -> Tensor:
-    """Runs a transposed convolution of kernel and stride 2 on cells ``[..., C]``: ``[..., 4, C']``."""
+    """Run a transposed convolution of kernel and stride 2 on cells ``[..., C]``: ``[..., 4, C']``."""
     if not isinstance(layer, nn.ConvTranspose2d) or layer.bias is None:
         raise TypeError(type(layer).__name__)
     inner, outer = layer.weight.shape[:2]

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from samedge.models.load import load_model
-from samedge.models.registry import fit_relative_positions
-from samedge.models.sam import Sam
+from samedge.models.sam.load import load_model
+from samedge.models.sam.registry import fit_relative_positions
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.batches import Batch, SceneBatches
 from tools.train_sam_demo.network import SAM_DEMO, build
 from tools.train_sam_demo.optimisation import Optimisers, RunningMean, rate
@@ -79,11 +79,11 @@ class Trainer:
         self.stopped = False
 
     def stop(self, *_: object) -> None:
-        """Lets the run end, and save its state, after the step that it is at; a handler of signals."""
+        """Let the run end, and save its state, after the step that it is at; a handler of signals."""
         self.stopped = True
 
     def save(self) -> None:
-        """Writes the state of the run; a run that dies meanwhile leaves the last state in place."""
+        """Write the state of the run; a run that dies meanwhile leaves the last state in place."""
         path = self.settings.out / CHECKPOINT
         state = {
             "model": self.both.state_dict(),
@@ -97,7 +97,7 @@ class Trainer:
         path.with_suffix(".tmp").replace(path)
 
     def resume(self) -> bool:
-        """Takes over the state of the folder's run, if there is one; returns whether there was."""
+        """Take over the state of the folder's run, if there is one; return whether there was."""
         path = self.settings.out / CHECKPOINT
         if not path.exists():
             return False
@@ -109,7 +109,7 @@ class Trainer:
         return True
 
     def start_from(self, weights: Path) -> None:
-        """Begins with the weights of a packed file, or of another run's state; optimisers and steps begin anew.
+        """Begin with the weights of a packed file, or of another run's state; optimisers and steps begin anew.
 
         They may be those of another input size: positions are interpolated.
         """
@@ -122,7 +122,7 @@ class Trainer:
         self.mean = RunningMean(self.sam, self.settings.ema)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """Makes one step; returns its means."""
+        """Make one step; return its means."""
         s = self.settings
         generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
         # The guide is strong while the encoder knows nothing, and leaves for the end.
@@ -140,19 +140,19 @@ class Trainer:
         return {**means, "lr": s.lr * factor}
 
     def averaged(self) -> Sam:
-        """Returns a model with the running mean of the weights."""
+        """Return a model with the running mean of the weights."""
         sam = build(SAM_DEMO, self.settings.seed).to(self.device)
         sam.load_state_dict(self.mean.values)
         return sam.eval()
 
     def evaluate(self) -> dict[str, float]:
-        """Returns the mean IoUs of the averaged model on the first held-out scenes."""
+        """Return the mean IoUs of the averaged model on the first held-out scenes."""
         scenes = (scene(i, "held_out", SAM_DEMO.image_size) for i in range(self.settings.eval_scenes))
         return mean_ious(score(self.averaged(), scenes))
 
 
 def with_positions_of(state: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state whose positions are interpolated to the sizes that they have in another one."""
+    """Return a state whose positions are interpolated to the sizes that they have in another one."""
     out = dict(state)
     for name, value in state.items():
         shape = other[name].shape
@@ -165,7 +165,7 @@ def with_positions_of(state: dict[str, Tensor], other: dict[str, Tensor]) -> dic
 
 
 def log(settings: Settings, kind: str, step: int, values: dict[str, float]) -> None:
-    """Adds a line to log.jsonl and prints it."""
+    """Add a line to log.jsonl and print it."""
     rounded = {name: float(f"{value:.4g}") for name, value in values.items()}
     with (settings.out / "log.jsonl").open("a") as file:
         file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
@@ -195,7 +195,7 @@ def run(settings: Settings) -> None:
 
 
 def loop(trainer: Trainer, settings: Settings) -> None:
-    """Makes the steps that are left, until the run is stopped."""
+    """Make the steps that are left, until the run is stopped."""
     data = SceneBatches(settings.seed, settings.scenes, settings.targets, SAM_DEMO.image_size, settings.overfit)
     loader = DataLoader(
         data,
@@ -239,14 +239,14 @@ def _leave_signals_alone(_: int) -> None:
 
 
 def default_precision() -> str:
-    """Returns bf16 where matrix products gain from it: on CUDA, and on processors that multiply it."""
+    """Return bf16 where matrix products gain from it: on CUDA, and on processors that multiply it."""
     if torch.cuda.is_available():
         return "bf16"
     return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
-    """Returns the settings of a command line."""
+    """Return the settings of a command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint.pt and log.jsonl")
     p.add_argument("--steps", type=int, default=20000, help="planned steps; may be changed when a run goes on")

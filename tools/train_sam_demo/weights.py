@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samedge.models.load import load_model
-from samedge.models.sam import Sam
+from samedge.models.sam.load import load_model
+from samedge.models.sam.sam import Sam
 from tools.train_sam_demo.network import SAM_DEMO, build
 from tools.train_sam_demo.train import CHECKPOINT
 
 
 def averaged_weights(run: Path) -> tuple[dict[str, Tensor], int, dict[str, str]]:
-    """Returns a run's averaged weights, the number of its steps, and its settings as text.
+    """Return a run's averaged weights, the number of its steps, and its settings as text.
 
     Args:
         run: The run's folder, or the checkpoint in it.
@@ -26,7 +26,7 @@ def averaged_weights(run: Path) -> tuple[dict[str, Tensor], int, dict[str, str]]
 
 
 def read_sam(source: Path) -> Sam:
-    """Returns the model of a run's folder, or of any checkpoint that samedge reads, in evaluation mode."""
+    """Return the model of a run's folder, or of any checkpoint that samedge reads, in evaluation mode."""
     if source.is_dir() or source.name == CHECKPOINT:
         weights, _, _ = averaged_weights(source)
         sam = build(SAM_DEMO)

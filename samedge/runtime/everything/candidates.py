@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.runtime.everything.crops import Crop
-from samedge.runtime.nms import nms
-from samedge.runtime.rle import Rle
+from samedge.runtime.masks.nms import nms
+from samedge.runtime.masks.rle import Rle
 from samedge.types import FloatArray
 
 
@@ -38,12 +38,12 @@ class Candidate:
 
 
 def boxes_of(candidates: Sequence[Candidate]) -> FloatArray:
-    """Returns the boxes, float32 ``[N, 4]``."""
+    """Return the boxes, float32 ``[N, 4]``."""
     return np.array([candidate.box for candidate in candidates], np.float32).reshape(-1, 4)
 
 
 def distinct_in_crop(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
-    """Returns the masks that no better one of the same crop resembles, by falling predicted IoU.
+    """Return the masks that no better one of the same crop resembles, by falling predicted IoU.
 
     Args:
         candidates: Of one crop, in the order of their points.
@@ -58,7 +58,7 @@ def distinct_in_crop(candidates: Sequence[Candidate], iou_threshold: float) -> l
 
 
 def distinct_across_crops(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
-    """Returns the masks that none of a smaller crop resembles, those of small crops first.
+    """Return the masks that none of a smaller crop resembles, those of small crops first.
 
     Args:
         candidates: Of all crops, in their order.

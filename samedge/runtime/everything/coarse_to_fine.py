@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from samedge.runtime.everything.candidates import Candidate, distinct_in_crop
 from samedge.runtime.everything.sweep import Sweep
-from samedge.runtime.rle import rle_area, rle_holds
+from samedge.runtime.masks.rle import rle_area, rle_holds
 from samedge.types import BoolArray
 
 ENOUGH_ASKED: Final = 32
@@ -40,7 +40,7 @@ _COARSEST_SIDE: Final = 4
 
 
 def ask_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
-    """Returns the masks of the points that had to be asked, in the order of the points.
+    """Return the masks of the points that had to be asked, in the order of the points.
 
     Raises:
         CancelledError: The caller wants no more.
@@ -66,7 +66,7 @@ def ask_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
 
 
 def grid_levels(shares: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], float]]:
-    """Returns the points level by level, the coarsest first; each point is in one level.
+    """Return the points level by level, the coarsest first; each point is in one level.
 
     Args:
         shares: float64 ``[N, 2]``: (x, y) from 0 to 1. Points that form no grid are sorted into the cells of one.
@@ -93,7 +93,7 @@ def grid_levels(shares: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], flo
 def _skipped(
     sweep: Sweep, found: list[Candidate], shares: NDArray[np.float64], rows: NDArray[np.intp], reach: float
 ) -> BoolArray:
-    """Returns which of the points need not be asked: bool ``[K]``."""
+    """Return which of the points need not be asked: bool ``[K]``."""
     asked = np.flatnonzero(~np.isnan(sweep.margins))
     skipped = np.zeros(len(rows), np.bool_)
     if not len(asked):
@@ -112,7 +112,7 @@ def _skipped(
 def _around_the_best(
     sweep: Sweep, found: list[Candidate], shares: NDArray[np.float64], reach: float
 ) -> NDArray[np.intp]:
-    """Returns the points that were not asked and are neighbours of those of the masks that would stay: int ``[K]``."""
+    """Return the points that were not asked and are neighbours of those of the masks that would stay: int ``[K]``."""
     left = np.flatnonzero(np.isnan(sweep.margins))
     near = np.zeros(len(left), np.bool_)
     for mask in _distinct(sweep, found):
@@ -125,7 +125,7 @@ def _distinct(sweep: Sweep, found: list[Candidate]) -> list[Candidate]:
 
 
 def _coverage(sweep: Sweep, found: list[Candidate], asked: NDArray[np.intp]) -> tuple[BoolArray, BoolArray]:
-    """Returns over which points a mask is, and where the smallest of them was asked often enough: bool ``[N]`` each."""
+    """Return over which points a mask is, and where the smallest of them was asked often enough: bool ``[N]`` each."""
     covered = np.zeros(len(sweep.points), np.bool_)
     enough = np.zeros(len(sweep.points), np.bool_)
     pixels = sweep.points.astype(np.intp) + np.array([sweep.crop.left, sweep.crop.top])

@@ -54,7 +54,7 @@ class Crop:
 
 
 def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tuple[Crop, ...]:
-    """Returns the whole image and, in layer n, ``2 ** n`` crops along each side that overlap.
+    """Return the whole image and, in layer n, ``2 ** n`` crops along each side that overlap.
 
     Args:
         height: Rows of the image.
@@ -79,7 +79,7 @@ def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tupl
 
 
 def cut_by_crop(boxes: FloatArray, crop: Crop, height: int, width: int) -> BoolArray:
-    """Returns which boxes come near an edge of the crop that is no edge of the image: their objects may go on there.
+    """Return which boxes come near an edge of the crop that is no edge of the image: their objects may go on there.
 
     Args:
         boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the image.

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from samedge.errors import UsageError
 from samedge.runtime.everything.candidates import Candidate, boxes_of
-from samedge.runtime.results import Results
-from samedge.runtime.rle import Rle, UncompressedRle, decode_rle, rle_area, uncompress_rle
-from samedge.runtime.rle_masks import RleMasks
+from samedge.runtime.masks.rle import Rle, UncompressedRle, decode_rle, rle_area, uncompress_rle
+from samedge.runtime.results.masks import RleMasks
+from samedge.runtime.results.results import Results
 from samedge.types import BoolArray, FloatArray, ImageArray
 
 OutputMode: TypeAlias = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
@@ -96,7 +96,7 @@ class FoundMasks:
         statistics: Statistics,
         speed: Mapping[str, float],
     ) -> FoundMasks:
-        """Returns candidates as arrays, in their order."""
+        """Return candidates as arrays, in their order."""
         return cls(
             rles=tuple(candidate.rle for candidate in candidates),
             image_shape=image_shape,
@@ -123,11 +123,11 @@ class FoundMasks:
         return RleMasks(self.rles, self.image_shape).masks
 
     def iter_masks(self) -> Iterator[BoolArray]:
-        """Yields the masks one after the other, bool ``[H, W]`` each, and keeps none."""
+        """Yield the masks one after the other, bool ``[H, W]`` each, and keep none."""
         return RleMasks(self.rles, self.image_shape).iter_masks()
 
     def records(self, output_mode: OutputMode = "binary_mask") -> list[EverythingRecord]:
-        """Returns the masks as Meta's ``SamAutomaticMaskGenerator.generate`` does.
+        """Return the masks as Meta's ``SamAutomaticMaskGenerator.generate`` does.
 
         Args:
             output_mode: "binary_mask" for bool ``[H, W]``, "uncompressed_rle" or "coco_rle".
@@ -155,7 +155,7 @@ class FoundMasks:
         ]
 
     def results(self, image: ImageArray, *, path: str | os.PathLike[str] | None = None) -> Results:
-        """Returns the masks as `Results`: score = predicted IoU, class = number of the mask.
+        """Return the masks as `Results`: score = predicted IoU, class = number of the mask.
 
         Args:
             image: The image, uint8 ``(H, W, 3)``, BGR.

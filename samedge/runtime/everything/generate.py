@@ -14,7 +14,8 @@ from types import MappingProxyType
 import numpy as np
 
 from samedge.errors import UsageError
-from samedge.runtime.decoders import ImageContext
+from samedge.runtime.decoder.decoders import ImageContext
+from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.everything.candidates import Candidate, distinct_across_crops, distinct_in_crop
 from samedge.runtime.everything.coarse_to_fine import ask_coarse_to_fine
 from samedge.runtime.everything.crops import Crop, crops_of
@@ -23,8 +24,7 @@ from samedge.runtime.everything.parameters import EverythingRun
 from samedge.runtime.everything.small_regions import clean_up
 from samedge.runtime.everything.sweep import Sweep, Tally
 from samedge.runtime.everything.watch import Watch
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.schemes import SamGraphs
+from samedge.runtime.image.geometry import ImageGeometry
 from samedge.types import ImageArray
 
 
@@ -54,7 +54,7 @@ class Scene:
         return self.geometry.height, self.geometry.width
 
     def known_pixels(self) -> ImageArray:
-        """Returns the pixels.
+        """Return the pixels.
 
         Raises:
             UsageError: They are not known.
@@ -68,7 +68,7 @@ class Scene:
         return self.pixels
 
     def crop(self, crop: Crop) -> tuple[ImageContext, ImageGeometry]:
-        """Returns a crop as the decoder takes it, and its geometry."""
+        """Return a crop as the decoder takes it, and its geometry."""
         if crop.layer == 0:
             return self.context(), self.geometry
         geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
@@ -77,7 +77,7 @@ class Scene:
 
 
 def find_everything(scene: Scene, run: EverythingRun, watch: Watch, speed: Mapping[str, float]) -> FoundMasks:
-    """Returns the masks that the points of all grids find.
+    """Return the masks that the points of all grids find.
 
     Args:
         scene: The image.

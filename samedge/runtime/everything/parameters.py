@@ -122,7 +122,7 @@ class EverythingParameters:
         self.grids()
 
     def grids(self) -> tuple[NDArray[np.float64], ...]:
-        """Returns the points of each layer, float64 ``[N, 2]``: (x, y) as shares of the crop.
+        """Return the points of each layer, float64 ``[N, 2]``: (x, y) as shares of the crop.
 
         Raises:
             UsageError: A layer has no points, or they are not such arrays.
@@ -223,7 +223,7 @@ class EverythingRun:
 
 
 def run_of(options: Mapping[str, Any]) -> EverythingRun:
-    """Returns the run that keyword arguments describe: those of `EverythingOptions`.
+    """Return the run that keyword arguments describe: those of `EverythingOptions`.
 
     Raises:
         TypeError: A name that is not known.

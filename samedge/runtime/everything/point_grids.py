@@ -12,7 +12,7 @@ from samedge.types import Array
 
 
 def point_grid(side: int) -> NDArray[np.float64]:
-    """Returns points in the middle of ``side`` x ``side`` equal cells: float64 ``[side * side, 2]``, row by row.
+    """Return points in the middle of ``side`` x ``side`` equal cells: float64 ``[side * side, 2]``, row by row.
 
     Args:
         side: Points along each side, at least 1.
@@ -25,7 +25,7 @@ def point_grid(side: int) -> NDArray[np.float64]:
 def layer_grids(
     side: int | None, grids: Sequence[Array] | None, crop_layers: int, factor: int
 ) -> tuple[NDArray[np.float64], ...]:
-    """Returns the points of the whole image and of each layer of crops, float64 ``[N, 2]``: (x, y) from 0 to 1.
+    """Return the points of the whole image and of each layer of crops, float64 ``[N, 2]``: (x, y) from 0 to 1.
 
     Args:
         side: Points along each side of the image, or None where there are grids.

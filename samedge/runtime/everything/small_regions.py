@@ -8,15 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from samedge.runtime.boxes import boxes_of_masks
 from samedge.runtime.everything.candidates import Candidate, boxes_of
-from samedge.runtime.nms import nms
-from samedge.runtime.rle import decode_rle, encode_rle
+from samedge.runtime.masks.nms import nms
+from samedge.runtime.masks.rle import decode_rle, encode_rle
+from samedge.runtime.results.boxes import boxes_of_masks
 from samedge.types import BoolArray
 
 
 def clean_up(candidates: Sequence[Candidate], min_area: int, iou_threshold: float) -> list[Candidate]:
-    """Returns the masks without small parts and holes, and without those that now resemble each other.
+    """Return the masks without small parts and holes, and without those that now resemble each other.
 
     Masks that had none are preferred, and come first.
 
@@ -41,7 +41,7 @@ def clean_up(candidates: Sequence[Candidate], min_area: int, iou_threshold: floa
 
 
 def without_small_regions(mask: BoolArray, min_area: int, kind: Literal["holes", "islands"]) -> BoolArray | None:
-    """Returns the mask with small holes filled, or without small parts; None where there are none.
+    """Return the mask with small holes filled, or without small parts; None where there are none.
 
     Regions are joined over corners. If all parts are small, the largest stays.
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.masks import Window, low_res_shares, upscale_bands, windows_above
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.masks import Window, low_res_shares, upscale_bands, windows_above
 from samedge.types import BoolArray, FloatArray
 
 CLEAR: Final = 0.04
@@ -40,7 +40,7 @@ class Levels:
 
     @classmethod
     def around(cls, threshold: float, offset: float) -> Levels:
-        """Returns the thresholds that lie so far around the one of the mask."""
+        """Return the thresholds that lie so far around the one of the mask."""
         return cls(threshold, threshold + offset, threshold - offset)
 
     @property
@@ -79,17 +79,17 @@ class Estimate:
     rough: BoolArray
 
     def too_low(self, least: float) -> BoolArray:
-        """Returns which masks will certainly not have the least stability: bool ``[K]``."""
+        """Return which masks will certainly not have the least stability: bool ``[K]``."""
         return np.logical_and(self.stability < least - CLEAR, ~self.rough)
 
     def near(self, least: float) -> BoolArray:
-        """Returns of which masks the estimate does not say whether they have the least stability: bool ``[K]``."""
+        """Return of which masks the estimate does not say whether they have the least stability: bool ``[K]``."""
         clear: BoolArray = np.abs(self.stability - np.float32(least)) > CLEAR
         return np.logical_or(~clear, self.rough)
 
 
 def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> Estimate:
-    """Returns what low-resolution logits tell of the stability of masks.
+    """Return what low-resolution logits tell of the stability of masks.
 
     Args:
         logits: float32 ``[K, h, w]``.
@@ -105,15 +105,16 @@ def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Leve
 
 
 def _weighted(inside: BoolArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
-    """Returns the areas of masks ``[K, h, w]`` whose rows and columns count for so much: float32 ``[K]``."""
-    # Not a matrix product, for which numpy's BLAS would start threads; see `samedge.runtime.resampling.ONE_THREAD`.
+    """Return the areas of masks ``[K, h, w]`` whose rows and columns count for so much: float32 ``[K]``."""
+    # Not a matrix product, for which numpy's BLAS would start threads; see
+    # `samedge.runtime.masks.resampling.ONE_THREAD`.
     by_row = np.einsum("khw,w->kh", inside, columns)
     area: FloatArray = np.einsum("kh,h->k", by_row, rows)
     return area
 
 
 def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, window: Window | None) -> DrawnMask:
-    """Draws one mask inside its window, and counts its stability there.
+    """Draw one mask inside its window, and counts its stability there.
 
     Args:
         logits: float32 ``[h, w]``.
@@ -139,6 +140,6 @@ def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, win
 
 
 def draw_all(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> list[DrawnMask]:
-    """Draws masks, each inside its window: float32 ``[K, h, w]`` logits; for the other arguments see `draw_inside`."""
+    """Draw masks, each inside its window: float32 ``[K, h, w]`` logits; for the other arguments see `draw_inside`."""
     windows = windows_above(logits, geometry, levels.least)
     return [draw_inside(one, geometry, levels, window) for one, window in zip(logits, windows, strict=True)]

@@ -10,17 +10,17 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.runtime.decoders import MASK_TOKENS, ImageContext
+from samedge.runtime.decoder.decoders import MASK_TOKENS, ImageContext
+from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.everything.candidates import Candidate
 from samedge.runtime.everything.crops import Crop, cut_by_crop
 from samedge.runtime.everything.parameters import EverythingParameters
 from samedge.runtime.everything.stability import DrawnMask, Levels, draw_all, estimate_stability
 from samedge.runtime.everything.watch import Watch
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.prompt_shapes import PADDING
-from samedge.runtime.prompts import PromptGroup
-from samedge.runtime.rle import encode_rle_window
-from samedge.runtime.schemes import SamGraphs
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.rle import encode_rle_window
+from samedge.runtime.prompts.shapes import PADDING
+from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.types import FloatArray
 
 
@@ -40,7 +40,7 @@ class Tally:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Counts the time of the block as the graphs'."""
+        """Count the time of the block as the graphs'."""
         begin = perf_counter()
         yield
         self.graphs_seconds += perf_counter() - begin
@@ -86,7 +86,7 @@ class Sweep:
         self.margins = np.full(len(self.points), np.nan, np.float32)
 
     def ask_in_turn(self, rows: NDArray[np.intp], settled: int = 0) -> list[Candidate]:
-        """Asks some of the points, call by call, for as long as there is time.
+        """Ask some of the points, call by call, for as long as there is time.
 
         Args:
             rows: int ``[K]``: which points.
@@ -110,7 +110,7 @@ class Sweep:
         return found
 
     def ask(self, rows: NDArray[np.intp]) -> list[Candidate]:
-        """Asks some of the points, in one call of the decoder.
+        """Ask some of the points, in one call of the decoder.
 
         Returns:
             The masks with enough predicted IoU and stability that the crop does not cut, in the order of the points.
@@ -140,14 +140,14 @@ class Sweep:
         return found
 
     def _sure_by(self, scores: FloatArray) -> FloatArray:
-        """Returns by how much predicted IoUs are above the threshold; where there is none, by infinitely much."""
+        """Return by how much predicted IoUs are above the threshold; where there is none, by infinitely much."""
         least = self.parameters.pred_iou_thresh
         return scores - np.float32(least) if least > 0 else np.full(scores.shape, np.inf, np.float32)
 
     def _measure(
         self, logits: FloatArray, scores: FloatArray, rows: NDArray[np.intp]
     ) -> tuple[list[Candidate], FloatArray]:
-        """Drops unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``.
+        """Drop unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``.
 
         Returns:
             Those that stay, and the margins of the stability of all: float32 ``[K]``.
@@ -187,7 +187,7 @@ class Sweep:
 
 
 def _clicks(coords: FloatArray) -> PromptGroup:
-    """Returns a prompt for each point: float32 ``[N, 2]``, (x, y) in px of the resized image."""
+    """Return a prompt for each point: float32 ``[N, 2]``, (x, y) in px of the resized image."""
     count = len(coords)
     tokens = np.zeros((count, 2, 2), np.float32)
     tokens[:, 0] = coords

@@ -45,12 +45,12 @@ class Watch:
         return (self._clock() - self._start) * 1e3
 
     def report(self, sentence: str, share: float) -> None:
-        """Tells what is being done, and the share that is done."""
+        """Tell what is being done, and the share that is done."""
         if self._progress is not None:
             self._progress(sentence, min(1.0, share))
 
     def begin_step(self) -> bool:
-        """Returns whether there is time for one more step of about the length of the last ones.
+        """Return whether there is time for one more step of about the length of the last ones.
 
         Raises:
             CancelledError: The caller wants no more.
@@ -64,5 +64,5 @@ class Watch:
         return self._last - self._start + _CAUTION * self._longest_step <= self._budget
 
     def end_step(self) -> None:
-        """Says that the step that was begun last is done."""
+        """Say that the step that was begun last is done."""
         self._longest_step = max(self._longest_step, self._clock() - self._last)

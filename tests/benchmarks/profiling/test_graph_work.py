@@ -11,14 +11,14 @@ import pytest
 from bundles import write_small_bundle
 from onnx_graphs import write_onnx, zeros
 
-from samedge.benchmarks.profiling.graph_work import GraphWork
-from samedge.benchmarks.profiling.onnx_work import read_graph_work
+from samedge.benchmarks.profile.graph_work import GraphWork
+from samedge.benchmarks.profile.onnx_work import read_graph_work
+from samedge.bundle.archive import open_bundle
 from samedge.engines.layer_times import LayerTime
 from samedge.errors import EngineError, StorageError
 from samedge.export.describe import count_gflops
-from samedge.models.build import empty_sam
-from samedge.models.configs import SMALL_VIT
-from samedge.runtime.bundle import open_bundle
+from samedge.models.sam.build import empty_sam
+from samedge.models.sam.configs import SMALL_VIT
 
 
 @pytest.fixture

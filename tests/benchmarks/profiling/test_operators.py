@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from samedge.benchmarks.profiling.operators import KINDS, Kind, kind_of_operator, operations
+from samedge.benchmarks.profile.operators import KINDS, Kind, kind_of_operator, operations
 
 MATMUL = 2 * 5 * 7 * 3
 

@@ -12,13 +12,13 @@ import pytest
 from bundles import write_small_bundle
 from onnx_graphs import write_onnx, zeros
 
-from samedge.benchmarks.profiling import profile_model as module
-from samedge.benchmarks.profiling.graph_work import GraphWork
-from samedge.benchmarks.profiling.onnx_work import read_graph_work
-from samedge.benchmarks.profiling.peaks import COPIED, SIDES, Peaks, measure_peaks
-from samedge.benchmarks.profiling.plot import plot_profile
-from samedge.benchmarks.profiling.profile import Profile, kind_rows, layer_rows
-from samedge.benchmarks.profiling.profile_model import ProfileOptions, profile_model
+from samedge.benchmarks.profile import profile_model as module
+from samedge.benchmarks.profile.graph_work import GraphWork
+from samedge.benchmarks.profile.onnx_work import read_graph_work
+from samedge.benchmarks.profile.peaks import COPIED, SIDES, Peaks, measure_peaks
+from samedge.benchmarks.profile.plot import plot_profile
+from samedge.benchmarks.profile.profile import Profile, kind_rows, layer_rows
+from samedge.benchmarks.profile.profile_model import ProfileOptions, profile_model
 from samedge.engines.layer_times import LayerProfile, LayerTime
 from samedge.errors import BundleError, EngineError, MissingExtraError, UsageError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bundles import write_small_bundle
 
-from samedge.benchmarks.table.records import BenchReport, read_bench
+from samedge.benchmarks.bench.records import BenchReport, read_bench
 from samedge.types import Verdict
 
 ABSENT = ("torch", "onnx", "onnxslim", "safetensors", "matplotlib")

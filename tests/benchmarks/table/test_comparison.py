@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from bench_rows import model_row, report, stage
 
-from samedge.benchmarks.measure import spread_of
-from samedge.benchmarks.table.comparison import (
+from samedge.benchmarks.bench.comparison import (
     Comparison,
     Judgement,
     compare_reports,
@@ -16,7 +15,8 @@ from samedge.benchmarks.table.comparison import (
     comparison_table,
     judge,
 )
-from samedge.benchmarks.table.records import ModelRow
+from samedge.benchmarks.bench.records import ModelRow
+from samedge.benchmarks.measure.rounds import spread_of
 
 
 @pytest.mark.parametrize(

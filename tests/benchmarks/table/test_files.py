@@ -11,13 +11,13 @@ import pytest
 from bench_rows import model_row, peer_row, report, stage
 from rich.console import Console, RenderableType
 
-from samedge.benchmarks.measure import spread_of
-from samedge.benchmarks.table.cells import cell, model_table, peer_table, ratio_cell, times
-from samedge.benchmarks.table.files import csv_text, markdown, write_bench
-from samedge.benchmarks.table.measuring import FAILED_PARITY
-from samedge.benchmarks.table.options import COLUMNS
-from samedge.benchmarks.table.records import MaskAgreement, ModelRow, read_bench
-from samedge.benchmarks.table.reference_page import explanation, page_markdown, page_tables
+from samedge.benchmarks.bench.cells import cell, model_table, peer_table, ratio_cell, times
+from samedge.benchmarks.bench.files import csv_text, markdown, write_bench
+from samedge.benchmarks.bench.measuring import FAILED_PARITY
+from samedge.benchmarks.bench.options import COLUMNS
+from samedge.benchmarks.bench.records import MaskAgreement, ModelRow, read_bench
+from samedge.benchmarks.bench.reference_page import explanation, page_markdown, page_tables
+from samedge.benchmarks.measure.rounds import spread_of
 from samedge.errors import BenchmarkError, StorageError
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from bench_rows import command, opening
 
-from samedge.benchmarks.table.measured_process import MeasuredProcess
+from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.errors import BenchmarkError
 
 

@@ -9,8 +9,8 @@ import cv2
 import pytest
 from bench_rows import model_row, peer_row, report
 
-from samedge.benchmarks.table.plot import points, write_plot
-from samedge.benchmarks.table.records import ModelRow
+from samedge.benchmarks.bench.plot import points, write_plot
+from samedge.benchmarks.bench.records import ModelRow
 from samedge.errors import MissingExtraError
 
 ROWS = (

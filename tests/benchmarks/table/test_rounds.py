@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from bench_rows import contender
 
-from samedge.benchmarks.artefacts import Artefacts
-from samedge.benchmarks.table import measuring
-from samedge.benchmarks.table.contenders import Contender
-from samedge.benchmarks.table.measuring import FAILED_PARITY, RANDOM_MASKS, TableBench
-from samedge.benchmarks.table.options import BenchOptions
-from samedge.benchmarks.table.records import ModelRow
+from samedge.benchmarks.bench import measuring
+from samedge.benchmarks.bench.contenders import Contender
+from samedge.benchmarks.bench.measuring import FAILED_PARITY, RANDOM_MASKS, TableBench
+from samedge.benchmarks.bench.options import BenchOptions
+from samedge.benchmarks.bench.records import ModelRow
+from samedge.benchmarks.measure.artefacts import Artefacts
 
 
 def measured(
@@ -161,7 +161,7 @@ def test_energy_is_that_of_whole_images(monkeypatch: pytest.MonkeyPatch) -> None
             return 12.0
 
     monkeypatch.setattr(measuring, "find_meter", lambda: (Meter(), ""))
-    monkeypatch.setattr("samedge.benchmarks.table.rounds._ENERGY_SECONDS", 0.0)
+    monkeypatch.setattr("samedge.benchmarks.bench.rounds._ENERGY_SECONDS", 0.0)
     options = BenchOptions(columns=("energy",), rounds=1, warm_ups=0)
     energy = measured(monkeypatch, [[contender("a")]], options)["a"].energy
     assert energy is not None

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from bench_rows import contender, model_row, peer_row, report
 
-from samedge.benchmarks.table import measuring
-from samedge.benchmarks.table.files import write_bench
-from samedge.benchmarks.table.options import BenchOptions
-from samedge.benchmarks.table.records import read_bench
-from samedge.benchmarks.table.session import measure_report, run_bench, shown_settings
+from samedge.benchmarks.bench import measuring
+from samedge.benchmarks.bench.files import write_bench
+from samedge.benchmarks.bench.options import BenchOptions
+from samedge.benchmarks.bench.records import read_bench
+from samedge.benchmarks.bench.session import measure_report, run_bench, shown_settings
 from samedge.errors import BenchmarkError, ImageError, StorageError, UsageError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from samedge.benchmarks.table.options import COLUMNS, BenchOptions, prompts_for
-from samedge.benchmarks.table.sources import ModelSource, architecture_of, model_sources
+from samedge.benchmarks.bench.options import COLUMNS, BenchOptions, prompts_for
+from samedge.benchmarks.bench.sources import ModelSource, architecture_of, model_sources
 from samedge.errors import StorageError, UsageError
 
 
@@ -21,7 +21,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_name_there_are_five_rows_and_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samedge.benchmarks.table.sources.find_checkpoint", pytest.fail)
+    monkeypatch.setattr("samedge.benchmarks.bench.sources.find_checkpoint", pytest.fail)
     rows = model_sources(())
     assert [(row.name, row.source) for row in rows] == [
         ("SAM-b", "seeded:sam_vit_b"), ("MobileSAM", "seeded:mobile_sam"), ("FastSAM-s", "seeded:fastsam-s"),

@@ -18,10 +18,10 @@ import pytest
 import torch
 from bench_rows import command
 
-from samedge.benchmarks.table.records import BenchReport, ModelRow, read_bench
-from samedge.models.configs import SMALL_VIT
-from samedge.models.seeded import seeded_state
-from samedge.models.yolo_seeded import seeded_yolo
+from samedge.benchmarks.bench.records import BenchReport, ModelRow, read_bench
+from samedge.models.sam.configs import SMALL_VIT
+from samedge.models.sam.seeded import seeded_state
+from samedge.models.yolo.seeded import seeded_yolo
 
 YOLO = "seeded:yolov8n-seg"
 SAM = "small.pt"

@@ -16,9 +16,9 @@ from samedge.runtime.everything.crops import Crop, crops_of, cut_by_crop
 from samedge.runtime.everything.point_grids import layer_grids
 from samedge.runtime.everything.small_regions import clean_up, without_small_regions
 from samedge.runtime.everything.stability import CLEAR, Levels, draw_all, estimate_stability
-from samedge.runtime.geometry import ImageGeometry
-from samedge.runtime.masks import draw_mask, upscale_bands
-from samedge.runtime.rle import encode_rle
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.masks import draw_mask, upscale_bands
+from samedge.runtime.masks.rle import encode_rle
 from samedge.types import BoolArray, FloatArray
 
 

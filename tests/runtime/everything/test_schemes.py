@@ -10,8 +10,8 @@ import pytest
 from bundles import write_small_bundle
 from generators import mask_ious
 
+from samedge.api.load import load
 from samedge.runtime.everything.found import FoundMasks
-from samedge.runtime.load import load
 from samedge.types import IOScheme
 
 # Seeded weights draw noise, whose boxes are all alike: all masks are drawn and stay.

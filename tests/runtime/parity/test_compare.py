@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from samedge.runtime.manifest import GraphRole
-from samedge.runtime.parity.compare import Decoded, compare, mask_iou
-from samedge.runtime.parity.probes import PROBE_SIZES, Probe, ProbePrompt, probe_set
+from samedge.bundle.manifest import GraphRole
+from samedge.parity.compare import Decoded, compare, mask_iou
+from samedge.parity.probes import PROBE_SIZES, Probe, ProbePrompt, probe_set
 from samedge.types import BoolArray, FloatArray
 
 PROBES = probe_set(image_size=1024, grid=64)

@@ -11,16 +11,16 @@ import pytest
 from bundles import write_small_bundle
 from exported import exported_bundle
 
+from samedge.bundle.archive import Bundle, open_bundle
+from samedge.bundle.manifest import MANIFEST_NAME, GraphRole, encode_manifest, parse_manifest, read_manifest
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import BundleError, IntegrityError
-from samedge.runtime.bundle import Bundle, open_bundle
-from samedge.runtime.manifest import MANIFEST_NAME, GraphRole, encode_manifest, parse_manifest, read_manifest
-from samedge.runtime.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS
-from samedge.runtime.parity.probes import probe_set
-from samedge.runtime.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
-from samedge.runtime.parity.verify import thresholds_for, verify_bundle, verify_engines
+from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS
+from samedge.parity.probes import probe_set
+from samedge.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
+from samedge.parity.verify import thresholds_for, verify_bundle, verify_engines
 from samedge.types import Array, Precision
 
 
@@ -110,9 +110,7 @@ def test_a_bundle_that_keeps_no_answers_says_so(tmp_path: Path) -> None:
 
 
 def test_answers_to_other_probes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "samedge.runtime.parity.stored_reference.probe_set", lambda size, grid: probe_set(size, grid)[::-1]
-    )
+    monkeypatch.setattr("samedge.parity.stored_reference.probe_set", lambda size, grid: probe_set(size, grid)[::-1])
     with pytest.raises(BundleError, match="not those that this samedge draws"):
         StoredReference(open_bundle(bundle), ("decoder",))
 

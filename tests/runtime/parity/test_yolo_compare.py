@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samedge.engines.build_options import AxisRange
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
-from samedge.runtime.input_limits import InputLimits
-from samedge.runtime.parity.yolo_compare import (
+from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.parity.yolo_compare import (
     FP32_YOLO,
     HALF_YOLO,
     INT8_YOLO,
@@ -20,6 +19,7 @@ from samedge.runtime.parity.yolo_compare import (
     compare_yolo,
     probe_feeds,
 )
+from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.types import Array, FloatArray, TensorSpec
 
 CLASSES, MASKS, ANCHORS = 2, 4, 60

@@ -1,0 +1,63 @@
+"""Checkpoints as bundles without asking: exported into the cache once, and found there afterwards without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import samedge
+from samedge.bundle.archive import open_bundle
+from samedge.errors import BundleError, missing_extra
+from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.storage.cache import cache_folder
+from samedge.storage.digest import sha256_file
+
+if TYPE_CHECKING:
+    from samedge.export.exporter import Progress
+
+
+def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> Path:
+    """Return the native bundle of a checkpoint, exporting it into the cache if it is not there yet.
+
+    The place is found by the checkpoint's SHA-256 and this package's version, so that neither a retrained file of the
+    same name nor an older samedge's graphs are taken for it.
+
+    Args:
+        checkpoint: Path, known name, or "seeded:NAME".
+        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        progress: Called as an export goes on.
+
+    Raises:
+        MissingExtraError: It has to be exported, and torch or onnx is not installed.
+        SamedgeError: As `samedge.export_model`.
+    """
+    source = str(checkpoint)
+    if source.startswith(SEEDED):
+        name, digest = source, hashlib.sha256(source.encode()).hexdigest()
+    else:
+        path = find_checkpoint(checkpoint)
+        name, digest = str(path), sha256_file(path)
+    stem = Path(name).stem.replace(":", "-")
+    size = f"-{image_size}" if image_size else ""
+    target = cache_folder() / "exports" / f"{stem}-{digest[:16]}{size}-{samedge.__version__}"
+    try:
+        open_bundle(target, force=True)
+    except BundleError:
+        export = import_exporter()
+        export(name, output=target, image_size=image_size, progress=progress)
+    return target
+
+
+def import_exporter() -> Callable[..., Path]:
+    """Return `export_model`.
+
+    Raises:
+        MissingExtraError: torch, onnx or onnxslim is not installed.
+    """
+    try:
+        from samedge.export.exporter import export_model
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
+    return export_model

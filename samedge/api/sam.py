@@ -1,0 +1,277 @@
+"""The API that people's fingers know: `SAM`, on checkpoints and bundles alike.
+
+Names, shapes and defaults are those of Ultralytics' class of the same name, written anew on this project's own runtime.
+A checkpoint is exported once into the cache; a bundle runs without torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, TypeGuard, overload
+
+from typing_extensions import Unpack
+
+from samedge.api.cached import cached_bundle, import_exporter
+from samedge.api.load import load
+from samedge.bundle.archive import bundle_manifest, is_bundle
+from samedge.bundle.manifest import ModelRecord
+from samedge.errors import UsageError
+from samedge.runtime.everything.parameters import EverythingOptions
+from samedge.runtime.image.read import ImageSource, as_bgr, path_of
+from samedge.runtime.image.sources import Source, iter_sources
+from samedge.runtime.predictor import Predictor
+from samedge.runtime.prompts.shapes import PromptLike
+from samedge.runtime.request import Request
+from samedge.runtime.results.results import Results
+from samedge.types import IOScheme, Precision
+
+if TYPE_CHECKING:
+    from samedge.export.exporter import ExportFormat
+
+__all__ = ["DEFAULT_CONF", "SAM", "is_bundle"]
+
+DEFAULT_CONF: Final = 0.25
+
+
+def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
+    """Whether a source is certainly one image; one image in a list or a folder is found out later."""
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).is_file()
+    return not isinstance(source, (list, tuple))
+
+
+class SAM:
+    """A Segment Anything model that can be called.
+
+    Args:
+        model: A bundle; or a checkpoint or known name such as "sam_b.pt", which is exported once into the cache.
+        backend: As for `samedge.load`.
+        device: As for `samedge.load`.
+        threads: As for `samedge.load`.
+        force: Load a bundle whose parity verdict is "failed" as well.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "sam_b.pt",
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        force: bool = False,
+    ) -> None:
+        self.model = os.fspath(model)
+        self._backend = backend
+        self._device = device or None  # the known default is an empty string
+        self._threads = threads
+        self._force = force
+        self._predictor: Predictor | None = None
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor behind this model; opened at the first use."""
+        if self._predictor is None:
+            bundle = Path(self.model) if is_bundle(self.model) else cached_bundle(self.model)
+            self._predictor = load(
+                bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force, kind="sam"
+            )
+        return self._predictor
+
+    @overload
+    def predict(
+        self,
+        source: Source,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        *,
+        multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF,
+        stream: Literal[False] = False,
+        **options: Unpack[EverythingOptions],
+    ) -> list[Results]: ...
+
+    @overload
+    def predict(
+        self,
+        source: Source,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        *,
+        multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF,
+        stream: Literal[True],
+        **options: Unpack[EverythingOptions],
+    ) -> Iterator[Results]: ...
+
+    @overload
+    def predict(
+        self,
+        source: Source,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        *,
+        multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF,
+        stream: bool,
+        **options: Unpack[EverythingOptions],
+    ) -> list[Results] | Iterator[Results]: ...
+
+    def predict(
+        self,
+        source: Source,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        *,
+        multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF,
+        stream: bool = False,
+        **options: Unpack[EverythingOptions],
+    ) -> list[Results] | Iterator[Results]:
+        """Segment images by prompts, the same prompts for each; or everything in them, without prompts.
+
+        Args:
+            source: A path, folder, pattern, BGR array, PIL image, or a list of these.
+            bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``.
+            points: (x, y) in px: ``(2,)``, ``(N, 2)`` for N prompts, or ``(N, P, 2)`` for N prompts of P points.
+            labels: 1 inside, 0 outside, in the shape of the points without the last axis; all 1 if left out.
+            masks: ``(H, W)`` or ``(N, H, W)``, binary masks of the image's size or low-resolution logits.
+            multimask_output: Three masks a prompt instead of one. Without prompts, all three are always looked at.
+            conf: Keep masks whose predicted IoU is greater; None keeps all. `Results.prompt_index` says which prompts
+                the kept ones answer, `Results.dropped` which prompts were dropped.
+            stream: Return a generator that segments one image after the other as it is read from. With or without, the
+                next image is read and encoded while the last one is decoded.
+            options: How everything is segmented where there are no prompts, under Ultralytics' names or Meta's; see
+                `EverythingParameters`. Masks whose predicted IoU is not greater than ``conf_thres`` (0.88) are dropped
+                in any case.
+
+        Raises:
+            UsageError: There are labels and no points, options for everything together with prompts, or options that
+                mean nothing.
+            PromptError: A prompt cannot be used.
+            ImageError: An image cannot be read.
+            TypeError: A keyword argument that is not known.
+        """
+        request = Request(bboxes, points, labels, masks, multimask_output, conf, options)
+        request.check()
+        results = self._segment_all(source, request)
+        return results if stream else list(results)
+
+    __call__ = predict
+
+    def _segment_all(self, source: Source, request: Request) -> Iterator[Results]:
+        if _is_one_image(source):
+            yield self._segment(source, request)
+            return
+        images = iter_sources(source)
+        try:
+            first = next(images)  # a folder that is not there is told before a checkpoint is exported
+        except StopIteration:
+            return
+
+        def decode(predictor: Predictor, image: ImageSource) -> Results:
+            return request.answer(predictor, predictor.image, path_of(image))
+
+        # On a twin, so that this model can be called inside the loop that reads the stream.
+        with self.predictor.twin().stream(
+            chain([first], images),
+            lambda _, image: {"image": image},
+            decode=decode,
+            queue_size=1,
+            keep_images=True,
+        ) as items:
+            for item in items:
+                yield item.result
+
+    def _segment(self, image: ImageSource, request: Request) -> Results:
+        bgr = as_bgr(image)
+        self.predictor.set_image(bgr)
+        return request.answer(self.predictor, bgr, path_of(image))
+
+    def record(self) -> ModelRecord:
+        """Return what the model is: from a bundle's manifest, or from the checkpoint's weights.
+
+        Raises:
+            SamedgeError: It cannot be read.
+        """
+        if self._predictor is not None:
+            return self._predictor.info.model
+        if is_bundle(self.model):
+            return bundle_manifest(self.model).model
+        import_exporter()
+        from samedge.export.describe import describe_checkpoint
+
+        return describe_checkpoint(self.model)
+
+    def info(self, detailed: bool = False, verbose: bool = True) -> tuple[int, int, int, float]:
+        """Return (layers, parameters, gradients, GFLOPs of the encoder); gradients are always 0 here.
+
+        Args:
+            detailed: Write licence, checkpoint and the decoder's GFLOPs as well.
+            verbose: Write one line about the model to stdout.
+        """
+        record = self.record()
+        if verbose:
+            line = (
+                f"{record.name} summary: {record.layers:,} layers, {record.parameters:,} parameters, 0 gradients, "
+                f"{record.encoder_gflops:.1f} GFLOPs"
+            )
+            if detailed:
+                line += (
+                    f"\ndecoder: {record.decoder_gflops:.2f} GFLOPs a prompt\nlicence: {record.licence}"
+                    f"\ncheckpoint: {record.checkpoint} (SHA-256 {record.checkpoint_sha256})"
+                )
+            sys.stdout.write(line + "\n")
+        return record.layers, record.parameters, 0, record.encoder_gflops
+
+    def export(
+        self,
+        format: ExportFormat = "onnx",
+        *,
+        precision: Precision | None = None,
+        io: IOScheme = "native",
+        opset: int | None = None,
+        output: str | Path | None = None,
+        image_size: int | None = None,
+        check: bool = True,
+        targets: Sequence[str] = (),
+    ) -> str:
+        """Export the checkpoint as `samedge.export_model` does, and return the bundle's path.
+
+        Raises:
+            UsageError: The model is a bundle already.
+            SamedgeError: As `samedge.export_model`.
+        """
+        if is_bundle(self.model):
+            raise UsageError("this is a bundle already", where=self.model, cure="Export from the checkpoint")
+        export = import_exporter()
+        return str(
+            export(
+                self.model,
+                format=format,
+                precision=precision,
+                io=io,
+                opset=opset,
+                output=output,
+                image_size=image_size,
+                check=check,
+                targets=targets,
+            )
+        )
+
+    def close(self) -> None:
+        """Free the graphs. The model can be called again; it is then opened anew."""
+        if self._predictor is not None:
+            self._predictor.close()
+            self._predictor = None

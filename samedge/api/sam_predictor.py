@@ -1,0 +1,189 @@
+"""`SAMPredictor`: one image, many calls, in the words that people's fingers know.
+
+Names, shapes and defaults are those of Ultralytics' class of the same name, written anew on this project's own runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from typing_extensions import Unpack
+
+from samedge.api.sam import DEFAULT_CONF, SAM
+from samedge.errors import UsageError
+from samedge.runtime.everything.parameters import EverythingOptions
+from samedge.runtime.image.read import ImageSource, as_bgr, path_of
+from samedge.runtime.image.sources import Source, iter_sources
+from samedge.runtime.predictor import Predictor
+from samedge.runtime.prompts.shapes import PromptLike
+from samedge.runtime.request import PROMPT_NAMES, Request
+from samedge.runtime.results.results import Results
+from samedge.types import BoolArray, FloatArray, ImageArray
+
+
+class SAMPredictor:
+    """Segments one image by many calls: the image is encoded once.
+
+    Args:
+        overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, ``imgsz`` (must be
+            the model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change
+            nothing.
+
+    Raises:
+        UsageError: An override that is not known.
+    """
+
+    _KNOWN: Final = ("model", "conf", "device", "backend", "threads", "imgsz")
+    _IGNORED: Final = ("task", "mode", "save", "verbose", "retina_masks")
+
+    def __init__(self, overrides: Mapping[str, object] | None = None) -> None:
+        given = dict(overrides or {})
+        unknown = [name for name in given if name not in (*self._KNOWN, *self._IGNORED)]
+        if unknown:
+            raise UsageError(
+                f"there is no override {unknown[0]!r}", cure=f"Known: {', '.join((*self._KNOWN, *self._IGNORED))}"
+            )
+        conf, threads, device = given.get("conf", DEFAULT_CONF), given.get("threads"), given.get("device")
+        if conf is not None and not isinstance(conf, (int, float)):
+            raise UsageError(f"conf is {conf!r}", cure="Give a number between 0 and 1, or None")
+        if threads is not None and not isinstance(threads, int):
+            raise UsageError(f"threads is {threads!r}", cure="Give a whole number")
+        self.conf = conf
+        self._imgsz = given.get("imgsz")
+        self._sam = SAM(
+            str(given.get("model", "sam_b.pt")),
+            backend=str(given.get("backend", "auto")),
+            device=None if device is None else str(device),
+            threads=threads,
+        )
+        self._image: tuple[ImageArray, str | None] | None = None
+        self._prompts: dict[str, PromptLike | None] = {}
+
+    @property
+    def model(self) -> Predictor:
+        """The predictor behind; opened at the first use."""
+        predictor = self._sam.predictor
+        size = predictor.info.input.image_size
+        if self._imgsz not in (None, size, (size, size), [size, size]):
+            raise UsageError(
+                f"imgsz is {self._imgsz}, and this model's input is {size}", cure=f"Leave it out, or give {size}"
+            )
+        return predictor
+
+    @property
+    def features(self) -> FloatArray:
+        """The image's embedding, float32 ``[1, C, g, g]``.
+
+        Raises:
+            UsageError: No image is set.
+        """
+        return self.model.image_embedding
+
+    def set_image(self, image: ImageSource) -> None:
+        """Encode an image: a path, a BGR array or a PIL image.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        self.reset_image()
+        bgr = as_bgr(image)
+        self.model.set_image(bgr)
+        self._image = (bgr, path_of(image))
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self._image = None
+        self.model.reset_image()
+
+    def set_prompts(self, prompts: Mapping[str, PromptLike | None]) -> None:
+        """Set prompts (``bboxes``, ``points``, ``labels``, ``masks``) for calls that give none.
+
+        Raises:
+            UsageError: A name that is not known.
+        """
+        unknown = [name for name in prompts if name not in PROMPT_NAMES]
+        if unknown:
+            raise UsageError(f"there is no prompt {unknown[0]!r}", cure=f"Known: {', '.join(PROMPT_NAMES)}")
+        self._prompts = dict(prompts)
+
+    def __call__(
+        self,
+        source: Source | None = None,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        *,
+        multimask_output: bool = False,
+        **options: Unpack[EverythingOptions],
+    ) -> list[Results]:
+        """Segment by prompts the image that is set, or the source if one is given; without prompts, everything in it.
+
+        Args:
+            source: As in `SAM.predict`; becomes the image that is set.
+            bboxes: As in `SAM.predict`.
+            points: As in `SAM.predict`.
+            labels: As in `SAM.predict`.
+            masks: As in `SAM.predict`.
+            multimask_output: Three masks a prompt.
+            options: How everything is segmented, as in `SAM.predict`.
+
+        Raises:
+            UsageError: There is neither an image nor a source, or prompts and options do not go together.
+            PromptError: A prompt cannot be used.
+        """
+        request = Request(bboxes, points, labels, masks, multimask_output, self.conf, options)
+        if not request.has_prompts and not options:
+            request = request.with_prompts(self._prompts)
+        request.check()
+        if source is None:
+            return [self._answer(request)]
+        results = []
+        for image in iter_sources(source):
+            self.set_image(image)
+            results.append(self._answer(request))
+        return results
+
+    def _answer(self, request: Request) -> Results:
+        if self._image is None:
+            raise UsageError("no image is set", cure="Call set_image first, or give source=")
+        bgr, path = self._image
+        return request.answer(self.model, bgr, path)
+
+    def inference_features(
+        self,
+        features: FloatArray,
+        src_shape: tuple[int, int],
+        dst_shape: tuple[int, int] | None = None,
+        bboxes: PromptLike | None = None,
+        points: PromptLike | None = None,
+        labels: PromptLike | None = None,
+        masks: PromptLike | None = None,
+        multimask_output: bool = False,
+    ) -> tuple[BoolArray, FloatArray]:
+        """Segment by prompts on an embedding from before.
+
+        Args:
+            features: `features` of this model, float32 ``[1, C, g, g]``.
+            src_shape: (height, width) of the image in px; prompts are in its pixels.
+            dst_shape: (height, width) of the masks; that of the image if left out.
+            bboxes: As in `SAM.predict`.
+            points: As in `SAM.predict`.
+            labels: As in `SAM.predict`.
+            masks: As in `SAM.predict`.
+            multimask_output: Three masks a prompt.
+
+        Returns:
+            Masks bool ``[N, H, W]``, and float32 ``[N, 6]``: x1, y1, x2, y2, predicted IoU, prompt index.
+        """
+        predictor = self.model
+        predictor.set_embedding(features, *src_shape)
+        self._image = None
+        prediction = predictor.predict(points, labels, bboxes, masks, multimask=multimask_output, conf=self.conf)
+        if dst_shape is not None and tuple(dst_shape) != tuple(src_shape):
+            prediction = prediction.resized(*dst_shape)
+        index = prediction.prompt_index.astype(np.float32)
+        boxes = np.column_stack([prediction.boxes, prediction.scores, index]).astype(np.float32)
+        return prediction.masks, boxes

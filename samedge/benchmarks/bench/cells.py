@@ -1,0 +1,184 @@
+"""What a cell of the table says, decided once for terminal and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rich.markup import escape
+from rich.table import Table
+
+from samedge.benchmarks.bench.options import COLUMNS, STAGE_COLUMNS
+from samedge.benchmarks.bench.records import SET_IMAGE, ModelRow, Stage
+from samedge.benchmarks.measure.report_files import NOTHING, short
+from samedge.benchmarks.measure.rounds import Spread
+
+HEADINGS: Final = {
+    "size": "size, MB",
+    "params": "params, M",
+    "gflops": "GFLOPs",
+    "preprocess": "preprocess, ms",
+    "encode": "encode, ms",
+    "prompt": "one prompt, ms",
+    "boxes": "32 boxes, ms",
+    "everything": "everything, ms",
+    "images": "images/s",
+    "rss": "peak RSS, MB",
+    "device-memory": "device, MB",
+    "energy": "J/image",
+    "iou": "mask IoU",
+    "backend": "backend",
+    "parity": "parity",
+}
+PERCENTILES: Final = " (p50 / p90 / p99)"
+SET_IMAGE_HEADING: Final = "preprocess + encode"
+_NARROW: Final = ("size", "encode", "prompt", "everything", "rss", "parity")
+_WIDE: Final = 200
+_REFUSED: Final = "refused"
+
+
+def model_name(row: ModelRow) -> str:
+    """Return the row's name, marked where the weights are random."""
+    return f"{row.name} (random weights)" if row.seeded else row.name
+
+
+def times(spread: Spread) -> str:
+    """Return the median and two percentiles in ms, and how many outliers there were."""
+    values = [spread.median, spread.high, *([] if spread.p99 is None else [spread.p99])]
+    outliers = f" ({spread.outliers} outlier{'s' if spread.outliers > 1 else ''})" if spread.outliers else ""
+    return " / ".join(short(value * 1e3) for value in values) + outliers
+
+
+def _stage(row: ModelRow, stage: Stage) -> str:
+    found = row.stages.get(stage)
+    return NOTHING if found is None else times(found.wall)
+
+
+def _number(value: float | None, unit: float = 1.0) -> str:
+    return NOTHING if value is None else short(value / unit)
+
+
+def _gflops(row: ModelRow) -> str:
+    if row.gflops is None:
+        return NOTHING
+    return short(row.gflops) + (f" + {short(row.prompt_gflops)} a prompt" if row.prompt_gflops else "")
+
+
+def _images(row: ModelRow) -> str:
+    return _number(row.images_per_second.median if row.images_per_second else None)
+
+
+def _iou(row: ModelRow) -> str:
+    found = row.mask_agreement
+    if found is None:
+        return NOTHING
+    worst = f"worst {found.worst:.4f}"
+    return worst if found.mean is None else f"{found.mean:.4f} ({worst})"
+
+
+def _backend(row: ModelRow) -> str:
+    if not row.backend:
+        return NOTHING
+    providers = row.details.get("providers")
+    return f"{row.backend} on {row.device}" + (f" ({providers})" if providers else "")
+
+
+def _parity(row: ModelRow) -> str:
+    return row.verdict.upper() if row.verdict == "failed" else row.verdict or NOTHING
+
+
+def cell(row: ModelRow, column: str) -> str:
+    """Return what a column says of a row."""
+    if column in STAGE_COLUMNS:
+        return _stage(row, column)
+    makers: dict[str, Callable[[ModelRow], str]] = {
+        "size": lambda row: _number(row.size_bytes, 1e6),
+        "params": lambda row: _number(row.parameters, 1e6),
+        "gflops": _gflops,
+        "images": _images,
+        "rss": lambda row: _number(row.peak_bytes, 1e6),
+        "device-memory": lambda row: _number(row.device_memory, 1e6),
+        "energy": lambda row: _number(row.energy.joules if row.energy else None),
+        "iou": _iou,
+        "backend": _backend,
+        "parity": _parity,
+    }
+    return makers[column](row)
+
+
+def heading(column: str) -> str:
+    """Return the heading of a column, with what its three numbers are."""
+    return HEADINGS[column] + (PERCENTILES if column in STAGE_COLUMNS else "")
+
+
+def model_rows(rows: Sequence[ModelRow]) -> list[ModelRow]:
+    """Return the rows of samedge's own models."""
+    return [row for row in rows if not row.peer_of]
+
+
+def peer_rows(rows: Sequence[ModelRow]) -> list[ModelRow]:
+    """Return the rows of peers."""
+    return [row for row in rows if row.peer_of]
+
+
+def shown_columns(columns: Sequence[str]) -> list[str]:
+    """Return columns in the order of the table."""
+    return [column for column in COLUMNS if column in columns]
+
+
+def model_table(rows: Sequence[ModelRow], columns: Sequence[str], width: int) -> Table:
+    """Return the models as a terminal shows them; on a narrow one, what tells most, and of times the median.
+
+    Args:
+        rows: What was measured.
+        columns: Which were asked for.
+        width: Columns of the terminal.
+    """
+    wide = width >= _WIDE
+    shown = [column for column in shown_columns(columns) if wide or column in _NARROW]
+    table = Table(title="samedge bench", title_justify="left")
+    table.add_column("model", overflow="fold")
+    for column in shown:
+        table.add_column(heading(column) if wide else HEADINGS[column], overflow="fold", justify="right")
+    for row in model_rows(rows):
+        if row.skipped:
+            table.add_row(escape(row.name), escape(f"skipped: {row.skipped}"), style="dim")
+            continue
+        texts = [cell(row, column) for column in shown]
+        if not wide:
+            texts = [text.partition(" / ")[0] for text in texts]
+        style = "red" if row.verdict == "failed" else "yellow" if row.seeded else None
+        table.add_row(escape(model_name(row)), *(escape(text) for text in texts), style=style)
+    return table
+
+
+def ratio_cell(row: ModelRow, stage: str) -> str:
+    """Return a peer's time and how many times as long as samedge's that is; "refused" where there may be no ratio."""
+    found = row.stages[stage].wall if stage in row.stages else None
+    ratio = row.ratios.get(stage)
+    own = NOTHING if found is None else f"{short(found.median * 1e3)} ms"
+    if ratio is not None:
+        mark = ", parity unchecked" if row.own_verdict == "unchecked" else ""
+        spread = f"{short(ratio.median)}x ({short(ratio.low)}–{short(ratio.high)}{mark})"
+        return spread if found is None else f"{own}: {spread}"
+    return f"{own}: {_REFUSED}" if found is not None and "ratio" in row.empty else own
+
+
+PEER_STAGES: Final = (*STAGE_COLUMNS[:2], SET_IMAGE, *STAGE_COLUMNS[2:])
+
+
+def peer_table(rows: Sequence[ModelRow]) -> Table:
+    """Return the peers as a terminal shows them."""
+    table = Table(title="peers: their time, and how many times that of samedge it is", title_justify="left")
+    table.add_column("peer", overflow="fold")
+    for stage in PEER_STAGES:
+        table.add_column(SET_IMAGE_HEADING if stage == SET_IMAGE else stage, overflow="fold", justify="right")
+    table.add_column(HEADINGS["rss"], justify="right")
+    for row in peer_rows(rows):
+        if row.skipped:
+            table.add_row(escape(row.name), escape(f"skipped: {row.skipped}"), style="dim")
+        else:
+            table.add_row(
+                escape(row.name), *(escape(ratio_cell(row, stage)) for stage in PEER_STAGES), cell(row, "rss")
+            )
+    return table

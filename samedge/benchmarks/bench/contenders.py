@@ -1,0 +1,208 @@
+"""What is timed beside what: each model of samedge and its peers on the same weights, each for a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from samedge.benchmarks.bench.options import BenchOptions, Prompts
+from samedge.benchmarks.bench.records import Family, ModelRow
+from samedge.benchmarks.bench.sources import ModelSource, model_sources
+from samedge.benchmarks.bench.stages.peer_protocol import Opening
+from samedge.benchmarks.bench.stages.prepare import Prepared
+from samedge.benchmarks.measure.artefacts import PACKAGE, Artefacts
+from samedge.benchmarks.measure.child import call_in_child
+from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS
+from samedge.errors import SamedgeError, UsageError
+from samedge.models.checkpoints.weights import SEEDED
+
+_SERVE: Final = (sys.executable, "-m", "samedge.benchmarks.bench.stages.serve")
+OWN_PEERS: Final[dict[str, tuple[Family, ...]]] = {"meta": ("sam",), "plain-onnx": ("sam",)}
+"""Peers that this package can run itself, by the models that they know."""
+ULTRALYTICS: Final = "ultralytics"
+ULTRALYTICS_SCRIPT: Final = PACKAGE.parent / "tests" / "peers" / "ultralytics_bench.py"
+"""In a checkout. It is AGPL's user, not part of the package, and never in a wheel."""
+_COARSE: Final = 8
+_DEMO: Final = "sam_demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Something that can be opened in a process of its own.
+
+    Attributes:
+        row: What is known of it before it runs.
+        command: Program and arguments of its process.
+        opening: What the process is asked to load.
+        prepared: Of a model of samedge; None for a peer.
+    """
+
+    row: ModelRow
+    command: tuple[str, ...]
+    opening: Opening
+    prepared: Prepared | None = None
+
+
+def find_contenders(
+    options: BenchOptions, prompts: Prompts, artefacts: Artefacts, say: Callable[[str], None]
+) -> Iterator[tuple[Contender | ModelRow, ...]]:
+    """Yield, for each model, its contender and those of its peers; a row in place of what cannot be opened.
+
+    Args:
+        options: How to measure.
+        prompts: What is asked.
+        artefacts: Makes what peers need.
+        say: Called with what is being done, because exports take long.
+
+    Raises:
+        UsageError: There is no such model, or a peer has the name of one that is known here.
+    """
+    for name in options.peer_commands:
+        if name in OWN_PEERS:
+            raise UsageError(f"{name!r} is a peer that --peers brings", where="--peer", cure="Give yours another name")
+    for source in model_sources(options.models):
+        say(f"Preparing {source.name}")
+        try:
+            own = _own(source, options, prompts)
+        except UsageError:
+            raise
+        except SamedgeError as error:
+            yield (ModelRow(name=source.name, source=source.source, seeded=source.seeded, skipped=str(error)),)
+            continue
+        say(f"Preparing the peers of {source.name}")
+        yield (own, *_peers(own, options, artefacts))
+
+
+def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Contender:
+    asked = {
+        "source": source.source,
+        "backend": options.backend,
+        "device": options.device,
+        "threads": options.threads,
+    }
+    prepared = msgspec.convert(call_in_child("samedge.benchmarks.bench.stages.prepare:prepare", asked), Prepared)
+    everything = _everything(source, prepared, options)
+    opening = Opening(
+        name=source.name,
+        family=prepared.family,
+        architecture=prepared.architecture,
+        source=source.source,
+        artefact=prepared.artefact,
+        image_size=prepared.image_size,
+        images=options.images,
+        points=prompts.points,
+        boxes=prompts.boxes,
+        everything=everything,
+        mode=options.mode,
+        threads=options.threads,
+        backend=options.backend,
+        device=options.device,
+    )
+    return Contender(_known_row(source, prepared, opening), (*_SERVE, "samedge"), opening, prepared)
+
+
+def _everything(source: ModelSource, prepared: Prepared, options: BenchOptions) -> dict[str, Any]:
+    if prepared.family != "sam" or not options.wants("everything"):
+        return {}
+    found: dict[str, Any] = {"points_per_side": options.everything_points}
+    if prepared.seeded:
+        arguments = {
+            "bundle": prepared.artefact, "image": options.images[0], "threads": options.threads,
+            "points_per_side": min(_COARSE, options.everything_points),
+        }  # fmt: skip
+        found |= call_in_child("samedge.benchmarks.measure.thresholds:seeded_thresholds", arguments)
+    elif source.source == _DEMO:
+        found |= DEMO_THRESHOLDS
+    return found
+
+
+def _known_row(source: ModelSource, prepared: Prepared, opening: Opening) -> ModelRow:
+    notes = []
+    if prepared.seeded:
+        notes.append(f"random weights of the true architecture ({source.note or 'seeded'})")
+    if opening.everything:
+        shown = ", ".join(f"{name} {value}" for name, value in opening.everything.items())
+        notes.append(f"everything: {opening.mode} mode, {shown}")
+    return ModelRow(
+        name=source.name,
+        source=source.source,
+        family=prepared.family,
+        seeded=prepared.seeded,
+        size_bytes=prepared.size_bytes,
+        parameters=prepared.parameters,
+        gflops=prepared.gflops,
+        prompt_gflops=prepared.prompt_gflops,
+        precision=prepared.precision,
+        verdict=prepared.verdict,
+        outputs=prepared.artefact,
+        empty=prepared.empty,
+        notes=tuple(notes),
+    )
+
+
+def _peers(own: Contender, options: BenchOptions, artefacts: Artefacts) -> Iterator[Contender | ModelRow]:
+    if options.peers:
+        for name, families in OWN_PEERS.items():
+            if own.opening.family in families:
+                yield _prepared_peer(own, name, (*_SERVE, name), artefacts)
+    commands = dict(options.peer_commands)
+    if options.peers and ULTRALYTICS not in commands:
+        if ULTRALYTICS_SCRIPT.is_file():
+            commands[ULTRALYTICS] = (sys.executable, str(ULTRALYTICS_SCRIPT))
+        else:
+            why = (
+                "its script is not part of this package (AGPL): give --peer 'ultralytics=python "
+                "tests/peers/ultralytics_bench.py' with the file of the repository"
+            )
+            yield replace_skipped(_peer_row(own, ULTRALYTICS), why)
+    for name, command in commands.items():
+        yield _prepared_peer(own, name, tuple(command), artefacts)
+
+
+def _peer_row(own: Contender, name: str) -> ModelRow:
+    return ModelRow(
+        name=f"{own.row.name}: {name}",
+        source=own.row.source,
+        family=own.row.family,
+        seeded=own.row.seeded,
+        peer_of=own.row.name,
+    )
+
+
+def replace_skipped(row: ModelRow, why: str) -> ModelRow:
+    """Return a row of which nothing was measured, with the reason."""
+    return msgspec.structs.replace(row, skipped=why)
+
+
+def _prepared_peer(own: Contender, name: str, command: tuple[str, ...], artefacts: Artefacts) -> Contender | ModelRow:
+    row = _peer_row(own, name)
+    checkpoint = own.prepared.checkpoint if own.prepared else ""
+    if not checkpoint:
+        return replace_skipped(row, "peers run checkpoints, and this is a bundle or a graph: name its checkpoint")
+    opening = msgspec.structs.replace(own.opening, name=row.name, source=checkpoint)
+    try:
+        if name == "plain-onnx":
+            opening = msgspec.structs.replace(
+                opening,
+                plain=str(artefacts.plain_encoder(checkpoint, opening.image_size)),
+                plain_decoder=str(artefacts.meta_decoder(checkpoint)),
+            )
+        elif name not in OWN_PEERS:
+            opening = msgspec.structs.replace(opening, weights=str(_peer_weights(opening, artefacts)))
+    except SamedgeError as error:
+        return replace_skipped(row, str(error))
+    return Contender(row, command, opening)
+
+
+def _peer_weights(opening: Opening, artefacts: Artefacts) -> Path:
+    """Return a file that torch reads: the checkpoint itself, or one that is made of random weights."""
+    if not opening.source.startswith(SEEDED):
+        from samedge.models.checkpoints.weights import find_checkpoint
+
+        return find_checkpoint(opening.source)
+    return artefacts.seeded_file(opening.source)

@@ -1,0 +1,189 @@
+"""The table as files: Markdown with all that has to be known to read it, CSV with one number a column, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from samedge.benchmarks.bench.cells import (
+    HEADINGS,
+    PEER_STAGES,
+    SET_IMAGE_HEADING,
+    cell,
+    heading,
+    model_name,
+    model_rows,
+    peer_rows,
+    ratio_cell,
+    shown_columns,
+)
+from samedge.benchmarks.bench.options import COLUMNS, STAGE_COLUMNS
+from samedge.benchmarks.bench.records import SET_IMAGE, BenchReport, ModelRow
+from samedge.benchmarks.measure.report_files import csv_lines, json_text, markdown_cell, write_texts
+from samedge.benchmarks.measure.rounds import Spread
+
+NAME: Final = "bench"
+
+_SPREAD: Final = (("p50", "median"), ("p10", "low"), ("p90", "high"), ("p99", "p99"))
+
+
+def columns_of(report: BenchReport) -> tuple[str, ...]:
+    """Return the columns that were asked for."""
+    asked = report.settings.get("columns", "")
+    return tuple(asked.split(", ")) if asked else COLUMNS
+
+
+def markdown_lines(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is its heading."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(markdown_cell(text) for text in line)} |\n" for line in lines)
+
+
+def markdown(report: BenchReport) -> str:
+    """Return the report as Markdown."""
+    shown = shown_columns(columns_of(report))
+    text = "# samedge bench\n\n" + markdown_lines(
+        [
+            ["model", *(heading(column) for column in shown)],
+            *([model_name(row), *_cells(row, shown)] for row in model_rows(report.rows)),
+        ]
+    )
+    text += (
+        "\nMilliseconds a picture. An image of images/s is the sum of the stages that its row names below. "
+        "Memory is that of a whole process, Python and libraries included.\n"
+    )
+    text += _peers(report.rows) + _includes(report.rows) + _empty(report.rows, shown) + _notes(report.rows)
+    for title, facts in (("Where", report.machine), ("Clocks and power", report.power), ("How", report.settings)):
+        if facts:
+            text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    return text
+
+
+def _cells(row: ModelRow, shown: Sequence[str]) -> list[str]:
+    if row.skipped:
+        return [f"skipped: {row.skipped}", *[""] * (len(shown) - 1)][: max(1, len(shown))]
+    return [cell(row, column) for column in shown]
+
+
+def _peers(rows: Sequence[ModelRow]) -> str:
+    peers = peer_rows(rows)
+    if not peers:
+        return ""
+    head = [
+        "peer",
+        *(SET_IMAGE_HEADING if stage == SET_IMAGE else stage for stage in PEER_STAGES),
+        HEADINGS["rss"],
+        "version",
+    ]
+    lines = [head]
+    for row in peers:
+        cells = [*(ratio_cell(row, stage) for stage in PEER_STAGES), cell(row, "rss")]
+        if row.skipped:
+            cells = [f"skipped: {row.skipped}", *[""] * len(PEER_STAGES)]
+        lines.append([row.name, *cells, row.version])
+    return (
+        "\n## Peers\n\n"
+        + markdown_lines(lines)
+        + "\nEach runs the same weights on the same pictures in a process of its own. 2x: it takes twice as long as "
+        "samedge, the median of the rounds' ratios and between which values eight of ten lie. There is no ratio to a "
+        "model whose parity failed, and one to a model whose parity was never checked is marked.\n"
+    )
+
+
+def _includes(rows: Sequence[ModelRow]) -> str:
+    lines = []
+    for row in rows:
+        for stage, result in row.stages.items():
+            counts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in result.figures.items())
+            lines.append(
+                f"- {row.name}, {stage}: {result.includes}" + (f" ({counts} on all pictures)" if counts else "")
+            )
+        if row.image_stages:
+            lines.append(f"- {row.name}, an image: {' + '.join(row.image_stages)}")
+    return "\n## What the times include\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _empty(rows: Sequence[ModelRow], shown: Sequence[str]) -> str:
+    lines = [
+        f"- {row.name}, {HEADINGS.get(column, column)}: {why}."
+        for row in rows
+        for column, why in row.empty.items()
+        if column in shown or column == "ratio"
+    ]
+    return "\n## Why cells are empty\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _notes(rows: Sequence[ModelRow]) -> str:
+    lines = [f"- {row.name}: {'; '.join(row.notes)}." for row in rows if row.notes]
+    return "\n## Notes\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def flat(row: ModelRow) -> dict[str, str | float | int | None]:
+    """Return a row as one number, or one word, a column; bytes, seconds, 1e9 operations."""
+    values: dict[str, str | float | int | None] = {
+        "name": row.name,
+        "source": row.source,
+        "family": row.family,
+        "seeded": int(row.seeded),
+        "skipped": row.skipped,
+        "peer_of": row.peer_of,
+        "version": row.version,
+        "bytes": row.size_bytes,
+        "parameters": row.parameters,
+        "gflops": row.gflops,
+        "prompt_gflops": row.prompt_gflops,
+    }
+    for stage in STAGE_COLUMNS:
+        found = row.stages.get(stage)
+        values |= _flat_spread(f"{stage}_seconds", found.wall if found else None)
+        values[f"{stage}_cpu_seconds"] = found.cpu.median if found and found.cpu else None
+    values |= _flat_spread("images_per_second", row.images_per_second)
+    for name in PEER_STAGES:
+        ratio = row.ratios.get(name)
+        values[f"{name}_ratio"] = ratio.median if ratio else None
+    found_masks, energy = row.mask_agreement, row.energy
+    values |= {
+        "peak_bytes": row.peak_bytes,
+        "device_bytes": row.device_memory,
+        "joules_per_image": energy.joules if energy else None,
+        "watts": energy.watts if energy else None,
+        "mask_iou_mean": found_masks.mean if found_masks else None,
+        "mask_iou_worst": found_masks.worst if found_masks else None,
+        "backend": row.backend,
+        "device": row.device,
+        "precision": row.precision,
+        "parity": row.verdict,
+    }
+    return values
+
+
+def _flat_spread(name: str, spread: Spread | None) -> dict[str, str | float | int | None]:
+    values: dict[str, str | float | int | None] = {
+        f"{name}_{short}": None if spread is None else getattr(spread, field) for short, field in _SPREAD
+    }
+    return {
+        **values,
+        f"{name}_count": spread.count if spread else None,
+        f"{name}_outliers": spread.outliers if spread else None,
+    }
+
+
+def csv_text(rows: Sequence[ModelRow]) -> str:
+    """Return rows as CSV, one line each."""
+    return csv_lines([flat(row) for row in rows], "name")
+
+
+def write_bench(report: BenchReport, folder: Path, more: str = "") -> list[Path]:
+    """Write ``bench.md``, ``bench.csv`` and ``bench.json``, in place of older ones, and return the paths.
+
+    Args:
+        report: What was measured.
+        folder: Made if it is not there.
+        more: Markdown to add: a preset, a comparison.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    texts = {".md": markdown(report) + more, ".csv": csv_text(report.rows), ".json": json_text(report)}
+    return write_texts(texts, folder, NAME)

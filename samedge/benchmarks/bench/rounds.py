@@ -1,0 +1,203 @@
+"""The rounds: every stage of every process in turn, so that what the machine does meanwhile meets all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from samedge.benchmarks.bench.contenders import Contender
+from samedge.benchmarks.bench.options import STAGE_COLUMNS, WHOLE_IMAGE, BenchOptions
+from samedge.benchmarks.bench.records import SET_IMAGE, Energy, ModelRow, Stage, StageResult
+from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
+from samedge.benchmarks.bench.stages.peer_protocol import Opened, Ran
+from samedge.benchmarks.measure.power_meters import Meter
+from samedge.benchmarks.measure.rounds import Spread, spread_of
+from samedge.errors import BenchmarkError
+
+_EVERYTHING: Final = "everything"
+_ENERGY_SECONDS: Final = 3.0
+_ENERGY_PICTURES: Final = 4
+
+
+@dataclass(slots=True)
+class Running:
+    """A contender whose process has loaded its model.
+
+    Attributes:
+        contender: What it is.
+        process: Where it is.
+        opened: What it said.
+        stages: What it is asked for, in the order of a round.
+        runs: What counts, by stage, in the order of the rounds; all pictures together.
+        first: The first run of each stage, warm-ups included: what is counted, and the memory until then.
+        failed: Why it is asked no more; empty if it works.
+        energy: Of one picture.
+    """
+
+    contender: Contender
+    process: MeasuredProcess
+    opened: Opened
+    stages: tuple[str, ...]
+    runs: dict[str, list[Ran]] = field(default_factory=dict)
+    first: dict[str, Ran] = field(default_factory=dict)
+    failed: str = ""
+    energy: Energy | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures a call works on."""
+        return len(self.contender.opening.images)
+
+    def seconds(self, stage: str) -> list[float]:
+        """Return wall seconds a picture of each round; "set_image" is the sum where it was not asked for itself."""
+        if stage == SET_IMAGE and stage not in self.runs:
+            return self.summed(("preprocess", "encode"))
+        return [run.wall / self.pictures for run in self.runs.get(stage, ())]
+
+    def summed(self, stages: Sequence[str]) -> list[float]:
+        """Return the sum of stages, round by round; nothing where one of them is missing."""
+        if not stages:
+            return []
+        return [sum(parts) for parts in zip(*(self.seconds(stage) for stage in stages), strict=False)]
+
+
+def wanted_stages(opened: Opened, options: BenchOptions) -> tuple[str, ...]:
+    """Return what a contender is asked for: what a column shows, of what it can do."""
+    wanted: set[str] = {stage for stage in STAGE_COLUMNS if stage in options.columns}
+    if options.wants(*WHOLE_IMAGE):
+        wanted.update(opened.image_stages)
+    if wanted.intersection(("preprocess", "encode")) and not {"preprocess", "encode"} <= opened.stages.keys():
+        wanted.add(SET_IMAGE)
+    order = ("preprocess", SET_IMAGE, *STAGE_COLUMNS[1:])
+    stages = tuple(stage for stage in order if stage in wanted and stage in opened.stages)
+    # Memory has to be seen at work, whatever else is asked for.
+    return stages or (tuple(opened.stages)[:1] if options.wants("rss", "device-memory", "backend") else ())
+
+
+def run_rounds(
+    running: Sequence[Running],
+    options: BenchOptions,
+    say: Callable[[str], None],
+    done: Callable[[], None],
+) -> None:
+    """Ask each process for each of its stages, round after round.
+
+    Args:
+        running: In the order in which they are asked.
+        options: How many rounds.
+        say: Called with what is being done.
+        done: Called after each stage of all, for who shows the table.
+    """
+    rounds = max(_schedule(one, stage, options)[1] for one in running for stage in one.stages or ("encode",))
+    order = tuple(dict.fromkeys(stage for one in running for stage in one.stages))
+    for turn in range(rounds):
+        for stage in sorted(order, key=_place):
+            for one in running:
+                begin, end = _schedule(one, stage, options)
+                if stage in one.stages and turn < end and not one.failed:
+                    say(f"Round {turn + 1} of {rounds}: {stage} of {one.contender.row.name}")
+                    _run(one, stage, counts=turn >= begin)
+            done()
+
+
+def _schedule(one: Running, stage: str, options: BenchOptions) -> tuple[int, int]:
+    """Return the round from which on a stage counts, and that at which it ends."""
+    if stage == _EVERYTHING and one.contender.opening.family == "sam":
+        warm_ups = min(1, options.warm_ups)
+        return warm_ups, warm_ups + options.everything_rounds
+    return options.warm_ups, options.warm_ups + options.rounds
+
+
+def _place(stage: str) -> int:
+    order = ("preprocess", SET_IMAGE, *STAGE_COLUMNS[1:])
+    return order.index(stage) if stage in order else len(order)
+
+
+def _run(one: Running, stage: str, *, counts: bool) -> None:
+    try:
+        ran = one.process.run(stage)
+    except BenchmarkError as error:
+        one.failed = str(error)
+        return
+    one.first.setdefault(stage, ran)
+    if counts:
+        one.runs.setdefault(stage, []).append(ran)
+
+
+def measure_energy(one: Running, meter: Meter) -> None:
+    """Work on pictures for some seconds while a meter runs, and keeps what one of them took."""
+    if one.failed or not one.opened.image_stages or not set(one.opened.image_stages) <= set(one.stages):
+        return
+    pictures, seconds = 0, 0.0
+    meter.start()
+    try:
+        while (seconds < _ENERGY_SECONDS or pictures < _ENERGY_PICTURES) and not one.failed:
+            for stage in one.opened.image_stages:
+                try:
+                    seconds += one.process.run(stage).wall
+                except BenchmarkError as error:
+                    one.failed = str(error)
+                    break
+            pictures += one.pictures
+    finally:
+        joules = meter.stop()
+    if not one.failed and seconds > 0:
+        one.energy = Energy(joules / pictures, joules / seconds, pictures, meter.name)
+
+
+def measured_row(one: Running) -> ModelRow:
+    """Return a contender's row with what has been measured of it so far."""
+    row, opened = one.contender.row, one.opened
+    stages: dict[Stage, StageResult] = {}
+    for stage in STAGE_COLUMNS:
+        if one.runs.get(stage):
+            stages[stage] = _result(one, stage)
+    whole = one.summed(opened.image_stages)
+    asked = {stage: why for stage, why in opened.without.items() if stage in STAGE_COLUMNS}
+    notes = row.notes
+    if SET_IMAGE in one.runs:
+        middle = spread_of(one.seconds(SET_IMAGE)).median * 1e3
+        notes = (*notes, f"preprocess and encode together: {middle:.1f} ms ({opened.stages[SET_IMAGE]})")
+    if one.failed:
+        notes = (*notes, f"it failed and was asked no more: {one.failed}")
+    return msgspec.structs.replace(
+        row,
+        skipped=one.failed if one.failed and not stages else row.skipped,
+        stages=stages,
+        image_stages=opened.image_stages if whole else (),
+        images_per_second=spread_of([1 / seconds for seconds in whole]) if whole and min(whole) > 0 else None,
+        device_memory=max((ran.device for ran in one.first.values() if ran.device is not None), default=None),
+        energy=one.energy,
+        backend=opened.backend,
+        device=opened.device,
+        details=opened.details,
+        empty={**row.empty, **asked},
+        notes=notes,
+    )
+
+
+def _result(one: Running, stage: Stage) -> StageResult:
+    runs, first = one.runs[stage], one.first[stage]
+    seconds = one.seconds(stage)
+    cpu = [run.cpu / one.pictures for run in runs if run.cpu is not None]
+    return StageResult(
+        includes=one.opened.stages[stage],
+        wall=spread_of(seconds),
+        cpu=spread_of(cpu) if len(cpu) == len(runs) else None,
+        figures=first.figures,
+        peak_bytes=first.peak,
+        rounds=tuple(seconds),
+    )
+
+
+def ratios(own: Running, peer: Running) -> dict[str, Spread]:
+    """Return how many times as long the peer takes, by stage, from the rounds that both have."""
+    found = {}
+    for stage in (*STAGE_COLUMNS, SET_IMAGE):
+        pairs = list(zip(own.seconds(stage), peer.seconds(stage), strict=False))
+        if pairs and all(mine > 0 for mine, _ in pairs):
+            found[stage] = spread_of([theirs / mine for mine, theirs in pairs])
+    return found

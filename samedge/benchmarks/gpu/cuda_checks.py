@@ -1,0 +1,242 @@
+"""Does the memory layer work on this GPU? A list of small checks, the same on a real GPU and on the fake one.
+
+Each takes a `CudaMemory`, frees what it made, and raises `EngineError` where a number is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from threading import Thread
+from typing import Final, cast
+
+import numpy as np
+
+from samedge.engines.cuda.borrowed import borrow
+from samedge.engines.cuda.memory import ALIGNMENT, CudaMemory, PinnedBuffer
+from samedge.engines.cuda.pool import DevicePool
+from samedge.engines.tensorrt.repeated_work import RepeatedWork
+from samedge.errors import EngineError
+from samedge.types import Array
+
+_NBYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class CudaCheck:
+    """One check.
+
+    Attributes:
+        name: What it is about.
+        run: Raises where it fails.
+    """
+
+    name: str
+    run: Callable[[CudaMemory], None]
+
+
+class _Borrowed:
+    """Memory, streams and events of one check, freed in the reverse order."""
+
+    def __init__(self, memory: CudaMemory, stack: ExitStack) -> None:
+        self._memory, self._stack = memory, stack
+
+    def device(self, nbytes: int = _NBYTES) -> int:
+        address = self._memory.allocate(nbytes)
+        self._stack.callback(self._memory.free, address)
+        return address
+
+    def pinned(self, nbytes: int = _NBYTES) -> PinnedBuffer:
+        buffer = self._memory.pin(nbytes)
+        self._stack.callback(self._memory.unpin, buffer)
+        return buffer
+
+    def stream(self) -> int:
+        stream = self._memory.create_stream()
+        self._stack.callback(self._memory.destroy_stream, stream)
+        self._stack.callback(self._memory.synchronise, stream)
+        return stream
+
+    def event(self) -> int:
+        event = self._memory.create_event()
+        self._stack.callback(self._memory.destroy_event, event)
+        return event
+
+
+def check_copies(memory: CudaMemory) -> None:
+    """Data goes to the device, across it, and back."""
+    with memory.current(), ExitStack() as stack:
+        of = _Borrowed(memory, stack)
+        first, second, there, back, stream = of.device(), of.device(), of.pinned(), of.pinned(), of.stream()
+        _require(first % ALIGNMENT == 0 and second % ALIGNMENT == 0, f"addresses are not multiples of {ALIGNMENT}")
+        _require(memory.free_bytes() > 0, "there is no free memory")
+        data = _numbers(1)
+        there.view()[:_NBYTES] = data
+        memory.copy_in(first, there, _NBYTES, stream)
+        memory.copy_across(second, first, _NBYTES, stream)
+        memory.copy_out(back, second, _NBYTES, stream)
+        memory.synchronise(stream)
+        _require_same(back.view()[:_NBYTES], data)
+
+
+def check_events(memory: CudaMemory) -> None:
+    """A stream waits for another one's event, and so does the host."""
+    with memory.current(), ExitStack() as stack:
+        of = _Borrowed(memory, stack)
+        address, there, back, event, done = of.device(), of.pinned(), of.pinned(), of.event(), of.event()
+        memory.await_event(event)  # never recorded: does not wait
+        writes, reads = of.stream(), of.stream()
+        for turn in range(20):
+            data = _numbers(turn)
+            there.view()[:_NBYTES] = data
+            memory.copy_in(address, there, _NBYTES, writes)
+            memory.record(event, writes)
+            memory.wait(reads, event)
+            memory.copy_out(back, address, _NBYTES, reads)
+            memory.record(done, reads)
+            memory.await_event(done)
+            _require_same(back.view()[:_NBYTES], data)
+        memory.synchronise_all()
+
+
+def check_graphs(memory: CudaMemory) -> None:
+    """Work is recorded, and done as often as it is launched, with what is in memory then."""
+    if not memory.captures:
+        return
+    with memory.current(), ExitStack() as stack:
+        of = _Borrowed(memory, stack)
+        first, second, there, back, stream = of.device(), of.device(), of.pinned(), of.pinned(), of.stream()
+
+        def work() -> bool:
+            memory.copy_across(second, first, _NBYTES, stream)
+            return True
+
+        repeated = RepeatedWork(memory, enabled=True)
+        stack.callback(repeated.forget)
+        stack.callback(memory.synchronise, stream)
+        for turn in range(4):
+            data = _numbers(turn)
+            there.view()[:_NBYTES] = data
+            memory.copy_in(first, there, _NBYTES, stream)
+            _require(repeated.run(work, stream), "work could not be given to the stream")
+            memory.copy_out(back, second, _NBYTES, stream)
+            memory.synchronise(stream)
+            _require_same(back.view()[:_NBYTES], data)
+        _require(repeated.enabled, "a copy could not be captured as a graph")
+
+
+def check_failed_captures(memory: CudaMemory) -> None:
+    """A capture that ends with an exception leaves a stream that works."""
+    if not memory.captures:
+        return
+
+    class Interrupted(Exception):
+        pass
+
+    with memory.current(), ExitStack() as stack:
+        of = _Borrowed(memory, stack)
+        first, second, stream = of.device(), of.device(), of.stream()
+
+        def work() -> bool:
+            memory.copy_across(second, first, _NBYTES, stream)
+            raise Interrupted
+
+        try:
+            memory.capture(stream, work)
+        except Interrupted:
+            memory.copy_across(second, first, _NBYTES, stream)
+            memory.synchronise(stream)
+            return
+        _require(False, "an exception of the captured work was lost")
+
+
+def check_pool(memory: CudaMemory) -> None:
+    """Arrays keep their numbers while others are made, and their places are used again."""
+    pool = DevicePool(kept_open(memory))
+    values = [_numbers(turn)[:4096].reshape(16, 256) for turn in range(4)]
+    arrays = [pool.upload(value) for value in values]
+    for value, array in zip(values, arrays, strict=True):
+        _require_same(array.numpy(), value)
+        _require_same(array.rows([3, 4, 5, 1, 1]), value[[3, 4, 5, 1, 1]])
+    places = {array.address for array in arrays}
+    for array in arrays:
+        array.close()
+    again = pool.upload(values[0])
+    _require(again.address in places, "memory that was given back is not used again")
+    again.close()
+    pool.close()
+
+
+def check_threads(memory: CudaMemory) -> None:
+    """Several threads use the GPU at once."""
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                check_copies(memory)
+        except BaseException as problem:  # noqa: BLE001 - carried to the thread that waits
+            problems.append(problem)
+
+    threads = [Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise problems[0]
+
+
+def check_lending(memory: CudaMemory) -> None:
+    """What is lent by DLPack can be read, and is not written over before who borrowed it is done."""
+    pool = DevicePool(kept_open(memory))
+    value = _numbers(7)[:4096]
+    array = pool.upload(value)
+    borrowed = borrow(array, pool)
+    array.close()
+    _require_same(borrowed.numpy(), value)
+    borrowed.close()
+    _require_same(pool.upload(value).numpy(), value)
+    pool.close()
+
+
+CHECKS: Final = (
+    CudaCheck("copies", check_copies),
+    CudaCheck("events between streams", check_events),
+    CudaCheck("graphs", check_graphs),
+    CudaCheck("captures that fail", check_failed_captures),
+    CudaCheck("arrays in a pool", check_pool),
+    CudaCheck("threads", check_threads),
+    CudaCheck("lending by DLPack", check_lending),
+)
+"""What a fake GPU passes as well."""
+
+
+def kept_open(memory: CudaMemory) -> CudaMemory:
+    """Return the same memory for a pool, which would close it."""
+    return cast("CudaMemory", _Kept(memory))
+
+
+class _Kept:
+    def __init__(self, memory: CudaMemory) -> None:
+        self._memory = memory
+
+    def close(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._memory, name)
+
+
+def _numbers(seed: int) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, _NBYTES, dtype=np.uint8)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise EngineError(f"the check of the GPU's memory failed: {what}", cure="Update the driver, or report this")
+
+
+def _require_same(have: Array, want: Array) -> None:
+    _require(np.array_equal(have, want), f"{int((have != want).sum())} of {want.size} numbers are wrong")

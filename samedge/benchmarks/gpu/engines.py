@@ -1,0 +1,101 @@
+"""The engines that are measured on a GPU: those that ``samedge build`` makes, and one of the encoder for many images.
+
+They are what a user gets: the ladder chose their precision here, and their masks were compared with the checkpoint's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from samedge.benchmarks.measure.child import foreign_failures
+from samedge.bundle.archive import open_bundle
+from samedge.engines.registry import require_backend
+from samedge.engines.tensorrt.api import FlavourName
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.store.builds import stored_engine
+from samedge.errors import SamedgeError
+from samedge.export.engines.build import BuiltEngines, build_engines
+from samedge.export.engines.rungs import rung_graph, written_in
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEngines:
+    """Engines of a bundle.
+
+    Attributes:
+        many: The plan of the encoder for several images at once; None if there is none.
+        details: Rungs, verdict, and what the ladder tried.
+        notes: Sentences, such as why there is no encoder for several images.
+        problem: What is wrong with them, or an empty text.
+    """
+
+    many: Path | None
+    details: dict[str, str]
+    notes: tuple[str, ...]
+    problem: str
+
+
+def make_engines(
+    backend: str, bundle: Path, device: str, batches: Sequence[int], say: Callable[[str], None]
+) -> MeasuredEngines:
+    """Build the engines of a bundle, or find them in the store, and has them judged.
+
+    Args:
+        backend: "tensorrt" or "tensorrt-rtx".
+        bundle: A bundle with the checkpoint's answers.
+        device: The GPU.
+        batches: Numbers of images that the encoder will be given at once.
+        say: Called with a sentence about what is being done.
+
+    Raises:
+        SamedgeError: They cannot be had here; says why.
+    """
+    require_backend(backend)
+    said: list[str] = [""]
+
+    def progress(step: str, _share: float) -> None:
+        if step != said[-1]:
+            said.append(step)
+            say(f"{backend}: {step}")
+
+    built = build_engines(bundle, flavour=backend, device=device, progress=progress)
+    details = {
+        "rungs": ", ".join(f"{role} {rung}" for role, rung in zip(built.plans, built.rungs, strict=True)),
+        "masks": f"{built.verdict}, IoU {built.parity.mask_iou_mean:.4f} on average on the probes",
+    }
+    tried = [str(attempt) for attempt in built.attempts if not attempt.passed]
+    if tried:
+        details["tried"] = " / ".join(tried)
+    problem = "" if built.verdict == "passed" else f"its engines are {built.verdict} on the bundle's probes"
+    many: Path | None = None
+    notes = built.notes
+    if max(batches, default=1) > 1:
+        try:
+            with foreign_failures(backend):
+                many = _encoder_of_many(backend, bundle, device, max(batches), built, say)
+        except SamedgeError as error:
+            notes += (f"no encoder for {max(batches)} images at once: {error}",)
+    return MeasuredEngines(many, details, notes, problem)
+
+
+def _encoder_of_many(
+    backend: str, bundle: Path, device: str, most: int, built: BuiltEngines, say: Callable[[str], None]
+) -> Path:
+    """Build the encoder on the rung that serves for one image, for several of them."""
+    opened = open_bundle(bundle)
+    rung, ports = built.rungs[0], opened.manifest.graph("encoder")
+    say(f"{backend}: Building the encoder ({rung}) for up to {most} images")
+    options = BuildOptions(precision=written_in(opened, "encoder", rung), profiles={"batch": AxisRange(1, most, most)})
+    with rung_graph(opened, "encoder", rung) as (graph, weights):
+        entry = stored_engine(
+            graph,
+            options,
+            flavour=cast("FlavourName", backend),
+            device=device,
+            weights=weights,
+            axes={name: port.shape for name, port in {**ports.inputs, **ports.outputs}.items()},
+        )
+    return entry.plan

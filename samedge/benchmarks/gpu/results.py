@@ -1,0 +1,208 @@
+"""What the benchmark on a GPU says: checks, and for each contender latencies by step, memory, and agreement."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from samedge.benchmarks.measure.rounds import Spread, spread_of
+from samedge.benchmarks.targets.results import read_record
+from samedge.errors import storage_errors
+from samedge.storage.atomic import write_whole
+
+SCHEMA: Final = 1
+NAME: Final = "gpu"
+FORMATS: Final = (".md", ".csv", ".json")
+_NOTHING: Final = "–"
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Milliseconds of a call.
+
+    Attributes:
+        p50: Half are faster.
+        p90: Nine of ten are faster.
+        p99: 99 of 100 are faster; between the slowest two where there are fewer calls.
+        count: How many calls there are.
+        per_second: Images or prompts a second at p50.
+        ratio: Time of the baseline over that of this contender, round by round: 2 is twice as fast; None where the
+            baseline does not do this.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    count: int
+    per_second: float
+    ratio: Spread | None = None
+
+
+def latency_of(seconds: Sequence[float], items: int, baseline: Sequence[float] | None) -> Latency:
+    """Return the latency of some calls.
+
+    Args:
+        seconds: Of each call.
+        items: Images or prompts of each call.
+        baseline: Of the baseline's calls in the same rounds.
+    """
+    p50, p90, p99 = (float(value) for value in np.percentile(np.asarray(seconds, np.float64) * 1e3, (50, 90, 99)))
+    ratio = None if baseline is None else spread_of([b / max(s, 1e-9) for b, s in zip(baseline, seconds, strict=True)])
+    return Latency(p50, p90, p99, len(seconds), items * 1e3 / max(p50, 1e-6), ratio)
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """One check of the memory layer; `problem` is empty if it passed."""
+
+    name: str
+    problem: str = ""
+
+
+class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of one contender.
+
+    Attributes:
+        name: Such as "onnxruntime on cuda:0".
+        skipped: Why nothing was measured; empty if it was.
+        details: Versions, provider, graphs.
+        open_s: Seconds to open it, without building engines.
+        peak_bytes: Memory of the GPU that opening and a call of each step took; None where it is not known.
+        embedding_error: Largest absolute difference of an embedding from that of the CPU.
+        mask_iou_mean: Mean IoU of masks with those of the CPU.
+        mask_iou_worst: The lowest.
+        steps: Step to latency.
+        notes: Sentences, such as why a step is missing.
+        problem: What it does wrong, such as other masks than the CPU's; empty if nothing is known.
+    """
+
+    name: str
+    skipped: str = ""
+    details: dict[str, str] = {}
+    open_s: float | None = None
+    peak_bytes: int | None = None
+    embedding_error: float | None = None
+    mask_iou_mean: float | None = None
+    mask_iou_worst: float | None = None
+    steps: dict[str, Latency] = {}
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class GpuReport(msgspec.Struct, frozen=True):
+    """Checks and contenders, and where and how they were measured."""
+
+    schema: int
+    machine: dict[str, str]
+    settings: dict[str, str]
+    baseline: str
+    steps: tuple[str, ...]
+    checks: tuple[CheckResult, ...]
+    contenders: tuple[ContenderResult, ...]
+
+
+def read_gpu_report(path: Path) -> GpuReport:
+    """Read a report that was written as JSON.
+
+    Raises:
+        BenchmarkError: It is none.
+        StorageError: It cannot be read.
+    """
+    return read_record(path, GpuReport, SCHEMA)
+
+
+def columns(report: GpuReport) -> tuple[str, ...]:
+    """Return the headings of the table."""
+    return ("contender", *report.steps, "peak MB", "embedding error", "mask IoU (worst)")
+
+
+def cells(report: GpuReport, row: ContenderResult) -> tuple[str, ...]:
+    """Return what the table says of a contender."""
+    if row.skipped:
+        return (row.name, f"skipped: {row.skipped}", *(_NOTHING for _ in columns(report)[2:]))
+    steps = [_step(row.steps.get(step)) for step in report.steps]
+    peak = _NOTHING if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
+    error = _NOTHING if row.embedding_error is None else f"{row.embedding_error:.1e}"
+    iou = _NOTHING if row.mask_iou_mean is None else f"{row.mask_iou_mean:.4f} ({row.mask_iou_worst:.4f})"
+    return (row.name, *steps, peak, error, iou)
+
+
+def _step(latency: Latency | None) -> str:
+    if latency is None:
+        return _NOTHING
+    ratio = "" if latency.ratio is None else f", {latency.ratio.median:.2f}x"
+    return f"{latency.p50:.2f} / {latency.p90:.2f} / {latency.p99:.2f} ({latency.per_second:.1f}/s{ratio})"
+
+
+def rich_table(report: GpuReport) -> Table:
+    """Return the table as a terminal shows it."""
+    table = Table(title=_title(report), title_justify="left", show_lines=True)
+    for heading in columns(report):
+        table.add_column(heading, overflow="fold")
+    for row in report.contenders:
+        table.add_row(*map(escape, cells(report, row)), style="dim" if row.skipped else None)
+    return table
+
+
+def _title(report: GpuReport) -> str:
+    return f"milliseconds p50 / p90 / p99 (images or prompts a second, times as fast as {report.baseline})"
+
+
+def markdown(report: GpuReport) -> str:
+    """Return the report as Markdown: checks, the table, notes, and where it was measured."""
+    text = "# On a GPU\n\n## Checks\n\n"
+    text += "".join(f"- {check.name}: {check.problem or 'passed'}\n" for check in report.checks)
+    lines = [columns(report), ("---",) * len(columns(report)), *(cells(report, row) for row in report.contenders)]
+    text += f"\n## Latency\n\n{_title(report)[0].upper()}{_title(report)[1:]}.\n\n"
+    text += "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    for row in report.contenders:
+        if row.details or row.notes or row.problem:
+            said = [f"**{row.problem}**"] if row.problem else []
+            said += [f"{name} {value}" for name, value in row.details.items()]
+            text += f"\n- {row.name}: {'; '.join((*said, *row.notes))}"
+    text += "\n"
+    for title, facts in (("Where", report.machine), ("How", report.settings)):
+        text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    return text
+
+
+def csv_text(report: GpuReport) -> str:
+    """Return one line for each contender and step, one number a column."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("contender", "skipped", "step", "p50_ms", "p90_ms", "p99_ms", "count", "per_second", "ratio", "ratio_p10",
+         "ratio_p90", "peak_bytes", "embedding_error", "mask_iou_mean", "mask_iou_worst", "problem")
+    )  # fmt: skip
+    for row in report.contenders:
+        about = (row.peak_bytes, row.embedding_error, row.mask_iou_mean, row.mask_iou_worst, row.problem)
+        if row.skipped:
+            writer.writerow((row.name, row.skipped, *(None,) * 14))
+        for step, value in row.steps.items():
+            ratio = (None,) * 3 if value.ratio is None else (value.ratio.median, value.ratio.low, value.ratio.high)
+            numbers = (value.p50, value.p90, value.p99, value.count, value.per_second)
+            writer.writerow((row.name, "", step, *numbers, *ratio, *about))
+    return text.getvalue()
+
+
+def write_gpu_report(report: GpuReport, folder: Path) -> list[Path]:
+    """Write the report in all formats, in place of an older one, and return the paths.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, text in zip(FORMATS, (markdown(report), csv_text(report), document), strict=True):
+        path = folder / f"{NAME}{suffix}"
+        write_whole(path, text.encode())
+        paths.append(path)
+    return paths

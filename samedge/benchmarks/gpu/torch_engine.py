@@ -1,0 +1,253 @@
+"""torch as a backend: what samedge's predictor is compared with on the same GPU, through the same code around it.
+
+Modules run as they are ("eager") or through ``torch.compile``. Tensors stay on torch's device from encoder to decoder,
+as those of the other backends do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from samedge.benchmarks.gpu.cuda_checks import kept_open
+from samedge.engines.cuda.borrowed import borrow
+from samedge.engines.cuda.device_array import DeviceArray
+from samedge.engines.cuda.dlpack import Exporter
+from samedge.engines.cuda.memory import CudaMemory
+from samedge.engines.cuda.pool import DevicePool
+from samedge.engines.protocol import Engine
+from samedge.errors import BenchmarkError, EngineError, missing_extra
+from samedge.types import Array, TensorSpec
+
+MODES: Final = ("eager", "compile")
+_F32: Final = np.dtype(np.float32)
+
+
+def import_torch() -> Any:
+    """Return the module torch.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise missing_extra("torch", "bench", "Measuring against torch") from error
+    return torch
+
+
+def require_torch_device(device: str) -> Any:
+    """Return the module torch.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        BenchmarkError: This build of it does not see the device.
+    """
+    torch: Any = import_torch()
+    if not device.startswith("cpu") and not torch.cuda.is_available():
+        raise BenchmarkError(
+            f"torch {torch.__version__} sees no GPU", cure="Install a build of torch for this GPU (pytorch.org)"
+        )
+    return torch
+
+
+class TorchArray(DeviceArray):
+    """A tensor that torch left on its device. It may not be complete: `wait` waits for all of torch's work."""
+
+    def __init__(self, tensor: Any, device: str) -> None:
+        super().__init__(tuple(tensor.shape), np.dtype(str(tensor.dtype).removeprefix("torch.")), device)
+        self._tensor: Any = tensor.contiguous()
+
+    @property
+    def tensor(self) -> Any:
+        """The tensor.
+
+        Raises:
+            EngineError: It was closed.
+        """
+        if self._tensor is None:
+            raise EngineError("this device array was closed", cure="Run the engine again")
+        return self._tensor
+
+    @property
+    def address(self) -> int:
+        """Where it lies on the device."""
+        return int(self.tensor.data_ptr())
+
+    def wait(self) -> None:
+        """Wait until it is complete."""
+        if self.tensor.is_cuda:
+            import_torch().cuda.synchronize(self.tensor.device)
+
+    def numpy(self) -> Array:
+        """Return a copy on the host."""
+        array: Array = self.tensor.to("cpu", copy=True).numpy()
+        return array
+
+    def pick(self, rows: Sequence[int]) -> TorchArray:
+        """Return a copy of some entries of the first axis."""
+        return TorchArray(self.tensor[list(rows)], self.device)
+
+    def hold(self) -> Callable[[], None]:
+        """Keep the memory until the function that this returns is called."""
+        held = [self.tensor]
+        return held.clear
+
+    def close(self) -> None:
+        """Give up the memory."""
+        self._tensor = None
+
+
+class TorchEngine:
+    """A function of tensors as an engine.
+
+    Args:
+        function: Takes tensors in the order of the inputs, returns one or several in the order of the outputs.
+        inputs: Input name to shape and dtype.
+        outputs: Output name to shape and dtype.
+        device: "cuda:0" or "cpu".
+        mode: One of `MODES`.
+        half: Let torch compute in float16 where its autocast does; inputs and outputs stay float32.
+    """
+
+    keeps_on_device = True
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        device: str,
+        mode: str,
+        *,
+        half: bool = False,
+    ) -> None:
+        self._torch = require_torch_device(device)
+        self._function = self._torch.compile(function, dynamic=False) if mode == "compile" else function
+        self._half = half
+        self.inputs, self.outputs = inputs, outputs
+        self.device = self.array_device = device
+        self.details = {
+            "torch": str(self._torch.__version__),
+            "mode": mode,
+            "precision": "fp16 (autocast)" if half else "fp32",
+        }
+        self.axis_limits: Mapping[str, tuple[int, int]] = {}
+
+    def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
+        """Run it and copy the results to the host."""
+        return {name: array.numpy() for name, array in self.run_on_device(feeds, outputs).items()}
+
+    def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
+        """Run it and leave the results on the device.
+
+        Raises:
+            EngineError: torch failed.
+        """
+        tensors = [self._tensor(feeds[name]) for name in self.inputs]
+        try:
+            with self._torch.inference_mode(), self._autocast():
+                results = self._function(*tensors)
+        except RuntimeError as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise EngineError(f"torch failed: {first}", kind=type(error).__name__) from error
+        results = results if isinstance(results, tuple) else (results,)
+        named = dict(zip(self.outputs, results, strict=True))
+        # What autocast left in float16 is float32 for the next engine, as in the graphs that are exported.
+        return {name: TorchArray(named[name].to(self._dtype_of(name)), self.device) for name in outputs}
+
+    def _autocast(self) -> Any:
+        kind = self.device.partition(":")[0]
+        return self._torch.autocast(kind, dtype=self._torch.float16, enabled=self._half)
+
+    def _dtype_of(self, name: str) -> Any:
+        return getattr(self._torch, self.outputs[name].dtype.name)
+
+    def _tensor(self, array: Array | DeviceArray) -> Any:
+        if isinstance(array, TorchArray):
+            return array.tensor
+        return self._torch.from_dlpack(array) if isinstance(array, DeviceArray) else self._upload(array)
+
+    def _upload(self, array: Array) -> Any:
+        return self._torch.from_numpy(array).to(self.device, copy=True)
+
+    def to_device(self, array: Array) -> DeviceArray:
+        """Return a copy of an array of the host on the device."""
+        return TorchArray(self._upload(array), self.device)
+
+    def borrow(self, exporter: Exporter) -> DeviceArray:
+        """Return an array over memory of another library."""
+        return TorchArray(self._torch.from_dlpack(exporter), self.device)
+
+    def close(self) -> None:
+        """Let go of the modules."""
+        self._function = self._closed
+
+    @staticmethod
+    def _closed(*_: object) -> Any:
+        raise EngineError("this engine was closed")
+
+
+def torch_engines(source: str, device: str, mode: str, *, half: bool = False) -> tuple[Engine, Engine]:
+    """Return encoder and whole decoder of a checkpoint in torch, with the names of the native scheme.
+
+    Args:
+        source: Path, known name, or "seeded:NAME".
+        device: "cuda:0" or "cpu".
+        mode: One of `MODES`.
+        half: As for `TorchEngine`.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        BenchmarkError: torch does not see the device.
+        SamedgeError: As `samedge.models.sam.load.load_model`.
+    """
+    require_torch_device(device)
+    from samedge.models.sam.load import load_model
+
+    sam: Any = load_model(source).model.to(device).requires_grad_(requires_grad=False)
+    size, grid = sam.image_size, sam.embedding_size
+    side, channels = 4 * grid, sam.prompt_encoder.embed_dim
+    embedding = TensorSpec(("batch", channels, grid, grid), _F32)
+    image = {"image": TensorSpec(("batch", 3, size, size), _F32)}
+    encoder = TorchEngine(sam.encode, image, {"image_embeddings": embedding}, device, mode, half=half)
+    prompts: dict[str, TensorSpec] = {
+        "image_embeddings": TensorSpec((1, channels, grid, grid), _F32),
+        "point_coords": TensorSpec(("prompts", "points", 2), _F32),
+        "point_labels": TensorSpec(("prompts", "points"), np.dtype(np.int32)),
+        "mask_input": TensorSpec(("prompts", 1, side, side), _F32),
+        "has_mask_input": TensorSpec(("prompts",), _F32),
+    }
+    masks = {
+        "low_res_masks": TensorSpec(("prompts", 4, side, side), _F32),
+        "iou_predictions": TensorSpec(("prompts", 4), _F32),
+    }
+    decoder = TorchEngine(sam.decode, prompts, masks, device, mode, half=half)
+    name = f"torch {mode}"
+    return (
+        Engine(encoder, backend=name, name=f"{source} encoder"),
+        Engine(decoder, backend=name, name=f"{source} decoder"),
+    )
+
+
+def check_torch(memory: CudaMemory) -> None:
+    """Check that torch reads arrays of ours, and we arrays of torch's, each after the other's work.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        BenchmarkError: torch sees no GPU.
+        EngineError: A number is wrong.
+    """
+    device = f"cuda:{memory.gpu.index}"
+    torch = require_torch_device(device)
+    pool = DevicePool(kept_open(memory))
+    value = np.random.default_rng(9).random(1 << 16, np.float32)
+    for _ in range(10):
+        theirs = torch.from_dlpack(pool.upload(value))
+        ours = borrow(torch.from_numpy(value).to(device) * 3, pool)
+        if not (np.array_equal((theirs * 2).cpu().numpy(), value * 2) and np.array_equal(ours.numpy(), value * 3)):
+            raise EngineError("torch and samedge do not see the same numbers", cure="Report this")
+    del theirs, ours
+    pool.close()

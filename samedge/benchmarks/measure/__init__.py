@@ -1,0 +1,1 @@
+"""Rounds, processes, memory, power and facts of the machine."""

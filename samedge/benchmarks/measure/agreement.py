@@ -1,0 +1,178 @@
+"""How far two ways of segmenting agree: masks against masks, and embeddings against embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samedge.bundle.archive import ARCHIVE_SUFFIX, open_bundle
+from samedge.engines.registry import open_engine
+from samedge.types import Array, BoolArray, FloatArray
+
+
+def mask_ious(ours: Sequence[BoolArray], theirs: Sequence[BoolArray]) -> FloatArray:
+    """Return the IoU of each mask with each, float32 ``[ours, theirs]``; 1 where both are empty.
+
+    Args:
+        ours: bool ``[H, W]`` each.
+        theirs: Of the same shape.
+    """
+    if not ours or not theirs:
+        return np.zeros((len(ours), len(theirs)), np.float32)
+    a = np.stack(ours).reshape(len(ours), -1).astype(np.float32)
+    b = np.stack(theirs).reshape(len(theirs), -1).astype(np.float32)
+    shared = a @ b.T
+    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
+    return np.where(union == 0, np.float32(1), shared / np.maximum(union, 1)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a set of masks compares with a wanted one.
+
+    Attributes:
+        wanted: How many masks there should be.
+        found: How many there are.
+        recalled: How many of the wanted have one that is alike.
+        confirmed: How many of the found are like a wanted one.
+        worst: The lowest of the wanted masks' best IoUs; 1 where none are wanted.
+        iou_sum: The sum of them.
+    """
+
+    wanted: int = 0
+    found: int = 0
+    recalled: int = 0
+    confirmed: int = 0
+    worst: float = 1.0
+    iou_sum: float = 0.0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        """Both together, as of two images."""
+        return Agreement(
+            self.wanted + other.wanted,
+            self.found + other.found,
+            self.recalled + other.recalled,
+            self.confirmed + other.confirmed,
+            min(self.worst, other.worst),
+            self.iou_sum + other.iou_sum,
+        )
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of the wanted masks' best IoUs; 1 where none are wanted."""
+        return self.iou_sum / self.wanted if self.wanted else 1.0
+
+    @property
+    def recall(self) -> float:
+        """Share of the wanted masks that were found; 1 where none are wanted."""
+        return self.recalled / self.wanted if self.wanted else 1.0
+
+    @property
+    def precision(self) -> float:
+        """Share of the found masks that are wanted; 1 where none were found."""
+        return self.confirmed / self.found if self.found else 1.0
+
+
+def agreement(found: Sequence[BoolArray], wanted: Sequence[BoolArray], iou: float) -> Agreement:
+    """Compare two sets of masks of one image.
+
+    Args:
+        found: bool ``[H, W]`` each.
+        wanted: Of the same shape.
+        iou: From which IoU on two masks are alike.
+    """
+    ious = mask_ious(found, wanted)
+    best_of_wanted, best_of_found = ious.max(axis=0, initial=0.0), ious.max(axis=1, initial=0.0)
+    return Agreement(
+        wanted=len(wanted),
+        found=len(found),
+        recalled=int((best_of_wanted >= iou).sum()),
+        confirmed=int((best_of_found >= iou).sum()),
+        worst=float(best_of_wanted.min(initial=1.0)),
+        iou_sum=float(best_of_wanted.sum()),
+    )
+
+
+def largest_difference(ours: Array, theirs: Array) -> float:
+    """Return the largest absolute difference of two arrays of one shape."""
+    return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
+
+
+def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+    """Compare the masks of a bundle with those of its checkpoint in torch, on the probe set of the export.
+
+    Called in a child process: it needs torch.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of the checkpoint.
+        bundle: Path of its bundle.
+        backend: Which runs the bundle.
+        threads: CPU threads; None for all physical cores.
+        device: On which.
+
+    Returns:
+        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown, and whether they ``passed`` by
+        the limits that hold for int8.
+    """
+    from samedge.export.torch_reference import TorchRunner
+    from samedge.models.sam.load import load_model
+    from samedge.parity.compare import INT8_THRESHOLDS, compare
+    from samedge.parity.graph_runner import GraphRunner, judged_roles
+    from samedge.parity.probes import probe_set
+
+    sam = load_model(source).model
+    opened = open_bundle(bundle, force=True)
+    with ExitStack() as stack:
+        engines = {
+            graph.role: stack.enter_context(
+                open_engine(opened.graph_path(graph.role), backend=backend, device=device, threads=threads)
+            )
+            for graph in opened.manifest.graphs
+        }
+        parity = compare(
+            TorchRunner(sam, judged_roles(engines)),
+            GraphRunner(engines, opened.manifest.io, opened.manifest.input, sam.embedding_size),
+            probe_set(sam.image_size, sam.embedding_size),
+            backend=backend,
+            thresholds=INT8_THRESHOLDS,
+            shown_only=True,
+        )
+    return {
+        "mean": parity.mask_iou_mean, "decile": parity.mask_iou_decile, "worst": parity.mask_iou_min,
+        "passed": parity.verdict == "passed",
+    }  # fmt: skip
+
+
+def yolo_masks(source: str, graph: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+    """Compare the boxes and masks of a YOLO's graph with those of its checkpoint in torch, on the probe images.
+
+    Called in a child process: it needs torch.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of the checkpoint.
+        graph: Path of its graph, or of its bundle.
+        backend: Which runs the graph.
+        threads: CPU threads; None for all physical cores.
+        device: On which.
+
+    Returns:
+        ``worst`` of the IoUs of the 20 best anchors' masks, and whether boxes, scores and masks ``passed``.
+    """
+    from samedge.engines.onnx_header import read_onnx_metadata
+    from samedge.export.yolo.parity import check_yolo
+    from samedge.models.yolo.load import load_yolo
+    from samedge.runtime.yolo.graph import describe_yolo
+
+    path = Path(graph)
+    if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
+        path = open_bundle(path, force=True).graph_path("yolo")
+    metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
+    with open_engine(path, backend=backend, device=device, threads=threads) as engine:
+        told = describe_yolo(engine, metadata)
+        parity = check_yolo(load_yolo(source).model, engine, told.image_size, rect=not told.fixed_size)
+    return {"worst": parity.mask_iou_min, "passed": parity.verdict == "passed"}

@@ -1,0 +1,64 @@
+"""Where and when something was measured: without it, a time says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+import samedge
+from samedge.benchmarks.measure.artefacts import versions_of
+from samedge.engines.selection.machine import machine_facts
+
+_PACKAGES: Final = (
+    "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "onnxslim", "segment-anything",
+    "mobilesam-mirror", "torchvision", "timm",
+)  # fmt: skip
+_TELLING_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "asimddp", "i8mm")
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+
+
+def measured_where(command: str) -> dict[str, str]:
+    """Return facts about machine, versions and moment, by name.
+
+    Args:
+        command: How the program was called.
+    """
+    facts = dict(machine_facts())
+    facts["instructions"] = ", ".join(_instructions()) or "not known"
+    facts["memory"] = _memory()
+    facts["system"] = f"{platform.system()} {platform.release()}"
+    facts["load before"] = _load()
+    facts["python"] = platform.python_version()
+    facts["samedge"] = samedge.__version__
+    facts |= versions_of(*_PACKAGES)
+    facts["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    facts["command"] = command
+    return facts
+
+
+def is_busy() -> bool:
+    """Whether other programs keep so many processors busy that times mean little; False where that is not known."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
+
+
+def _instructions() -> list[str]:
+    try:
+        words = set(_CPU_INFO.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return []
+    return [flag for flag in _TELLING_FLAGS if flag in words]
+
+
+def _memory() -> str:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return "not known"
+    return f"{total / 1e9:.1f} GB"
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "not known"

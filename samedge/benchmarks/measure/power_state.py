@@ -1,0 +1,116 @@
+"""At which clocks, in which power mode and how warm a machine measured: without it, a board's time says nothing.
+
+Everything is read from files below a root, so that a test can bring its own.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+SYSTEM_FILES: Final = Path("/")
+
+_CPU: Final = "sys/devices/system/cpu"
+_DEVFREQ: Final = "sys/class/devfreq"
+_THERMAL: Final = "sys/class/thermal"
+_MODE: Final = "var/lib/nvpmodel/status"
+_MODES: Final = "etc/nvpmodel.conf"
+_GPU: Final = re.compile(r"gpu|gv11b|gp10b|ga10b|gm20b")
+
+
+def power_state(root: Path = SYSTEM_FILES) -> dict[str, str]:
+    """Return governor, clocks, power mode and temperatures, by name; what the system does not tell is left out.
+
+    Args:
+        root: Of the system's files.
+    """
+    facts = {
+        "cpu governor": _each(root, "scaling_governor"),
+        "cpu clock, MHz": _clocks(root),
+        "gpu clock, MHz": _gpu_clock(root),
+        "power mode": _power_mode(root),
+        "jetson_clocks": _locked(root),
+        "temperatures, °C": _temperatures(root),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def before_and_after(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:
+    """Return the facts before, and those that differ now as "NAME, after"."""
+    changed = {f"{name}, after": value for name, value in after.items() if before.get(name) != value}
+    return {**before, **changed}
+
+
+def _policies(root: Path) -> list[Path]:
+    return sorted((root / _CPU).glob("cpu[0-9]*/cpufreq"), key=lambda path: int(path.parent.name[3:]))
+
+
+def _each(root: Path, name: str) -> str:
+    return ", ".join(dict.fromkeys(text for policy in _policies(root) if (text := text_of(policy / name))))
+
+
+def _clocks(root: Path) -> str:
+    """Now, and between which limits the governor may choose."""
+    now = [_number(policy / "scaling_cur_freq") for policy in _policies(root)]
+    low = [_number(policy / "scaling_min_freq") for policy in _policies(root)]
+    high = [_number(policy / "scaling_max_freq") for policy in _policies(root)]
+    return _range(now, low, high, 1e3)
+
+
+def _gpu_clock(root: Path) -> str:
+    folders = [folder for folder in sorted((root / _DEVFREQ).glob("*")) if _GPU.search(folder.name)]
+    now, low, high = ([_number(folder / name) for folder in folders] for name in ("cur_freq", "min_freq", "max_freq"))
+    return _range(now, low, high, 1e6)
+
+
+def _range(now: list[int | None], low: list[int | None], high: list[int | None], unit: float) -> str:
+    known = [value for value in now if value is not None]
+    if not known:
+        return ""
+    text = (
+        f"{min(known) / unit:.0f}" if min(known) == max(known) else f"{min(known) / unit:.0f}–{max(known) / unit:.0f}"
+    )
+    limits = [value for value in (*low, *high) if value is not None]
+    return f"{text} (of {min(limits) / unit:.0f}–{max(limits) / unit:.0f})" if limits else text
+
+
+def _power_mode(root: Path) -> str:
+    """The number that ``nvpmodel`` keeps, and the name that its configuration gives it."""
+    found = re.search(r"pmode:(\d+)", text_of(root / _MODE))
+    if found is None:
+        return ""
+    number = int(found.group(1))
+    names = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", text_of(root / _MODES))
+    name = next((name for identity, name in names if int(identity) == number), "")
+    return f"{number} ({name})" if name else str(number)
+
+
+def _locked(root: Path) -> str:
+    """On a Jetson, ``jetson_clocks`` sets the lowest clock of every core to the highest."""
+    if not text_of(root / _MODE):
+        return ""
+    pairs = [(_number(folder / "scaling_min_freq"), _number(folder / "scaling_max_freq")) for folder in _policies(root)]
+    return "on" if pairs and all(low is not None and low == high for low, high in pairs) else "off"
+
+
+def _temperatures(root: Path) -> str:
+    found = []
+    for zone in sorted((root / _THERMAL).glob("thermal_zone*"), key=lambda path: path.name):
+        value = _number(zone / "temp")
+        if value is not None and value > 0:  # zones that are switched off say less
+            found.append(f"{text_of(zone / 'type') or zone.name} {value / 1e3:.0f}")
+    return ", ".join(found)
+
+
+def _number(path: Path) -> int | None:
+    text = text_of(path)
+    return int(text) if re.fullmatch(r"-?\d+", text) else None
+
+
+def text_of(path: Path) -> str:
+    """Return what a file says, without what boards put around it; empty where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    except (OSError, ValueError):
+        return ""

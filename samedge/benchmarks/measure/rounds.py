@@ -1,0 +1,206 @@
+"""Times of several callables that do the same work, taken in turn in one process, and how they compare.
+
+The same graph runs 10 to 15 % faster or slower from one process, and one minute, to the next. A ratio therefore counts
+only between calls of one round: each round calls every contender once, always in the same order, and what is reported
+is the median of the rounds' ratios. Knows callables and numbers.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+
+from samedge.errors import BenchmarkError
+
+WARM_UPS: Final = 2
+"""The second call of onnxruntime on a plain export of ViT-B takes twice as long as the third."""
+
+_FENCE: Final = 1.5
+_FEWEST_FOR_OUTLIERS: Final = 5
+
+R = TypeVar("R")
+
+Clocks: TypeAlias = Callable[[], tuple[float, float]]
+"""Gives wall and CPU time, in seconds that only grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to do the work.
+
+    Attributes:
+        name: What it is called; no two have the same.
+        call: Does the work once.
+    """
+
+    name: str
+    call: Callable[[], object]
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Where the middle of some numbers is, and how far they lie apart.
+
+    Attributes:
+        median: Half are less.
+        low: A tenth are less (interpolated).
+        high: A tenth are greater.
+        count: How many numbers there are.
+        outliers: How many lie further than 1.5 interquartile ranges outside the quartiles; 0 if there are fewer than
+            five. They are counted, and not left out.
+        p99: A hundredth are greater (interpolated: of fewer than a hundred numbers it lies near the greatest); None in
+            reports from before it was kept.
+    """
+
+    median: float
+    low: float
+    high: float
+    count: int
+    outliers: int = 0
+    p99: float | None = None
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """What was measured of one contender.
+
+    Attributes:
+        wall: Seconds a call.
+        cpu: Seconds of processor time a call, all threads together.
+        ratio: Wall time of the baseline over that of this contender, round by round: 2 is twice as fast.
+        cpu_ratio: The same of CPU time.
+    """
+
+    wall: Spread
+    cpu: Spread
+    ratio: Spread
+    cpu_ratio: Spread
+
+
+def process_clocks() -> tuple[float, float]:
+    """Return wall time and this process's CPU time, s."""
+    return time.perf_counter(), time.process_time()
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Return the spread of some numbers.
+
+    Raises:
+        BenchmarkError: There are none.
+    """
+    if not values:
+        raise BenchmarkError("there is nothing to take the median of", cure="Measure at least one round")
+    numbers = np.asarray(values, np.float64)
+    low, first, median, third, high, p99 = np.percentile(numbers, (10, 25, 50, 75, 90, 99)).tolist()
+    fence = _FENCE * (third - first)
+    outside = (numbers < first - fence) | (numbers > third + fence)
+    outliers = int(outside.sum()) if len(numbers) >= _FEWEST_FOR_OUTLIERS else 0
+    return Spread(median, low, high, len(numbers), outliers, p99)
+
+
+def interleave(
+    contenders: Sequence[Contender],
+    rounds: int,
+    *,
+    warm_ups: int = WARM_UPS,
+    clocks: Clocks = process_clocks,
+    report: Callable[[int], None] = lambda _: None,
+) -> dict[str, Timing]:
+    """Return the timing of each contender, in their order.
+
+    Args:
+        contenders: The first is the baseline.
+        rounds: Rounds that count.
+        warm_ups: Rounds before them that do not.
+        clocks: Read before and after each call.
+        report: Called with the number of the round that begins, from 1, warm-ups included.
+
+    Raises:
+        BenchmarkError: There is no contender, two have one name, or no round is wanted.
+    """
+    times = times_in_turn(contenders, rounds, warm_ups=warm_ups, clocks=clocks, report=report)
+    baseline = times[contenders[0].name]
+    return {name: _timing(baseline, own) for name, own in times.items()}
+
+
+def times_in_turn(
+    contenders: Sequence[Contender],
+    rounds: int,
+    *,
+    warm_ups: int = WARM_UPS,
+    clocks: Clocks = process_clocks,
+    report: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[tuple[float, float]]]:
+    """Return wall and CPU time of each call of each contender, s, in the order of the rounds.
+
+    The arguments are those of `interleave`.
+
+    Raises:
+        BenchmarkError: There is no contender, two have one name, or no round is wanted.
+    """
+    names = [contender.name for contender in contenders]
+    if not names or len(set(names)) < len(names):
+        raise BenchmarkError("contenders need different names, and one of them to be the baseline")
+    if rounds < 1 or warm_ups < 0:
+        raise BenchmarkError(f"{rounds} rounds and {warm_ups} warm-ups are wanted", cure="Measure one round or more")
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for turn in range(warm_ups + rounds):
+        report(turn + 1)
+        for contender in contenders:
+            wall, cpu, result = timed(contender.call, clocks)
+            del result  # after the clock: what a call returns, its caller frees
+            if turn >= warm_ups:
+                times[contender.name].append((wall, cpu))
+    return times
+
+
+def timed(
+    call: Callable[[], R],
+    clocks: Clocks = process_clocks,
+    *,
+    begun: Callable[[], tuple[float, float]] | None = None,
+) -> tuple[float, float, R]:
+    """Call once, without Python's garbage collection, which would come at any moment.
+
+    Args:
+        call: What is timed.
+        clocks: Read before and after.
+        begun: Tells, after the call, the clocks from which to count, where the call begins with what is not to be
+            timed; None counts all of it.
+
+    Returns:
+        Wall and CPU time, s, and what the call returned.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        wall, cpu = clocks()
+        result = call()
+        wall_after, cpu_after = clocks()
+    finally:
+        if was_enabled:
+            gc.enable()
+    if begun is not None:
+        wall, cpu = begun()
+    return wall_after - wall, cpu_after - cpu, result
+
+
+def _timing(baseline: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]) -> Timing:
+    return Timing(
+        wall=spread_of([wall for wall, _ in own]),
+        cpu=spread_of([cpu for _, cpu in own]),
+        ratio=spread_of([_ratio(base[0], mine[0]) for base, mine in zip(baseline, own, strict=True)]),
+        cpu_ratio=spread_of([_ratio(base[1], mine[1]) for base, mine in zip(baseline, own, strict=True)]),
+    )
+
+
+def _ratio(baseline: float, own: float) -> float:
+    """1 where a clock was too coarse to see either."""
+    if own > 0:
+        return baseline / own
+    return 1.0 if baseline <= 0 else float("inf")

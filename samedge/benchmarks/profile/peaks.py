@@ -1,0 +1,181 @@
+"""What the machine can do through one backend: operations a second of a large matrix product, bytes a second of a copy.
+
+Both are graphs that run as the profiled one does and are timed by the same counters, so that what is left between a
+layer and its roof is the layer's, and not a difference of tools, threads or clocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from samedge.benchmarks.measure.child import EXTRA
+from samedge.benchmarks.profile.graph_work import ComputePrecision
+from samedge.engines.layer_times import LayerProfile, profile_layers
+from samedge.engines.tensorrt.api import FlavourName, find_flavour
+from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.options import BuildOptions
+from samedge.errors import missing_extra, storage_errors
+
+SIDES: Final = (256, 512, 1024)
+"""Rows and columns of the matrices: some fit into a core's cache, some are worth the trouble of many threads."""
+COPIED: Final = 1 << 24
+"""Values that are copied: 64 MB in, 64 MB out, more than caches hold."""
+RUNS: Final = 12
+
+_OPSET: Final = 17
+_ONNX_IR: Final = 8
+_SCALE: Final = 1 / 64
+
+RunGraph = Callable[[Path], LayerProfile]
+
+
+class Peaks(msgspec.Struct, frozen=True):
+    """The roof.
+
+    Attributes:
+        gflops: 1e9 operations a second of a matrix product, by the precision that it is computed in.
+        gigabytes: 1e9 bytes a second, read and written.
+        how: What was measured.
+    """
+
+    gflops: dict[str, float]
+    gigabytes: float
+    how: str
+
+    def attainable(self, precision: str, intensity: float | None) -> float | None:
+        """Return the 1e9 operations a second that a layer could reach; None where nobody measured that precision.
+
+        Args:
+            precision: What it computes in.
+            intensity: Its operations for each byte; None where the bytes are not known.
+        """
+        roof = self.gflops.get(precision)
+        if roof is None or intensity is None:
+            return roof
+        return min(roof, intensity * self.gigabytes)
+
+
+def measure_peaks(
+    precisions: Collection[ComputePrecision],
+    *,
+    backend: str,
+    device: str | None = None,
+    threads: int | None = None,
+    dynamic: bool = False,
+    run: RunGraph | None = None,
+) -> Peaks:
+    """Measure the roof; take a second or two.
+
+    The best run counts here, not the median: a peak is what the machine can do.
+
+    Args:
+        precisions: Of the products.
+        backend: What runs them.
+        device: Where.
+        threads: CPU threads.
+        dynamic: int8 is meant as onnxruntime's dynamic operator, and not as a product between Q/DQ nodes.
+        run: Runs a graph in place of the backend.
+
+    Raises:
+        MissingExtraError: The package onnx is not installed.
+        SamedgeError: The backend could not run them.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise missing_extra("onnx", EXTRA, "Measuring what the machine can do") from error
+
+    def run_here(path: Path) -> LayerProfile:
+        return profile_layers(_opened_by(path, backend), backend=backend, device=device, threads=threads, runs=RUNS)
+
+    run = run or run_here
+    wanted: set[ComputePrecision] = {"fp32", *precisions}
+    gflops: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="samedge-peak-") as folder:
+        for precision in sorted(wanted):
+            for side in SIDES:
+                path = Path(folder) / f"product-{precision}-{side}.onnx"
+                _save(onnx, _product(onnx, precision, side, dynamic=dynamic), path)
+                reached = 2 * side**3 / _best_ms(run(path)) / 1e6
+                gflops[precision] = max(reached, gflops.get(precision, 0.0))
+        path = Path(folder) / "copy.onnx"
+        _save(onnx, _copy(onnx), path)
+        gigabytes = 2 * 4 * COPIED / _best_ms(run(path)) / 1e6
+    sides = ", ".join(map(str, SIDES))
+    how = (
+        f"products of square matrices of {sides} rows, and a pass over {4 * COPIED >> 20} MiB; the best of {RUNS} runs"
+    )
+    return Peaks(gflops, gigabytes, how)
+
+
+def _best_ms(profile: LayerProfile) -> float:
+    """Return what the graph's work takes at best: its heaviest layer, so that feeding it does not count."""
+    return max((layer.best or layer.milliseconds for layer in profile.layers), default=profile.run_ms)
+
+
+def _opened_by(path: Path, backend: str) -> Path:
+    """Return the file that a backend opens: the graph, or a plan that is built from it."""
+    flavours: dict[str, FlavourName] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
+    if backend not in flavours:
+        return path
+    plan, _ = build_plan(find_flavour(flavours[backend]), path, BuildOptions())
+    target = path.with_suffix(".engine")
+    with storage_errors(target):
+        target.write_bytes(plan)
+    return target
+
+
+def _product(onnx: Any, precision: ComputePrecision, side: int, *, dynamic: bool) -> Any:
+    """Return a graph that multiplies its input by weights."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    rng = np.random.default_rng(0)
+    half = precision == "fp16"
+    weights = rng.standard_normal((side, side), np.float32)
+    kind = kinds.FLOAT16 if half else kinds.FLOAT
+    ports = [helper.make_tensor_value_info(name, kind, (side, side)) for name in ("x", "y")]
+    if precision != "int8":
+        values = weights.astype(np.float16) if half else weights
+        constants = [onnx.numpy_helper.from_array(values, "w")]
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+        return helper.make_graph(nodes, "product", ports[:1], ports[1:], constants)
+    integers = rng.integers(-127, 128, (side, side)).astype(np.int8)
+    constants = [
+        onnx.numpy_helper.from_array(integers, "w"),
+        onnx.numpy_helper.from_array(np.float32(_SCALE), "scale"),
+        onnx.numpy_helper.from_array(np.int8(0), "zero"),
+    ]
+    if dynamic:
+        nodes = [
+            helper.make_node(
+                "DynamicQuantizeMatMul", ["x", "w", "scale", "zero"], ["y"], domain="com.microsoft", name="product"
+            )
+        ]
+    else:
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
+            helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["b"]),
+            helper.make_node("MatMul", ["a", "b"], ["y"]),
+        ]
+    return helper.make_graph(nodes, "product", ports[:1], ports[1:], constants)
+
+
+def _copy(onnx: Any) -> Any:
+    """Return a graph that reads and writes: a negation, because backends leave out what changes nothing."""
+    side = 1 << (COPIED.bit_length() // 2)
+    shape = (COPIED // side, side)
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
+    return onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "copy", ports[:1], ports[1:])
+
+
+def _save(onnx: Any, graph: Any, path: Path) -> None:
+    opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=_ONNX_IR)
+    with storage_errors(path):
+        path.write_bytes(model.SerializeToString())

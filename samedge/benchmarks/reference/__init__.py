@@ -1,0 +1,1 @@
+"""Reference packages that measurements are compared with."""

@@ -1,0 +1,113 @@
+"""The graphs to beat: what the reference packages' models become by torch's exporter alone.
+
+Called in child processes, so that neither torch nor its memory is in the process that measures.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx.utils
+import torch
+
+from samedge.benchmarks.reference.packages import mobile_sam, reference_of
+from samedge.errors import BenchmarkError
+from samedge.models.sam.configs import TinyViTConfig
+from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+from samedge.runtime.image.geometry import ImageGeometry, normalised_input
+from samedge.runtime.image.read import as_bgr
+
+OPSET = 17
+
+DECODER_INPUTS = (
+    "image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size",
+)  # fmt: skip
+DECODER_OUTPUTS = ("masks", "iou_predictions", "low_res_masks")
+
+
+def write_encoder_input(picture: str, image_size: int, folder: str) -> None:
+    """Write ``image.npy``, a picture as encoders take it: float32 ``[1, 3, S, S]``.
+
+    Args:
+        picture: Path of an image file.
+        image_size: S.
+        folder: Where to write.
+    """
+    bgr = as_bgr(picture)
+    geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
+    np.save(Path(folder) / "image.npy", normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD))
+
+
+def write_plain_encoder(source: str, image: str, folder: str) -> None:
+    """Write ``encoder.onnx``, the plain export of the reference package's image encoder, and ``embedding.npy``.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of a checkpoint.
+        image: Path of the input whose embedding by torch is written: npy, float32 ``[1, 3, S, S]``.
+        folder: Where to write.
+
+    Raises:
+        BenchmarkError: The reference package's encoder does not run at this size.
+    """
+    sam, config = reference_of(source)
+    if isinstance(config.encoder, TinyViTConfig) and config.encoder.grid != 64:
+        raise BenchmarkError(
+            "the reference package's TinyViT runs at 1024 px only", where=source, cure="Measure mobile_sam"
+        )
+    example = torch.from_numpy(np.load(image))
+    with torch.no_grad():
+        np.save(Path(folder) / "embedding.npy", sam.image_encoder(example).numpy())
+    _export(
+        sam.image_encoder,
+        (example,),
+        Path(folder) / "encoder.onnx",
+        input_names=["image"],
+        output_names=["image_embeddings"],
+    )
+
+
+def write_meta_decoder(source: str, folder: str) -> None:
+    """Write ``decoder.onnx``, Meta's decoder with all four masks, and ``decoder_low_res.onnx``, which ends earlier.
+
+    The second has no masks at the size of the image: the part that samedge's decoder is to be compared with. The class
+    that is exported is that of mobile_sam: that of segment-anything 1.0 freezes the crop of the traced image.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of a checkpoint.
+        folder: Where to write.
+    """
+    sam, config = reference_of(source)
+    mobile_sam()
+    decoder = import_module("mobile_sam.utils.onnx").SamOnnxModel(sam, return_single_mask=False)
+    grid = config.encoder.grid
+    size = float(config.encoder.image_size)
+    example = (
+        torch.zeros(1, config.decoder.dim, grid, grid),
+        torch.full((1, 5, 2), size / 2),
+        torch.ones(1, 5),
+        torch.zeros(1, 1, 4 * grid, 4 * grid),
+        torch.zeros(1),
+        torch.tensor([size, size * 3 // 4]),
+    )
+    path = Path(folder) / "decoder.onnx"
+    _export(
+        decoder,
+        example,
+        path,
+        input_names=list(DECODER_INPUTS),
+        output_names=list(DECODER_OUTPUTS),
+        dynamic_axes={"point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}},
+    )
+    onnx.utils.extract_model(
+        str(path), str(path.with_name("decoder_low_res.onnx")), list(DECODER_INPUTS[:-1]), list(DECODER_OUTPUTS[1:])
+    )
+
+
+def _export(module: Any, example: tuple[Any, ...], path: Path, **names: Any) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's own, about itself and about sizes that are constant
+        torch.onnx.export(module, example, str(path), dynamo=False, opset_version=OPSET, **names)

@@ -1,0 +1,251 @@
+"""The reference packages, made importable beside a CPU build of torch, and built for the sizes of a configuration.
+
+They are what samedge is measured and tested against, and are not needed for anything else: nothing is imported before
+one of the functions is called. All modules are untyped, hence `Any`. The home of torch in this subpackage.
+
+torchvision is needed by segment-anything and mobile_sam. The wheel on PyPI is compiled for a CUDA build of torch, so
+beside a CPU build its compiled part cannot load and its import stops at an operator that does not exist. Declaring
+the two operators makes the genuine Python package work.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samedge.benchmarks.measure.child import EXTRA
+from samedge.errors import missing_extra
+from samedge.models.checkpoints.read import read_checkpoint
+from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.models.sam.configs import SamConfig, TinyViTConfig, ViTConfig
+from samedge.models.sam.registry import recognise
+from samedge.models.sam.seeded import seeded_config, seeded_state
+
+_torch: Any = torch  # its library functions are untyped
+_libraries: list[Any] = []  # a library's operators go when it is collected
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy non-maximum suppression, as torchvision defines it: ``[N, 4]`` and ``[N]`` to kept indices."""
+    order = scores.argsort(descending=True, stable=True)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept = []
+    while order.numel():
+        best, order = order[0], order[1:]
+        kept.append(best)
+        corner = torch.maximum(boxes[best, :2], boxes[order, :2])
+        size = (torch.minimum(boxes[best, 2:], boxes[order, 2:]) - corner).clamp(min=0)
+        shared = size[:, 0] * size[:, 1]
+        # As the compiled operator: float32 IoUs, a float64 threshold, and boxes without area (NaN) stay.
+        order = order[~((shared / (area[best] + area[order] - shared)).double() > iou_threshold)]
+    return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
+
+
+def _compiled_part_loads() -> bool:
+    spec = find_spec("torchvision")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    for folder in folders:
+        for file in sorted(Path(folder).glob("_C.*")):
+            try:
+                _torch.ops.load_library(file)
+            except (ImportError, OSError):
+                return False
+            return True
+    return False
+
+
+@cache
+def torchvision() -> Any:
+    """Return the module torchvision with working `torchvision.ops.nms`."""
+    if _compiled_part_loads():
+        return import_module("torchvision")
+    library = _torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.impl(name, _nms, "CPU")
+    _libraries.append(library)
+    module = import_module("torchvision")
+    # Only after the import: registrations made during it need operators that are not declared here.
+    module.extension._has_ops = lambda: True  # noqa: SLF001
+    return module
+
+
+def quiet_import(name: str) -> Any:
+    """Return a module that needs torchvision, without the warnings of its import.
+
+    Raises:
+        MissingExtraError: It, or something that it needs, is not installed.
+    """
+    try:
+        torchvision()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated timm paths; five names of timm's registry overwritten
+            return import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or name, EXTRA, f"Measuring against {name}") from error
+
+
+@cache
+def segment_anything() -> Any:
+    """Return the module segment_anything.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    return quiet_import("segment_anything")
+
+
+@cache
+def mobile_sam() -> Any:
+    """Return the module mobile_sam.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    return quiet_import("mobile_sam")
+
+
+def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
+    """Return a `segment_anything.modeling.Sam` of these sizes with these weights, in evaluation mode.
+
+    Args:
+        state: Weights under Meta's key names; loaded strictly.
+        config: Sizes, with a ViT image encoder.
+    """
+    package, encoder = segment_anything(), config.encoder
+    if not isinstance(encoder, ViTConfig):
+        raise TypeError("for a TinyViT use reference_mobile_sam")
+    windows = {size for size in encoder.window_sizes if size} or {0}
+    if len(windows) > 1:
+        raise ValueError("Meta's encoder has windows of one size only")
+    image_encoder = package.modeling.ImageEncoderViT(
+        img_size=encoder.image_size,
+        patch_size=encoder.patch_size,
+        embed_dim=encoder.embed_dim,
+        depth=encoder.depth,
+        num_heads=encoder.num_heads,
+        mlp_ratio=encoder.mlp_dim / encoder.embed_dim,
+        out_chans=encoder.out_chans,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=windows.pop(),
+        global_attn_indexes=[i for i, size in enumerate(encoder.window_sizes) if size == 0],
+    )
+    return _assemble(package, image_encoder, config, state)
+
+
+def reference_mobile_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
+    """Return a `mobile_sam.modeling.Sam` of these sizes with these weights, in evaluation mode.
+
+    Its TinyViT ends in ``view(B, 64, 64, C)``: its encoder does not run at other sizes than 1024 px.
+
+    Args:
+        state: Weights under MobileSAM's key names; loaded strictly.
+        config: Sizes, with a TinyViT image encoder.
+    """
+    package, encoder = mobile_sam(), config.encoder
+    if not isinstance(encoder, TinyViTConfig):
+        raise TypeError("for a ViT use reference_sam")
+    image_encoder = package.modeling.TinyViT(
+        img_size=encoder.image_size,
+        num_classes=1000,
+        embed_dims=list(encoder.embed_dims),
+        depths=list(encoder.depths),
+        num_heads=list(encoder.num_heads),
+        window_sizes=list(encoder.window_sizes),
+        mlp_ratio=encoder.mlp_dims[-1] / encoder.embed_dims[-1],
+        mbconv_expand_ratio=encoder.mlp_dims[0] / encoder.embed_dims[0],
+        local_conv_size=encoder.local_conv_size,
+        drop_path_rate=0.0,
+    )
+    return _assemble(package, image_encoder, config, state)
+
+
+def _assemble(package: Any, image_encoder: Any, config: SamConfig, state: Mapping[str, Tensor]) -> Any:
+    modeling, sizes, encoder = package.modeling, config.decoder, config.encoder
+    sam = modeling.Sam(
+        image_encoder=image_encoder,
+        prompt_encoder=modeling.PromptEncoder(
+            embed_dim=sizes.dim,
+            image_embedding_size=(encoder.grid, encoder.grid),
+            input_image_size=(encoder.image_size, encoder.image_size),
+            mask_in_chans=sizes.mask_in_chans,
+        ),
+        mask_decoder=modeling.MaskDecoder(
+            num_multimask_outputs=sizes.num_mask_tokens - 1,
+            transformer=modeling.TwoWayTransformer(
+                depth=sizes.depth,
+                embedding_dim=sizes.dim,
+                mlp_dim=sizes.mlp_dim,
+                num_heads=sizes.num_heads,
+                attention_downsample_rate=sizes.dim // sizes.internal_dim,
+            ),
+            transformer_dim=sizes.dim,
+            iou_head_depth=sizes.iou_head_depth,
+            iou_head_hidden_dim=sizes.iou_head_hidden_dim,
+        ),
+    )
+    sam.load_state_dict(dict(state))
+    return sam.eval()
+
+
+def package_of(config: SamConfig) -> Any:
+    """Return the reference package that has the encoder of these sizes."""
+    return mobile_sam() if isinstance(config.encoder, TinyViTConfig) else segment_anything()
+
+
+def reference_of(source: str) -> tuple[Any, SamConfig]:
+    """Return the reference model of a checkpoint, in evaluation mode, and its sizes.
+
+    Args:
+        source: Path, known name, or "seeded:NAME".
+
+    Raises:
+        MissingExtraError: The reference package is not installed.
+        SamedgeError: As `samedge.models.sam.load.load_model`.
+    """
+    state: Mapping[str, Tensor]
+    if source.startswith(SEEDED):
+        config = seeded_config(source.removeprefix(SEEDED))
+        state = seeded_state(config)
+    else:
+        checkpoint = read_checkpoint(find_checkpoint(source))
+        found = recognise(checkpoint)
+        config = found.config
+        # MobileSAM's own code has the batch norms that samedge folds.
+        state = checkpoint.state if isinstance(config.encoder, TinyViTConfig) else found.state
+    build = reference_mobile_sam if isinstance(config.encoder, TinyViTConfig) else reference_sam
+    return build(state, config).requires_grad_(requires_grad=False), config
+
+
+def write_seeded_state(name: str, path: str) -> None:
+    """Write random weights as a state dict that any torch reads.
+
+    Args:
+        name: Of the architecture.
+        path: The file.
+
+    Raises:
+        UsageError: There are no such weights.
+    """
+    if name.lower().startswith(("yolo", "fastsam")):
+        from samedge.models.yolo.seeded import seeded_yolo
+
+        torch.save(seeded_yolo(name).state_dict(), path)
+    else:
+        torch.save(seeded_state(seeded_config(name)), path)
+
+
+def use_threads(threads: int | None) -> None:
+    """Set on how many CPU threads torch runs; None leaves it as it is."""
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,0 +1,168 @@
+"""Rows about the image encoder: ours on each backend and in each precision, against the plain export in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from samedge.benchmarks.measure.agreement import largest_difference
+from samedge.benchmarks.measure.artefacts import graph_bytes
+from samedge.benchmarks.measure.child import call_in_child
+from samedge.benchmarks.measure.rounds import Contender
+from samedge.benchmarks.targets.context import Bench, cpu_backends, missing_backend
+from samedge.benchmarks.targets.results import Row
+from samedge.benchmarks.targets.variants import Variant
+from samedge.bundle.archive import open_bundle
+from samedge.bundle.manifest import Manifest
+
+BASELINE: Final = "plain export in onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRow:
+    """An encoder of ours.
+
+    Attributes:
+        row: Name of the row.
+        backends: Which run it; the fastest of several counts. Empty for all that work here.
+        precision: Of the bundle.
+        calibrated: With ranges that are measured on images.
+    """
+
+    row: str
+    backends: tuple[str, ...] = ()
+    precision: str = "fp32"
+    calibrated: bool = False
+
+
+ENCODER_ROWS: Final = (
+    EncoderRow("encoder", ("onnxruntime",)),
+    EncoderRow("encoder-int8", ("onnxruntime",), "int8"),
+    EncoderRow("encoder-openvino", ("openvino",)),
+    EncoderRow("encoder-openvino-int8", ("openvino",), "int8", calibrated=True),
+    EncoderRow("encoder-best"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A row that can be measured: its bundle, and a variant for each backend."""
+
+    row: EncoderRow
+    bundle: Path
+    variants: tuple[Variant, ...]
+
+
+def encoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Yield the wanted rows for a model; all are timed in one process, in turn with one baseline.
+
+    Args:
+        bench: How to measure.
+        model: Path, known name, or "seeded:NAME".
+        wanted: Names of rows.
+    """
+    entries: list[_Entry] = []
+    for row in ENCODER_ROWS:
+        if row.row in wanted:
+            found = _prepare(bench, model, row)
+            if isinstance(found, str):
+                yield Row(row=row.row, model=model, ours="", skipped=found)
+            else:
+                entries.append(found)
+    if not entries:
+        return
+    size = _manifest(entries[0].bundle).input.image_size
+    plain = bench.artefacts.plain_encoder(model, size)
+    yield from _measured(bench, model, entries, plain, str(bench.artefacts.encoder_input(size)))
+
+
+def _prepare(bench: Bench, model: str, row: EncoderRow) -> _Entry | str:
+    """Return what can be measured, or why nothing can."""
+    backends = row.backends or tuple(cpu_backends())
+    for backend in backends:
+        why = missing_backend(backend)
+        if why:
+            return why
+    bundle = bench.artefacts.bundle(model, precision=row.precision, calibrated=row.calibrated, form=bench.settings.form)
+    manifest = _manifest(bundle)
+    if manifest.graph("encoder").precision != row.precision:
+        return "; ".join(manifest.notes) or f"the encoder is not {row.precision}"
+    image = str(bench.artefacts.encoder_input(manifest.input.image_size))
+    variants = tuple(
+        Variant(
+            f"{row.precision} in {backend}",
+            "encoder",
+            {"bundle": str(bundle), "image": image, "backend": backend, "threads": bench.settings.threads},
+        )
+        for backend in backends
+    )
+    return _Entry(row, bundle, variants)
+
+
+def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, image: str) -> Iterator[Row]:
+    graph = str(plain / "encoder.onnx")
+    baseline = Variant(BASELINE, "plain_encoder", {"graph": graph, "image": image, "threads": bench.settings.threads})
+    # Rows may share a variant: "best" is one of the others.
+    variants = {variant.name: variant for entry in entries for variant in entry.variants}
+    memory = {variant.name: bench.memory(variant) for variant in (baseline, *variants.values())}
+    wanted = np.load(plain / "embedding.npy")
+    contenders, errors = [], {}
+    for variant in (baseline, *variants.values()):
+        bench.say(f"Opening {variant.name}")
+        call = variant.open()
+        contenders.append(Contender(variant.name, call))
+        errors[variant.name] = largest_difference(call(), wanted)
+    timings = bench.interleave(contenders)
+    contenders.clear()  # frees the sessions before anything else is measured
+    del call
+    for entry in entries:
+        best = min(entry.variants, key=lambda variant: timings[variant.name].wall.median)
+        others = [variant.name for variant in entry.variants if variant is not best]
+        masks = _masks(bench, entry.row, str(best.arguments["backend"]))
+        yield Row(
+            row=entry.row.row,
+            model=model,
+            ours=best.name,
+            baseline_timing=timings[BASELINE],
+            timing=timings[best.name],
+            baseline_memory=memory[BASELINE],
+            memory=memory[best.name],
+            baseline_bytes=graph_bytes(plain),
+            bytes=_encoder_bytes(entry.bundle),
+            error=errors[best.name],
+            mask_iou=masks["mean"],
+            figures={
+                "baseline_error": errors[BASELINE],
+                "mask_iou_decile": masks["decile"],
+                "mask_iou_worst": masks["worst"],
+                "nodes": _manifest(entry.bundle).graph("encoder").nodes,
+            },
+            notes=(
+                f"masks of {bench.settings.masks_of}, against torch; worst tenth {masks['decile']:.3f}",
+                *(f"{name}: {timings[name].ratio.median:.2f}x" for name in others),
+            ),
+        )
+
+
+def _masks(bench: Bench, row: EncoderRow, backend: str) -> dict[str, Any]:
+    """Agreement of masks with torch, of weights that were trained, exported as this row's are."""
+    source = bench.settings.masks_of
+    bundle = bench.artefacts.bundle(
+        source, precision=row.precision, calibrated=row.calibrated, form=bench.settings.form
+    )
+    bench.say(f"Masks of {source}, {row.precision} in {backend}")
+    arguments = {"source": source, "bundle": str(bundle), "backend": backend, "threads": bench.settings.threads}
+    said: dict[str, Any] = call_in_child("samedge.benchmarks.measure.agreement:prompted_masks", arguments)
+    return said
+
+
+def _manifest(bundle: Path) -> Manifest:
+    return open_bundle(bundle, force=True, verify=False).manifest
+
+
+def _encoder_bytes(bundle: Path) -> int:
+    return sum(file.size for file in _manifest(bundle).graph("encoder").files)

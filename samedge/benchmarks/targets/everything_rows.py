@@ -1,0 +1,113 @@
+"""Rows about segment everything: ours against Meta's ``SamAutomaticMaskGenerator`` in torch, with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from samedge.benchmarks.measure.agreement import Agreement, agreement
+from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.rounds import Contender
+from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS, seeded_thresholds
+from samedge.benchmarks.targets.context import Bench
+from samedge.benchmarks.targets.results import Row
+from samedge.benchmarks.targets.variants import Variant
+from samedge.models.checkpoints.weights import SEEDED
+from samedge.runtime.everything.found import FoundMasks
+
+DEMO: Final = "sam_demo"
+"""Small enough for the whole grid of Meta's defaults."""
+BASELINE: Final = "Meta's generator in torch"
+MODES: Final = {"everything-exact": "exact", "everything-fast": "fast"}
+
+_SAME: Final = 0.99
+_ALIKE: Final = 0.9
+
+
+def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Yield the wanted rows for a model; all are timed in one process, in turn with one baseline.
+
+    Args:
+        bench: How to measure.
+        model: Path, known name, or "seeded:NAME".
+        wanted: Names of rows.
+    """
+    rows = {name: mode for name, mode in MODES.items() if name in wanted}
+    if not rows:
+        return
+    settings = bench.settings
+    bundle = bench.artefacts.bundle(model, form=settings.form)
+    options: dict[str, Any] = {"points_per_side": 32, **DEMO_THRESHOLDS}
+    if model != DEMO:
+        options |= {"points_per_side": settings.everything_points}
+    if model.startswith(SEEDED):
+        bench.say("Looking for thresholds at which some masks stay")
+        options |= seeded_thresholds(str(bundle), str(PICTURES[0]), settings.everything_points, settings.threads)
+
+    def theirs(picture: Path) -> Variant:
+        arguments = {"source": model, "image": str(picture), "options": options, "threads": settings.threads}
+        return Variant(BASELINE, "meta_everything", arguments)
+
+    def ours(mode: str, picture: Path) -> Variant:
+        arguments = {
+            "bundle": str(bundle), "image": str(picture), "options": options, "mode": mode,
+            "backend": "onnxruntime", "threads": settings.threads,
+        }  # fmt: skip
+        return Variant(f"{mode} mode in onnxruntime", "everything", arguments)
+
+    first = PICTURES[0]
+    memory = {mode: bench.memory(ours(mode, first)) for mode in rows.values()}
+    baseline_memory = bench.memory(theirs(first))
+    contenders = [Contender(BASELINE, theirs(first).open())]
+    contenders += [Contender(mode, ours(mode, first).open()) for mode in rows.values()]
+    timings = bench.interleave(contenders)
+    contenders.clear()
+    bench.say("Comparing masks")
+    found = {mode: [ours(mode, picture).open()() for picture in PICTURES] for mode in {"exact", *rows.values()}}
+    for name, mode in rows.items():
+        against = _against_meta(found[mode], [theirs(picture) for picture in PICTURES]) if mode == "exact" else None
+        agreed = against or _against_exact(found[mode], found["exact"])
+        statistics = found[mode][0].statistics
+        yield Row(
+            row=name,
+            model=model,
+            ours=f"{mode} mode in onnxruntime",
+            baseline_timing=timings[BASELINE],
+            timing=timings[mode],
+            baseline_memory=baseline_memory,
+            memory=memory[mode],
+            mask_iou=agreed.mean_iou if agreed.wanted else None,
+            figures={
+                # Where there are no masks, nothing was recalled and nothing missed.
+                **({"recall": agreed.recall, "precision": agreed.precision} if agreed.wanted else {}),
+                "worst_mask_iou": agreed.worst,
+                "masks": agreed.found,
+                "points": statistics.points,
+                "decoder_prompts": statistics.decoder_prompts,
+                "decoder_calls": statistics.decoder_calls,
+                "masks_drawn": statistics.masks_drawn,
+                "masks_upscaled": statistics.masks_upscaled,
+            },
+            notes=(
+                f"{statistics.decoder_prompts} of {statistics.points} points asked in {statistics.decoder_calls} calls",
+                f"recall {agreed.recall:.3f} and precision {agreed.precision:.3f} of {agreed.wanted} masks at IoU "
+                + (f"{_SAME} of Meta's generator" if mode == "exact" else f"{_ALIKE} of exact mode"),
+                ", ".join(f"{option} {value}" for option, value in options.items()),
+            ),
+        )
+
+
+def _against_meta(found: Sequence[FoundMasks], generators: Sequence[Variant]) -> Agreement:
+    total = Agreement()
+    for ours, generator in zip(found, generators, strict=True):
+        records = generator.open()()
+        total += agreement(list(ours.iter_masks()), [record["segmentation"] for record in records], _SAME)
+    return total
+
+
+def _against_exact(found: Sequence[FoundMasks], exact: Sequence[FoundMasks]) -> Agreement:
+    total = Agreement()
+    for ours, wanted in zip(found, exact, strict=True):
+        total += agreement(list(ours.iter_masks()), list(wanted.iter_masks()), _ALIKE)
+    return total

@@ -1,0 +1,194 @@
+"""The report as people and programs read it: a table on the terminal, Markdown, CSV and JSON.
+
+What a cell says is decided once, in `COLUMNS`, for terminal and Markdown; CSV has one number a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, get_args
+
+from rich.markup import escape
+from rich.table import Table
+
+from samedge.benchmarks.measure.report_files import (
+    NOTHING,
+    csv_lines,
+    json_text,
+    markdown_cell,
+    short,
+    spread_text,
+    write_texts,
+)
+from samedge.benchmarks.targets.results import AT_LEAST, Figure, Goal, Outcome, Report, Row
+
+NAME: Final = "targets"
+FORMATS: Final = (".md", ".csv", ".json")
+
+_UNITS: Final = {"speed": "x", "first": "x", "second": "x", "peak_gb": " GB", "import_ms": " ms", "first_mask_s": " s"}
+_WORDS: Final = {
+    "speed": "speed", "memory": "RSS", "file": "file", "peak_gb": "RSS", "error": "error", "recall": "recall",
+    "precision": "precision", "first": "first call", "second": "second call", "import_ms": "time",
+    "first_mask_s": "time",
+}  # fmt: skip
+
+
+def _pair(ours: float | None, baseline: float | None) -> str:
+    """Two sizes in bytes as MB, and their ratio."""
+    if ours is None:
+        return NOTHING
+    text = f"{short(ours / 1e6)}"
+    return text if baseline is None else f"{text} / {short(baseline / 1e6)} ({short(ours / baseline)})"
+
+
+def _what(row: Row) -> str:
+    return f"{row.what}: {row.model}" if row.model != NOTHING else row.what
+
+
+def _ratio(row: Row) -> str:
+    if row.own_ratio is not None:
+        return spread_text(row.own_ratio, "x")
+    return NOTHING if row.timing is None else spread_text(row.timing.ratio, "x")
+
+
+def _cpu_ratio(row: Row) -> str:
+    return NOTHING if row.timing is None else f"{short(row.timing.cpu_ratio.median)}x"
+
+
+def _time(row: Row) -> str:
+    if row.timing is None or row.baseline_timing is None:
+        return NOTHING
+    return f"{short(row.timing.wall.median * 1e3)} / {short(row.baseline_timing.wall.median * 1e3)}"
+
+
+def _memory(row: Row) -> str:
+    baseline = row.baseline_memory
+    return _pair(row.memory.peak if row.memory else None, baseline.peak if baseline else None)
+
+
+def _iou(row: Row) -> str:
+    if row.mask_iou is None:
+        return NOTHING
+    return f"{row.mask_iou:.4f}"
+
+
+def _goal(goal: Goal) -> str:
+    sign = "≥" if goal.figure in AT_LEAST else "≤"
+    shown = f"1/{short(1 / goal.reach).rstrip('0').rstrip('.')}" if _is_share(goal) else f"{goal.reach:g}"
+    return f"{_WORDS[goal.figure]} {sign} {shown}{_UNITS.get(goal.figure, '')}"
+
+
+def _is_share(goal: Goal) -> bool:
+    return goal.figure in ("memory", "file") and goal.reach < 0.5
+
+
+def _met(outcome: Outcome) -> str:
+    if outcome.met is None or outcome.value is None:
+        return "not measured"
+    said = "yes" if outcome.met else "no"
+    if outcome.stretch_met:
+        said = "yes, and stretch"
+    value = f"{outcome.value:.1e}" if outcome.goal.figure == "error" else f"{outcome.value:.4g}"  # 1.098 is not 1.1
+    return f"{said} ({value}{_UNITS.get(outcome.goal.figure, '')})"
+
+
+COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
+    ("what", _what),
+    ("baseline", lambda row: row.baseline),
+    ("ours", lambda row: f"skipped: {row.skipped}" if row.skipped else row.ours),
+    ("ratio (p10–p90)", _ratio),
+    ("CPU ratio", _cpu_ratio),
+    ("ms, ours / baseline", _time),
+    ("peak RSS, MB, ours / baseline (ratio)", _memory),
+    ("file, MB, ours / baseline (ratio)", lambda row: _pair(row.bytes, row.baseline_bytes)),
+    ("error", lambda row: NOTHING if row.error is None else f"{row.error:.1e}"),
+    ("mask IoU", _iou),
+    ("reach", lambda row: "\n".join(_goal(outcome.goal) for outcome in row.outcomes)),
+    ("met", lambda row: "\n".join(NOTHING if row.skipped else _met(outcome) for outcome in row.outcomes)),
+)
+
+
+_TELLING: Final = ("what", "ours", "ratio (p10–p90)", "error", "reach", "met")
+_WIDE: Final = 180
+
+
+def rich_table(rows: Sequence[Row], width: int) -> Table:
+    """Return the table as a terminal shows it.
+
+    Args:
+        rows: What was measured.
+        width: Columns of the terminal. On a narrow one, only what tells most is shown.
+    """
+    table = Table(title="targets", title_justify="left", show_lines=True)
+    columns = [column for column in COLUMNS if width >= _WIDE or column[0] in _TELLING]
+    for heading, _ in columns:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        lost = any(outcome.met is False for outcome in row.outcomes)
+        style = "dim" if row.skipped else "yellow" if lost else None
+        table.add_row(*(escape(cell(row)) for _, cell in columns), style=style)
+    return table
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown: the table, the notes of each row, and where it was measured."""
+    lines = [" | ".join(heading for heading, _ in COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    lines += [" | ".join(markdown_cell(cell(row)) for _, cell in COLUMNS) for row in report.rows]
+    text = "# Targets\n\n" + "".join(f"| {line} |\n" for line in lines)
+    noted = [row for row in report.rows if row.notes]
+    if noted:
+        text += "\n## Notes\n\n" + "".join(f"- {_what(row)}, {row.ours}: {'; '.join(row.notes)}.\n" for row in noted)
+    for title, facts in (("Where", report.machine), ("How", report.settings)):
+        text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    return text
+
+
+def flat(row: Row) -> dict[str, str | float | int | None]:
+    """Return a row as one number, or one word, a column."""
+    values: dict[str, str | float | int | None] = {
+        "row": row.row,
+        "what": row.what,
+        "model": row.model,
+        "baseline": row.baseline,
+        "ours": row.ours,
+        "skipped": row.skipped,
+    }
+    spreads = {
+        "ratio": row.own_ratio or (row.timing.ratio if row.timing else None),
+        "cpu_ratio": row.timing.cpu_ratio if row.timing else None,
+        "seconds": row.timing.wall if row.timing else None,
+        "cpu_seconds": row.timing.cpu if row.timing else None,
+        "baseline_seconds": row.baseline_timing.wall if row.baseline_timing else None,
+        "baseline_cpu_seconds": row.baseline_timing.cpu if row.baseline_timing else None,
+    }
+    for name, spread in spreads.items():
+        for field in ("median", "low", "high", "count", "outliers"):
+            values[f"{name}_{field}"] = None if spread is None else getattr(spread, field)
+    for name, memory in (("memory", row.memory), ("baseline_memory", row.baseline_memory)):
+        values[f"{name}_bytes_loaded"] = memory.loaded if memory else None
+        values[f"{name}_bytes_peak"] = memory.peak if memory else None
+    values |= {
+        "bytes": row.bytes,
+        "baseline_bytes": row.baseline_bytes,
+        "mask_iou": row.mask_iou,
+        **{figure: row.figures.get(figure) for figure in get_args(Figure)},
+        "goals": len(row.outcomes),
+        "goals_met": sum(outcome.met is True for outcome in row.outcomes),
+    }
+    return values
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV, one line each."""
+    return csv_lines([flat(row) for row in rows], "row")
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write the report in all formats, in place of an older one, and return the paths.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), json_text(report)), strict=True))
+    return write_texts(texts, folder, NAME)

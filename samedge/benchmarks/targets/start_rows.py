@@ -1,0 +1,108 @@
+"""Rows about beginnings: the first calls against warm ones, the import, and the way from nothing to the first mask.
+
+Each round is a child process of its own: a process has only one first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any, Final
+
+from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.child import call_in_child
+from samedge.benchmarks.measure.rounds import spread_of
+from samedge.benchmarks.targets.context import Bench, cpu_backends
+from samedge.benchmarks.targets.first_calls import import_time
+from samedge.benchmarks.targets.results import Row
+
+FIRST_CALLS: Final = "first-call"
+IMPORT: Final = "import"
+FIRST_MASK: Final = "first-mask"
+
+_WARM_CALLS: Final = 3
+_COLD_CALLS: Final = 2
+
+
+def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Yield the wanted rows for a model; one for each backend.
+
+    Args:
+        bench: How to measure.
+        model: Path, known name, or "seeded:NAME".
+        wanted: Names of rows.
+    """
+    if not {FIRST_CALLS, FIRST_MASK}.intersection(wanted):
+        return
+    bundle = bench.artefacts.bundle(model, form=bench.settings.form)
+    for backend in cpu_backends():
+        arguments = {
+            "bundle": str(bundle), "image": str(PICTURES[0]), "backend": backend, "threads": bench.settings.threads,
+        }  # fmt: skip
+        rounds = []
+        for turn in range(bench.settings.rounds):
+            bench.say(f"First calls of {model} in {backend}, process {turn + 1} of {bench.settings.rounds}")
+            rounds.append(call_in_child("samedge.benchmarks.targets.first_calls:begin", arguments))
+        if FIRST_CALLS in wanted:
+            yield _first_calls(model, backend, rounds)
+        if FIRST_MASK in wanted:
+            yield _first_mask(model, backend, rounds)
+
+
+def import_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Yield the row of the import, if it is wanted; there is no model in it."""
+    if IMPORT not in wanted:
+        return
+    times = []
+    for turn in range(bench.settings.warm_ups + bench.settings.rounds):
+        bench.say("Importing")
+        seconds = import_time()
+        if turn >= bench.settings.warm_ups:  # the first reads the disk
+            times.append(seconds * 1e3)
+    spread = spread_of(times)
+    yield Row(
+        row=IMPORT,
+        model=model,
+        ours="a new process",
+        figures={"import_ms": spread.median},
+        notes=(f"{spread.low:.0f} to {spread.high:.0f} ms in {spread.count} processes",),
+    )
+
+
+def _first_calls(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> Row:
+    """Encoder and decoder: the worse of the two counts."""
+    figures: dict[str, float] = {}
+    spreads = {}
+    for part in ("encode", "decode"):
+        for place, name in enumerate(("first", "second")):
+            spread = spread_of([said[part][place] / median(said[part][_COLD_CALLS:]) for said in rounds])
+            spreads[f"{part}, {name}"] = spread
+            figures[f"{part}_{name}"] = spread.median
+            figures[name] = max(figures.get(name, 0.0), spread.median)
+    warm = {part: median(median(said[part][_COLD_CALLS:]) for said in rounds) for part in ("encode", "decode")}
+    return Row(
+        row=FIRST_CALLS,
+        model=model,
+        ours=f"{backend}, encoder and decoder",
+        own_ratio=max(spreads.values(), key=lambda spread: spread.median),
+        figures={**figures, "warm_encode_ms": warm["encode"] * 1e3, "warm_decode_ms": warm["decode"] * 1e3},
+        notes=tuple(
+            f"{name}: {spread.median:.2f}x ({spread.low:.2f} to {spread.high:.2f}) a warm call"
+            for name, spread in spreads.items()
+        ),
+    )
+
+
+def _first_mask(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> Row:
+    left = [said["first_mask"] - median(said["encode"][_COLD_CALLS:]) for said in rounds]
+    spread = spread_of(left)
+    loads = spread_of([said["load"] for said in rounds])
+    return Row(
+        row=FIRST_MASK,
+        model=model,
+        ours=f"{backend}, a new process",
+        figures={"first_mask_s": spread.median, "load_s": loads.median},
+        notes=(
+            f"{spread.low:.2f} to {spread.high:.2f} s in {spread.count} processes; loading alone {loads.median:.2f} s",
+        ),
+    )

@@ -1,0 +1,255 @@
+"""The contenders: each function loads one way to do some work and returns a callable that does it once.
+
+All arguments are JSON, so that a variant can be loaded here to be timed, or in a child process to see what memory it
+needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.api.load import load
+from samedge.benchmarks.measure.child import EXTRA, find_target
+from samedge.benchmarks.measure.memory import MemoryUse, measure_memory
+from samedge.bundle.archive import open_bundle
+from samedge.bundle.manifest import SPLIT_ROLES, GraphRole
+from samedge.engines.fake import fake_engine
+from samedge.engines.registry import open_engine
+from samedge.errors import missing_extra
+from samedge.runtime.decoder.decoders import SplitDecoder, WholeDecoder
+from samedge.runtime.image.read import as_bgr
+from samedge.runtime.predictor import Predictor
+from samedge.types import Array, FloatArray, TensorSpec
+
+SEED: Final = 20
+_PADDING_LABEL: Final = -1
+_DECODER_ROLES: Final[tuple[GraphRole, ...]] = (*SPLIT_ROLES, "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to do some work, by name.
+
+    Attributes:
+        name: What it is called in reports.
+        loader: Name of a function of this module.
+        arguments: For the function, as JSON.
+    """
+
+    name: str
+    loader: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def target(self) -> str:
+        """The function as child processes find it."""
+        return f"{__name__}:{self.loader}"
+
+    def open(self) -> Callable[[], Any]:
+        """Load it in this process."""
+        found: Callable[[], Any] = find_target(self.target)(**self.arguments)
+        return found
+
+    def memory(self) -> MemoryUse:
+        """Load and calls it in a process of its own, and returns what that needed."""
+        return measure_memory(self.target, self.arguments)
+
+
+def plain_session(graph: str | Path, threads: int | None) -> Any:
+    """Return an onnxruntime session on the CPU as everybody opens one: nothing set but the number of threads.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
+    try:
+        ort = import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise missing_extra("onnxruntime", EXTRA, "The baseline") from error
+    options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def plain_encoder(graph: str, image: str, threads: int | None) -> Callable[[], FloatArray]:
+    """An encoder that another exporter wrote, in a plain session.
+
+    Args:
+        graph: Path of the graph.
+        image: Path of its input, npy.
+        threads: CPU threads; None leaves the number to onnxruntime.
+    """
+    session = plain_session(graph, threads)
+    feeds = {session.get_inputs()[0].name: np.load(image)}
+
+    def call() -> FloatArray:
+        embedding: FloatArray = session.run(None, feeds)[0]
+        return embedding
+
+    return call
+
+
+def encoder(bundle: str, image: str, backend: str, threads: int | None) -> Callable[[], FloatArray]:
+    """The encoder of a bundle.
+
+    Args:
+        bundle: Path of the bundle.
+        image: Path of its input, npy.
+        backend: Which runs it, on the CPU.
+        threads: CPU threads; None for all physical cores.
+    """
+    path = open_bundle(bundle, force=True, verify=False).graph_path("encoder")
+    engine = open_engine(path, backend=backend, device="cpu", threads=threads)
+    feeds: dict[str, Array] = {"image": np.load(image)}
+    return lambda: engine.run(feeds)["image_embeddings"]
+
+
+def points_of(count: int, image_size: int) -> FloatArray:
+    """Return points to click on, float32 ``[count, 2]``, (x, y) in px of a square image, away from its border."""
+    points: NDArray[np.float64] = np.random.default_rng(SEED).uniform(0.1, 0.9, (count, 2)) * image_size
+    return points.round().astype(np.float32)
+
+
+def meta_decoder(graph: str, embedding: str, prompts: int, threads: int | None) -> Callable[[], FloatArray]:
+    """Meta's decoder in a plain session: it takes one prompt, so that many are asked one after the other.
+
+    Args:
+        graph: Path of the graph, whole or cut off before masks are drawn at the size of the image.
+        embedding: Path of the image embedding, npy, of a square image of the model's size.
+        prompts: How many prompts of one point a call asks.
+        threads: CPU threads; None leaves the number to onnxruntime.
+
+    Returns:
+        Gives the logits of all four masks, float32 ``[prompts, 4, 4g, 4g]``.
+    """
+    session = plain_session(graph, threads)
+    values = np.load(embedding)
+    grid = values.shape[-1]
+    size = 16 * grid
+    # A click comes with a padding point where there is no box: so does Meta's predictor feed its decoder.
+    coords = np.stack([points_of(prompts, size), np.zeros((prompts, 2), np.float32)], axis=1)
+    feeds = {
+        "image_embeddings": values,
+        "point_labels": np.array([[1, _PADDING_LABEL]], np.float32),
+        "mask_input": np.zeros((1, 1, 4 * grid, 4 * grid), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    if any(node.name == "orig_im_size" for node in session.get_inputs()):
+        feeds["orig_im_size"] = np.array([size, size], np.float32)
+    outputs = [node.name for node in session.get_outputs()]
+    wanted = outputs.index("low_res_masks")
+
+    def call() -> FloatArray:
+        masks = [session.run(outputs, {**feeds, "point_coords": coords[i : i + 1]})[wanted] for i in range(prompts)]
+        low_res: FloatArray = np.concatenate(masks)
+        return low_res
+
+    return call
+
+
+def decoder(
+    bundle: str, embedding: str, prompts: int, backend: str, threads: int | None, *, whole_image: bool = False
+) -> Callable[[], FloatArray]:
+    """The decoder of a bundle, through the predictor that users call.
+
+    Args:
+        bundle: Path of the bundle.
+        embedding: Path of the image embedding, npy, of a square image of the model's size.
+        prompts: How many prompts of one point a call asks.
+        backend: Which runs it, on the CPU.
+        threads: CPU threads; None for all physical cores.
+        whole_image: Also do, in each call, what is done once an image.
+
+    Returns:
+        Gives the logits of masks 1 to 3, float32 ``[prompts, 3, 4g, 4g]``.
+    """
+    predictor = _decoder_alone(bundle, backend, threads)
+    size = predictor.info.input.image_size
+    points = points_of(prompts, size)
+    values = np.load(embedding)
+    predictor.set_embedding(values, size, size)
+
+    def call() -> FloatArray:
+        if whole_image:
+            predictor.set_embedding(values, size, size)
+        logits = predictor.predict(points=points, multimask=True).low_res_logits
+        return logits.reshape(prompts, -1, *logits.shape[1:])
+
+    return call
+
+
+def _decoder_alone(bundle: str, backend: str, threads: int | None) -> Predictor:
+    """Return a predictor whose encoder is never asked and not loaded, so that the decoder's memory is its own."""
+    opened = open_bundle(bundle, force=True, verify=False)
+    manifest = opened.manifest
+    record = manifest.graph("encoder")
+    inputs, outputs = (
+        {name: TensorSpec(port.shape, np.dtype(port.dtype)) for name, port in ports.items()}
+        for ports in (record.inputs, record.outputs)
+    )
+    context, prompts, masks, whole = (
+        partial(open_engine, opened.graph_path(role), backend=backend, device="cpu", threads=threads)
+        for role in _DECODER_ROLES
+    )
+    split = SplitDecoder(
+        context(), prompts(), masks(), lambda: WholeDecoder(whole(), manifest.io, manifest.input.image_size)
+    )
+    return Predictor(manifest, fake_engine(inputs, outputs, dict), split)
+
+
+def meta_everything(
+    source: str, image: str, options: Mapping[str, Any], threads: int | None
+) -> Callable[[], list[dict[str, Any]]]:
+    """Meta's ``SamAutomaticMaskGenerator`` in torch.
+
+    Args:
+        source: Path, known name, or "seeded:NAME" of a checkpoint.
+        image: Path of a picture.
+        options: Its parameters.
+        threads: CPU threads; None leaves the number to torch.
+
+    Returns:
+        Gives its records.
+    """
+    from samedge.benchmarks.reference.packages import package_of, reference_of, use_threads
+
+    use_threads(threads)
+    sam, config = reference_of(source)
+    generator = package_of(config).SamAutomaticMaskGenerator(sam, **options)
+    rgb = np.ascontiguousarray(as_bgr(image)[..., ::-1])
+
+    def call() -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = generator.generate(rgb)
+        return records
+
+    return call
+
+
+def everything(
+    bundle: str, image: str, options: Mapping[str, Any], mode: str, backend: str, threads: int | None
+) -> Callable[[], Any]:
+    """`Predictor.everything` on a bundle.
+
+    Args:
+        bundle: Path of the bundle.
+        image: Path of a picture.
+        options: Parameters under Meta's names.
+        mode: "exact" or "fast".
+        backend: Which runs it, on the CPU.
+        threads: CPU threads; None for all physical cores.
+
+    Returns:
+        Gives a `FoundMasks`.
+    """
+    predictor = load(bundle, backend, "cpu", threads=threads, force=True)
+    bgr = as_bgr(image)
+    given: dict[str, Any] = {**options, "mode": mode}
+    return lambda: predictor.everything(bgr, **given)

@@ -1,0 +1,1 @@
+"""Bundles on disk: manifest, archive, staging, engines beside them."""

@@ -1,0 +1,304 @@
+"""Opening a bundle: a folder with a manifest, or one ``.samedge`` file; every file is what the manifest says.
+
+A ``.samedge`` file is unpacked once into the cache, under the digest of its manifest, which names the digest of every
+other file. Knows files and nothing of engines.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from samedge.bundle.manifest import MANIFEST_NAME, FileRecord, GraphRole, Manifest, parse_manifest, read_manifest
+from samedge.errors import BundleError, IntegrityError, ParityError, StorageError, storage_errors
+from samedge.storage.cache import cache_folder
+from samedge.storage.digest import sha256_file
+
+ARCHIVE_SUFFIX: Final = ".samedge"
+CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
+ENGINE_SUFFIXES: Final = (".engine", ".plan", ".trt")
+
+TEMPORARY_PREFIX: Final = ".tmp-"
+_MANIFEST_LIMIT: Final = 1 << 24
+_LEFTOVER_SECONDS: Final = 24 * 60 * 60
+_AGAIN: Final = "Copy the bundle again, or export the checkpoint again"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose files were found and checked.
+
+    Attributes:
+        path: The folder or file that was opened.
+        folder: Where its files are.
+        manifest: What it says about itself.
+        unchecked: Files of weights whose SHA-256 is not compared yet; `check_rest` does that.
+    """
+
+    path: Path
+    folder: Path
+    manifest: Manifest
+    unchecked: tuple[FileRecord, ...] = ()
+
+    def graph_path(self, role: GraphRole) -> Path:
+        """Return the path of the graph with this role.
+
+        Raises:
+            BundleError: The bundle has none.
+        """
+        return self.folder / self.manifest.graph(role).graph.file
+
+    def check_rest(self) -> None:
+        """Compare the files that opening has left unchecked with the manifest.
+
+        Raises:
+            IntegrityError: Names the file that is different.
+            StorageError: A file cannot be read.
+        """
+        for record in self.unchecked:
+            _verify_digest(self.folder, record)
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
+    path = Path(path)
+    # An engine is neither: what opens bundles says what to do with it.
+    return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME
+
+
+def open_bundle(
+    path: str | os.PathLike[str], *, force: bool = False, verify: bool = True, weights_later: bool = False
+) -> Bundle:
+    """Open a bundle.
+
+    Args:
+        path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
+        force: Open a bundle whose parity verdict is "failed" as well.
+        verify: Compare size and SHA-256 of every file with the manifest.
+        weights_later: Of the weights that lie beside graphs compare the size alone, which lets them be opened safely,
+            and leave their SHA-256 to `Bundle.check_rest`. For folders; a file is always compared whole.
+
+    Raises:
+        BundleError: It is not a bundle, or not a whole one.
+        IntegrityError: A file is missing or is not the one that the manifest names.
+        ParityError: Its graphs do not give the checkpoint's masks.
+        StorageError: The file system said no.
+    """
+    path, is_folder = _find(path)
+    if is_folder:
+        manifest = _folder_manifest(path)
+        later = manifest.weights if verify and weights_later else ()
+        bundle = Bundle(path, path, manifest, later)
+        if verify:
+            verify_files(path, manifest, later)
+    else:
+        bundle = _open_archive(path, verify=verify)
+    verdict = bundle.manifest.parity
+    if verdict.verdict == "failed" and not force:
+        what = "masks" if bundle.manifest.yolo is None else "boxes and masks"
+        raise ParityError(
+            f"the graphs do not give the checkpoint's {what} (mask IoU {verdict.mask_iou_min:.4f} at worst), so the "
+            "bundle is not loaded",
+            where=path,
+            cure="Export it again at a higher precision, or load it with force=True (--force)",
+            parity=verdict,
+        )
+    return bundle
+
+
+def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Return what a bundle says about itself; none of its other files is read, whatever its verdict.
+
+    Args:
+        path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
+
+    Raises:
+        BundleError: It is not a bundle, or its manifest is damaged.
+        StorageError: The file system said no.
+    """
+    path, is_folder = _find(path)
+    if is_folder:
+        return _folder_manifest(path)
+    with _archive_errors(path), zipfile.ZipFile(path) as archive:
+        return parse_manifest(_read_manifest_entry(archive, path), f"{path}/{MANIFEST_NAME}")
+
+
+def verify_files(folder: Path, manifest: Manifest, sizes_only: Collection[FileRecord] = ()) -> None:
+    """Compare size and SHA-256 of every file with the manifest.
+
+    Args:
+        folder: Where the files are.
+        manifest: What they should be.
+        sizes_only: Files whose SHA-256 is left alone.
+
+    Raises:
+        IntegrityError: Names the file that is missing or different.
+        StorageError: A file cannot be read.
+    """
+    for record in manifest.files:
+        file = folder / record.file
+        with storage_errors(file, "read"):
+            size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            raise IntegrityError("this file of the bundle is missing", where=file, cure=_AGAIN, file=record.file)
+        if size != record.size:
+            raise IntegrityError(
+                f"this file has {size} bytes, and the manifest says {record.size}: it is cut short or not the one that "
+                "was exported",
+                where=file,
+                cure=_AGAIN,
+                file=record.file,
+            )
+        if record not in sizes_only:
+            _verify_digest(folder, record)
+
+
+def _verify_digest(folder: Path, record: FileRecord) -> None:
+    digest = sha256_file(folder / record.file)
+    if digest != record.sha256:
+        raise IntegrityError(
+            f"this file is not the one that was exported: its SHA-256 is {digest[:12]}…, and the manifest says "
+            f"{record.sha256[:12]}…",
+            where=folder / record.file,
+            cure=_AGAIN,
+            file=record.file,
+        )
+
+
+def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
+    """Return the path of a bundle's folder or file, and whether it is a folder."""
+    path = Path(path)
+    if path.name == MANIFEST_NAME:
+        path = path.parent
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        raise BundleError(
+            "this is a checkpoint, and a bundle is needed",
+            where=path,
+            cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
+        )
+    if path.suffix.lower() in ENGINE_SUFFIXES:
+        raise BundleError(
+            "this is one TensorRT engine, and the bundle is needed that it was built from",
+            where=path,
+            cure="Load that bundle, with backend 'tensorrt' or 'tensorrt-rtx'; for an engine that another tool made, "
+            f"export its checkpoint: samedge export CHECKPOINT --format trt. What this is: samedge info {path.name}",
+        )
+    if path.name.startswith(TEMPORARY_PREFIX):
+        raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
+    with storage_errors(path, "read"):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if not is_folder and not is_file:
+        raise BundleError("there is no such bundle", where=path, cure="Check the path, or make one: samedge export")
+    return path, is_folder
+
+
+def _folder_manifest(folder: Path) -> Manifest:
+    if (folder / MANIFEST_NAME).is_file():
+        return read_manifest(folder / MANIFEST_NAME)
+    with storage_errors(folder, "read"):
+        graphs = any(entry.suffix == ".onnx" for entry in folder.iterdir())
+    if graphs:
+        raise BundleError(
+            f"the folder has ONNX graphs and no {MANIFEST_NAME}: the export did not end, or another tool wrote it",
+            where=folder,
+            cure="Export the checkpoint again: samedge export",
+        )
+    raise BundleError(
+        f"the folder is not a bundle: it has no {MANIFEST_NAME}", where=folder, cure="Make one: samedge export"
+    )
+
+
+def _open_archive(path: Path, *, verify: bool) -> Bundle:
+    cache = cache_folder() / "bundles"
+    with _archive_errors(path), zipfile.ZipFile(path) as archive:
+        data = _read_manifest_entry(archive, path)
+        manifest = parse_manifest(data, f"{path}/{MANIFEST_NAME}")
+        folder = cache / sha256(data).hexdigest()[:32]
+        if folder.is_dir():
+            try:
+                if verify:
+                    verify_files(folder, manifest)
+            except IntegrityError:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                return Bundle(path, folder, manifest)
+        _unpack(archive, data, manifest, folder, path)
+        return Bundle(path, folder, manifest)
+
+
+@contextmanager
+def _archive_errors(path: Path) -> Iterator[None]:
+    try:
+        with storage_errors(path, "read"):
+            yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        cure = _AGAIN if path.suffix == ARCHIVE_SUFFIX else f"Give a bundle: a folder or a {ARCHIVE_SUFFIX} file"
+        raise BundleError(f"the file is not a bundle, or is damaged: {error}", where=path, cure=cure) from error
+
+
+def _read_manifest_entry(archive: zipfile.ZipFile, path: Path) -> bytes:
+    try:
+        entry = archive.getinfo(MANIFEST_NAME)
+    except KeyError as error:
+        raise BundleError(
+            f"the file is not a bundle: there is no {MANIFEST_NAME} in it", where=path, cure="Make one: samedge export"
+        ) from error
+    if entry.file_size > _MANIFEST_LIMIT:
+        raise BundleError(f"the manifest has {entry.file_size} bytes", where=path, cure=_AGAIN)
+    return archive.read(entry)
+
+
+def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: Path, path: Path) -> None:
+    """Unpack what the manifest names, and only that, and renames the folder when all of it is there and right."""
+    stage = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid4().hex[:8]}"
+    with storage_errors(stage):
+        stage.mkdir(parents=True)
+        for leftover in folder.parent.glob(f"{TEMPORARY_PREFIX}*"):
+            with suppress(FileNotFoundError):  # another process has just renamed it
+                if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        for record in manifest.files:
+            try:
+                entry = archive.getinfo(record.file)
+            except KeyError as error:
+                raise IntegrityError(
+                    f"the file {record.file!r} is missing in it", where=path, cure=_AGAIN, file=record.file
+                ) from error
+            if entry.file_size != record.size:
+                raise IntegrityError(
+                    f"the file {record.file!r} in it has {entry.file_size} bytes, and the manifest says {record.size}",
+                    where=path,
+                    cure=_AGAIN,
+                    file=record.file,
+                )
+            with storage_errors(stage / record.file):
+                (stage / record.file).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as source, (stage / record.file).open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        verify_files(stage, manifest)
+        with storage_errors(folder):
+            (stage / MANIFEST_NAME).write_bytes(data)
+            _rename(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _rename(stage: Path, folder: Path) -> None:
+    try:
+        stage.rename(folder)
+    except OSError as error:
+        # Another process unpacked the same bundle in the meantime: the digest says that it is the same.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not folder.is_dir():
+            raise StorageError(f"cannot rename to this: {error.strerror}", where=folder) from error

@@ -1,0 +1,279 @@
+"""The manifest of a bundle: what `manifest.json` says, as typed records.
+
+Written last of all files when a bundle is made, read first when it is loaded. Knows JSON and nothing of graphs or
+engines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from samedge.bundle.yolo_record import YoloRecord
+from samedge.errors import BundleError, storage_errors
+from samedge.types import IOScheme, Precision, Verdict
+
+MANIFEST_NAME: Final = "manifest.json"
+SCHEMA_VERSION: Final = 1
+
+GraphRole: TypeAlias = Literal[
+    "encoder", "decoder", "decoder_single", "decoder_context", "decoder_prompts", "decoder_masks", "yolo"
+]
+"""``decoder`` is whole, from prompts to masks; its three parts together are the same, split. ``yolo`` stands alone."""
+SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
+
+DEFAULT_VARIANT: Final = "default"
+"""Of graphs that there is one form of."""
+
+
+class TensorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output of a graph: numpy dtype name, and a size or an axis name for each axis."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle: path relative to the manifest, SHA-256 in hex, size in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph: its role, the ONNX file and its external data, what it takes and gives, and how it was made."""
+
+    role: GraphRole
+    graph: FileRecord
+    precision: Precision
+    opset: int
+    inputs: dict[str, TensorRecord]
+    outputs: dict[str, TensorRecord]
+    nodes: int
+    variant: str = DEFAULT_VARIANT
+    external_data: tuple[FileRecord, ...] = ()
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file that this graph needs."""
+        return (self.graph, *self.external_data)
+
+
+class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model that the graphs were made from.
+
+    Attributes:
+        name: Architecture: "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam", or "sam_vit" for other sizes;
+            "yolov8n-seg", "fastsam-s" and the like.
+        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
+        checkpoint: File name of the checkpoint.
+        checkpoint_sha256: Its SHA-256 in hex.
+        seeded: The weights are random numbers from a seed: masks mean nothing.
+        layers: Leaf modules of the torch model.
+        parameters: Parameters of the torch model.
+        encoder_gflops: 1e9 floating point operations (2 a multiply-add) for one image.
+        decoder_gflops: The same for one prompt of one point; 0 for a YOLO, which has no decoder.
+    """
+
+    name: str
+    licence: str
+    checkpoint: str
+    checkpoint_sha256: str
+    seeded: bool
+    layers: int
+    parameters: int
+    encoder_gflops: float
+    decoder_gflops: float
+
+
+class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an image becomes the encoder's input, and a logit a mask.
+
+    Attributes:
+        image_size: Side of the square input in pixels; the long side of the image is resized to it.
+        pixel_mean: Mean that is taken from each channel, RGB, 0..255.
+        pixel_std: Divisor of each channel, RGB, 0..255.
+        mask_threshold: A pixel belongs to the mask if its logit is greater.
+    """
+
+    image_size: int
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    mask_threshold: float
+
+
+class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One probe: image size and prompt kind, and how far the graphs were from the torch model."""
+
+    image: str
+    prompt: str
+    mask_iou: float
+    iou_error: float
+
+
+class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far the objects that two graphs of a YOLO find in the same pictures agree.
+
+    Attributes:
+        images: Pictures.
+        objects: Objects that either finds.
+        found: Share of them that the other finds too, in the same place and of the same class.
+        box_iou: Mean intersection over union of the boxes of those that both find.
+        mask_iou: The same of the masks; None for a detector.
+    """
+
+    images: int
+    objects: int
+    found: float
+    box_iou: float
+    mask_iou: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The figures in words."""
+        if not self.objects:
+            return f"there is no object in the {self.images} pictures to compare, so they say nothing"
+        masks = "" if self.mask_iou is None else f" and a mean mask IoU of {self.mask_iou:.3f}"
+        return (
+            f"{self.found:.1%} of {self.objects} objects in {self.images} pictures are found with float32 and with "
+            f"int8, with a mean box IoU of {self.box_iou:.3f}{masks}"
+        )
+
+
+class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The verdict of comparing the graphs with the fp32 torch model on the probe set.
+
+    Attributes:
+        verdict: "passed", "failed", or "unchecked" where the comparison was skipped.
+        backend: The backend and device that ran the graphs.
+        mask_iou_mean: Mean over probes of the intersection over union of the binary masks.
+        mask_iou_decile: A tenth of them are worse; 0 in bundles from before it was kept.
+        mask_iou_min: The worst of them.
+        iou_error_max: Largest absolute difference of the predicted IoUs.
+        embedding_error_max: Largest absolute difference of the image embeddings.
+        low_res_error_max: Largest absolute difference of the low-resolution mask logits.
+        box_error_max: Largest distance of a box side from the torch model's, px of the input; of a YOLO alone.
+        score_error_max: Largest absolute difference of a class score; of a YOLO alone.
+        objects: Agreement of objects with float32 on the user's pictures; of a YOLO in int8 alone.
+        thresholds: The limits that the verdict was made with.
+        rows: One row a probe.
+    """
+
+    verdict: Verdict
+    backend: str = ""
+    mask_iou_mean: float = 0.0
+    mask_iou_decile: float = 0.0
+    mask_iou_min: float = 0.0
+    iou_error_max: float = 0.0
+    embedding_error_max: float = 0.0
+    low_res_error_max: float = 0.0
+    box_error_max: float = 0.0
+    score_error_max: float = 0.0
+    objects: ObjectsRecord | None = None
+    thresholds: dict[str, float] = {}
+    rows: tuple[ParityRow, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a bundle says about itself.
+
+    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
+    `probes` holds what the checkpoint said to the probe set; None in a bundle that does not keep it. `yolo` is there
+    for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM.
+    """
+
+    schema: int
+    model: ModelRecord
+    input: InputRecord
+    io: IOScheme
+    graphs: tuple[GraphRecord, ...]
+    parity: ParityRecord
+    created: str
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+    probes: FileRecord | None = None
+    yolo: YoloRecord | None = None
+
+    def has(self, *roles: GraphRole) -> bool:
+        """Whether the bundle has a graph for each of the roles."""
+        return set(roles) <= {graph.role for graph in self.graphs}
+
+    def graph(self, role: GraphRole) -> GraphRecord:
+        """Return the graph with this role.
+
+        Raises:
+            BundleError: The bundle has none.
+        """
+        for graph in self.graphs:
+            if graph.role == role:
+                return graph
+        roles = ", ".join(graph.role for graph in self.graphs) or "none"
+        raise BundleError(f"the bundle has no {role} graph (it has: {roles})", cure="Export the checkpoint again")
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of the bundle but the manifest."""
+        graphs = tuple(file for graph in self.graphs for file in graph.files)
+        return graphs if self.probes is None else (*graphs, self.probes)
+
+    @property
+    def weights(self) -> tuple[FileRecord, ...]:
+        """Files with weights of graphs and nothing else."""
+        return tuple(file for graph in self.graphs for file in graph.external_data)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON, UTF-8, with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest file.
+
+    Raises:
+        BundleError: It is not JSON, is of a newer schema, or a field is missing or of the wrong type.
+        StorageError: It cannot be read.
+    """
+    with storage_errors(path, "read"):
+        data = path.read_bytes()
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, where: object) -> Manifest:
+    """Check the contents of a manifest file.
+
+    Args:
+        data: The contents.
+        where: What error messages call the file.
+
+    Raises:
+        BundleError: It is not JSON, is of a newer schema, or a field is missing or of the wrong type.
+    """
+    cure = "The bundle is damaged or was not made by samedge: export the checkpoint again"
+    try:
+        head: object = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"the manifest is not valid JSON ({error})", where=where, cure=cure) from error
+    schema = head.get("schema") if isinstance(head, Mapping) else None
+    if schema != SCHEMA_VERSION:
+        newer = isinstance(schema, int) and schema > SCHEMA_VERSION
+        raise BundleError(
+            f"the manifest has schema {schema!r}, and this samedge reads schema {SCHEMA_VERSION}",
+            where=where,
+            cure="Update samedge, or export the checkpoint again" if newer else cure,
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"the manifest is not valid: {error}", where=where, cure=cure) from error
+    for record in manifest.files:
+        # Also what only Windows takes for a path: a bundle is copied between systems.
+        name = PurePosixPath(record.file.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in record.file or not record.file:
+            raise BundleError(f"the manifest names a file outside the bundle: {record.file!r}", where=where, cure=cure)
+    return manifest

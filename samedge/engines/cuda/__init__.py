@@ -1,0 +1,1 @@
+"""Memory, streams and arrays on CUDA devices."""

@@ -1,0 +1,193 @@
+"""Names and axes of an ONNX graph's inputs and outputs, read without the package onnx and without its weights.
+
+For runtimes that forget them: OpenVINO keeps no names of axes, and no order of the names of one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, TypeAlias
+
+from samedge.errors import EngineError, storage_errors
+
+Axes: TypeAlias = "tuple[int | str | None, ...]"
+"""One entry an axis: its size, its name, or None where the file has neither."""
+
+_GRAPH: Final = 7  # of ModelProto
+_INPUT, _OUTPUT = 11, 12  # of GraphProto
+_NAME, _TYPE = 1, 2  # of ValueInfoProto
+_TENSOR_TYPE: Final = 1  # of TypeProto
+_SHAPE: Final = 2  # of TypeProto.Tensor
+_DIMENSION: Final = 1  # of TensorShapeProto
+_SIZE, _AXIS_NAME = 1, 2  # of TensorShapeProto.Dimension
+_LARGEST_SIZE: Final = (1 << 63) - 1  # what is more was negative
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxPorts:
+    """What a graph takes and gives, in the order of the file.
+
+    Attributes:
+        inputs: Name to axes; None where the file does not say how many there are. Weights may be among them.
+        outputs: The same of the outputs.
+    """
+
+    inputs: dict[str, Axes | None]
+    outputs: dict[str, Axes | None]
+
+
+def read_onnx_ports(path: Path) -> OnnxPorts:
+    """Return what the graph in an ONNX file takes and gives.
+
+    Raises:
+        EngineError: It is no ONNX file, or it is cut off.
+        StorageError: It cannot be read.
+    """
+    with storage_errors(path, "read"), path.open("rb") as file:
+        try:
+            return _model(file, path.stat().st_size)
+        except ValueError as error:
+            raise EngineError(
+                f"this is no ONNX file, or it is truncated ({error})",
+                where=path.name,
+                cure="Copy the file again, or export the checkpoint again",
+            ) from error
+
+
+def _model(file: BinaryIO, end: int) -> OnnxPorts:
+    ports: OnnxPorts | None = None
+    for part in walk_fields(file, end):
+        if part.number == _GRAPH:
+            ports = ports or OnnxPorts({}, {})
+            sides = {_INPUT: ports.inputs, _OUTPUT: ports.outputs}
+            for field in walk_fields(file, part.end):
+                if field.number in sides:
+                    name, axes = _port(file, field.end)
+                    sides[field.number][name] = axes
+    if ports is None:
+        raise ValueError("it has no graph")
+    return ports
+
+
+def _port(file: BinaryIO, end: int) -> tuple[str, Axes | None]:
+    name, axes = "", None
+    for field in walk_fields(file, end):
+        if field.number == _NAME:
+            name = read_text(file, field)
+        elif field.number == _TYPE:
+            for kind in walk_fields(file, field.end):
+                if kind.number == _TENSOR_TYPE:
+                    axes = _shape(file, kind.end)
+    return name, axes
+
+
+def _shape(file: BinaryIO, end: int) -> Axes | None:
+    for field in walk_fields(file, end):
+        if field.number == _SHAPE:
+            return tuple(_axis(file, axis.end) for axis in walk_fields(file, field.end) if axis.number == _DIMENSION)
+    return None
+
+
+def _axis(file: BinaryIO, end: int) -> int | str | None:
+    axis: int | str | None = None
+    for field in walk_fields(file, end):
+        if field.number == _SIZE and field.value is not None and field.value <= _LARGEST_SIZE:
+            axis = field.value
+        elif field.number == _AXIS_NAME:
+            axis = read_text(file, field) or None
+    return axis
+
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED_SIZES: Final = {_FIXED64: 8, _FIXED32: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a message.
+
+    Attributes:
+        number: Its number in the schema.
+        value: Of an integer field, as the unsigned 64 bits that are stored; None for the others.
+        length: Bytes of its content, from where the file stands when the field is given; 0 for an integer.
+        end: Where it ends in the file.
+    """
+
+    number: int
+    value: int | None
+    length: int
+    end: int
+
+
+def walk_fields(file: BinaryIO, end: int) -> Iterator[Field]:
+    """Give the fields of the message that starts where the file stands; how much of each is read does not matter.
+
+    Args:
+        file: Open for reading, and seekable.
+        end: Where the message ends in the file.
+
+    Raises:
+        ValueError: It is no message, or is cut off.
+    """
+    while file.tell() < end:
+        key = _varint(file)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("a field without a number")
+        if kind == _VARINT:
+            value, length = _varint(file), 0
+        elif kind == _BYTES:
+            value, length = None, _varint(file)
+        elif kind in _FIXED_SIZES:
+            value, length = None, _FIXED_SIZES[kind]
+        else:
+            raise ValueError(f"a field of the unknown kind {kind}")
+        field = Field(number, value, length, file.tell() + length)
+        if field.end > end:
+            raise ValueError("a field ends after its message")
+        yield field
+        file.seek(field.end)
+
+
+def read_text(file: BinaryIO, field: Field) -> str:
+    """Return the content of a field as text; bytes that are no UTF-8 are replaced."""
+    return file.read(field.length).decode("utf-8", "replace")
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("the file ends inside a number")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number of more than ten bytes")
+
+
+_METADATA_FIELD: Final = 14
+_MAX_ENTRY: Final = 1 << 22
+
+
+def read_onnx_metadata(path: Path) -> dict[str, str]:
+    """Return ``metadata_props`` of an ONNX file; empty where it has none.
+
+    Raises:
+        EngineError: It is no ONNX file, or it is cut off.
+        StorageError: It cannot be read.
+    """
+    pairs: dict[str, str] = {}
+    with storage_errors(path, "read"), path.open("rb") as file:
+        try:
+            for field in walk_fields(file, path.stat().st_size):
+                if field.number == _METADATA_FIELD and field.length <= _MAX_ENTRY:
+                    entry = {part.number: read_text(file, part) for part in walk_fields(file, field.end)}
+                    pairs[entry.get(1, "")] = entry.get(2, "")
+        except ValueError as error:
+            raise EngineError(
+                f"this is no ONNX file, or it is cut off ({error})", where=path, cure="Get or export the file again"
+            ) from error
+    return pairs

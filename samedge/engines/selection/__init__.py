@@ -1,0 +1,1 @@
+"""Choice of the fastest backend on a machine."""

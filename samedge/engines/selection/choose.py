@@ -1,0 +1,181 @@
+"""Which backend is fastest here: measured once for each graph and machine, kept with the reasons.
+
+    with open_decided(path, decide(path, sha256=digest)) as engine:
+        engine.run(feeds)
+
+What was found holds as long as the graph, the machine, the backends and the question are the same. Knows arrays and
+nothing of SAM.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from samedge.engines import registry
+from samedge.engines.protocol import Engine
+from samedge.engines.selection.cores import usable_cores
+from samedge.engines.selection.decisions import Decision, Question, Trial, find_decision, keep_decision, new_decision
+from samedge.engines.selection.machine import machine_facts
+from samedge.engines.selection.trials import DEFAULT_SECONDS, Candidate, Clock, measure
+from samedge.errors import EngineError, UsageError
+from samedge.storage.digest import sha256_file
+
+AUTO_VARIABLE: Final = "SAMEDGE_AUTO"
+"""``first`` takes the first backend that works, unmeasured; a number is the seconds that measuring may take."""
+TIE: Final = 1.05
+"""Of candidates this close to the fastest the first in the table is taken: measurements drift by as much."""
+
+
+def open_decided(
+    path: Path, decision: Decision | None, *, device: str | None = None, threads: int | None = None
+) -> Engine:
+    """Open a graph where `decide` says, or else, and without a decision, with the first backend that can.
+
+    Args:
+        path: The graph file.
+        decision: What `decide` returned for it.
+        device: As for `decide`: a device that was named is used or is an error.
+        threads: CPU threads for one run; None for all physical cores.
+
+    Raises:
+        SamedgeError: As `samedge.engines.registry.open_engine`.
+    """
+    if decision is not None:
+        with suppress(EngineError):  # it was there when it was measured; now the table decides
+            return registry.open_engine(path, backend=decision.backend, device=decision.device, threads=threads)
+    return registry.open_engine(path, device=device, threads=threads)
+
+
+def decide(
+    path: Path,
+    *,
+    sha256: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+    clock: Clock = time.perf_counter,
+) -> Decision | None:
+    """Return which backend runs a graph fastest here, from what is kept or by measuring.
+
+    Args:
+        path: The graph file.
+        sha256: Of the file, where it is known already.
+        device: The device that was asked for; None for any.
+        threads: CPU threads for one run; None for all physical cores.
+        sizes: Sizes for free axes by name; 1 for those that are not named.
+        clock: Seconds that only grow.
+
+    Returns:
+        None where there is nothing to choose: less than two backends that work here and open such files, none that
+        could run this graph, or `AUTO_VARIABLE` is ``first``.
+
+    Raises:
+        StorageError: The graph file cannot be read.
+        UsageError: ``$SAMEDGE_AUTO`` means nothing.
+    """
+    seconds = _budget()
+    if seconds is None or (threads is not None and threads < 1) or not path.is_file():
+        return None  # what is wrong, opening says
+    candidates, versions = find_candidates(path.suffix, device)
+    if len({candidate.backend for candidate in candidates}) < 2:
+        return None
+    question = Question(
+        graph_sha256=sha256 or sha256_file(path),
+        machine=machine_facts(),
+        backends=versions,
+        device=device,
+        threads=threads or usable_cores(),
+        sizes=dict(sizes or {}),
+    )
+    kept = find_decision(question)
+    if kept is not None:
+        return kept
+    start = clock()
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    trials = measure(path, candidates, threads=threads, sizes=question.sizes, seconds=seconds, clock=clock)
+    chosen = choose(trials)
+    if chosen is None:
+        return None
+    decision = new_decision(path.name, question, *chosen, trials, clock() - start, created)
+    keep_decision(decision)
+    return decision
+
+
+def find_candidates(suffix: str, device: str | None = None) -> tuple[list[Candidate], dict[str, str]]:
+    """Return what may run a graph file here, in the order of the table, and the versions of the backends that work.
+
+    Args:
+        suffix: Of the graph file.
+        device: The device that was asked for; None for every device that is worth a try.
+    """
+    candidates: list[Candidate] = []
+    versions: dict[str, str] = {}
+    for backend in registry.BACKENDS:
+        if suffix not in backend.suffixes or not backend.measured:
+            continue
+        found = backend.factory().probe()
+        if not found.ok:
+            continue
+        versions[backend.name] = found.reason
+        devices = found.devices if device is None else (device,)
+        candidates += [Candidate(backend.name, name) for name in devices if _kind(name) in backend.measured]
+    return candidates, versions
+
+
+def choose(trials: Sequence[Trial]) -> tuple[Trial, str] | None:
+    """Return the trial that won and a sentence that says why, or None if no candidate could run.
+
+    First runs are compared where one of the rest had no time for more.
+    """
+    running = [trial for trial in trials if trial.usable and trial.first_milliseconds is not None]
+    if not running:
+        return None
+    hopeful = [trial for trial in running if not trial.stopped]
+    warm = all(trial.milliseconds is not None for trial in hopeful)
+
+    def cost(trial: Trial) -> float:
+        value = trial.milliseconds if warm else trial.first_milliseconds
+        return math.inf if value is None else value
+
+    fastest = min(hopeful, key=cost)
+    winner = next(trial for trial in hopeful if cost(trial) <= cost(fastest) * TIE)
+    what = f"{winner.label}: {cost(winner):.3g} ms{'' if warm else ' for the first run'}"
+    others = [trial for trial in running if trial is not winner]
+    if not others:
+        return winner, f"{what}, and nothing else could be measured"
+    if winner is not fastest:
+        return winner, f"{what}, within {TIE - 1:.0%} of {fastest.label}, which the table has after it"
+    compared = [trial for trial in others if trial in hopeful]
+    if not compared:
+        return winner, f"{what}, and the others were far behind"
+    second = min(compared, key=cost)
+    return winner, f"{what}, {cost(second) / max(cost(winner), 1e-9):.2f} times as fast as {second.label}"
+
+
+def _kind(device: str) -> str:
+    """The device without its number: "cuda" of "cuda:1", "gpu" of "GPU.1"."""
+    return device.lower().partition(":")[0].partition(".")[0]
+
+
+def _budget() -> float | None:
+    """Seconds for measuring, or None if nothing is to be measured."""
+    text = os.environ.get(AUTO_VARIABLE, "").strip().lower()
+    if text in ("", "measure"):
+        return DEFAULT_SECONDS
+    if text == "first":
+        return None
+    with suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < math.inf:
+            return seconds
+    raise UsageError(
+        f"{AUTO_VARIABLE} is {text!r}",
+        cure="Set it to first (take the first backend that works) or to the seconds that measuring may take",
+    )

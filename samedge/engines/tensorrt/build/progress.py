@@ -1,0 +1,95 @@
+"""How far a build has come, from the nested phases that TensorRT reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeAlias
+
+from samedge.engines.tensorrt.protocols import TensorRtModule
+
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with a sentence and the share that is done, 0..1."""
+
+
+@dataclass(slots=True)
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class PhaseTree:
+    """Adds up nested phases to one share that never falls.
+
+    A phase that is running fills up to one step of its parent. TensorRT reports from several threads.
+
+    Args:
+        progress: Told about each change.
+        cancelled: Asked at each step; True ends the build.
+
+    Attributes:
+        cancelled: As given.
+    """
+
+    def __init__(self, progress: Progress, cancelled: Callable[[], bool] = lambda: False) -> None:
+        self._progress = progress
+        self.cancelled = cancelled
+        self._phases: dict[str, _Phase] = {}
+        self._share = 0.0
+        self._lock = Lock()
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase begins."""
+        with self._lock:
+            self._phases[name] = _Phase(parent, max(1, steps))
+            self._tell(name)
+
+    def step(self, name: str, step: int) -> bool:
+        """A step of a phase is done, counted from 0; returns whether the build shall go on."""
+        with self._lock:
+            phase = self._phases.get(name)
+            if phase is not None:
+                phase.done = min(phase.steps, max(phase.done, step + 1))
+                self._tell(name)
+        return not self.cancelled()
+
+    def finish(self, name: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            self._phases.pop(name, None)
+
+    def complete(self) -> None:
+        """The build is over, and went well."""
+        self._progress("Built", 1.0)
+
+    def _tell(self, name: str) -> None:
+        share = 0.0
+        at: str | None = name
+        while at is not None and (phase := self._phases.get(at)) is not None:
+            share = min(1.0, (phase.done + share) / phase.steps)
+            at = phase.parent
+        self._share = max(self._share, share)
+        self._progress(name, self._share)
+
+
+def attach_monitor(module: TensorRtModule, tree: PhaseTree) -> Any:
+    """Return a progress monitor for TensorRT 10 or newer that tells the tree."""
+    base: Any = module.IProgressMonitor  # type: ignore[attr-defined]  # 8.6 has none
+
+    class Monitor(base):  # type: ignore[misc]  # the base class is known at run time only
+        def __init__(self) -> None:
+            # pybind11 wants its own constructor called by name.
+            base.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            tree.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return tree.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            tree.finish(phase_name)
+
+    return Monitor()

@@ -1,0 +1,153 @@
+"""A graph's engine, from the store or newly built into it: what a command or a runtime calls.
+
+entry = stored_engine(Path("encoder.onnx"), BuildOptions(precision="fp16"), flavour="tensorrt")
+open_engine(entry.plan, backend="tensorrt")
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samedge.engines.cuda.memory import Gpu
+from samedge.engines.cuda.providers import open_cuda
+from samedge.engines.tensorrt.api import Flavour, FlavourName, find_flavour
+from samedge.engines.tensorrt.build.failures import known_zeros, refuse_unsupported
+from samedge.engines.tensorrt.build.guarded import build_in_child
+from samedge.engines.tensorrt.build.options import BuildOptions
+from samedge.engines.tensorrt.build.progress import Progress
+from samedge.engines.tensorrt.store.key import EngineKey, graph_digest, make_key
+from samedge.engines.tensorrt.store.sidecar import write_sidecar
+from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
+from samedge.errors import DeviceUnavailableError, MissingExtraError, storage_errors
+from samedge.storage.atomic import staged_file
+
+
+def stored_engine(
+    graph: Path,
+    options: BuildOptions,
+    *,
+    flavour: FlavourName,
+    device: str | None = None,
+    weights: Sequence[Path] = (),
+    axes: Mapping[str, Sequence[int | str]] | None = None,
+    store: EngineStore | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> StoredEngine:
+    """Return the engine of a graph for a GPU; build it if the store does not have it.
+
+    Args:
+        graph: The ONNX file.
+        options: How to build.
+        flavour: The TensorRT to build with.
+        device: The GPU, such as "cuda:0"; None for the first. Not needed by TensorRT for RTX.
+        weights: Files of weights beside the graph, which belong to its identity.
+        axes: Name of an input or output to its axes, sizes or names, as the manifest has them.
+        store: Where engines are kept; None for the user's.
+        notes: To be kept with a new engine.
+        progress: Called as a build goes on.
+        cancelled: Asked as a build goes on; True ends it.
+
+    Raises:
+        BackendUnavailableError: TensorRT is not installed.
+        DeviceUnavailableError: TensorRT needs a GPU to build, and there is none.
+        UsageError: The options mean nothing for this TensorRT, or are known to give nonsense on this GPU.
+        EngineError: It cannot be built.
+        StorageError: The file system said no.
+    """
+    tensorrt = find_flavour(flavour)
+    refuse_unsupported(tensorrt, options)
+    gpu = _gpu(tensorrt, options, device)
+    key = engine_key(graph, options, tensorrt, gpu, weights=weights, axes=axes)
+    if gpu is not None and key.computes_zeros(gpu):
+        raise known_zeros(tensorrt, graph, named=False)
+    shelf = store or EngineStore()
+    found = shelf.find(key)
+    if found is not None:
+        return found
+    where = None if gpu is None or options.targets else f"cuda:{gpu.index}"
+    times = None if gpu is None else shelf.folder / f"{slug(f'timing {tensorrt.version} {gpu.name}')}.cache"
+
+    def build(path: Path) -> Any:
+        return build_in_child(
+            flavour, graph, path, options, axes=axes, device=where, timing_cache=times, progress=progress,
+            cancelled=cancelled,
+        )  # fmt: skip
+
+    return shelf.add(key, build, notes=notes)
+
+
+def engine_key(
+    graph: Path,
+    options: BuildOptions,
+    flavour: Flavour,
+    gpu: Gpu | None,
+    *,
+    weights: Sequence[Path] = (),
+    axes: Mapping[str, Sequence[int | str]] | None = None,
+) -> EngineKey:
+    """Return the key of a graph's engine; the arguments are those of `stored_engine`.
+
+    Raises:
+        StorageError: The graph cannot be read.
+    """
+    names = None if axes is None else {axis for shape in axes.values() for axis in shape if isinstance(axis, str)}
+    return make_key(graph_digest(graph, *weights), options, flavour, gpu, axes=names)
+
+
+def copy_engine(entry: StoredEngine, target: Path) -> Path:
+    """Put a stored engine and its sidecar at a place of the user's as well, and return the plan's path.
+
+    On one file system the two share their bytes: plans are replaced and never changed, and boards have small disks.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    with staged_file(target) as stage, storage_errors(target):
+        try:
+            stage.hardlink_to(entry.plan)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(entry.plan, stage)
+    write_sidecar(target, entry.sidecar)
+    return target
+
+
+def _gpu(flavour: Flavour, options: BuildOptions, device: str | None) -> Gpu | None:
+    """The GPU to build for. TensorRT for RTX needs none."""
+    if options.targets:
+        return None
+    try:
+        return find_gpu(device)
+    except (DeviceUnavailableError, MissingExtraError) as error:
+        if flavour.is_rtx and device is None:
+            return None
+        raise DeviceUnavailableError(
+            f"{flavour} builds on the GPU that the engine is for: {error.what}",
+            cure=f"{error.cure}; without a GPU, build with format 'rtx' and name the targets",
+        ) from error
+
+
+def find_gpu(device: str | None = None) -> Gpu:
+    """Return what a GPU is.
+
+    Args:
+        device: Such as "cuda:0"; None for the first.
+
+    Raises:
+        DeviceUnavailableError: There is no driver, or no such GPU.
+        MissingExtraError: The CUDA bindings are not installed.
+    """
+    memory = open_cuda(device)
+    gpu = memory.gpu
+    memory.close()
+    return gpu
+
+
+def slug(text: str) -> str:
+    """Return a text as a part of a file name."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

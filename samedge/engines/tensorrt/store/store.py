@@ -1,0 +1,234 @@
+"""Where engines are kept: raw plans with a sidecar each, found by what they were made from and for.
+
+    store = EngineStore()
+    entry = store.find(key) or store.add(key, lambda path: build_in_child(..., output=path, ...))
+
+A plan gets its name from its key and its content, and its sidecar is written last: what can be found is whole, two
+processes that build the same engine do not harm each other, and one that is killed leaves nothing that loads. The store
+keeps the engines that were used last, up to a size.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from samedge.engines.tensorrt.build.options import BuildReport
+from samedge.engines.tensorrt.store.key import EngineKey
+from samedge.engines.tensorrt.store.sidecar import (
+    COMPILED_SUFFIX,
+    SIDECAR_SUFFIX,
+    Sidecar,
+    read_sidecar,
+    sidecar_path,
+    verify_plan,
+    write_sidecar,
+)
+from samedge.errors import EngineError, IntegrityError, SamedgeError, storage_errors
+from samedge.storage.atomic import TEMPORARY_PREFIX, temporary_file
+from samedge.storage.cache import cache_folder
+from samedge.storage.digest import sha256_file
+
+PLAN_SUFFIX: Final = ".engine"
+DEFAULT_LIMIT: Final = 8_000_000_000
+_ABANDONED_SECONDS: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEngine:
+    """One engine of the store.
+
+    Attributes:
+        plan: The plan file.
+        sidecar: What is known of it.
+        used: When it was last asked for, seconds since the epoch.
+    """
+
+    plan: Path
+    sidecar: Sidecar
+    used: float
+
+    @property
+    def key(self) -> EngineKey:
+        """What it was made from and for."""
+        return self.sidecar.key
+
+
+class EngineStore:
+    """The engines of this user.
+
+    Args:
+        folder: Where they lie; None for a folder in samedge's cache.
+        limit: Size of all plans together, bytes, that `add` and `collect` keep to.
+    """
+
+    def __init__(self, folder: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
+        self.folder = cache_folder() / "engines" if folder is None else folder
+        self.limit = limit
+
+    def find(self, key: EngineKey) -> StoredEngine | None:
+        """Return the engine with exactly this key, whole and unchanged, or None.
+
+        A plan that does not match its sidecar is removed.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        for entry in self._entries(f"{key.digest()}.*"):
+            if entry.key != key:
+                continue
+            try:
+                verify_plan(entry.plan, entry.sidecar)
+            except IntegrityError:
+                self._remove(entry.plan)
+                continue
+            with suppress(OSError):  # a read-only store serves as well
+                os.utime(sidecar_path(entry.plan))
+            return entry
+        return None
+
+    def add(
+        self, key: EngineKey, build: Callable[[Path], BuildReport], *, notes: Mapping[str, Any] | None = None
+    ) -> StoredEngine:
+        """Build an engine into the store, unless another process has done so meanwhile.
+
+        Only one process at a time builds: on a board two builds would not fit into the memory.
+
+        Args:
+            key: What it is made from and for.
+            build: Writes the plan to the path that it is given, and returns the report.
+            notes: To be kept with it.
+
+        Raises:
+            SamedgeError: What `build` raised; nothing is left then.
+            StorageError: The file system said no.
+        """
+        with self._locked():
+            found = self.find(key)
+            if found is not None:
+                return found
+            with temporary_file(self.folder, key.digest()) as stage:
+                report = build(stage)
+                with storage_errors(stage, "read"):
+                    size = stage.stat().st_size
+                if size == 0:
+                    raise EngineError("the build gave an empty plan", cure="Build it again")
+                digest = sha256_file(stage)
+                plan = self.folder / f"{key.digest()}.{digest[:8]}{PLAN_SUFFIX}"
+                with storage_errors(plan):
+                    stage.replace(plan)
+            write_sidecar(plan, Sidecar(key, digest, size, report, dict(notes or {})))
+        self.collect(keep=plan)
+        found = self.find(key)
+        if found is None:
+            raise EngineError("the engine vanished from the store", where=plan, cure="Build it again")
+        return found
+
+    def annotate(self, entry: StoredEngine, notes: Mapping[str, Any]) -> StoredEngine:
+        """Add notes to an engine and return it with them.
+
+        Raises:
+            StorageError: The file system said no.
+        """
+        sidecar = replace(entry.sidecar, notes={**entry.sidecar.notes, **notes})
+        write_sidecar(entry.plan, sidecar)
+        return replace(entry, sidecar=sidecar)
+
+    def entries(self) -> list[StoredEngine]:
+        """Return all engines, the one that was used last first.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        return sorted(self._entries("*"), key=lambda entry: entry.used, reverse=True)
+
+    def why(self, key: EngineKey) -> list[str]:
+        """Explain why there is no engine for a key: in what the most similar engine differs.
+
+        Returns:
+            A sentence for each difference; none if the engine is there, one if the store has nothing similar.
+        """
+        entries = self.entries()
+        if any(entry.key == key for entry in entries):
+            return []
+        alike = [entry for entry in entries if entry.key.graph_sha256 == key.graph_sha256] or entries
+        if not alike:
+            return ["the store is empty"]
+        return min((key.differences(entry.key) for entry in alike), key=len)
+
+    def collect(
+        self, limit: int | None = None, *, keep: Path | None = None, unused_seconds: float | None = None
+    ) -> list[Path]:
+        """Remove what was abandoned, and the engines used longest ago until the rest fits.
+
+        Args:
+            limit: Size of all plans together, bytes; None for the store's own.
+            keep: A plan that stays in any case.
+            unused_seconds: Engines that nobody asked for in that time go too; None for no such bound.
+
+        Returns:
+            The plans and leftovers that were removed.
+        """
+        removed = [path for path in self._abandoned() if self._remove(path)]
+        room = self.limit if limit is None else limit
+        now = time.time()
+        for entry in self.entries():
+            stale = unused_seconds is not None and now - entry.used > unused_seconds
+            if not stale:
+                room -= entry.sidecar.size
+            if (stale or room < 0) and entry.plan != keep and self._remove(entry.plan):
+                removed.append(entry.plan)
+        return removed
+
+    def _entries(self, pattern: str) -> Iterator[StoredEngine]:
+        for path in sorted(self.folder.glob(f"{pattern}{PLAN_SUFFIX}{SIDECAR_SUFFIX}")):
+            plan = path.with_name(path.name.removesuffix(SIDECAR_SUFFIX))
+            try:
+                sidecar = read_sidecar(plan)
+                used = path.stat().st_mtime
+            except (SamedgeError, OSError):
+                continue  # damaged, of a later samedge, or removed at this moment: as good as not there
+            if sidecar is not None and plan.is_file():
+                yield StoredEngine(plan, sidecar, used)
+
+    def _abandoned(self) -> Iterator[Path]:
+        """Plan without a sidecar and unfinished files that nobody has touched for a day."""
+        whole = {entry.plan for entry in self._entries("*")}
+        for path in self.folder.glob("*"):
+            unfinished = path.name.startswith(TEMPORARY_PREFIX)
+            if not unfinished and (path.suffix != PLAN_SUFFIX or path in whole):
+                continue
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    yield path
+
+    @staticmethod
+    def _remove(plan: Path) -> bool:
+        """Remove the sidecar first, so that nobody finds a plan that is going."""
+        try:
+            sidecar_path(plan).unlink(missing_ok=True)
+            for compiled in plan.parent.glob(f"{plan.name}.*{COMPILED_SUFFIX}"):
+                compiled.unlink(missing_ok=True)
+            plan.unlink()
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Wait until no other process builds. The system lets go of the lock of one that dies."""
+        path = self.folder / "building.lock"
+        with storage_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        with file:
+            if os.name == "posix":
+                fcntl = import_module("fcntl")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,122 @@
+"""What engines are built with and for: the TensorRT that is installed and the GPU at hand, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from samedge.engines.cuda.memory import Gpu
+from samedge.engines.tensorrt.api import Flavour, FlavourName, find_flavour, install_cure
+from samedge.engines.tensorrt.build.failures import refuse_unsupported
+from samedge.engines.tensorrt.build.options import BuildOptions
+from samedge.engines.tensorrt.store.builds import find_gpu
+from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, MissingExtraError, UsageError
+
+FLAVOURS: Final[dict[str, FlavourName | None]] = {
+    "auto": None,
+    "engine": None,
+    "trt": "tensorrt",
+    "tensorrt": "tensorrt",
+    "rtx": "tensorrt-rtx",
+    "tensorrt-rtx": "tensorrt-rtx",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+"""Names that people type."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTarget:
+    """What engines are built with and for.
+
+    Attributes:
+        flavour: The TensorRT.
+        gpu: The GPU at hand; None without one.
+        targets: Compute capabilities that were named; empty for the GPU at hand.
+    """
+
+    flavour: Flavour
+    gpu: Gpu | None
+    targets: tuple[str, ...]
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether what is built can be opened on this machine."""
+        if self.gpu is None:
+            return False
+        known = self.targets or self.flavour.features.compute_capabilities
+        return not known or self.gpu.target in known
+
+    def __str__(self) -> str:
+        if self.targets:
+            return f"{self.flavour} for {', '.join(self.targets)}"
+        return f"{self.flavour} on {self.gpu}" if self.gpu is not None else f"{self.flavour} without a GPU"
+
+    @property
+    def name(self) -> str:
+        """What it is built for, as a part of a file name may say it."""
+        if self.targets:
+            return " ".join(self.targets)
+        return "any gpu" if self.gpu is None else f"{self.gpu.name} {self.gpu.target}"
+
+
+def find_target(flavour: str, options: BuildOptions, device: str | None = None) -> EngineTarget:
+    """Return what engines would be built with and for, before any work is done.
+
+    Args:
+        flavour: One of `FLAVOURS`. "auto" is TensorRT where it and a GPU are there, otherwise TensorRT for RTX.
+        options: How to build; they are checked against what this TensorRT can do.
+        device: The GPU, such as "cuda:0"; None for the first.
+
+    Raises:
+        UsageError: There is no such flavour, or the options mean nothing for it.
+        BackendUnavailableError: It is not installed, with what to install on this kind of machine.
+        DeviceUnavailableError: It needs a GPU, and there is none.
+    """
+    name = flavour.lower()
+    if name not in FLAVOURS:
+        raise UsageError(f"there is no flavour {flavour!r}", where="--flavour", cure="Choose one of: auto, trt, rtx")
+    wanted = FLAVOURS[name] or _installed(named=bool(options.targets), device=device)
+    found = find_flavour(wanted)
+    refuse_unsupported(found, options)
+    gpu, why = _gpu(device)
+    if gpu is None and (device is not None or not found.is_rtx):
+        what = why.what if why is not None else "there is no GPU"
+        raise DeviceUnavailableError(
+            f"{found} builds on the GPU that the engine is for: {what}",
+            cure=f"{(why.cure or '').rstrip('.') if why is not None else ''}; without a GPU, build with format 'rtx'",
+        ) from why
+    target = EngineTarget(found, gpu, options.targets)
+    if gpu is not None and not options.targets and not target.runs_here:
+        raise UsageError(
+            f"{found} does not run on {gpu}: it knows {', '.join(found.features.compute_capabilities)}",
+            cure="Build with format 'trt' for this GPU, or name the GPUs that the engine is for with --targets",
+        )
+    return target
+
+
+def _installed(*, named: bool, device: str | None) -> FlavourName:
+    """Return the flavour that "auto" means here."""
+    missing: list[str] = []
+    there: list[FlavourName] = []
+    for name in ("tensorrt", "tensorrt-rtx"):
+        try:
+            find_flavour(name)
+        except BackendUnavailableError as error:
+            missing.append(error.what)
+        else:
+            there.append(name)
+    if not there:
+        raise BackendUnavailableError(
+            f"there is no TensorRT here: {'; '.join(missing)}",
+            cure=f"{install_cure('tensorrt')}. For GeForce and RTX cards: {install_cure('tensorrt-rtx')}",
+        )
+    if there == ["tensorrt", "tensorrt-rtx"] and not named and _gpu(device)[0] is not None:
+        return "tensorrt"
+    return there[-1]
+
+
+def _gpu(device: str | None) -> tuple[Gpu | None, EngineError | MissingExtraError | None]:
+    try:
+        return find_gpu(device), None
+    except (DeviceUnavailableError, MissingExtraError) as error:
+        return None, error

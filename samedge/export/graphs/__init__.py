@@ -1,0 +1,1 @@
+"""Graphs: plans, tracing, exact rewrites."""

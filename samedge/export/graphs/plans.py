@@ -1,0 +1,299 @@
+"""The graphs that samedge writes: torch modules whose forward is the graph, and the names of what goes in and out.
+
+Three I/O schemes:
+
+* ``native``: many prompts on one image, many points a prompt, all four masks at low resolution; the host resizes. The
+  decoder comes twice: whole, in one graph, and split into the three graphs that cost half.
+* ``meta``: exactly the decoder that Meta's web demo and its descendants feed: one prompt, masks at image size.
+* ``samexporter``: Meta's decoder, and an encoder that takes the resized image as it is, HWC and 0..255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samedge.bundle.manifest import DEFAULT_VARIANT, GraphRole
+from samedge.export.graphs.encoder_forms import EncoderForm, FoldedViT
+from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
+from samedge.export.graphs.tiny_vit_form import FoldedTinyViT
+from samedge.models.sam.image_encoder import ImageEncoderViT
+from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.tiny_vit import TinyViT
+from samedge.runtime.decoder.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
+from samedge.types import IOScheme
+
+DynamicAxes = dict[str, dict[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """All that is needed to trace one graph.
+
+    Attributes:
+        role: What the graph is in the bundle.
+        module: Its forward is the graph.
+        example: Inputs to trace with, in the order of `inputs`.
+        inputs: Input names.
+        outputs: Output names.
+        dynamic_axes: For each input and output, the axes whose size is free, and their names.
+        output_shapes: Shapes of outputs that shape inference cannot find.
+        variant: The form that the graph is written in, where there are several.
+    """
+
+    role: GraphRole
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic_axes: DynamicAxes = field(default_factory=dict)
+    output_shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
+    variant: str = DEFAULT_VARIANT
+
+
+def encoder_module(sam: Sam, form: EncoderForm) -> tuple[nn.Module, str]:
+    """Return the image encoder as it is exported, and the name of its variant.
+
+    Its forward maps ``image`` float32 ``[N, 3, S, S]``, normalised, to ``image_embeddings`` float32 ``[N, C, g, g]``.
+    """
+    if isinstance(sam.image_encoder, ImageEncoderViT):
+        return FoldedViT(sam.image_encoder, form), form
+    if isinstance(sam.image_encoder, TinyViT) and form == "chunked":
+        return FoldedTinyViT(sam.image_encoder), "strips"
+    # TensorRT fuses it as it is; of the other form it writes gathered windows into the plan, 470 MB instead of 21.
+    return sam.image_encoder, DEFAULT_VARIANT
+
+
+class RawImageEncoder(nn.Module):
+    """``input_image`` float32 ``[H, W, 3]``, RGB 0..255, long side S, to ``image_embeddings`` ``[1, C, g, g]``.
+
+    Normalisation and zero padding to S x S are in the graph, as in samexporter's ``--use-preprocess``.
+    """
+
+    def __init__(self, encoder: nn.Module, image_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.image_size = image_size
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
+        self.register_buffer("std", torch.tensor(PIXEL_STD))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, input_image: Tensor) -> Tensor:
+        """Normalise, pads and encode one image."""
+        height, width = input_image.shape[0], input_image.shape[1]
+        image = ((input_image - self.mean) / self.std).permute(2, 0, 1).unsqueeze(0)
+        size = self.image_size
+        padded = F.pad(image, (0, size - width, 0, size - height))
+        embeddings: Tensor = self.encoder(padded.reshape(1, 3, size, size))
+        return embeddings
+
+
+class NativeDecoder(nn.Module):
+    """B prompts of P points on one image to all mask logits at low resolution and all predicted IoUs."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts; shapes as in `Sam.decode`."""
+        return self.sam.decode(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
+
+
+def resized_size(image_size: Tensor, long_side: int) -> Tensor:
+    """Return int64 ``[2]`` (H, W) of an image whose long side is resized, as ``floor(side * scale + 0.5)``.
+
+    A tensor from end to end: read as Python numbers while tracing, the crop of the traced image would be frozen into
+    the graph, and masks of every other aspect ratio would be wrong (segment-anything 1.0 does that).
+    """
+    scale = long_side / image_size.max()
+    return torch.floor(scale * image_size + 0.5).to(torch.int64)
+
+
+class MetaDecoder(nn.Module):
+    """The decoder with Meta's names and shapes: one prompt, mask logits at the size of the image.
+
+    Args:
+        sam: The model.
+        single: Return one mask, chosen by predicted IoU and by the number of points as Meta's graph does (token 0 for
+            more than two points, otherwise the best of the others), instead of all four.
+    """
+
+    def __init__(self, sam: Sam, *, single: bool) -> None:
+        super().__init__()
+        self.sam = sam
+        self.single = single
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        orig_im_size: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return masks ``[1, M, H, W]`` (logits), iou_predictions ``[1, M]``, low_res_masks ``[1, M, 4g, 4g]``."""
+        low_res, ious = self.sam.decode(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
+        if self.single:
+            # 1000 tips the scale for or against token 0; 2.5 because a click comes with one padding point.
+            tokens = self.sam.mask_decoder.num_mask_tokens
+            bonus = torch.tensor([[1000.0, *[0.0] * (tokens - 1)]])
+            best = torch.argmax(ious + (point_coords.shape[1] - 2.5) * bonus, dim=1)
+            low_res, ious = low_res.index_select(1, best), ious.index_select(1, best)
+        size = self.sam.image_size
+        masks = F.interpolate(low_res, size=(size, size), mode="bilinear", align_corners=False)
+        resized = resized_size(orig_im_size, size)
+        masks = masks[..., : resized[0], : resized[1]]
+        original = orig_im_size.to(torch.int64)
+        masks = F.interpolate(masks, size=list(original), mode="bilinear", align_corners=False)
+        return masks, ious, low_res
+
+
+def _native_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
+    size = sam.image_size
+    encoder, variant = encoder_module(sam, form)
+    return GraphPlan(
+        role="encoder",
+        module=encoder,
+        variant=variant,
+        example=(torch.zeros(1, 3, size, size),),
+        inputs=("image",),
+        outputs=("image_embeddings",),
+        dynamic_axes={"image": {0: "batch"}, "image_embeddings": {0: "batch"}},
+    )
+
+
+def _raw_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
+    size = sam.image_size
+    encoder, variant = encoder_module(sam, form)
+    return GraphPlan(
+        role="encoder",
+        module=RawImageEncoder(encoder, size),
+        variant=variant,
+        example=(torch.zeros(size // 2, size, 3),),
+        inputs=("input_image",),
+        outputs=("image_embeddings",),
+        dynamic_axes={"input_image": {0: "height", 1: "width"}},
+    )
+
+
+def _example_prompts(sam: Sam, prompts: int, points: int, labels: torch.dtype) -> tuple[Tensor, ...]:
+    grid = sam.embedding_size
+    return (
+        torch.zeros(1, sam.prompt_encoder.embed_dim, grid, grid),
+        torch.full((prompts, points, 2), sam.image_size / 2),
+        torch.ones(prompts, points, dtype=labels),
+        torch.zeros(prompts, 1, 4 * grid, 4 * grid),
+        torch.zeros(prompts),
+    )
+
+
+def _native_decoder(sam: Sam) -> GraphPlan:
+    return GraphPlan(
+        role="decoder",
+        module=NativeDecoder(sam),
+        # Two prompts of three points: a size of 1 could be taken for a constant.
+        example=_example_prompts(sam, 2, 3, torch.int32),
+        inputs=PROMPT_INPUTS,
+        outputs=("low_res_masks", "iou_predictions"),
+        dynamic_axes={
+            "point_coords": {0: "prompts", 1: "points"},
+            "point_labels": {0: "prompts", 1: "points"},
+            "mask_input": {0: "prompts"},
+            "has_mask_input": {0: "prompts"},
+            "low_res_masks": {0: "prompts"},
+            "iou_predictions": {0: "prompts"},
+        },
+    )
+
+
+def _split_decoder(sam: Sam) -> tuple[GraphPlan, ...]:
+    context, prompts, masks = DecoderContext(sam).eval(), DecoderPrompts(sam).eval(), DecoderMasks(sam).eval()
+    embedding, coords, labels, mask_input, has_mask = _example_prompts(sam, 2, 3, torch.int32)
+    with torch.no_grad():
+        image = context(embedding, mask_input, has_mask)
+        _, weights, attended = prompts(*image, coords, labels)
+    per_context = {name: {0: "contexts"} for name in CONTEXT_OUTPUTS if name != "image_positions"}
+    return (
+        GraphPlan(
+            role="decoder_context",
+            module=context,
+            example=(embedding, mask_input, has_mask),
+            inputs=CONTEXT_INPUTS,
+            outputs=CONTEXT_OUTPUTS,
+            dynamic_axes={"mask_input": {0: "contexts"}, "has_mask_input": {0: "contexts"}, **per_context},
+        ),
+        GraphPlan(
+            role="decoder_prompts",
+            module=prompts,
+            example=(*image, coords, labels),
+            inputs=(*CONTEXT_OUTPUTS, "point_coords", "point_labels"),
+            outputs=PROMPTS_OUTPUTS,
+            dynamic_axes={
+                **per_context,
+                "point_coords": {0: "prompts", 1: "points"},
+                "point_labels": {0: "prompts", 1: "points"},
+                **{name: {0: "prompts"} for name in PROMPTS_OUTPUTS},
+            },
+        ),
+        GraphPlan(
+            role="decoder_masks",
+            module=masks,
+            example=(attended, weights),
+            inputs=("attended_image", "mask_weights"),
+            outputs=("low_res_masks",),
+            dynamic_axes={name: {0: "prompts"} for name in ("attended_image", "mask_weights", "low_res_masks")},
+        ),
+    )
+
+
+def _meta_decoder(sam: Sam, *, single: bool) -> GraphPlan:
+    size = float(sam.image_size)
+    return GraphPlan(
+        role="decoder_single" if single else "decoder",
+        module=MetaDecoder(sam, single=single),
+        example=(*_example_prompts(sam, 1, 5, torch.float32), torch.tensor([size * 1.5, size])),
+        inputs=(*PROMPT_INPUTS, "orig_im_size"),
+        outputs=("masks", "iou_predictions", "low_res_masks"),
+        dynamic_axes={
+            "point_coords": {1: "num_points"},
+            "point_labels": {1: "num_points"},
+            "masks": {2: "height", 3: "width"},
+        },
+        output_shapes={"masks": (1, 1 if single else sam.mask_decoder.num_mask_tokens, "height", "width")},
+    )
+
+
+def _meta_decoders(sam: Sam) -> tuple[GraphPlan, ...]:
+    return _meta_decoder(sam, single=False), _meta_decoder(sam, single=True)
+
+
+_EncoderPlan: TypeAlias = Callable[[Sam, EncoderForm], GraphPlan]
+_DecoderPlans: TypeAlias = Callable[[Sam], tuple[GraphPlan, ...]]
+
+IO_SCHEMES: Final[dict[IOScheme, tuple[_EncoderPlan, _DecoderPlans]]] = {
+    "native": (_native_encoder, lambda sam: (_native_decoder(sam), *_split_decoder(sam))),
+    "meta": (_native_encoder, _meta_decoders),
+    "samexporter": (_raw_encoder, _meta_decoders),
+}
+"""For each I/O scheme, what builds its encoder graph and its decoder graphs."""
+
+
+def plan_graphs(sam: Sam, io: IOScheme, form: EncoderForm = "chunked") -> tuple[GraphPlan, ...]:
+    """Return the plans of all graphs of a bundle in this I/O scheme, the encoder first and in this form."""
+    encoder, decoders = IO_SCHEMES[io]
+    return (encoder(sam, form), *decoders(sam))

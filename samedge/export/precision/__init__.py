@@ -1,0 +1,1 @@
+"""float16, int8 and fp8 graphs."""

@@ -1,0 +1,268 @@
+"""The precision ladder: the first rung whose masks are the checkpoint's, and that is faster here, is used.
+
+A rung that fails is said in the bundle's notes, never used in silence. Below the last rung stands float32.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import onnx
+
+from samedge.bundle.manifest import GraphRecord, ParityRecord
+from samedge.engines.registry import availability, backend_names, open_engine
+from samedge.export.graphs.onnx_file import remove_graph, save_graph
+from samedge.export.graphs.plans import GraphPlan
+from samedge.export.precision.calibration import activation_ranges
+from samedge.export.precision.int8 import Linear, linears, quantise_dynamic, quantise_static
+from samedge.types import Array
+
+ROUNDS: Final = 3
+
+LINEAR_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
+"""What is int8 on each rung, and whether layers with fewer outputs than inputs stay float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What static ranges are measured on.
+
+    Attributes:
+        feeds: Yields the encoder's feeds, one an image; called several times.
+        images: How many.
+    """
+
+    feeds: Callable[[], Iterable[dict[str, Array]]]
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to write a graph in less than float32.
+
+    Attributes:
+        name: Which layers are int8.
+        quantise: Changes the graph, and returns how many layers it changed.
+    """
+
+    name: str
+    quantise: Callable[[onnx.ModelProto], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The graph that is used.
+
+    Attributes:
+        graph: Its record.
+        parity: The verdict of the whole bundle with it; None where float32 is left, which is still to be compared.
+        notes: Why higher rungs are not used, or what the used one has won.
+    """
+
+    graph: GraphRecord
+    parity: ParityRecord | None
+    notes: tuple[str, ...]
+
+
+def rung_choice(graph: onnx.GraphProto, *, keep_narrowing: bool) -> Callable[[Linear], bool]:
+    """Return which linear layers of a graph a rung changes.
+
+    Args:
+        graph: With its weights.
+        keep_narrowing: Layers with fewer outputs than inputs stay as they are.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 2}
+
+    def choose(linear: Linear) -> bool:
+        rows, columns = shapes[linear.weight]
+        inside, outside = (columns, rows) if linear.transposed else (rows, columns)
+        return not (keep_narrowing and inside > outside)
+
+    return choose
+
+
+def int8_backend(calibration: Calibration | None) -> str:
+    """Return the backend that judges and times int8: dynamic graphs are onnxruntime's, static ones OpenVINO's."""
+    if calibration is not None and "openvino" in backend_names() and availability("openvino").ok:
+        return "openvino"
+    return "onnxruntime"
+
+
+def int8_encoder(
+    fp32: GraphRecord,
+    plan: GraphPlan,
+    folder: Path,
+    stem: str,
+    calibration: Calibration | None,
+    judge: Callable[[GraphRecord, str], ParityRecord] | None,
+    report: Callable[[str, float], None],
+) -> Chosen:
+    """Write the encoder in int8 beside the float32 one, keeps one of them, and returns which and why.
+
+    Rungs: every linear layer; all but those that narrow (the second of each MLP, whose inputs have outliers); none.
+
+    Args:
+        fp32: The float32 encoder in the folder. Removed if int8 is used.
+        plan: What it was traced from.
+        folder: The bundle's folder.
+        stem: Beginning of file names.
+        calibration: Images for static ranges; None for ranges that are measured as the graph runs.
+        judge: Compares the bundle with this encoder, on this backend, with the checkpoint. None: the first rung is used
+            unchecked, and whatever its speed.
+        report: Called with a sentence and the share that is done.
+    """
+    ranges: dict[str, float] = {}
+    if calibration is not None:
+        model = onnx.load(str(folder / fp32.graph.file))
+        ranges = measured_ranges(
+            model, [linear.activation for linear in linears(model.graph)], calibration, folder, report
+        )
+        del model
+    kind = "dynamic" if calibration is None else "static"
+
+    def quantise(model: onnx.ModelProto, *, keep_narrowing: bool) -> int:
+        choose = rung_choice(model.graph, keep_narrowing=keep_narrowing)
+        return quantise_dynamic(model, choose) if calibration is None else quantise_static(model, ranges, choose)
+
+    rungs = [Rung(name, partial(quantise, keep_narrowing=keep_narrowing)) for name, keep_narrowing in LINEAR_RUNGS]
+    return climb(
+        fp32, plan, folder, stem, rungs, f"int8 {kind}", int8_backend(calibration), judge, report,
+        nothing="the encoder has no linear layers that are large enough",
+    )  # fmt: skip
+
+
+def measured_ranges(
+    model: onnx.ModelProto,
+    watched: Sequence[str],
+    calibration: Calibration,
+    folder: Path,
+    report: Callable[[str, float], None],
+) -> dict[str, float]:
+    """Return the ranges of activations on the user's images; reports the first 0.4 of the work.
+
+    Args:
+        model: The float32 graph.
+        watched: Names of activations.
+        calibration: The images.
+        folder: Where the graph is written for a while.
+        report: As for `int8_encoder`.
+    """
+    step = f"Measuring ranges on {calibration.images} images"
+    report(step, 0.0)
+    return activation_ranges(
+        model, watched, calibration.feeds, folder, progress=lambda share: report(step, 0.4 * share)
+    )  # fmt: skip
+
+
+def climb(
+    fp32: GraphRecord,
+    plan: GraphPlan,
+    folder: Path,
+    stem: str,
+    rungs: Sequence[Rung],
+    kind: str,
+    backend: str,
+    judge: Callable[[GraphRecord, str], ParityRecord] | None,
+    report: Callable[[str, float], None],
+    *,
+    nothing: str,
+    sizes: Mapping[str, int] | None = None,
+    also: Sequence[str] = (),
+) -> Chosen:
+    """Write a graph in int8 beside the float32 one, the first rung that passes, and returns which is used and why.
+
+    Args:
+        fp32: As for `int8_encoder`.
+        plan: As there.
+        folder: As there.
+        stem: As there.
+        rungs: The most thorough first.
+        kind: What the record says of the graph.
+        backend: Which judges and times.
+        judge: As there.
+        report: As there; the last 0.6 of the work.
+        nothing: Why there may be nothing to change.
+        sizes: Sizes for free axes by name to time with; 1 for the others.
+        also: Other backends to time it on, for the notes.
+    """
+    notes: list[str] = []
+    for step, rung in enumerate(rungs):
+        report(f"Trying int8 ({rung.name})", 0.4 + 0.6 * step / len(rungs))
+        model = onnx.load(str(folder / fp32.graph.file))
+        if rung.quantise(model) == 0:
+            return Chosen(fp32, None, (f"int8 is not used: {nothing}",))
+        graph = save_graph(
+            model, plan, folder, f"{stem}.int8", precision="int8", opset=fp32.opset,
+            variant=f"{plan.variant}, {kind}, {rung.name}",
+        )  # fmt: skip
+        del model
+        if judge is None:
+            remove_graph(fp32, folder)
+            return Chosen(graph, None, (*notes, f"int8 ({rung.name}) was not checked"))
+        parity = judge(graph, backend)
+        refusal = refusal_of(parity)
+        if refusal is None:
+            files = folder / fp32.graph.file, folder / graph.graph.file
+            ratio = speed_ratio(*files, backend, sizes or {})
+            if ratio > 1:
+                others = [
+                    f"int8 ran {speed_ratio(*files, name, sizes or {}):.2f} times as fast as float32 on {name} there"
+                    for name in also
+                ]
+                remove_graph(fp32, folder)
+                won = f"int8 ({rung.name}) ran {ratio:.2f} times as fast as float32 on {backend} where it was exported"
+                return Chosen(graph, parity, (*notes, won, *others))
+            refusal = f"it ran only {ratio:.2f} times as fast as float32 on {backend} here"
+        notes.append(f"int8 ({rung.name}) is not used: {refusal}")
+        remove_graph(graph, folder)
+    return Chosen(fp32, None, tuple(notes))
+
+
+def refusal_of(parity: ParityRecord) -> str | None:
+    """Return why a rung is not used, or None where it passed."""
+    if parity.verdict == "passed":
+        return None
+    if parity.objects is not None:
+        return parity.objects.sentence
+    return (
+        f"masks agree with float32 by {parity.mask_iou_mean:.3f} on average and {parity.mask_iou_decile:.3f} in the "
+        f"worst tenth, and predicted IoUs differ by up to {parity.iou_error_max:.3f}"
+    )
+
+
+def speed_ratio(
+    baseline: Path, candidate: Path, backend: str, sizes: Mapping[str, int] = MappingProxyType({})
+) -> float:
+    """Return how many times as fast as the baseline a graph runs here: both open, in turn, the median of three rounds.
+
+    Args:
+        baseline: An ONNX file.
+        candidate: Another with the same inputs.
+        backend: Which runs both.
+        sizes: Sizes for free axes by name; 1 for the others.
+    """
+    seconds: dict[Path, list[float]] = {baseline: [], candidate: []}
+    with (
+        open_engine(baseline, backend=backend, device="cpu") as a,
+        open_engine(candidate, backend=backend, device="cpu") as b,
+    ):
+        for turn in range(ROUNDS + 1):
+            for path, engine in ((baseline, a), (candidate, b)):
+                random = np.random.default_rng(turn)
+                feeds: dict[str, Array] = {}
+                for name, spec in engine.inputs.items():
+                    shape = [axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in spec.shape]
+                    feeds[name] = random.normal(size=shape).astype(spec.dtype)
+                start = perf_counter()
+                engine.run(feeds)
+                if turn:  # the first is the warm-up
+                    seconds[path].append(perf_counter() - start)
+    return statistics.median(seconds[baseline]) / statistics.median(seconds[candidate])

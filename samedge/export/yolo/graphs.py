@@ -1,0 +1,66 @@
+"""The graph of a YOLOv8 or FastSAM, with the names and shapes of Ultralytics' own exports.
+
+``images`` float32 ``[N, 3, H, W]`` RGB 0..1 to ``output0`` ``[N, 4 + C + M, A]`` and, where the model segments,
+``output1`` ``[N, M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph;
+`samedge.export.yolo.suppression` puts it behind the graph where that is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from samedge.export.graphs.plans import DynamicAxes, GraphPlan
+from samedge.models.yolo.yolo import STRIDES, Yolo
+from samedge.runtime.yolo.graph import INPUT, OUTPUT, PROTOTYPES
+
+_TRACED_SIDES: Final = (96, 160)
+"""Height and width to trace free sizes with: unequal, so that neither is taken for the other."""
+
+
+def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch: int | None = None) -> GraphPlan:
+    """Return the plan of the graph of a YOLO.
+
+    Args:
+        model: In evaluation mode.
+        image_size: (height, width) of the input, px, multiples of 32; what it is fixed to unless `dynamic`.
+        dynamic: Leave height and width free.
+        batch: The one number of images that the graph takes; None leaves it free.
+    """
+    outputs = (OUTPUT, PROTOTYPES) if model.config.segments else (OUTPUT,)
+    axes: DynamicAxes = {name: {} if batch else {0: "batch"} for name in (INPUT, *outputs)}
+    if dynamic:
+        axes[INPUT] |= {2: "height", 3: "width"}
+        axes[OUTPUT] |= {2: "anchors"}
+        if model.config.segments:
+            axes[PROTOTYPES] |= {2: "mask_height", 3: "mask_width"}
+    height, width = _TRACED_SIDES if dynamic else image_size
+    return GraphPlan(
+        role="yolo",
+        module=model,
+        # Two images where any number is meant: a size of 1 could be taken for a constant.
+        example=(torch.zeros(batch or 2, 3, height, width),),
+        inputs=(INPUT,),
+        outputs=outputs,
+        dynamic_axes=axes,
+        output_shapes=_output_shapes(model, image_size, batch or "batch", dynamic=dynamic),
+    )
+
+
+def anchors_of(image_size: tuple[int, int]) -> int:
+    """Return how many boxes a model looks at in an input of (height, width) px."""
+    return sum((image_size[0] // stride) * (image_size[1] // stride) for stride in STRIDES)
+
+
+def _output_shapes(
+    model: Yolo, image_size: tuple[int, int], batch: int | str, *, dynamic: bool
+) -> dict[str, tuple[int | str, ...]]:
+    config, (height, width) = model.config, image_size
+    anchors = anchors_of(image_size)
+    rows = 4 + config.classes + config.prototypes
+    shapes: dict[str, tuple[int | str, ...]] = {OUTPUT: (batch, rows, "anchors" if dynamic else anchors)}
+    if config.segments:
+        sides = ("mask_height", "mask_width") if dynamic else (height // 4, width // 4)
+        shapes[PROTOTYPES] = (batch, config.prototypes, *sides)
+    return shapes

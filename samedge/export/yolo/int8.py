@@ -1,0 +1,115 @@
+"""int8 for a YOLO: its convolutions, by Q/DQ pairs with ranges from the user's pictures, as far as objects stay.
+
+What gives boxes, scores and coefficients their numbers stays float32: the last layer of each branch of the head, the
+expected value over the bins, the decoding of boxes. OpenVINO and TensorRT run the rest in int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from samedge.bundle.manifest import GraphRecord, ParityRecord
+from samedge.engines.registry import availability, open_engine
+from samedge.export.graphs.plans import GraphPlan
+from samedge.export.precision.int8 import Convolution, convolutions, quantise_layers
+from samedge.export.precision.ladder import Calibration, Chosen, Rung, climb, int8_backend, measured_ranges
+from samedge.export.yolo.agreement import THRESHOLDS, agreement, verdict_of
+from samedge.models.yolo.yolo import HEAD_LAYER
+from samedge.runtime.image.letterbox import Letterbox
+from samedge.runtime.image.read import as_bgr
+from samedge.runtime.yolo.graph import INPUT, describe_yolo
+from samedge.runtime.yolo.predictor import YoloPredictor
+from samedge.types import Array
+
+_TIMED_TOO: Final = ("onnxruntime", "openvino")
+_HEAD: Final = f"model.{HEAD_LAYER}."
+
+
+def int8_yolo(
+    fp32: GraphRecord,
+    plan: GraphPlan,
+    folder: Path,
+    stem: str,
+    images: list[Path],
+    size: tuple[int, int],
+    metadata: Mapping[str, str],
+    report: Callable[[str, float], None],
+    *,
+    check: bool,
+    dynamic: bool,
+) -> Chosen:
+    """Write a graph in int8 beside the float32 one, keeps one of them, and returns which and why.
+
+    Rungs: every convolution that an activation function follows; all of them but the head's; none.
+
+    Args:
+        fp32: The float32 graph in the folder. Removed if int8 is used.
+        plan: What it was traced from.
+        folder: The bundle's folder.
+        stem: Beginning of file names.
+        images: Pictures that ranges are measured and objects compared on.
+        size: (height, width) of the input, px.
+        metadata: What a graph's file says of the model.
+        report: Called with a sentence and the share that is done.
+        check: Compare the objects with float32's. If not, the first rung is used unchecked, and whatever its speed.
+        dynamic: The input's height and width are free.
+    """
+    calibration = Calibration(partial(_feeds, images, size, rect=dynamic), len(images))
+    model = onnx.load(str(folder / fp32.graph.file))
+    watched = [layer.activation for layer in _inner(model.graph)]
+    ranges = measured_ranges(model, watched, calibration, folder, report)
+    del model
+    rungs = [
+        Rung("every convolution before an activation", partial(_quantise, ranges=ranges, keep="")),
+        Rung("the convolutions before the head", partial(_quantise, ranges=ranges, keep=_HEAD)),
+    ]
+    backend = int8_backend(calibration)
+    also = [name for name in _TIMED_TOO if name != backend and availability(name).ok]
+    judge = partial(_judge, fp32, folder, images, metadata) if check else None
+    return climb(
+        fp32, plan, folder, stem, rungs, "int8 static", backend, judge, report,
+        nothing="the model has no convolutions before an activation",
+        sizes={"height": size[0], "width": size[1]}, also=also,
+    )  # fmt: skip
+
+
+def _inner(graph: onnx.GraphProto) -> list[Convolution]:
+    """Return the convolutions that SiLU follows: all but the last ones of the head, and the expected value."""
+    activated = {node.input[0] for node in graph.node if node.op_type == "Sigmoid"}
+    return [layer for layer in convolutions(graph) if layer.node.output[0] in activated]
+
+
+def _quantise(model: onnx.ModelProto, *, ranges: Mapping[str, float], keep: str) -> int:
+    layers = [layer for layer in _inner(model.graph) if not keep or not layer.weight.startswith(keep)]
+    return quantise_layers(model, ranges, layers)
+
+
+def _feeds(images: list[Path], size: tuple[int, int], *, rect: bool) -> Iterator[dict[str, Array]]:
+    for path in images:
+        bgr = as_bgr(path)
+        yield {INPUT: Letterbox.of(bgr.shape[0], bgr.shape[1], *size, rect=rect).input(bgr)}
+
+
+def _judge(
+    fp32: GraphRecord, folder: Path, images: list[Path], metadata: Mapping[str, str], graph: GraphRecord, backend: str
+) -> ParityRecord:
+    """Compare the objects that the graph finds with those of the float32 graph, both on this backend."""
+    with (
+        open_engine(folder / fp32.graph.file, backend=backend, device="cpu") as a,
+        open_engine(folder / graph.graph.file, backend=backend, device="cpu") as b,
+    ):
+        found = agreement(
+            YoloPredictor(a, describe_yolo(a, metadata)), YoloPredictor(b, describe_yolo(b, metadata)), images
+        )
+        return ParityRecord(
+            verdict=verdict_of(found),
+            backend=f"{b.backend} {b.device}",
+            mask_iou_mean=1.0 if found.mask_iou is None else found.mask_iou,
+            objects=found,
+            thresholds=dict(THRESHOLDS),
+        )

@@ -1,0 +1,169 @@
+"""What a SAM is made of, in numbers: the configurations that the reader of shapes returns and the builders take.
+
+Knows no torch: a configuration is sizes and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class ViTConfig:
+    """Sizes of Meta's ViT image encoder.
+
+    Attributes:
+        image_size: Side of the square input, px.
+        patch_size: Side of a patch, px.
+        embed_dim: Channels of a token.
+        depth: Blocks.
+        num_heads: Attention heads.
+        mlp_dim: Hidden channels of the feed-forward part of a block.
+        window_sizes: One entry a block: side of its windows in tokens, 0 for global attention.
+        out_chans: Channels of the embedding.
+    """
+
+    image_size: int
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    window_sizes: tuple[int, ...]
+    out_chans: int = 256
+
+    @property
+    def grid(self) -> int:
+        """Side of the image embedding."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, slots=True)
+class TinyViTConfig:
+    """Sizes of MobileSAM's TinyViT image encoder. Tuples have one entry a stage; stage 0 is convolutional.
+
+    Attributes:
+        image_size: Side of the square input, px; a multiple of 16. The weights do not tell it.
+        embed_dims: Channels of the four stages.
+        depths: Blocks of the four stages.
+        num_heads: Attention heads; the entry of stage 0 means nothing and is 0.
+        window_sizes: Side of a window in tokens; the entry of stage 0 means nothing and is 0.
+        mlp_dims: Hidden channels of a block: the expanded width of the convolutions in stage 0.
+        local_conv_size: Side of the depthwise kernel between attention and feed-forward part.
+        out_chans: Channels of the embedding.
+    """
+
+    image_size: int
+    embed_dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_sizes: tuple[int, ...]
+    mlp_dims: tuple[int, ...]
+    local_conv_size: int = 3
+    out_chans: int = 256
+
+    @property
+    def grid(self) -> int:
+        """Side of the image embedding."""
+        return self.image_size // 16
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Sizes of the prompt encoder and the mask decoder.
+
+    Attributes:
+        dim: Channels of tokens and image embedding.
+        mask_in_chans: Hidden channels of the mask prompt's branch.
+        depth: Layers of the two-way transformer.
+        num_heads: Its attention heads. The weights do not tell; every SAM has 8.
+        mlp_dim: Hidden channels of its feed-forward part.
+        internal_dim: Inner width of its attentions between tokens and image.
+        num_mask_tokens: Masks a prompt.
+        iou_head_depth: Linear layers of the head that predicts the IoUs.
+        iou_head_hidden_dim: Their hidden width.
+    """
+
+    dim: int = 256
+    mask_in_chans: int = 16
+    depth: int = 2
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    internal_dim: int = 128
+    num_mask_tokens: int = 4
+    iou_head_depth: int = 3
+    iou_head_hidden_dim: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SamConfig:
+    """Sizes of a whole SAM."""
+
+    encoder: ViTConfig | TinyViTConfig
+    decoder: DecoderConfig = DecoderConfig()
+
+
+def vit_config(
+    *,
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    global_blocks: tuple[int, ...],
+    image_size: int = 1024,
+    window_size: int = 14,
+) -> ViTConfig:
+    """Return the configuration of a ViT in the terms of Meta's builder.
+
+    Args:
+        embed_dim: Channels of a token.
+        depth: Blocks.
+        num_heads: Attention heads.
+        global_blocks: Indices of the blocks with global attention.
+        image_size: Side of the square input, px.
+        window_size: Side of a window of the other blocks, in tokens.
+    """
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=16,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_dim=4 * embed_dim,
+        window_sizes=tuple(0 if i in global_blocks else window_size for i in range(depth)),
+    )
+
+
+SMALL_VIT: Final = SamConfig(
+    # 8 x 8 tokens in windows of 3: padding, and a window that is nearly all padding.
+    vit_config(embed_dim=64, depth=4, num_heads=2, global_blocks=(1, 3), image_size=128, window_size=3)
+)
+SMALL_TINY_VIT: Final = SamConfig(
+    TinyViTConfig(
+        image_size=128,
+        embed_dims=(16, 32, 48, 320),  # the reference's last stage keeps its resolution at 320, 448 and 576 only
+        depths=(2, 1, 2, 1),
+        num_heads=(0, 2, 3, 10),
+        window_sizes=(0, 7, 3, 5),
+        mlp_dims=(64, 64, 96, 640),
+    )
+)
+
+KNOWN_CONFIGS: Final = {
+    "sam_vit_b": SamConfig(vit_config(embed_dim=768, depth=12, num_heads=12, global_blocks=(2, 5, 8, 11))),
+    "sam_vit_l": SamConfig(vit_config(embed_dim=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23))),
+    "sam_vit_h": SamConfig(vit_config(embed_dim=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31))),
+    "mobile_sam": SamConfig(
+        TinyViTConfig(
+            image_size=1024,
+            embed_dims=(64, 128, 160, 320),
+            depths=(2, 2, 6, 2),
+            num_heads=(0, 4, 5, 10),
+            window_sizes=(0, 7, 14, 7),
+            mlp_dims=(256, 512, 640, 1280),
+        )
+    ),
+    "sam_vit_tiny": SMALL_VIT,
+    "tiny_vit_tiny": SMALL_TINY_VIT,
+}
+"""Configurations by name. The last two are small ones, for tests and demonstrations."""

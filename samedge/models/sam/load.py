@@ -1,0 +1,93 @@
+"""From what the user names to a model: a file, released weights, or seeded random ones."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
+from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
+from samedge.models.sam.registry import assemble, recognise
+from samedge.models.sam.sam import Sam
+from samedge.models.sam.seeded import seeded_config, seeded_state
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model, and where it came from.
+
+    Attributes:
+        model: In evaluation mode.
+        name: Such as "sam_vit_b"; "sam_vit" or "tiny_vit_sam" for sizes of their own.
+        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
+        checkpoint: File name of the checkpoint, or the source of seeded weights.
+        sha256: SHA-256 of the checkpoint in hex; for seeded weights, of their recipe.
+        seeded: The weights are random numbers: masks mean nothing.
+    """
+
+    model: Sam
+    name: str
+    licence: str
+    checkpoint: str
+    sha256: str
+    seeded: bool
+
+
+def load_model(source: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> LoadedModel:
+    """Return the model of a checkpoint.
+
+    Args:
+        source: Path of a checkpoint; or, where there is no such file, the name of released weights
+            (`samedge.models.checkpoints.weights.KNOWN_WEIGHTS`), which are downloaded once; or "seeded:NAME".
+        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        progress: Called with the bytes that are here and their total, if something is downloaded.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
+        DownloadError: A known name could not be fetched.
+        StorageError: There is no such file, or it cannot be read.
+        UsageError: There are no such seeded weights, or the image size does not fit the model.
+    """
+    if str(source).startswith(SEEDED):
+        return _seeded(str(source), image_size)
+    return model_of(read_checkpoint(find_checkpoint(source, progress=progress)), image_size)
+
+
+def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedModel:
+    """Return the model of a checkpoint that was read.
+
+    Args:
+        checkpoint: What `read_checkpoint` returned.
+        image_size: As for `load_model`.
+
+    Raises:
+        UnknownArchitectureError: The keys and shapes are of no known SAM.
+        UsageError: The image size does not fit the model.
+    """
+    found = recognise(checkpoint, image_size)
+    return LoadedModel(
+        model=assemble(found),
+        name=found.name,
+        licence=licence_of(checkpoint.path, checkpoint.sha256) or UNKNOWN_LICENCE,
+        checkpoint=checkpoint.path.name,
+        sha256=checkpoint.sha256,
+        seeded=False,
+    )
+
+
+def _seeded(source: str, image_size: int | None) -> LoadedModel:
+    name = source.removeprefix(SEEDED)
+    config = seeded_config(name)
+    recipe = hashlib.sha256(source.encode()).hexdigest()
+    checkpoint = Checkpoint(seeded_state(config), recipe, Path(source), {"image_size": str(config.encoder.image_size)})
+    found = recognise(checkpoint, image_size)
+    return LoadedModel(
+        model=assemble(found),
+        name=found.name,
+        licence=SEEDED_LICENCE,
+        checkpoint=source,
+        sha256=recipe,
+        seeded=True,
+    )

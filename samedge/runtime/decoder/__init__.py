@@ -1,0 +1,1 @@
+"""Embeddings, input and output schemes, and decoding of prompts."""

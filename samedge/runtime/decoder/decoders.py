@@ -1,0 +1,373 @@
+"""The decoder of a bundle in its two forms, the same to call.
+
+*Whole* is one graph from prompts to masks. *Split* is three: the context graph does once an image what does not depend
+on prompts, the prompts graph takes each prompt up to its predicted IoUs, and the masks graph draws the masks that are
+wanted. Their numbers are the same; split costs half, and a mask that nobody wants is never drawn. What goes from one
+graph to the next stays on the device where they run, if that has memory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.engines.cuda.device_array import DeviceArray
+from samedge.engines.protocol import Engine, Value
+from samedge.errors import BundleError
+from samedge.runtime.prompts.batching import bucketed, most_of_axis, rows_of_bucket
+from samedge.runtime.prompts.shapes import PADDING
+from samedge.runtime.prompts.tokens import PromptGroup
+from samedge.types import Array, FloatArray, IOScheme, TensorSpec
+
+if TYPE_CHECKING:
+    pass
+
+MASK_TOKENS: Final = 4
+
+PROMPT_INPUTS: Final = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
+_WHOLE_INPUTS: Final[dict[IOScheme, tuple[str, ...]]] = {
+    "native": PROMPT_INPUTS,
+    "meta": (*PROMPT_INPUTS, "orig_im_size"),
+    "samexporter": (*PROMPT_INPUTS, "orig_im_size"),
+}
+_WHOLE_OUTPUTS: Final = ("low_res_masks", "iou_predictions")
+
+CONTEXT_INPUTS: Final = ("image_embeddings", "mask_input", "has_mask_input")
+CONTEXT_OUTPUTS: Final = ("image_tokens", "image_positions", "image_keys", "image_values", "image_queries")
+"""What the decoder's layers see of the image; shapes in `samedge.export.graphs.split_decoder.DecoderContext`."""
+PROMPTS_OUTPUTS: Final = ("iou_predictions", "mask_weights", "attended_image")
+
+SPLIT_UP_TO_POINTS: Final = 24
+"""Prompts of more points than this go through the whole graph: the split one works in the space of tokens, and its cost
+grows with their number, where that of the whole one hardly does. At 8 points it takes 0.58 of the time of the whole, at
+16 points 0.75, and at some 27 as long (onnxruntime, one thread, 64 x 64 image tokens)."""
+
+
+class Answer(Protocol):
+    """What the decoder says to B prompts, before masks are drawn."""
+
+    @property
+    def scores(self) -> FloatArray:
+        """Predicted IoUs float32 ``[B, 4]``, of token 0 first."""
+        ...
+
+    def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
+        """Return the logits float32 ``[K, 4, side, side]`` of the masks of some of the prompts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageContext:
+    """An image as a decoder takes it.
+
+    Attributes:
+        embedding: ``[1, C, g, g]``, on the host or on the decoder's device.
+        tensors: Outputs of the context graph by name, on that device; empty for a whole decoder.
+    """
+
+    embedding: FloatArray | DeviceArray
+    tensors: Mapping[str, Value]
+
+
+class Decoder(Protocol):
+    """Whole or split."""
+
+    @property
+    def mask_side(self) -> int:
+        """Rows and columns of low-resolution masks."""
+        ...
+
+    @property
+    def embedding_spec(self) -> TensorSpec:
+        """What image embeddings must be."""
+        ...
+
+    def most_prompts(self, *, masks: bool) -> int | None:
+        """How many prompts it takes in one call, with or without masks; None for any number."""
+        ...
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
+        """Prepare an image for any number of calls of `answer`."""
+        ...
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+        """Run as many prompts as the decoder should take in one call."""
+        ...
+
+    def close(self) -> None:
+        """Free the graphs. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnAnswer:
+    """The answer of a whole decoder: every mask is there, on the device perhaps."""
+
+    scores: FloatArray
+    low_res: FloatArray | DeviceArray
+
+    def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
+        """Pick the masks of some of the prompts."""
+        if isinstance(self.low_res, DeviceArray):
+            return self.low_res.rows(prompts.tolist()).astype(np.float32, copy=False)
+        everyone = len(prompts) == len(self.low_res) and bool((prompts == np.arange(len(prompts))).all())
+        return self.low_res if everyone else self.low_res[prompts]
+
+
+class WholeDecoder:
+    """One graph from prompts to masks, in any I/O scheme.
+
+    Graphs of Meta's scheme take one prompt, want labels as floats, and draw masks at the size of the image inside; they
+    are run prompt by prompt, and what they return at low resolution is used.
+
+    Args:
+        engine: The opened graph of role "decoder", which returns four masks.
+        io: The scheme of its inputs and outputs.
+        image_size: Side of the model's square input, px.
+
+    Raises:
+        BundleError: The graph does not have the inputs and outputs of the scheme.
+    """
+
+    def __init__(self, engine: Engine, io: IOScheme, image_size: int) -> None:
+        require_names(engine, engine.inputs, _WHOLE_INPUTS[io], io)
+        missing = [name for name in _WHOLE_OUTPUTS if name not in engine.outputs]
+        if missing:
+            raise wrong_scheme(engine, f"{missing[0]!r} is missing", io)
+        tokens = engine.outputs["low_res_masks"].shape[1:2]
+        if isinstance(tokens[0], int) and tokens[0] != MASK_TOKENS:
+            raise wrong_scheme(engine, f"it returns {tokens[0]} masks, and {MASK_TOKENS} are needed", io)
+        self.engine = engine
+        self._many = io == "native"
+        side = engine.inputs["mask_input"].shape[-1]
+        self.mask_side = side if isinstance(side, int) else image_size // 4
+
+    @property
+    def embedding_spec(self) -> TensorSpec:
+        """What image embeddings must be."""
+        return self.engine.inputs["image_embeddings"]
+
+    def most_prompts(self, *, masks: bool) -> int | None:
+        """How many prompts it takes in one call: one after the other anyway in schemes that take one."""
+        del masks
+        return most_of_axis(self.engine, "point_coords") if self._many else None
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
+        """Bring the embedding to the decoder's device, if it has one: every call takes it as it is."""
+        return ImageContext(self.engine.to_device(embedding), {})
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> DrawnAnswer:
+        """Run the prompts and draw all masks."""
+        if self._many:
+            return self._answer(context.embedding, group, {})
+        # These graphs also draw the masks at the size of the image; nobody looks at them, and 1 x 1 px costs the least.
+        size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
+        parts = [self._answer(context.embedding, prompt, size) for prompt in group.chunks(1)]
+        return DrawnAnswer(
+            np.concatenate([part.scores for part in parts]), np.concatenate([on_host(part.low_res) for part in parts])
+        )
+
+    def _answer(self, embedding: FloatArray | DeviceArray, group: PromptGroup, more: dict[str, Array]) -> DrawnAnswer:
+        count = len(group)
+        if self._many:
+            group = bucketed(group, self.engine, self.most_prompts(masks=True))
+        feeds: dict[str, Value] = {
+            "image_embeddings": embedding,
+            "point_coords": group.coords,
+            "point_labels": group.labels,
+            "mask_input": mask_input(group, self.mask_side),
+            "has_mask_input": group.has_mask,
+            **more,
+        }
+        outputs = self.engine.run_on_device(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
+        low_res = outputs["low_res_masks"]
+        return DrawnAnswer(
+            on_host(outputs["iou_predictions"])[:count],
+            low_res if isinstance(low_res, DeviceArray) else on_host(low_res),
+        )
+
+    def close(self) -> None:
+        """Free the graph. May be called twice."""
+        self.engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SplitAnswer:
+    """The answer of a split decoder: what the masks graph needs to draw any of its masks."""
+
+    scores: FloatArray
+    weights: Value
+    image: Value
+    masks: Engine
+
+    def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
+        """Run the masks graph for some of the prompts."""
+        if isinstance(self.image, DeviceArray) and isinstance(self.weights, DeviceArray):
+            return self._draw_on_device(self.image, self.weights, prompts)
+        image, weights = on_host(self.image), on_host(self.weights)
+        everyone = len(prompts) == len(self.scores) and bool((prompts == np.arange(len(prompts))).all())
+        pick: NDArray[np.intp] | slice = slice(None) if everyone else prompts
+        feeds = {"attended_image": image[pick], "mask_weights": weights[pick]}
+        return on_host(self.masks.run(feeds, ["low_res_masks"])["low_res_masks"])
+
+    def _draw_on_device(self, image: DeviceArray, weights: DeviceArray, prompts: NDArray[np.intp]) -> FloatArray:
+        rows = rows_of_bucket(prompts.tolist(), image.shape[0])
+        some_image, some_weights = image.pick(rows), weights.pick(rows)
+        if some_image is None or some_weights is None:
+            # All are drawn, as they lie there, and what is wanted is copied.
+            some_image, some_weights, wanted = image, weights, prompts.tolist()
+        else:
+            wanted = list(range(len(prompts)))
+        feeds = {"attended_image": some_image, "mask_weights": some_weights}
+        low_res = self.masks.run_on_device(feeds, ["low_res_masks"])["low_res_masks"]
+        found = low_res.rows(wanted) if isinstance(low_res, DeviceArray) else low_res[wanted]
+        return found.astype(np.float32, copy=False)
+
+
+class SplitDecoder:
+    """Three graphs: context, prompts, masks.
+
+    Args:
+        context: Opened graph of role "decoder_context".
+        prompts: Opened graph of role "decoder_prompts".
+        masks: Opened graph of role "decoder_masks".
+        whole: Opens the whole decoder, for prompts of very many points; called once at most.
+
+    Raises:
+        BundleError: A graph does not have the inputs and outputs of its role.
+    """
+
+    def __init__(self, context: Engine, prompts: Engine, masks: Engine, whole: Callable[[], WholeDecoder]) -> None:
+        require_names(context, context.inputs, CONTEXT_INPUTS, "native")
+        require_names(context, context.outputs, CONTEXT_OUTPUTS, "native")
+        require_names(prompts, prompts.inputs, (*CONTEXT_OUTPUTS, "point_coords", "point_labels"), "native")
+        require_names(prompts, prompts.outputs, PROMPTS_OUTPUTS, "native")
+        require_names(masks, masks.inputs, ("attended_image", "mask_weights"), "native")
+        require_names(masks, masks.outputs, ("low_res_masks",), "native")
+        self.context_graph, self.prompts_graph, self.masks_graph = context, prompts, masks
+        self._open_whole = whole
+        self._whole: WholeDecoder | None = None
+        side = context.inputs["mask_input"].shape[-1]
+        if not isinstance(side, int):
+            raise wrong_scheme(context, "the size of 'mask_input' is not fixed", "native")
+        self.mask_side = side
+
+    @property
+    def embedding_spec(self) -> TensorSpec:
+        """What image embeddings must be."""
+        return self.context_graph.inputs["image_embeddings"]
+
+    def most_prompts(self, *, masks: bool) -> int | None:
+        """How many prompts it takes in one call: with masks, each needs a context of its own."""
+        axes = [(self.prompts_graph, "point_coords"), (self.masks_graph, "mask_weights")]
+        axes += [(self.context_graph, "mask_input"), (self.prompts_graph, "image_tokens")] if masks else []
+        limits = [limit for limit in (most_of_axis(*axis) for axis in axes) if limit is not None]
+        return min(limits, default=None)
+
+    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
+        """Compute once what every prompt without a mask shares."""
+        none = np.zeros((1, 1, self.mask_side, self.mask_side), np.float32)
+        return ImageContext(embedding, self._context(embedding, none, np.zeros(1, np.float32)))
+
+    def _context(
+        self, embedding: FloatArray | DeviceArray, masks: FloatArray, has_mask: FloatArray
+    ) -> Mapping[str, Value]:
+        feeds: dict[str, Value] = {"image_embeddings": embedding, "mask_input": masks, "has_mask_input": has_mask}
+        return self.context_graph.run_on_device(feeds, list(CONTEXT_OUTPUTS))
+
+    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+        """Run the prompts up to their predicted IoUs."""
+        if group.coords.shape[1] > SPLIT_UP_TO_POINTS:
+            return self.whole.answer(context, group)
+        count = len(group)
+        group = bucketed(group, self.prompts_graph, self.most_prompts(masks=group.masks is not None))
+        tensors = context.tensors
+        if group.masks is not None:
+            # A mask prompt changes the image that the prompt sees, so that each needs a context of its own.
+            tensors = self._context(context.embedding, mask_input(group, self.mask_side), group.has_mask)
+        feeds: dict[str, Value] = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
+        outputs = self.prompts_graph.run_on_device(feeds, list(PROMPTS_OUTPUTS))
+        scores = on_host(outputs["iou_predictions"])[:count]
+        return SplitAnswer(scores, outputs["mask_weights"], outputs["attended_image"], self.masks_graph)
+
+    @property
+    def whole(self) -> WholeDecoder:
+        """The whole decoder, opened at the first use."""
+        if self._whole is None:
+            self._whole = self._open_whole()
+        return self._whole
+
+    def close(self) -> None:
+        """Free the graphs. May be called twice."""
+        for engine in (self.context_graph, self.prompts_graph, self.masks_graph):
+            engine.close()
+        if self._whole is not None:
+            self._whole.close()
+
+
+def mask_input(group: PromptGroup, side: int) -> FloatArray:
+    """Return the mask prompts as graphs take them, zeros where there is none: float32 ``[B, 1, side, side]``."""
+    masks = np.zeros((len(group), side, side), np.float32) if group.masks is None else group.masks
+    return masks[:, None]
+
+
+def as_specified(engine: Engine, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    """Cast each feed of the host to the dtype that the graph takes: labels are floats in some schemes."""
+    return {
+        name: array if isinstance(array, DeviceArray) else array.astype(engine.inputs[name].dtype, copy=False)
+        for name, array in feeds.items()
+    }
+
+
+def on_host(value: Value) -> FloatArray:
+    """Return float32 numbers on the host."""
+    array = value.numpy() if isinstance(value, DeviceArray) else value
+    return array.astype(np.float32, copy=False)
+
+
+def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: IOScheme) -> None:
+    """Compare the names of a graph's inputs or outputs with those of its scheme.
+
+    Raises:
+        BundleError: They differ.
+    """
+    names = set(have)
+    if names != set(want):
+        odd = sorted(names ^ set(want))[0]
+        raise wrong_scheme(engine, f"{odd!r} is {'unexpected' if odd in names else 'missing'}", io)
+
+
+def wrong_scheme(engine: Engine, what: str, io: IOScheme) -> BundleError:
+    """Return the error for a graph that is not what its scheme says."""
+    return BundleError(
+        f"the graph does not have the names of the I/O scheme {io!r}: {what}",
+        where=engine.name,
+        cure="Export the checkpoint again",
+    )
+
+
+def first_click(decoder: Decoder) -> None:
+    """Take a click to its masks, on an embedding of zeros; do nothing where the size of embeddings is free.
+
+    Some backends make their kernels for the shapes that they meet, when they meet them: in OpenVINO the first decode
+    takes more than three warm ones.
+
+    Raises:
+        EngineError: A graph failed.
+    """
+    sizes = [size for size in decoder.embedding_spec.shape[1:] if isinstance(size, int)]
+    if len(sizes) != len(decoder.embedding_spec.shape) - 1:
+        return
+    click = PromptGroup(
+        index=np.arange(1),
+        coords=np.zeros((1, 2, 2), np.float32),
+        labels=np.array([[1, PADDING]], np.int32),
+        masks=None,
+        has_mask=np.zeros(1, np.float32),
+    )
+    context = decoder.context(np.zeros((1, *sizes), np.float32))
+    decoder.answer(context, click).draw(np.arange(1))

@@ -1,0 +1,180 @@
+"""Image embeddings: where they were computed, on the host, and on disk, so that an image is encoded once only.
+
+One ``.npz`` file with the embedding, the size of the image, and the model that made it; no pickles.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+from uuid import uuid4
+
+import numpy as np
+
+from samedge.bundle.manifest import Manifest
+from samedge.engines.cuda.device_array import DeviceArray
+from samedge.errors import ImageError, storage_errors
+from samedge.runtime.decoder.schemes import SamGraphs
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.image.read import ImageSource, as_bgr
+from samedge.types import FloatArray, ImageArray
+
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageEmbedding:
+    """An encoded image.
+
+    torch, CuPy and JAX take it with their ``from_dlpack``, where it lies and without a copy; it is to be read only.
+
+    Attributes:
+        values: ``[1, C, g, g]``: float32 on the host, or an array that the encoder left on its device.
+        geometry: Of the image.
+    """
+
+    values: FloatArray | DeviceArray
+    geometry: ImageGeometry
+
+    def numpy(self) -> FloatArray:
+        """Return it on the host, float32 ``[1, C, g, g]``; copied there if it lies elsewhere.
+
+        Raises:
+            EngineError: The copy failed.
+        """
+        if isinstance(self.values, DeviceArray):
+            return self.values.numpy().astype(np.float32, copy=False)
+        return self.values
+
+    @property
+    def device(self) -> str:
+        """Where it lies: "cpu", "cuda:0"."""
+        return self.values.device if isinstance(self.values, DeviceArray) else "cpu"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(1, C, g, g)``."""
+        return self.values.shape
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, number = self.values.__dlpack_device__()
+        return int(kind), int(number)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        values: Any = self.values
+        asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return values.__dlpack__(**{name: value for name, value in asked.items() if value is not None})
+
+
+def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
+    """Write an embedding to exactly this path; the file appears whole or not at all.
+
+    Raises:
+        StorageError: The file system said no.
+    """
+    stage = path.with_name(f".tmp-{path.name}-{uuid4().hex[:8]}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with stage.open("wb") as file:
+                np.savez(
+                    file,
+                    version=np.int64(_VERSION),
+                    embedding=embedding.numpy(),
+                    image_height=np.int64(embedding.geometry.height),
+                    image_width=np.int64(embedding.geometry.width),
+                    input_size=np.int64(embedding.geometry.image_size),
+                    model=np.str_(manifest.model.name),
+                    checkpoint_sha256=np.str_(manifest.model.checkpoint_sha256),
+                    io=np.str_(manifest.io),
+                )
+            stage.replace(path)
+        finally:
+            stage.unlink(missing_ok=True)
+
+
+def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
+    """Read an embedding that the manifest's model made; through which graphs does not matter.
+
+    Raises:
+        ImageError: The file is not an embedding, is damaged, or is of another model or input size.
+        StorageError: It cannot be read.
+    """
+    try:
+        with storage_errors(path, "read"), path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            version = int(saved["version"])
+            values = saved["embedding"]
+            height, width = int(saved["image_height"]), int(saved["image_width"])
+            input_size = int(saved["input_size"])
+            model, digest = str(saved["model"]), str(saved["checkpoint_sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ImageError(
+            f"this is not an embedding that samedge saved, or it is damaged ({error})",
+            where=path,
+            cure="Set the image and save its embedding again",
+        ) from error
+    cure = "Set the image with this model and save its embedding again"
+    if version != _VERSION:
+        raise ImageError(
+            f"the embedding has format {version}, and this samedge reads {_VERSION}", where=path, cure=cure
+        )
+    if digest != manifest.model.checkpoint_sha256 or input_size != manifest.input.image_size:
+        raise ImageError(
+            f"the embedding is of another model: {model} at {input_size} px with checkpoint {digest[:12]}, and this is "
+            f"{manifest.model.name} at {manifest.input.image_size} px with {manifest.model.checkpoint_sha256[:12]}",
+            where=path,
+            cure=cure,
+            model=model,
+        )
+    if values.dtype != np.float32 or not np.isfinite(values).all() or min(height, width) < 1:
+        raise ImageError("the embedding is damaged: not finite float32 numbers of an image", where=path, cure=cure)
+    return ImageEmbedding(values, ImageGeometry.of(height, width, input_size))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedImage:
+    """An image as a predictor keeps it.
+
+    Attributes:
+        embedding: What the encoder made of it, and its geometry.
+        pixels: BGR uint8 ``(H, W, 3)``; None where they are not kept.
+        preprocess_ms: For reading, resizing and normalising.
+        encode_ms: For the encoder.
+    """
+
+    embedding: ImageEmbedding
+    pixels: ImageArray | None
+    preprocess_ms: float
+    encode_ms: float
+
+
+def encode_image(graphs: SamGraphs, source: ImageSource, image_size: int) -> EncodedImage:
+    """Read and encode an image.
+
+    Args:
+        graphs: Of the bundle.
+        source: As in `samedge.runtime.image.read.as_bgr`.
+        image_size: Side of the encoder's square input, px.
+
+    Raises:
+        ImageError: The image cannot be read or used.
+        EngineError: The encoder failed.
+    """
+    start = perf_counter()
+    bgr = as_bgr(source)
+    geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
+    prepared = graphs.prepare(bgr, geometry)
+    ready = perf_counter()
+    values = graphs.run_encoder(prepared)
+    done = perf_counter()
+    return EncodedImage(ImageEmbedding(values, geometry), bgr, (ready - start) * 1e3, (done - ready) * 1e3)

@@ -1,0 +1,1 @@
+"""Reading, resizing and normalisation of images."""

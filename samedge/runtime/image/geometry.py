@@ -1,0 +1,102 @@
+"""How an image becomes the encoder's square input: Meta's ResizeLongestSide, for pixels and for coordinates.
+
+The long side is resized to the side of the square, the image lies top left, the rest is zero after normalising. What
+people call an image is read in `samedge.runtime.image.read`. Knows no prompts and no engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from samedge.types import FloatArray, ImageArray
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGeometry:
+    """Sizes of an image before and after resizing.
+
+    Attributes:
+        height: Rows of the original image.
+        width: Columns of the original image.
+        resized_height: Rows that it takes in the encoder's input, at least 1.
+        resized_width: Columns that it takes in the encoder's input, at least 1.
+        image_size: Side of the encoder's square input, px.
+    """
+
+    height: int
+    width: int
+    resized_height: int
+    resized_width: int
+    image_size: int
+
+    @classmethod
+    def of(cls, height: int, width: int, image_size: int) -> Self:
+        """Return the geometry of an image of so many rows and columns.
+
+        Meta's ``get_preprocess_shape``: ``int(side * scale + 0.5)``, in double precision. A side that would be rounded
+        to 0 px (Meta's code fails there) is 1 px.
+        """
+        scale = image_size * 1.0 / max(height, width)
+        return cls(
+            height=height,
+            width=width,
+            resized_height=max(1, int(height * scale + 0.5)),
+            resized_width=max(1, int(width * scale + 0.5)),
+            image_size=image_size,
+        )
+
+    def to_input(self, xy: NDArray[np.float64]) -> FloatArray:
+        """Map coordinates (x, y) in px of the original image to px of the resized one.
+
+        Each axis has a scale of its own, as in Meta's ``apply_coords``; computed in float64, returned in float32.
+
+        Args:
+            xy: ``[..., 2]``.
+        """
+        scale = np.array([self.resized_width / self.width, self.resized_height / self.height])
+        scaled: FloatArray = (xy * scale).astype(np.float32)
+        return scaled
+
+    def resize(self, pixels: ImageArray) -> ImageArray:
+        """Return uint8 ``(H, W, ...)`` as ``(resized_height, resized_width, ...)``.
+
+        PIL's antialiased bilinear filter, because it is what Meta's code uses: the result is the same to the last bit.
+        """
+        from PIL import Image
+
+        # Channels are turned after this step, not before: that is a copy of the small image and not of the large one.
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
+
+    def pad(self, channels: FloatArray) -> FloatArray:
+        """Return ``(C, resized_height, resized_width)`` in the top left of zeros ``(C, image_size, image_size)``."""
+        square = np.zeros((len(channels), self.image_size, self.image_size), np.float32)
+        square[:, : self.resized_height, : self.resized_width] = channels
+        return square
+
+
+def normalised_input(
+    bgr: ImageArray, geometry: ImageGeometry, mean: Sequence[float], std: Sequence[float]
+) -> FloatArray:
+    """Return the native encoder's input: float32 ``[1, 3, S, S]``, RGB, normalised, then padded with zeros.
+
+    Args:
+        bgr: uint8 ``(H, W, 3)``.
+        geometry: Of this image.
+        mean: Taken from each channel, RGB, 0..255.
+        std: Divisor of each channel, RGB, 0..255.
+    """
+    channels = geometry.resize(bgr)[..., ::-1].transpose(2, 0, 1).astype(np.float32)
+    channels -= np.asarray(mean, np.float32).reshape(3, 1, 1)
+    channels /= np.asarray(std, np.float32).reshape(3, 1, 1)
+    return geometry.pad(channels)[None]
+
+
+def raw_input(bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
+    """Return the input of samexporter's encoder: float32 ``[H, W, 3]``, RGB, 0..255, resized and not padded."""
+    return geometry.resize(bgr)[..., ::-1].astype(np.float32)

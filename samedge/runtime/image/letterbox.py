@@ -1,0 +1,109 @@
+"""How an image becomes the input of a YOLO: resized without distortion, centred, the rest grey.
+
+Two rules, both Ultralytics'. *Square*: the input has the size that the graph fixes, or a side of `imgsz`. *Rectangle*
+(what Ultralytics calls ``rect`` or ``auto``), for graphs whose height and width are free: the padding is cut down to
+what the next multiple of the stride needs, which saves up to half of the work on wide images. The two give slightly
+different boxes, because the model sees another border.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from typing_extensions import Self
+
+from samedge.types import FloatArray, ImageArray
+
+GREY: Final = 114
+MAX_STRIDE: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Sizes of an image before and after, and where it lies in the input.
+
+    Attributes:
+        height: Rows of the image.
+        width: Columns of the image.
+        input_height: Rows of the input.
+        input_width: Columns of the input.
+        resized_height: Rows that the image takes in the input.
+        resized_width: Columns that the image takes in the input.
+        top: First row of the image in the input.
+        left: First column of the image in the input.
+    """
+
+    height: int
+    width: int
+    input_height: int
+    input_width: int
+    resized_height: int
+    resized_width: int
+    top: int
+    left: int
+
+    @classmethod
+    def of(
+        cls, height: int, width: int, input_height: int, input_width: int, *, rect: bool, stride: int = MAX_STRIDE
+    ) -> Self:
+        """Return where an image comes to lie.
+
+        Args:
+            height: Rows of the image.
+            width: Columns of the image.
+            input_height: Rows of the input; with `rect`, at most.
+            input_width: Columns of the input; with `rect`, at most.
+            rect: Cut the padding down to the next multiple of the stride.
+            stride: The coarsest of the model, px.
+        """
+        ratio = min(input_height / height, input_width / width)
+        resized_height, resized_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        rows, columns = input_height - resized_height, input_width - resized_width
+        if rect:
+            rows, columns = rows % stride, columns % stride
+        # An odd row of padding goes below: 0.1 decides what lies in the middle.
+        return cls(
+            height=height,
+            width=width,
+            input_height=resized_height + rows,
+            input_width=resized_width + columns,
+            resized_height=resized_height,
+            resized_width=resized_width,
+            top=round(rows / 2 - 0.1),
+            left=round(columns / 2 - 0.1),
+        )
+
+    def input(self, bgr: ImageArray) -> FloatArray:
+        """Return the graph's input, float32 ``[1, 3, input_height, input_width]``, RGB 0..1.
+
+        Args:
+            bgr: uint8 ``(height, width, 3)``.
+        """
+        import cv2
+
+        if (self.height, self.width) != (self.resized_height, self.resized_width):
+            bgr = cv2.resize(  # type: ignore[assignment]  # cv2's own array types are wider
+                bgr, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR
+            )
+        canvas = np.full((3, self.input_height, self.input_width), GREY, np.float32)
+        rows, columns = (
+            slice(self.top, self.top + self.resized_height),
+            slice(self.left, self.left + self.resized_width),
+        )
+        canvas[:, rows, columns] = bgr[..., ::-1].transpose(2, 0, 1)
+        canvas /= np.float32(255)
+        return canvas[None]
+
+    def to_image(self, boxes: FloatArray) -> FloatArray:
+        """Return boxes in px of the image, cut at its borders.
+
+        Args:
+            boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the input.
+        """
+        size = np.array([self.width, self.height] * 2, np.float32)
+        scale = np.array([self.resized_width, self.resized_height] * 2, np.float32) / size
+        offset = np.array([self.left, self.top] * 2, np.float32)
+        moved: FloatArray = np.clip((boxes - offset) / scale, 0, size)
+        return moved

@@ -1,0 +1,1 @@
+"""Mask arrays, drawing, RLE, polygons and suppression."""

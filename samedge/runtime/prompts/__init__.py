@@ -1,0 +1,1 @@
+"""Prompts: shapes, tokens and batching."""

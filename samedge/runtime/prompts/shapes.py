@@ -1,0 +1,226 @@
+"""The shapes in which points, labels, boxes and masks may be given, read into one form: a list with an entry a prompt.
+
+Whatever is wrong is named with the prompt that it is in. Knows sizes of images and nothing of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samedge.errors import PromptError
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.masks import mask_to_logits
+from samedge.types import FloatArray, IntArray
+
+PromptLike: TypeAlias = ArrayLike | Sequence[ArrayLike | None]
+Numbers: TypeAlias = NDArray[np.float64]
+
+PADDING: Final = -1
+_POINT_SHAPES: Final = (
+    "Give [x, y] for one prompt, (N, 2) for N prompts of one point each, or (N, P, 2) for N prompts of P points"
+)
+
+
+def read_points(points: PromptLike) -> list[Numbers]:
+    """Return the points of each prompt: float64 ``[P, 2]``, (x, y) in px of the original image.
+
+    Raises:
+        PromptError: The shape is wrong, or a number is not finite.
+    """
+    whole = _numbers(points, "points")
+    if whole is not None and whole.size == 0 and whole.ndim > 0:
+        return [np.empty((0, 2)) for _ in range(len(whole))]
+    if whole is not None:
+        if whole.ndim not in (1, 2, 3) or whole.shape[-1] != 2:
+            raise PromptError(f"points have the shape {whole.shape}", where="points", cure=_POINT_SHAPES)
+        shaped = whole.reshape(1, 1, 2) if whole.ndim == 1 else whole
+        parsed = list(shaped[:, None, :] if shaped.ndim == 2 else shaped)
+    else:
+        parsed = []
+        for at, entry in enumerate(_entries(points, "points")):
+            own = np.empty((0, 2)) if entry is None else _numbers(entry, f"points[{at}]")
+            own = np.empty((0, 2)) if own is not None and own.size == 0 else own
+            if own is None or own.ndim not in (1, 2) or own.shape[-1] != 2:
+                shape = "is ragged" if own is None else f"has the shape {own.shape}"
+                raise PromptError(f"the entry {shape}", where=f"points[{at}]", cure="Give (P, 2), or None", index=at)
+            parsed.append(own.reshape(-1, 2))
+    for at, own in enumerate(parsed):
+        for place, (x, y) in enumerate(own):
+            if not (np.isfinite(x) and np.isfinite(y)):
+                raise PromptError(f"point {place} of prompt {at} is ({x:g}, {y:g})", where="points", index=at)
+    return parsed
+
+
+def check_inside(points: list[Numbers], labels: list[IntArray], geometry: ImageGeometry) -> None:
+    """Refuse points outside the image, its border included; the place of padding (label -1) does not matter.
+
+    Raises:
+        PromptError: Names the prompt and the point.
+    """
+    for at, (own, kinds) in enumerate(zip(points, labels, strict=True)):
+        for place, ((x, y), kind) in enumerate(zip(own, kinds, strict=True)):
+            if kind != PADDING and not (0 <= x <= geometry.width and 0 <= y <= geometry.height):
+                raise PromptError(
+                    f"point {place} of prompt {at} is ({x:g}, {y:g}), outside the image of {geometry.width} x "
+                    f"{geometry.height} px",
+                    where="points",
+                    cure="Give (x, y) in px of the original image",
+                    index=at,
+                )
+
+
+def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArray]:
+    """Return the labels of each prompt: int32 ``[P]``, all 1 where none are given.
+
+    Raises:
+        PromptError: There are not as many as points, or they are not 0, 1 or -1.
+    """
+    sizes = [len(own) for own in points]
+    if labels is None:
+        return [np.ones(size, np.int32) for size in sizes]
+    rows = _label_rows(labels, len(points))
+    have = [len(row) for row in rows]
+    if have != sizes:
+        differ = sum(have) != sum(sizes)
+        counts = f"{sum(have)} labels for {sum(sizes)} points" if differ else f"{have} labels for {sizes} points"
+        raise PromptError(
+            f"labels do not match the points: {counts}",
+            where="labels",
+            cure="Give one label a point: (N,) for points (N, 2), (N, P) for points (N, P, 2)",
+            labels=sum(have),
+            points=sum(sizes),
+        )
+    for at, row in enumerate(rows):
+        for place, value in enumerate(row):
+            if value in (-1, 0, 1):
+                continue
+            corner = value in (2, 3)
+            cure = (
+                "2 and 3 are the corners of a box: give boxes= instead"
+                if corner
+                else "Give 1 for foreground, 0 for not"
+            )
+            raise PromptError(
+                f"the label of point {place} of prompt {at} is {value:g}", where="labels", cure=cure, index=at
+            )
+    return [row.astype(np.int32) for row in rows]
+
+
+def _label_rows(labels: PromptLike, prompts: int) -> list[Numbers]:
+    whole = _numbers(labels, "labels")
+    if whole is None:
+        own = [np.empty(0) if entry is None else _numbers(entry, "labels") for entry in _entries(labels, "labels")]
+        return [np.empty(0) if row is None else row.reshape(-1) for row in own]
+    if whole.ndim > 2:
+        raise PromptError(f"labels have the shape {whole.shape}", where="labels", cure="Give (N,) or (N, P)")
+    if whole.ndim == 2:
+        return list(whole)
+    # One dimension: the labels of the only prompt, or one label for each of many.
+    return [whole.reshape(-1)] if prompts == 1 else list(whole.reshape(-1, 1))
+
+
+def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | None]:
+    """Return the box of each prompt: float64 ``[4]`` cut off at the border of the image, or None.
+
+    Raises:
+        PromptError: The shape is wrong, or a box is not finite, turned inside out or outside the image.
+    """
+    whole = _numbers(boxes, "boxes")
+    if whole is not None:
+        if whole.shape[:1] == (0,):
+            return []
+        if whole.ndim not in (1, 2) or whole.shape[-1] != 4:
+            raise PromptError(
+                f"boxes have the shape {whole.shape}", where="boxes", cure="Give [x1, y1, x2, y2] or (N, 4)"
+            )
+        parsed: list[Numbers | None] = list(whole.reshape(-1, 4))
+    else:
+        parsed = []
+        for at, entry in enumerate(_entries(boxes, "boxes")):
+            own = None if entry is None else _numbers(entry, f"boxes[{at}]")
+            if entry is not None and (own is None or own.shape != (4,)):
+                raise PromptError("this is not a box", where=f"boxes[{at}]", cure="Give [x1, y1, x2, y2]", index=at)
+            parsed.append(own)
+    limits = np.array([geometry.width, geometry.height] * 2, np.float64)
+    for at, box in enumerate(parsed):
+        if box is None:
+            continue
+        text = ", ".join(f"{value:g}" for value in box)
+        if not np.isfinite(box).all():
+            raise PromptError(f"box {at} is ({text})", where="boxes", index=at)
+        if box[0] > box[2] or box[1] > box[3]:
+            raise PromptError(
+                f"box {at} is ({text}), which is turned inside out",
+                where="boxes",
+                cure="Give the left top corner first: x1, y1, x2, y2",
+                index=at,
+            )
+        if (box[2:] < 0).any() or (box[:2] > limits[:2]).any():
+            raise PromptError(
+                f"box {at} is ({text}), outside the image of {geometry.width} x {geometry.height} px",
+                where="boxes",
+                cure="Give x1, y1, x2, y2 in px of the original image",
+                index=at,
+            )
+        parsed[at] = np.clip(box, 0, limits)
+    return parsed
+
+
+def read_masks(masks: PromptLike, geometry: ImageGeometry, side: int) -> list[FloatArray | None]:
+    """Return the mask of each prompt: float32 ``[side, side]`` logits, or None.
+
+    Raises:
+        PromptError: A mask is neither low-resolution logits nor a mask of the image's size.
+    """
+    try:
+        if isinstance(masks, (list, tuple)):
+            entries = [None if entry is None else np.asarray(entry) for entry in masks]
+            if entries and all(entry is not None and entry.ndim == 1 for entry in entries):
+                entries = [np.asarray(masks)]  # one mask, written as a list of rows
+        else:
+            whole = np.asarray(masks)
+            entries = list(whole) if whole.ndim > 2 else [whole]
+    except ValueError as error:
+        raise PromptError("the rows of a mask differ in length", where="masks", cure="Give arrays") from error
+    return [None if entry is None else _read_mask(entry, at, geometry, side) for at, entry in enumerate(entries)]
+
+
+def _read_mask(mask: NDArray[Any], at: int, geometry: ImageGeometry, side: int) -> FloatArray:
+    where = f"masks[{at}]"
+    if mask.ndim == 3 and len(mask) == 1:
+        mask = mask[0]  # the channel axis that Meta's predictor wants
+    size = (geometry.height, geometry.width)
+    cure = f"Give low-resolution logits, float {(side, side)}, or a mask of the image, bool or uint8 {size}"
+    if mask.dtype.kind == "f":
+        if mask.shape != (side, side):
+            raise PromptError(f"logits have the shape {mask.shape}", where=where, cure=cure, index=at)
+        if not np.isfinite(mask).all():
+            raise PromptError("logits contain NaN or infinity", where=where, index=at)
+        return mask.astype(np.float32)
+    if mask.dtype.kind not in "bui":
+        raise PromptError(f"a mask cannot be of dtype {mask.dtype}", where=where, cure=cure, index=at)
+    if mask.shape != size:
+        raise PromptError(f"the mask has the shape {mask.shape}", where=where, cure=cure, index=at)
+    return mask_to_logits(mask != 0, geometry, side)
+
+
+def _numbers(values: object, where: str) -> Numbers | None:
+    """Return an array of float64, or None for a ragged list or one with None in it."""
+    if isinstance(values, (list, tuple)) and any(value is None for value in values):
+        return None  # numpy would take None for NaN
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        if "inhomogeneous" in str(error):
+            return None
+        raise PromptError(f"these are not numbers: {error}", where=where, cure="Give numbers or an array") from error
+
+
+def _entries(values: object, where: str) -> Sequence[Any]:
+    if isinstance(values, (list, tuple)):
+        return values
+    raise PromptError(f"a {type(values).__name__} cannot hold one entry a prompt", where=where, cure="Give a list")

@@ -1,0 +1,157 @@
+"""From points, labels, boxes and masks as users write them to the tokens that the decoder takes.
+
+Many prompts are given at once, as arrays with one row a prompt or as lists with one entry a prompt (None where a prompt
+has no box, say). Prompts of equally many tokens are put in one group, because filling up short ones with padding tokens
+would change their masks. Knows sizes of images and nothing of engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.errors import PromptError
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.prompts.shapes import (
+    PADDING,
+    PromptLike,
+    check_inside,
+    read_boxes,
+    read_labels,
+    read_masks,
+    read_points,
+)
+from samedge.types import FloatArray, IntArray
+
+_CORNERS: Final = np.array([2, 3], np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """B prompts of T tokens each.
+
+    Attributes:
+        index: int ``[B]``: the place of each prompt in the order in which they were given.
+        coords: float32 ``[B, T, 2]``, (x, y) in px of the resized image.
+        labels: int32 ``[B, T]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
+        masks: float32 ``[B, side, side]`` logits, or None where no prompt of the group has a mask.
+        has_mask: float32 ``[B]``: 1 where the mask counts.
+    """
+
+    index: NDArray[np.intp]
+    coords: FloatArray
+    labels: IntArray
+    masks: FloatArray | None
+    has_mask: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def chunks(self, size: int) -> Iterator[PromptGroup]:
+        """Yield the same prompts, at most ``size`` at a time."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            masks = None if self.masks is None else self.masks[part]
+            yield PromptGroup(self.index[part], self.coords[part], self.labels[part], masks, self.has_mask[part])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBatch:
+    """All prompts of one call.
+
+    Attributes:
+        count: How many.
+        groups: Together they hold each prompt once.
+    """
+
+    count: int
+    groups: tuple[PromptGroup, ...]
+
+
+def parse_prompts(
+    geometry: ImageGeometry,
+    mask_side: int,
+    *,
+    points: PromptLike | None = None,
+    labels: PromptLike | None = None,
+    boxes: PromptLike | None = None,
+    masks: PromptLike | None = None,
+) -> PromptBatch:
+    """Check prompts and turn them into tokens, as Meta's `SamPredictor` does.
+
+    Where points, boxes and masks are given together, the i-th of each make up the i-th prompt. A prompt without a box
+    gets one padding token after its points; a box follows the points as its two corners; a prompt that is only a mask
+    has no tokens.
+
+    Args:
+        geometry: Of the image.
+        mask_side: Rows and columns of the decoder's ``mask_input``.
+        points: (x, y) in px of the original image: ``[x, y]``, ``(N, 2)`` for N prompts of one point each,
+            ``(N, P, 2)``, or a list of N entries ``(P_i, 2)`` or None.
+        labels: 1 foreground, 0 background (-1: a padding token, its point is ignored), in the shape of the points
+            without the last axis. All 1 where None.
+        boxes: (x1, y1, x2, y2) in px of the original image: ``(4,)``, ``(N, 4)``, or a list with None entries. Cut off
+            at the border of the image.
+        masks: ``(h, w)``, ``(N, h, w)``, or a list with None entries. Floats are low-resolution logits as a prediction
+            returns them, ``mask_side`` square; bools and integers are masks of the image's size, not 0 inside.
+
+    Raises:
+        PromptError: Which prompt is wrong, and how.
+    """
+    if labels is not None and points is None:
+        raise PromptError("labels were given without points", where="labels", cure="Give points= as well")
+    parsed_points = None if points is None else read_points(points)
+    parsed_labels = None if parsed_points is None else read_labels(labels, parsed_points)
+    parsed_boxes = None if boxes is None else read_boxes(boxes, geometry)
+    parsed_masks = None if masks is None else read_masks(masks, geometry, mask_side)
+    given = {"points": parsed_points, "boxes": parsed_boxes, "masks": parsed_masks}
+    counts = {name: len(entries) for name, entries in given.items() if entries is not None}
+    if not counts:
+        raise PromptError("there is no prompt", cure="Give points=, boxes= or masks=")
+    if len(set(counts.values())) > 1:
+        cure = "Give one entry a prompt in each, or None where a prompt has none"
+        if counts.get("points", 0) > 1 and 1 in counts.values():
+            cure = "To give one prompt several points, write points=[[[x, y], [x, y]]]"
+        raise PromptError(
+            f"{' and '.join(f'{count} {name}' for name, count in counts.items())} do not match", cure=cure, **counts
+        )
+    count = next(iter(counts.values()))
+    if parsed_points is not None and parsed_labels is not None:
+        check_inside(parsed_points, parsed_labels, geometry)
+    tokens: dict[int, list[tuple[int, FloatArray, IntArray]]] = {}
+    for at in range(count):
+        box = None if parsed_boxes is None else parsed_boxes[at]
+        mask = None if parsed_masks is None else parsed_masks[at]
+        xy = np.empty((0, 2)) if parsed_points is None else parsed_points[at]
+        kinds = np.empty(0, np.int32) if parsed_labels is None else parsed_labels[at]
+        if not len(xy) and box is None and mask is None:
+            raise PromptError(f"prompt {at} is empty", cure="Give it a point, a box or a mask", index=at)
+        coords = geometry.to_input(xy)
+        if box is not None:
+            coords = np.concatenate([coords, geometry.to_input(box.reshape(2, 2))])
+            kinds = np.concatenate([kinds, _CORNERS])
+        elif len(xy):
+            coords = np.concatenate([coords, np.zeros((1, 2), np.float32)])
+            kinds = np.append(kinds, np.int32(PADDING))
+        tokens.setdefault(len(kinds), []).append((at, coords, kinds))
+    return PromptBatch(count, tuple(_group(entries, parsed_masks) for entries in tokens.values()))
+
+
+def _group(entries: list[tuple[int, FloatArray, IntArray]], masks: list[FloatArray | None] | None) -> PromptGroup:
+    index = np.array([at for at, _, _ in entries], np.intp)
+    own = [None if masks is None else masks[at] for at in index]
+    present = [mask for mask in own if mask is not None]
+    stacked = None
+    if present:
+        stacked = np.stack([np.zeros_like(present[0]) if mask is None else mask for mask in own])
+    return PromptGroup(
+        index=index,
+        coords=np.stack([coords for _, coords, _ in entries]),
+        labels=np.stack([kinds for _, _, kinds in entries]),
+        masks=stacked,
+        has_mask=np.array([mask is not None for mask in own], np.float32),
+    )

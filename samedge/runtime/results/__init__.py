@@ -1,0 +1,1 @@
+"""Results, their views, records and drawings."""

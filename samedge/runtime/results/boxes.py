@@ -1,0 +1,162 @@
+"""Boxes: the boxes, scores and classes of results, in the four ways that people write boxes. Knows numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from samedge.errors import UsageError
+from samedge.runtime.masks.rle import mask_extent
+from samedge.types import Array, BoolArray, FloatArray
+
+Selection: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray[np.integer]"
+"""What chooses rows: an index, a slice, a list of indices, or a list or array of booleans."""
+
+
+def selected_rows(count: int, selection: Selection) -> NDArray[np.intp]:
+    """Return the indices of the chosen ones among so many rows; one index chooses a list of one.
+
+    Raises:
+        IndexError: An index is out of range, or there are not as many booleans as rows.
+    """
+    rows: NDArray[np.intp] = np.arange(count)[selection].reshape(-1)
+    return rows
+
+
+class HostArrays:
+    """Base of what holds numpy arrays: each way to move or convert them returns the object itself, unchanged."""
+
+    def cpu(self) -> Self:
+        """Return itself: results are numpy arrays."""
+        return self
+
+    def numpy(self) -> Self:
+        """Return itself: results are numpy arrays."""
+        return self
+
+    def cuda(self) -> Self:
+        """Return itself: results are numpy arrays and stay where they are."""
+        return self
+
+    def to(self, *_: object) -> Self:
+        """Return itself: results are numpy arrays and stay where they are."""
+        return self
+
+
+class Boxes(HostArrays):
+    """N boxes with score and class.
+
+    For masks of SAM, a box runs from the first to the last column and row of its mask, the score is the IoU that the
+    model predicts, the class is the number of the prompt.
+
+    Args:
+        boxes: ``[N, 6]`` or ``[6]``: x1, y1, x2, y2 in px, score, class.
+        orig_shape: (height, width) of the image, px.
+
+    Attributes:
+        data: float32 ``[N, 6]``.
+        orig_shape: (height, width) of the image, px.
+
+    Raises:
+        UsageError: `boxes` has another shape.
+    """
+
+    def __init__(self, boxes: Array, orig_shape: tuple[int, int]) -> None:
+        data = np.asarray(boxes, np.float32)
+        if data.ndim == 1 and len(data):
+            data = data[None]
+        if data.size == 0:
+            data = data.reshape(0, 6)
+        if data.ndim != 2 or data.shape[1] != 6:
+            raise UsageError(
+                f"boxes have the shape {data.shape}",
+                cure="Give (N, 6): x1, y1, x2, y2, score and class",
+                shape=data.shape,
+            )
+        self.data: FloatArray = data
+        self.orig_shape = orig_shape
+
+    def __len__(self) -> int:
+        """Number of boxes."""
+        return len(self.data)
+
+    def __getitem__(self, selection: Selection) -> Boxes:
+        """Some of the boxes, as `Boxes`."""
+        return Boxes(self.data[selected_rows(len(self), selection)], self.orig_shape)
+
+    def __iter__(self) -> Iterator[Boxes]:
+        """Yield the boxes, each as `Boxes` of one."""
+        return (self[at] for at in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Boxes({len(self)} in an image of {self.orig_shape[1]} x {self.orig_shape[0]} px)"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of `data`."""
+        return self.data.shape
+
+    @property
+    def xyxy(self) -> FloatArray:
+        """float32 ``[N, 4]``: left, top, right, bottom in px."""
+        return self.data[:, :4]
+
+    @property
+    def conf(self) -> FloatArray:
+        """Scores, float32 ``[N]``."""
+        return self.data[:, 4]
+
+    @property
+    def cls(self) -> FloatArray:
+        """Classes, float32 ``[N]``: whole numbers."""
+        return self.data[:, 5]
+
+    @property
+    def id(self) -> None:
+        """Nothing: samedge does not track."""
+        return
+
+    @property
+    def is_track(self) -> bool:
+        """False: samedge does not track."""
+        return False
+
+    @property
+    def xywh(self) -> FloatArray:
+        """float32 ``[N, 4]``: x and y of the centre, width, height in px."""
+        left_top, right_bottom = self.data[:, :2], self.data[:, 2:4]
+        return np.concatenate([(left_top + right_bottom) / np.float32(2), right_bottom - left_top], axis=1)
+
+    @property
+    def xyxyn(self) -> FloatArray:
+        """`xyxy` as shares of the image's width and height."""
+        return self.xyxy / self._scale
+
+    @property
+    def xywhn(self) -> FloatArray:
+        """`xywh` as shares of the image's width and height."""
+        return self.xywh / self._scale
+
+    @property
+    def _scale(self) -> FloatArray:
+        height, width = self.orig_shape
+        return np.array([width, height, width, height], np.float32)
+
+
+def boxes_of_masks(masks: BoolArray) -> FloatArray:
+    """Return the tight boxes of masks, float32 ``[N, 4]``: first and last column and row; zeros for an empty mask.
+
+    Args:
+        masks: bool ``[N, H, W]``.
+    """
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for mask, box in zip(masks, boxes, strict=True):
+        extent = mask_extent(mask)
+        if extent is not None:
+            rows, columns = extent
+            box[:] = columns.start, rows.start, columns.stop - 1, rows.stop - 1
+    return boxes

@@ -1,0 +1,93 @@
+"""What a predictor returns: logits at low resolution, scores, and masks of the image's size when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.runtime.image.geometry import ImageGeometry
+from samedge.runtime.masks.masks import draw_mask, empty_masks, mask_box
+from samedge.types import BoolArray, FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """K masks, in the order of the prompts.
+
+    Attributes:
+        low_res_logits: float32 ``[K, side, side]``; each can be given as a mask prompt to refine it.
+        scores: float32 ``[K]``, the IoU that the model predicts for each mask.
+        prompt_index: int ``[K]``, which prompt each mask answers.
+        mask_index: int ``[K]``, which of the decoder's four masks each is: 0, or 1 to 3 with ``multimask``.
+        geometry: Of the image.
+        mask_threshold: A pixel belongs to a mask if its logit is greater.
+        speed: Milliseconds for "preprocess", "inference" (encoder and decoder) and "postprocess". Drawing masks is not
+            in it: it happens when they are asked for.
+    """
+
+    low_res_logits: FloatArray
+    scores: FloatArray
+    prompt_index: NDArray[np.intp]
+    mask_index: NDArray[np.intp]
+    geometry: ImageGeometry
+    mask_threshold: float = 0.0
+    speed: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.scores)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the masks, px."""
+        return self.geometry.height, self.geometry.width
+
+    @cached_property
+    def masks(self) -> BoolArray:
+        """The masks at the size of the image, bool ``[K, H, W]``; drawn once, at the first use.
+
+        Raises:
+            UsageError: There is not enough memory for all of them at once.
+        """
+        masks = empty_masks(len(self), *self.image_shape)
+        for logits, mask in zip(self.low_res_logits, masks, strict=True):
+            draw_mask(logits, self.geometry, self.mask_threshold, mask)
+        return masks
+
+    def iter_masks(self) -> Iterator[BoolArray]:
+        """Yield the masks one after the other, bool ``[H, W]`` each, and keep none."""
+        for logits in self.low_res_logits:
+            mask = np.empty(self.image_shape, np.bool_)
+            draw_mask(logits, self.geometry, self.mask_threshold, mask)
+            yield mask
+
+    @cached_property
+    def boxes(self) -> FloatArray:
+        """Tight boxes of the masks, float32 ``[K, 4]``, found without drawing them.
+
+        (x1, y1, x2, y2): first and last column and row of each mask in px, zeros for an empty mask.
+        """
+        boxes = [mask_box(logits, self.geometry, self.mask_threshold) for logits in self.low_res_logits]
+        return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
+
+    def resized(self, height: int, width: int) -> Prediction:
+        """The same masks for a larger or smaller copy of the image, drawn from the same logits."""
+        return replace(self, geometry=replace(self.geometry, height=height, width=width))
+
+    def __getitem__(self, index: int | slice | NDArray[np.bool_] | NDArray[np.intp] | list[int]) -> Prediction:
+        """Some of the masks, as a prediction."""
+        chosen = np.arange(len(self))[index].reshape(-1)
+        return Prediction(
+            self.low_res_logits[chosen],
+            self.scores[chosen],
+            self.prompt_index[chosen],
+            self.mask_index[chosen],
+            self.geometry,
+            self.mask_threshold,
+            self.speed,
+        )

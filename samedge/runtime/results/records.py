@@ -1,0 +1,190 @@
+"""Results as records and files: dictionaries, JSON, CSV, DataFrames, COCO annotations, YOLO text, crops."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from samedge.errors import MissingExtraError, storage_errors
+from samedge.runtime.image.read import as_bgr
+from samedge.runtime.masks.polygons import Parts
+from samedge.runtime.masks.rle import rle_area, rle_to_box
+
+if TYPE_CHECKING:
+    from samedge.runtime.results.results import Results
+
+
+def summary(results: Results, *, normalize: bool, decimals: int) -> list[dict[str, Any]]:
+    """Return a record an object; see `Results.summary`."""
+    if results.boxes is None:
+        return []
+    height, width = results.orig_shape
+    scale = (width, height) if normalize else (1, 1)
+    rows: list[dict[str, Any]] = []
+    for box, score, index in zip(results.boxes.xyxy, results.boxes.conf, results.boxes.cls.astype(int), strict=True):
+        corners = (box.astype(np.float64) / [*scale, *scale]).round(decimals).tolist()
+        rows.append(
+            {
+                "name": results.name_of(int(index)),
+                "class": int(index),
+                "confidence": round(float(score), decimals),
+                "box": dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)),
+            }
+        )
+    if results.masks is not None:
+        for row, polygon in zip(rows, results.masks.xy, strict=True):
+            x, y = (polygon.astype(np.float64) / scale).round(decimals).T
+            row["segments"] = {"x": x.tolist(), "y": y.tolist()}
+    return rows
+
+
+def to_json(results: Results, *, normalize: bool, decimals: int) -> str:
+    """Return the summary as JSON."""
+    return json.dumps(summary(results, normalize=normalize, decimals=decimals), indent=2)
+
+
+def to_csv(results: Results, *, normalize: bool, decimals: int) -> str:
+    """Return the summary as CSV; see `Results.to_csv`."""
+    columns = ["name", "class", "confidence", "box", *(["segments"] if results.masks is not None else [])]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in summary(results, normalize=normalize, decimals=decimals):
+        writer.writerow({name: json.dumps(cell) if isinstance(cell, dict) else cell for name, cell in row.items()})
+    return text.getvalue()
+
+
+def to_df(results: Results, *, normalize: bool, decimals: int) -> Any:
+    """Return the summary as a pandas DataFrame.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        pandas = import_module("pandas")
+    except ImportError as error:
+        raise MissingExtraError(
+            "to_df needs the package 'pandas', which is not installed",
+            cure="Install it with: pip install pandas; or use summary(), to_json() or to_csv()",
+            module="pandas",
+        ) from error
+    return pandas.DataFrame(summary(results, normalize=normalize, decimals=decimals))
+
+
+def to_coco(results: Results, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
+    """Return the objects as COCO annotations; see `Results.to_coco`."""
+    if results.boxes is None:
+        return []
+    if results.masks is None:
+        return _coco_boxes(results, image_id=image_id, category_id=category_id)
+    classes, scores = results.boxes.cls.astype(int).tolist(), results.boxes.conf.tolist()
+    annotations: list[dict[str, Any]] = []
+    for at, (rle, index, score) in enumerate(zip(results.to_rle(), classes, scores, strict=bool(results.masks))):
+        annotations.append(
+            {
+                "id": at + 1,
+                "image_id": image_id,
+                "category_id": index if category_id is None else category_id,
+                "segmentation": rle,
+                "bbox": [float(value) for value in rle_to_box(rle)],
+                "area": rle_area(rle),
+                "iscrowd": 0,
+                "score": score,
+                "prompt_index": int(results.prompt_index[at]),
+            }
+        )
+    return annotations
+
+
+def _coco_boxes(results: Results, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
+    """Return what a detector found, without masks, as COCO annotations."""
+    if results.boxes is None:
+        return []
+    annotations: list[dict[str, Any]] = []
+    for at, (left, top, right, bottom, score, kind) in enumerate(results.boxes.data[:, :6].tolist()):
+        annotations.append(
+            {
+                "id": at + 1,
+                "image_id": image_id,
+                "category_id": int(kind) if category_id is None else category_id,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
+                "iscrowd": 0,
+                "score": score,
+                "prompt_index": int(results.prompt_index[at]),
+            }
+        )
+    return annotations
+
+
+def save_txt(results: Results, path: Path, *, save_conf: bool, parts: Parts) -> str:
+    """Append lines in YOLO's format; see `Results.save_txt`.
+
+    Raises:
+        StorageError: The file system says no.
+    """
+    lines = list(_txt_lines(results, save_conf=save_conf, parts=parts))
+    if lines:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+    return str(path)
+
+
+def _txt_lines(results: Results, *, save_conf: bool, parts: Parts) -> Iterable[str]:
+    if results.boxes is None:
+        return
+    scores = [(float(score),) if save_conf else () for score in results.boxes.conf]
+    classes = results.boxes.cls.astype(int).tolist()
+    if results.masks is None:
+        for index, box, score in zip(classes, results.boxes.xywhn, scores, strict=True):
+            yield txt_line(index, (*box.tolist(), *score))
+        return
+    polygons = results.masks.polygons(parts, normalize=True)
+    for index, outlines, score in zip(classes, polygons, scores, strict=True):
+        for outline in outlines:
+            if len(outline) >= 3:
+                yield txt_line(index, (*outline.reshape(-1).tolist(), *score))
+
+
+def txt_line(index: int, numbers: Iterable[float]) -> str:
+    """Return a line in YOLO's format: a class, then numbers in six digits."""
+    return " ".join([str(index), *(f"{number:g}" for number in numbers)])
+
+
+def save_crops(results: Results, folder: Path, name: Path, *, margin: int) -> list[str]:
+    """Write the part of the image around each box; see `Results.save_crop`.
+
+    Raises:
+        StorageError: The file system says no.
+    """
+    from samedge.runtime.results.overlay import write_picture
+
+    if results.boxes is None:
+        return []
+    image = as_bgr(results.orig_img)
+    height, width = results.orig_shape
+    suffix = name.suffix or ".jpg"
+    written: list[str] = []
+    for box, index in zip(results.boxes.xyxy, results.boxes.cls.astype(int), strict=True):
+        left, top = (max(0, int(value) - margin) for value in np.floor(box[:2]))
+        right, bottom = (int(value) + 1 + margin for value in np.ceil(box[2:]))
+        crop = image[top : min(bottom, height), left : min(right, width)]
+        # A class's name becomes one folder, whatever is in it.
+        kind = results.name_of(int(index)).replace("/", "_").replace("\\", "_").strip(".") or "_"
+        path, number = folder / kind / f"{name.stem}{suffix}", 2
+        while path.exists():
+            path, number = folder / kind / f"{name.stem}{number}{suffix}", number + 1
+        if crop.size:
+            write_picture(path, np.ascontiguousarray(crop))
+            written.append(str(path))
+    return written

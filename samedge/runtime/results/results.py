@@ -1,0 +1,386 @@
+"""Results: the masks and boxes of one image, and the ways to look at them, pick from them and keep them.
+
+Names, shapes and file formats are those that Ultralytics' users know, written anew on numpy. New is what keeps masks
+and prompts together: `prompt_index` goes with every mask through slicing and filtering, `dropped` names the prompts
+that have no mask left, and RLE keeps holes and parts that polygons lose. How records are written is in
+`samedge.runtime.results.records`, how pictures are drawn in `samedge.runtime.results.overlay`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from samedge.errors import UsageError
+from samedge.runtime.masks.polygons import Parts
+from samedge.runtime.masks.rle import Rle
+from samedge.runtime.results import records
+from samedge.runtime.results.boxes import Boxes, HostArrays, Selection, boxes_of_masks, selected_rows
+from samedge.runtime.results.masks import Masks, RleMasks
+from samedge.runtime.results.prediction import Prediction
+from samedge.types import Array, BoolArray, ImageArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+__all__ = ["Boxes", "Masks", "Results"]
+
+STAGES = ("preprocess", "inference", "postprocess")
+
+
+class Results(HostArrays):
+    """The masks and boxes of one image.
+
+    Args:
+        orig_img: The image, uint8 ``(H, W, 3)``, BGR.
+        path: Where it came from.
+        names: Names of the classes; ``{i: str(i)}`` if left out.
+        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class. Left out where there are masks: their tight boxes, score 1.
+        masks: bool ``[N, H, W]``, a prediction, or RLEs.
+        speed: Milliseconds for "preprocess", "inference" and "postprocess".
+        prompt_index: Which prompt each mask answers, ``[N]``; the classes if left out.
+        dropped: Prompts that have no mask here because none of theirs scored well enough.
+
+    Attributes:
+        orig_img: The image.
+        orig_shape: (height, width) of the image, px.
+        path: Where it came from, or None.
+        names: Names of the classes.
+        boxes: The boxes, or None.
+        masks: The masks, or None when there are none.
+        speed: Milliseconds for each stage; None where nobody measured it.
+        prompt_index: Which prompt each mask answers, int ``[N]``.
+        dropped: Prompts that have no mask left.
+        save_dir: Folder in which `save` puts a picture that was given no name; None is the current folder.
+
+    Raises:
+        UsageError: Boxes, masks and prompt indices are not equally many, or masks are not of the image's size.
+    """
+
+    def __init__(
+        self,
+        orig_img: ImageArray,
+        path: str | os.PathLike[str] | None = None,
+        names: Mapping[int, str] | None = None,
+        boxes: Array | None = None,
+        masks: BoolArray | Prediction | RleMasks | None = None,
+        speed: Mapping[str, float] | None = None,
+        *,
+        prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
+        dropped: Iterable[int] = (),
+    ) -> None:
+        self.orig_img = orig_img
+        self.orig_shape: tuple[int, int] = (int(orig_img.shape[0]), int(orig_img.shape[1]))
+        self.path = None if path is None else os.fspath(path)
+        self.speed: dict[str, float | None] = {**dict.fromkeys(STAGES), **(speed or {})}
+        self.dropped = tuple(dropped)
+        self.save_dir: str | None = None
+        self.boxes: Boxes | None = None
+        self.masks: Masks | None = None
+        self.prompt_index: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._set(boxes, masks, prompt_index)
+        known = [-1, *self.dropped, *([] if self.boxes is None else self.boxes.cls.astype(int).tolist())]
+        self.names = {i: str(i) for i in range(max(known) + 1)} if names is None else dict(names)
+
+    @classmethod
+    def from_prediction(
+        cls,
+        prediction: Prediction,
+        orig_img: ImageArray,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        speed: Mapping[str, float] | None = None,
+        dropped: Iterable[int] = (),
+    ) -> Self:
+        """Return the results of a prediction: class = prompt, score = predicted IoU, box = tight box of the mask.
+
+        The masks are drawn when they are first used.
+
+        Args:
+            prediction: Of this image.
+            orig_img: The image, uint8 ``(H, W, 3)``, BGR.
+            path: Where it came from.
+            speed: Milliseconds for each stage; that of the prediction if left out.
+            dropped: Prompts that have no mask in the prediction because none of theirs scored well enough.
+        """
+        data = np.column_stack([prediction.boxes, prediction.scores, prediction.prompt_index]).astype(np.float32)
+        return cls(
+            orig_img,
+            path,
+            boxes=data,
+            masks=prediction,
+            speed=prediction.speed if speed is None else speed,
+            prompt_index=prediction.prompt_index,
+            dropped=dropped,
+        )
+
+    def _set(
+        self,
+        boxes: Array | Boxes | None,
+        masks: BoolArray | Prediction | RleMasks | Masks | None,
+        prompt_index: Sequence[int] | NDArray[np.integer] | None,
+    ) -> None:
+        if masks is not None and not isinstance(masks, Masks):
+            masks = Masks(masks, self.orig_shape)
+        if boxes is None and masks is not None:
+            count = len(masks)
+            index = np.arange(count) if prompt_index is None else np.asarray(prompt_index)
+            if len(index) == count:
+                boxes = np.column_stack([boxes_of_masks(masks.data), np.ones(count), index])
+        if boxes is not None and not isinstance(boxes, Boxes):
+            boxes = Boxes(boxes, self.orig_shape)
+        count = len(boxes) if boxes is not None else 0
+        if prompt_index is None:
+            prompt_index = [] if boxes is None else boxes.cls.astype(np.intp)
+        index = np.asarray(prompt_index, np.intp).reshape(-1)
+        if len(index) != count or (masks is not None and len(masks) != count):
+            raise UsageError(
+                f"there are {count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices",
+                cure="Give one of each for every object",
+            )
+        self.boxes = boxes
+        self.masks = masks if masks is not None and len(masks) else None
+        self.prompt_index = index
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self.prompt_index)
+
+    def __getitem__(self, selection: Selection) -> Results:
+        """Some of the objects, as `Results`: by index, slice, or a list or array of indices or booleans."""
+        rows = selected_rows(len(self), selection)
+        chosen = self.new()
+        chosen.update(
+            None if self.boxes is None else self.boxes[rows],
+            None if self.masks is None else self.masks[rows],
+            prompt_index=self.prompt_index[rows],
+        )
+        return chosen
+
+    def __iter__(self) -> Iterator[Results]:
+        """Yield the objects, each as `Results` of one."""
+        return (self[at] for at in range(len(self)))
+
+    def __repr__(self) -> str:
+        height, width = self.orig_shape
+        return f"Results({self.verbose() or 'nothing'}, image {width} x {height} px, path {self.path!r})"
+
+    def new(self) -> Results:
+        """Return results of the same image and names, without objects."""
+        empty = Results(self.orig_img, self.path, self.names, speed=None, dropped=self.dropped)
+        empty.speed = dict(self.speed)
+        empty.save_dir = self.save_dir
+        return empty
+
+    def update(
+        self,
+        boxes: Array | Boxes | None = None,
+        masks: BoolArray | Prediction | RleMasks | Masks | None = None,
+        *,
+        prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
+    ) -> None:
+        """Replace boxes, masks or both.
+
+        Args:
+            boxes: ``[N, 6]``; the old ones stay if left out.
+            masks: bool ``[N, H, W]``; the old ones stay if left out.
+            prompt_index: ``[N]``; the old ones stay if left out and there are as many objects as before.
+
+        Raises:
+            UsageError: They are not equally many.
+        """
+        if boxes is not None and not isinstance(boxes, Boxes):
+            boxes = Boxes(boxes, self.orig_shape)
+        if masks is not None and not isinstance(masks, Masks):
+            masks = Masks(masks, self.orig_shape)
+        boxes = self.boxes if boxes is None else boxes
+        masks = self.masks if masks is None else masks
+        if prompt_index is None and len(self) in [len(objects) for objects in (boxes, masks) if objects is not None]:
+            prompt_index = self.prompt_index
+        self._set(boxes, masks, prompt_index)
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a class; its number where it has none."""
+        return self.names.get(index, str(index))
+
+    def verbose(self) -> str:
+        """Return how many objects of which class there are, such as "1 0, 2 1"; empty if there are none."""
+        if self.boxes is None or not len(self):
+            return ""
+        classes, counts = np.unique(self.boxes.cls.astype(int), return_counts=True)
+        return ", ".join(f"{count} {self.name_of(int(index))}" for index, count in zip(classes, counts, strict=True))
+
+    @overload
+    def plot(
+        self, conf: bool = True, line_width: float | None = None, font_size: float | None = None,
+        font: str | None = None, pil: Literal[False] = False, img: ImageArray | None = None, *,
+        labels: bool = True, boxes: bool = True, masks: bool = True, show: bool = False, save: bool = False,
+        filename: str | os.PathLike[str] | None = None, color_mode: Literal["class", "instance"] = "class",
+    ) -> ImageArray: ...  # fmt: skip
+
+    @overload
+    def plot(
+        self, conf: bool = True, line_width: float | None = None, font_size: float | None = None,
+        font: str | None = None, *, pil: Literal[True], img: ImageArray | None = None,
+        labels: bool = True, boxes: bool = True, masks: bool = True, show: bool = False, save: bool = False,
+        filename: str | os.PathLike[str] | None = None, color_mode: Literal["class", "instance"] = "class",
+    ) -> PILImage: ...  # fmt: skip
+
+    def plot(
+        self,
+        conf: bool = True,
+        line_width: float | None = None,
+        font_size: float | None = None,
+        font: str | None = None,
+        pil: bool = False,
+        img: ImageArray | None = None,
+        *,
+        labels: bool = True,
+        boxes: bool = True,
+        masks: bool = True,
+        show: bool = False,
+        save: bool = False,
+        filename: str | os.PathLike[str] | None = None,
+        color_mode: Literal["class", "instance"] = "class",
+    ) -> ImageArray | PILImage:
+        """Return a copy of the image with masks, boxes and labels on it: BGR uint8 ``(H, W, 3)``.
+
+        Args:
+            conf: Write scores into labels.
+            line_width: Of boxes and contours, px; None suits the image.
+            font_size: Of labels, px; None suits the image.
+            font: File of a TrueType font.
+            pil: Return a PIL image (RGB) instead.
+            img: Draw on a copy of this image of the same size instead.
+            labels: Write labels.
+            boxes: Draw boxes.
+            masks: Draw masks.
+            show: Open the picture in a window.
+            save: Write the picture to `filename`.
+            filename: As in `save`.
+            color_mode: A colour for each "class" (prompt), or for each "instance".
+
+        Raises:
+            UsageError: `img` has another size, or `color_mode` is neither of the two.
+            StorageError: The font cannot be read, or the picture cannot be written.
+        """
+        from samedge.runtime.results import drawing
+
+        picture = drawing.draw_results(
+            self,
+            img,
+            drawing.Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode),
+        )
+        if save:
+            self._write(picture, filename)
+        if show or pil:
+            from PIL import Image
+
+            image = Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
+            if show:
+                image.show(title=self.path)
+            return image if pil else picture
+        return picture
+
+    def show(self) -> None:
+        """Open the picture of `plot` in a window of the system's picture viewer."""
+        self.plot(show=True)
+
+    def save(self, filename: str | os.PathLike[str] | None = None) -> str:
+        """Write the picture of `plot` and return its path.
+
+        Args:
+            filename: The ending says the format. If left out: "results_" and the name of the image, in `save_dir`.
+
+        Raises:
+            UsageError: The format is not known.
+            StorageError: The file system says no.
+        """
+        return self._write(self.plot(), filename)
+
+    def _write(self, picture: ImageArray, filename: str | os.PathLike[str] | None) -> str:
+        from samedge.runtime.results.overlay import write_picture
+
+        if filename is None:
+            name = f"results_{Path(self.path or 'image.jpg').name}"
+            path = Path(self.save_dir or ".") / (name if Path(name).suffix else f"{name}.jpg")
+        else:
+            path = Path(filename)
+        write_picture(path, picture)
+        return str(path)
+
+    def save_txt(self, txt_file: str | os.PathLike[str], save_conf: bool = False, *, parts: Parts = "merge") -> str:
+        """Append one line an object to a text file in YOLO's format, and return the path of the file.
+
+        A line is "class x1 y1 x2 y2 ..." (with a score at its end if asked for), as shares of the image's width and
+        height. Objects of fewer than 3 points get no line. Results without masks get "class x y width height" (centre).
+        The class is the number of the prompt, whichever masks were dropped. Without lines no file is made.
+
+        Args:
+            txt_file: The file; folders are made.
+            save_conf: Write scores too.
+            parts: What becomes of masks of several parts; with "all", each part is a line.
+
+        Raises:
+            StorageError: The file system says no.
+        """
+        return records.save_txt(self, Path(txt_file), save_conf=save_conf, parts=parts)
+
+    def save_crop(
+        self, save_dir: str | os.PathLike[str], file_name: str | os.PathLike[str] = "im.jpg", *, margin: int = 10
+    ) -> list[str]:
+        """Write the part of the image around each box to ``save_dir/<class name>/``, and return the paths.
+
+        Args:
+            save_dir: Folder; made if it is not there.
+            file_name: Name of the files, with ".jpg" where it has no ending. Numbers are added: nothing is overwritten.
+            margin: Around each box, px.
+
+        Raises:
+            StorageError: The file system says no.
+        """
+        return records.save_crops(self, Path(save_dir), Path(file_name), margin=margin)
+
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
+        """Return a record an object: "name", "class", "confidence", "box" {x1, y1, x2, y2}, "segments" {x, y}.
+
+        Args:
+            normalize: Coordinates as shares of the image's width and height instead of px.
+            decimals: To which numbers are rounded.
+        """
+        return records.summary(self, normalize=normalize, decimals=decimals)
+
+    def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
+        """Return `summary` as JSON."""
+        return records.to_json(self, normalize=normalize, decimals=decimals)
+
+    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
+        """Return `summary` as CSV with a header; "box" and "segments" are JSON inside their cells."""
+        return records.to_csv(self, normalize=normalize, decimals=decimals)
+
+    def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
+        """Return `summary` as a pandas DataFrame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return records.to_df(self, normalize=normalize, decimals=decimals)
+
+    def to_rle(self) -> list[Rle]:
+        """Return the masks in COCO's compressed form, holes and parts included."""
+        return [] if self.masks is None else self.masks.to_rle()
+
+    def to_coco(self, image_id: int = 0, category_id: int | None = None) -> list[dict[str, Any]]:
+        """Return the objects as COCO annotations with RLE: what pycocotools loads and evaluates.
+
+        Args:
+            image_id: Of the image.
+            category_id: Of every object; its class if left out.
+        """
+        return records.to_coco(self, image_id=image_id, category_id=category_id)

@@ -1,0 +1,111 @@
+"""What a stream is asked for: images, what is to be found in each, and what becomes of errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
+
+import numpy as np
+
+from samedge.errors import ImageError, PromptError, UsageError
+from samedge.runtime.image.read import ImageSource
+from samedge.runtime.image.sources import find_images
+
+R = TypeVar("R")
+
+Arguments: TypeAlias = "Mapping[str, object]"
+"""Keyword arguments of what decodes: of `Predictor.predict`, where nothing else was named."""
+StreamSource: TypeAlias = "ImageSource | tuple[ImageSource, Arguments | None]"
+ArgumentsOf: TypeAlias = "Callable[[int, ImageSource], Arguments]"
+OnError: TypeAlias = Literal["raise", "yield"]
+
+_PROMPTS: Final = ("points", "boxes", "masks")
+_PREDICT: Final = (*_PROMPTS, "labels", "multimask", "conf")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamRequest(Generic[R]):
+    """What a stream is asked for; the arguments of `Predictor.stream`.
+
+    Raises:
+        UsageError: They mean nothing.
+    """
+
+    sources: str | os.PathLike[str] | Iterable[StreamSource]
+    arguments: Arguments | ArgumentsOf
+    decode: Callable[..., R]
+    needs_prompts: bool
+    queue_size: int
+    errors: OnError
+    keep_images: bool
+
+    def __post_init__(self) -> None:
+        if self.queue_size < 1:
+            raise UsageError(f"queue_size is {self.queue_size}", cure="Give 1 or more")
+        if self.errors not in ("raise", "yield"):
+            raise UsageError(f"errors is {self.errors!r}", cure="Choose raise or yield")
+        one_array = isinstance(self.sources, np.ndarray) and self.sources.ndim < 4
+        if one_array or not isinstance(self.sources, (str, os.PathLike, Iterable)):
+            raise UsageError(
+                f"a stream reads many images, and this is one {type(self.sources).__name__}",
+                cure="Give a folder, a list, or anything else that yields images",
+            )
+        if self.needs_prompts and isinstance(self.arguments, Mapping):
+            require_known(self.arguments)
+
+    def each_source(self) -> Iterator[StreamSource]:
+        """Yield the images of a folder or a pattern in natural order, and what anything else yields.
+
+        Raises:
+            ImageError: A folder or a pattern has no image.
+            StorageError: A folder cannot be read.
+        """
+        if isinstance(self.sources, (str, os.PathLike)):
+            yield from find_images(Path(self.sources))
+        else:
+            yield from self.sources
+
+
+def image_and_arguments(item: StreamSource) -> tuple[ImageSource, Arguments]:
+    """Return an item of the source as an image and what comes with it.
+
+    Raises:
+        ImageError: It is a tuple of something else.
+    """
+    if not isinstance(item, tuple):
+        return item, {}
+    if len(item) != 2 or not isinstance(item[1], (Mapping, type(None))):
+        raise ImageError(
+            f"an item of the source is a tuple of {', '.join(type(part).__name__ for part in item) or 'nothing'}",
+            cure="Give an image, or an image and a mapping: (image, {'boxes': [...]})",
+        )
+    return item[0], item[1] or {}
+
+
+def require_known(arguments: Arguments) -> None:
+    """Compare names with those of the arguments of `Predictor.predict`.
+
+    Raises:
+        UsageError: One is not among them.
+    """
+    unknown = [name for name in arguments if name not in _PREDICT]
+    if unknown:
+        raise UsageError(f"predict has no argument {unknown[0]!r}", cure=f"Known: {', '.join(_PREDICT)}")
+
+
+def require_prompts(arguments: Arguments) -> None:
+    """Check that `Predictor.predict` has something to do.
+
+    Raises:
+        UsageError: An argument is not one of its.
+        PromptError: There is no prompt.
+    """
+    require_known(arguments)
+    if all(arguments.get(name) is None for name in _PROMPTS):
+        raise PromptError(
+            "there are no prompts for this image",
+            cure="Give prompts, or (image, prompts) as items; decode=Predictor.everything needs none",
+        )

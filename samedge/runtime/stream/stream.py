@@ -1,0 +1,234 @@
+"""Many images, one after the other: the next ones are read and encoded while the last one is decoded.
+
+Order is kept, memory is bounded, and an error says which image it is about. Of a predictor it knows what `StreamHost`
+says.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from typing_extensions import Self
+
+from samedge.errors import CancelledError, SamedgeError
+from samedge.runtime.decoder.embedding import EncodedImage
+from samedge.runtime.image.read import ImageSource, path_of
+from samedge.runtime.stream.request import (
+    Arguments,
+    StreamRequest,
+    StreamSource,
+    image_and_arguments,
+    require_prompts,
+)
+from samedge.runtime.stream.work_ahead import WorkAhead
+from samedge.types import ImageArray
+
+if TYPE_CHECKING:
+    from samedge.runtime.predictor import Predictor
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamItem(Generic[R]):
+    """What a stream says about one image.
+
+    Attributes:
+        index: Place in the source, from 0.
+        path: Where the image came from; None for arrays and PIL images.
+        error: Why there is no result; only in streams with ``errors="yield"``.
+        speed: Milliseconds for "preprocess", "inference" and "postprocess". They overlap with those of other images, so
+            that their sum over a stream is more than the time it took.
+        image: BGR uint8 ``(H, W, 3)``; only in streams with ``keep_images``.
+    """
+
+    index: int
+    path: str | None
+    error: SamedgeError | None
+    speed: Mapping[str, float]
+    image: ImageArray | None
+    _result: R | None
+
+    @property
+    def result(self) -> R:
+        """What decoding returned: a `Prediction`, where nothing else was asked for.
+
+        Raises:
+            SamedgeError: `error`, if there is one.
+        """
+        if self.error is not None:
+            raise self.error
+        return cast("R", self._result)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHost:
+    """What a stream needs of a predictor.
+
+    Attributes:
+        encode: Reads and encodes an image; called in the stream's thread.
+        present: Makes a predictor of which an encoded image is the present one; called by the consumer, as are those of
+            its methods that decode.
+        claim: Told that a stream begins; raises UsageError if there must not be one.
+    """
+
+    encode: Callable[[ImageSource], EncodedImage]
+    present: Callable[[EncodedImage], Predictor]
+    claim: Callable[[Stream[Any]], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """An image that is encoded, or why it is not. ``source`` is kept for those who ask for prompts by it."""
+
+    index: int
+    path: str | None
+    source: ImageSource | None = None
+    arguments: Arguments = field(default_factory=dict)
+    image: EncodedImage | None = None
+    error: SamedgeError | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reader:
+    """Makes an item of the source ready. Runs in the worker, and must not hold the stream: see `Stream`."""
+
+    encode: Callable[[ImageSource], EncodedImage]
+    request: StreamRequest[Any]
+
+    def __call__(self, index: int, item: StreamSource) -> _Ready:
+        path: str | None = None
+        try:
+            source, own = image_and_arguments(item)
+            path = path_of(source)
+            common = self.request.arguments
+            if isinstance(common, Mapping):
+                own = {**common, **own}
+                if self.request.needs_prompts:
+                    require_prompts(own)  # before the costly step
+            image = self.encode(source)
+        except SamedgeError as error:
+            return _Ready(index, path, error=_named(error, index, path))
+        if not self.request.keep_images:
+            image = replace(image, pixels=None)
+        return _Ready(index, path, None if isinstance(common, Mapping) else source, own, image)
+
+
+class Stream(Iterator[StreamItem[R]]):
+    """The items of `Predictor.stream`, in the order of the images. For one consumer, in one thread.
+
+    Reading begins with the first item that is asked for. The worker ends at the end of the source, at an error, at
+    `close`, at the end of a ``with`` block, and when the stream is forgotten, as a loop that is left early does. Ending
+    waits for the image that is being encoded.
+    """
+
+    # The worker's thread keeps alive what it works on. It must not be the stream itself, which would then never be
+    # forgotten.
+
+    def __init__(self, host: StreamHost, request: StreamRequest[R]) -> None:
+        self._host = host
+        self._request = request
+        self._ready: WorkAhead[StreamSource, _Ready] | None = None
+        self._end: Callable[[], object] | None = None
+        self._closed = False
+
+    @property
+    def open(self) -> bool:
+        """Whether an item was asked for, and more may come."""
+        return self._ready is not None and not self._closed
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StreamItem[R]:
+        """Return the next item.
+
+        Raises:
+            StopIteration: There are no more.
+            SamedgeError: Of the next image, and says which; or of the source, after which nothing comes.
+            UsageError: Another stream of the predictor is open.
+        """
+        if self._closed:
+            raise StopIteration
+        try:
+            return self._answered(next(self._worker()))
+        except BaseException:
+            self.close()
+            raise
+
+    def _worker(self) -> WorkAhead[StreamSource, _Ready]:
+        if self._ready is None:
+            self._host.claim(self)
+            request = self._request
+            reader = _Reader(self._host.encode, request)
+            self._ready = WorkAhead(request.each_source(), reader, ahead=request.queue_size, name="samedge-stream")
+            # Also at the end of the process: a thread inside a native library must not outlive the interpreter.
+            self._end = weakref.finalize(self, self._ready.close)
+            self._ready.start()
+        return self._ready
+
+    def _answered(self, ready: _Ready) -> StreamItem[R]:
+        """Decode in the consumer's thread."""
+        error, result = ready.error, None
+        predictor = None if ready.image is None else self._host.present(ready.image)
+        if predictor is not None:
+            try:
+                result = self._request.decode(predictor, **self._arguments(ready))
+            except CancelledError:
+                raise
+            except SamedgeError as failure:
+                error = _named(failure, ready.index, ready.path)
+            except StopIteration as failure:  # it would pass for the end of the stream
+                raise RuntimeError(f"decoding image {ready.index} raised StopIteration") from failure
+        if error is not None:
+            if self._request.errors == "raise":
+                raise error
+            _forget_frames(error)
+        speed = {} if predictor is None else predictor.speed
+        pixels = None if ready.image is None else ready.image.pixels
+        return StreamItem(ready.index, ready.path, error, MappingProxyType(speed), pixels, result)
+
+    def _arguments(self, ready: _Ready) -> Arguments:
+        if ready.source is None or isinstance(self._request.arguments, Mapping):
+            return ready.arguments
+        arguments = {**self._request.arguments(ready.index, ready.source), **ready.arguments}
+        if self._request.needs_prompts:
+            require_prompts(arguments)
+        return arguments
+
+    def close(self) -> None:
+        """End the stream; what is encoded already is dropped. May be called twice."""
+        self._closed = True
+        if self._end is not None:
+            self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _named(error: SamedgeError, index: int, path: str | None) -> SamedgeError:
+    """Return the error with the image that it is about in `where`, and as attributes."""
+    name = f"image {index}" if path is None else f"image {index} ({path})"
+    if error.where is not None and (path is None or Path(error.where) != Path(path)):
+        name = f"{name}, {error.where}"
+    error.where = name
+    error.facts |= {"item_index": index, "item_path": path}
+    return error
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop tracebacks: their frames hold the image and its embedding for as long as somebody keeps the error."""
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__

@@ -1,0 +1,121 @@
+"""Work done ahead of its consumer: a thread applies a function to the items of a source, and waits when it is too far.
+
+Order is kept, and the items that are in memory are bounded. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread, current_thread
+from typing import Final, Generic, TypeVar
+
+from typing_extensions import Self
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_PATIENCE_S: Final = 1.0
+"""How long `WorkAhead.close` waits for a source that does not answer, such as a camera without a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result(Generic[R]):
+    value: R
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None = None
+
+
+class WorkAhead(Iterator[R], Generic[T, R]):
+    """Yields ``work(index, item)`` for each item of a source, worked out in a thread of its own, from `start` on.
+
+    An exception of the source or of the work is raised where its result would have come, and ends the iteration. The
+    thread ends with the process. For one consumer.
+
+    Args:
+        source: Read in the thread, item by item, when there is room.
+        work: Called in the thread.
+        ahead: At most so many items have been read and not yet been taken, 1 or more.
+        name: Of the thread.
+    """
+
+    def __init__(self, source: Iterable[T], work: Callable[[int, T], R], *, ahead: int, name: str) -> None:
+        self._source = source
+        self._work = work
+        self._room = Semaphore(ahead)
+        self._done: SimpleQueue[_Result[R] | _End] = SimpleQueue()
+        self._stopped = Event()
+        self._in_source = False
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin; once. Apart from making this, so that whoever is interrupted in between can still close it."""
+        self._thread.start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> R:
+        """Return the next result, and make room for one more.
+
+        Raises:
+            StopIteration: The source is at its end, or this was closed.
+        """
+        if self._stopped.is_set():
+            raise StopIteration
+        done = self._done.get()
+        if isinstance(done, _Result) and not self._stopped.is_set():
+            self._room.release()
+            return done.value
+        self._stopped.set()
+        if isinstance(done, _End) and done.error is not None:
+            raise done.error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop the thread and wait for it: the work on one item at most. May be called twice, and from any thread.
+
+        A source that is waited for may never answer. It is given a second; after that the thread is left to itself. It
+        ends when the source answers, and does no more work.
+        """
+        self._stopped.set()
+        self._room.release()
+        self._done.put(_End())  # for a consumer that waits in another thread
+        if self._thread.ident is None or self._thread is current_thread():  # the garbage collector runs anywhere
+            return
+        while self._thread.is_alive():
+            self._thread.join(_PATIENCE_S)
+            if self._in_source:
+                return
+
+    def _run(self) -> None:
+        try:
+            source = iter(self._source)
+            for index in count():
+                self._room.acquire()
+                # In a function of its own, so that nothing of this item is kept while there is no room for the next.
+                if not self._step(index, source):
+                    break
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
+            self._done.put(_End(error))
+
+    def _step(self, index: int, source: Iterator[T]) -> bool:
+        if self._stopped.is_set():
+            return False
+        self._in_source = True
+        try:
+            item = next(source)
+        except StopIteration:
+            self._done.put(_End())
+            return False
+        finally:
+            self._in_source = False
+        if self._stopped.is_set():
+            return False
+        self._done.put(_Result(self._work(index, item)))
+        return True

@@ -1,0 +1,118 @@
+"""From what a YOLO graph says about every anchor to the few boxes that count. Knows numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from samedge.errors import TensorMismatchError, UsageError
+from samedge.runtime.masks.nms import batched_nms, nms
+from samedge.types import FloatArray
+
+MAX_CANDIDATES: Final = 30_000
+"""Boxes that suppression looks at, the best first; more would take it minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Which boxes are kept.
+
+    Attributes:
+        conf: The score of a box must be greater.
+        iou: Of two boxes of one class that overlap by more, the one that scores less is dropped.
+        max_det: At most so many boxes an image, the best.
+        classes: Only these; None for all.
+        agnostic: Boxes of different classes suppress each other too.
+    """
+
+    conf: float = 0.25
+    iou: float = 0.7
+    max_det: int = 300
+    classes: Collection[int] | None = None
+    agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("conf", self.conf), ("iou", self.iou)):
+            if not 0 <= value <= 1:
+                raise UsageError(f"{name} is {value}", cure="Give a number from 0 to 1")
+        if self.max_det < 1:
+            raise UsageError(f"max_det is {self.max_det}", cure="Give 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Boxes in the frame of the graph's input.
+
+    Attributes:
+        boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px.
+        scores: float32 ``[N]``, falling.
+        classes: float32 ``[N]``, whole numbers.
+        coefficients: float32 ``[N, M]``, for the prototypes of masks; M is 0 for a detector.
+    """
+
+    boxes: FloatArray
+    scores: FloatArray
+    classes: FloatArray
+    coefficients: FloatArray
+
+    def __len__(self) -> int:
+        """Number of boxes."""
+        return len(self.scores)
+
+
+def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Detections:
+    """Return the boxes of one image that score well enough and do not overlap a better one.
+
+    One box an anchor: of the class that scores best there.
+
+    Args:
+        output: float32 ``[4 + C + M, A]``: centre x and y, width, height in px, C scores 0..1, M mask coefficients.
+        class_count: C.
+        thresholds: Which boxes are kept.
+
+    Raises:
+        TensorMismatchError: There are fewer rows than that.
+    """
+    if output.ndim != 2 or output.shape[0] < 4 + class_count:
+        raise TensorMismatchError(
+            f"an output of the shape {output.shape} has no {class_count} classes",
+            cure="Give the names of the classes that the graph was trained on",
+        )
+    scores = output[4 : 4 + class_count]
+    at = np.flatnonzero(scores.max(0, initial=-np.inf) > thresholds.conf)
+    classes = scores[:, at].argmax(0) if len(at) else np.zeros(0, np.intp)
+    if thresholds.classes is not None:
+        chosen = np.isin(classes, list(thresholds.classes))
+        at, classes = at[chosen], classes[chosen]
+    best = scores[classes, at]
+    if len(at) > MAX_CANDIDATES:
+        top = np.argsort(-best, kind="stable")[:MAX_CANDIDATES]
+        at, classes, best = at[top], classes[top], best[top]
+    centre, half = output[:2, at].T, output[2:4, at].T / np.float32(2)
+    boxes = np.concatenate([centre - half, centre + half], 1)
+    if thresholds.agnostic:
+        kept = nms(boxes, best, thresholds.iou)
+    else:
+        kept = batched_nms(boxes, best, classes, thresholds.iou)
+    kept = kept[: thresholds.max_det]
+    return Detections(
+        boxes[kept], best[kept], classes[kept].astype(np.float32), output[4 + class_count :, at[kept]].T.copy()
+    )
+
+
+def select(output: FloatArray, thresholds: Thresholds) -> Detections:
+    """Return the boxes of one image that score well enough, from a graph that has suppressed them already.
+
+    Args:
+        output: float32 ``[K, 6 + M]``: x1, y1, x2, y2 in px, score, class, M mask coefficients.
+        thresholds: Which boxes are kept; `iou` and `agnostic` were decided when the graph was made.
+    """
+    chosen = output[:, 4] > thresholds.conf
+    if thresholds.classes is not None:
+        chosen &= np.isin(output[:, 5].astype(np.intp), list(thresholds.classes))
+    rows = output[chosen]
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")[: thresholds.max_det]]
+    return Detections(rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 6:])

@@ -1,0 +1,84 @@
+"""Which inputs an engine of a YOLO takes: its graph may take any number of images of any size, and an engine a range.
+
+Knows ranges and sizes, and nothing of TensorRT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.runtime.image.letterbox import Letterbox
+
+INPUT_AXES: Final = ("batch", "height", "width")
+"""Free axes of the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """Ranges of the free axes of an input; None where any size will do.
+
+    Attributes:
+        batch: Images of one call.
+        height: Rows of the input, px.
+        width: Columns of the input, px.
+    """
+
+    batch: AxisRange | None = None
+    height: AxisRange | None = None
+    width: AxisRange | None = None
+
+    @staticmethod
+    def of(profiles: Mapping[str, str]) -> InputLimits:
+        """Return the limits of an engine that was built with these profiles, such as ``{"batch": "1/1/4"}``.
+
+        Raises:
+            UsageError: A profile is no range.
+        """
+        return InputLimits(
+            *(AxisRange.parse(profiles[axis], axis) if axis in profiles else None for axis in INPUT_AXES)
+        )
+
+    @property
+    def fewest_images(self) -> int:
+        """The fewest images of one call."""
+        return 1 if self.batch is None else self.batch.minimum
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether an input may have this size, px."""
+        sides = ((self.height, height), (self.width, width))
+        return all(limit is None or limit.minimum <= side <= limit.maximum for limit, side in sides)
+
+    def usual(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return a (height, width) that is taken, px: this one if it is, otherwise what kernels are chosen for."""
+        if self.takes(*size):
+            return size
+        height, width = (
+            side if limit is None else limit.optimum
+            for limit, side in zip((self.height, self.width), size, strict=True)
+        )
+        return height, width
+
+    def letterbox(self, image: tuple[int, ...], size: tuple[int, int], *, rect: bool, stride: int) -> Letterbox:
+        """Return where an image comes to lie; the padding is cut down only as far as the input is still taken.
+
+        Args:
+            image: (height, width, ...) of the image.
+            size: (height, width) of the input, px; with `rect`, at most.
+            rect: Cut the padding down.
+            stride: The coarsest of the model, px.
+        """
+        found = Letterbox.of(image[0], image[1], *size, rect=rect, stride=stride)
+        if rect and not self.takes(found.input_height, found.input_width):
+            return Letterbox.of(image[0], image[1], *size, rect=False, stride=stride)
+        return found
+
+    def images_at_once(self, most: int) -> int:
+        """Return how many of so many images go through the engine together."""
+        return most if self.batch is None else min(most, self.batch.maximum)
+
+    def __str__(self) -> str:
+        sides = (self.height, self.width)
+        return " x ".join("any" if side is None else f"{side.minimum} to {side.maximum}" for side in sides)

@@ -1,0 +1,1 @@
+"""Cache folder, digests, atomic writes and locks."""

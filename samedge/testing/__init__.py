@@ -1,0 +1,1 @@
+"""Test doubles for the product and for programs that embed it."""

@@ -1,0 +1,437 @@
+"""A GPU that is made of Python: for tests of everything that manages device memory, ours and the users'.
+
+    cuda = FakeCuda()
+    with cuda.current():
+        address = cuda.allocate(16)
+        ...
+    cuda.check()    # raises CudaMisuseError if something was not freed
+
+Work on streams really waits: it is done when somebody synchronises and not before, in the order of each stream. So a
+result that is read too early is not there. What is wrong on a real GPU and seldom shows is an error here: leaks, double
+frees, use after free, memory that is freed under a copy, pinned memory that is touched while a copy is under way, a
+graph that is destroyed while it is at work, two
+streams at the same memory without an event between them, and calls outside the context. Several threads may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from threading import RLock, local
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samedge.engines.cuda.memory import ALIGNMENT, LEGACY_STREAM, Gpu, PinnedBuffer, out_of_memory
+from samedge.testing.fake_cuda_state import (
+    CudaMisuseError,
+    FakeMemory,
+    FakePinned,
+    FakeStream,
+    FakeWork,
+    one_at_a_time,
+)
+
+_POISON = 0xA5
+_GAP = 1 << 16
+_FIRST = 16  # numbers below are CUDA's names for its own streams
+
+
+class FakeCuda:
+    """A `CudaMemory` that is made of Python and watches its user.
+
+    Args:
+        memory_bytes: How much can be allocated.
+        gpu: What it says it is.
+        captures: Whether work can be captured as a graph.
+
+    Attributes:
+        allocations: How many times device or pinned memory was allocated so far.
+        captured: How many graphs were captured so far.
+        launches: How many graphs were launched so far.
+        calls: Names of the methods called so far.
+    """
+
+    provider = "fake"
+
+    def __init__(self, *, memory_bytes: int = 1 << 30, gpu: Gpu | None = None, captures: bool = True) -> None:
+        self.gpu = gpu or Gpu(0, "Fake GPU", "8.6", 16, memory_bytes)
+        self.captures = captures
+        self.allocations = 0
+        self.captured = 0
+        self.launches = 0
+        self.lock = RLock()
+        self.calls: list[str] = []
+        self.closed = False
+        self._limit = memory_bytes
+        self._numbers = count(_FIRST)
+        self._next_address = 1 << 32
+        self._device: dict[int, FakeMemory] = {}
+        self._freed: set[int] = set()
+        self._pinned: list[FakeMemory] = []
+        self._streams: dict[int, FakeStream] = {LEGACY_STREAM: FakeStream()}
+        self._events: dict[int, dict[int, int] | None] = {}
+        self._graphs: dict[int, list[FakeWork]] = {}
+        self._launched: dict[int, list[FakeWork]] = {}
+        self._thread = local()
+
+    # Context
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this GPU the thread's own for a block."""
+        self._thread.depth = self._depth + 1
+        try:
+            yield
+        finally:
+            self._thread.depth -= 1
+
+    @property
+    def _depth(self) -> int:
+        return int(getattr(self._thread, "depth", 0))
+
+    @property
+    def _recording(self) -> tuple[int, list[FakeWork]] | None:
+        """What this thread captures: others may allocate and wait meanwhile."""
+        return getattr(self._thread, "recording", None)
+
+    def _enter(self, name: str, *, recordable: bool = False) -> None:
+        self.calls.append(name)
+        if self.closed:
+            raise CudaMisuseError(f"{name} after close")
+        if not self._depth:
+            raise CudaMisuseError(f"{name} outside of the context: call it inside `with memory.current()`")
+        if self._recording is not None and not recordable:
+            raise CudaMisuseError(f"{name} while work is captured as a graph")
+
+    @one_at_a_time
+    def close(self) -> None:
+        """End the context.
+
+        Raises:
+            CudaMisuseError: It was closed before, or something is left in it.
+        """
+        if self.closed:
+            raise CudaMisuseError("the context is closed twice")
+        self.check()
+        self.closed = True
+
+    def check(self) -> None:
+        """Complain about everything that was not freed.
+
+        Raises:
+            CudaMisuseError: Naming it.
+        """
+        if leaks := self.leaks():
+            raise CudaMisuseError(f"not freed: {', '.join(leaks)}")
+
+    @one_at_a_time
+    def leaks(self) -> list[str]:
+        """Return what was not freed."""
+        return [
+            *(memory.name for memory in self._device.values()),
+            *(memory.name for memory in self._pinned),
+            *(f"stream {stream}" for stream in self._streams if stream >= _FIRST),
+            *(f"event {event}" for event in self._events),
+            *(f"graph {graph}" for graph in self._graphs),
+        ]
+
+    # Memory
+
+    @one_at_a_time
+    def free_bytes(self) -> int:
+        """Free memory."""
+        self._enter("free_bytes")
+        return self._limit - sum(memory.data.nbytes for memory in self._device.values())
+
+    @one_at_a_time
+    def allocate(self, nbytes: int) -> int:
+        """Return the address of new device memory, full of nonsense."""
+        self._enter("allocate")
+        if nbytes > self.free_bytes():
+            raise out_of_memory("GPU memory", nbytes)
+        self.allocations += 1
+        address = self._next_address
+        self._next_address += -(-nbytes // ALIGNMENT) * ALIGNMENT + _GAP
+        name = f"device memory {self.allocations} of {nbytes} bytes"
+        self._device[address] = FakeMemory(name, np.full(max(1, nbytes), _POISON, np.uint8))
+        return address
+
+    @one_at_a_time
+    def free(self, address: int) -> None:
+        """Free device memory."""
+        self._enter("free")
+        if address in self._freed:
+            raise CudaMisuseError(f"address {address:#x} is freed twice")
+        if address not in self._device:
+            raise CudaMisuseError(f"address {address:#x} was never allocated")
+        self._end(self._device.pop(address))
+        self._freed.add(address)
+
+    @one_at_a_time
+    def pin(self, nbytes: int) -> PinnedBuffer:
+        """Return new pinned memory, full of nonsense."""
+        self._enter("pin")
+        self.allocations += 1
+        memory = FakeMemory(
+            f"pinned memory {self.allocations} of {nbytes} bytes", np.full(max(1, nbytes), _POISON, np.uint8)
+        )
+        self._pinned.append(memory)
+        return FakePinned(memory)
+
+    @one_at_a_time
+    def unpin(self, buffer: PinnedBuffer) -> None:
+        """Free pinned memory."""
+        self._enter("unpin")
+        memory = cast("FakePinned", buffer).memory
+        if memory not in self._pinned:
+            raise CudaMisuseError(f"{memory.name} is freed twice")
+        self._end(memory)
+        self._pinned.remove(memory)
+
+    def _end(self, memory: FakeMemory) -> None:
+        if memory.pending:
+            raise CudaMisuseError(f"{memory.name} is freed while {memory.pending[0].name} still needs it")
+        memory.alive = False
+        memory.data[:] = _POISON
+
+    @one_at_a_time
+    def _at(self, address: int, nbytes: int) -> tuple[FakeMemory, int]:
+        for start, memory in self._device.items():
+            if start <= address < start + memory.data.nbytes:
+                if address - start + nbytes > memory.data.nbytes:
+                    raise CudaMisuseError(f"{nbytes} bytes at {address:#x} reach beyond {memory.name}")
+                return memory, address - start
+        state = "was freed" if address in self._freed else "was never allocated"
+        raise CudaMisuseError(f"address {address:#x} {state}")
+
+    @one_at_a_time
+    def device_bytes(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """Return device memory as a kernel sees it: call it from within work only."""
+        memory, offset = self._at(address, nbytes)
+        return memory.data[offset : offset + nbytes]
+
+    # Work
+
+    @one_at_a_time
+    def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
+        """Copy bytes from the host to the device when the stream is synchronised."""
+        host = cast("FakePinned", buffer).memory
+        memory, offset = self._at(address, nbytes)
+
+        def do() -> None:
+            memory.data[offset : offset + nbytes] = host.data[:nbytes]
+
+        self._give("copy_in", stream, do, [host], [memory])
+
+    @one_at_a_time
+    def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
+        """Copy bytes from the device to the host when the stream is synchronised."""
+        host = cast("FakePinned", buffer).memory
+        memory, offset = self._at(address, nbytes)
+        host.data[:] = _POISON  # a view that was kept sees nonsense until then
+
+        def do() -> None:
+            host.data[:nbytes] = memory.data[offset : offset + nbytes]
+
+        self._give("copy_out", stream, do, [memory], [host])
+
+    @one_at_a_time
+    def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """Copy bytes on the device when the stream is synchronised."""
+        self.run_kernel(
+            "copy_across",
+            stream,
+            lambda: np.copyto(self.device_bytes(target, nbytes), self.device_bytes(source, nbytes)),
+            reads=[(source, nbytes)],
+            writes=[(target, nbytes)],
+        )
+
+    @one_at_a_time
+    def run_kernel(
+        self,
+        name: str,
+        stream: int,
+        do: Callable[[], None],
+        *,
+        reads: Sequence[tuple[int, int]],
+        writes: Sequence[tuple[int, int]],
+    ) -> None:
+        """Give a stream work of a fake runtime.
+
+        Args:
+            name: What complaints call it.
+            stream: The stream.
+            do: The work; it reaches memory by `device_bytes`.
+            reads: Addresses and sizes that it reads.
+            writes: Addresses and sizes that it writes.
+        """
+        self._give(
+            name, stream, do, [self._at(*place)[0] for place in reads], [self._at(*place)[0] for place in writes]
+        )
+
+    def _give(
+        self, name: str, stream: int, do: Callable[[], None], reads: Sequence[FakeMemory], writes: Sequence[FakeMemory]
+    ) -> FakeWork:
+        self._enter(name, recordable=True)
+        queue = self._stream(stream)
+        work = FakeWork(name, do, tuple(reads), tuple(writes), stream, next(self._numbers), dict(queue.seen))
+        for memory in (*reads, *writes):
+            if not memory.alive:
+                raise CudaMisuseError(f"{name} uses {memory.name} after it was freed")
+        if self._recording is not None and self._recording[0] == stream:
+            self._recording[1].append(work)
+            return work
+        for memory in (*reads, *writes):
+            for other in memory.pending:
+                ordered = other.stream == stream or queue.seen.get(other.stream, 0) >= other.number
+                clash = memory in writes or memory in other.writes
+                if clash and not ordered:
+                    raise CudaMisuseError(
+                        f"{name} on stream {stream} and {other.name} on stream {other.stream} use {memory.name} "
+                        f"at the same time: put an event between them"
+                    )
+        for memory in {*reads, *writes}:
+            memory.pending.append(work)
+        queue.queue.append(work)
+        return work
+
+    # Streams and events
+
+    @one_at_a_time
+    def create_stream(self) -> int:
+        """Return a new stream."""
+        self._enter("create_stream")
+        stream = next(self._numbers)
+        self._streams[stream] = FakeStream()
+        return stream
+
+    @one_at_a_time
+    def synchronise(self, stream: int) -> None:
+        """Do all that the stream was given."""
+        self._enter("synchronise")
+        self._drain(self._stream(stream), None)
+        self._drain_up_to(self._stream(stream).seen)
+
+    @one_at_a_time
+    def destroy_stream(self, stream: int) -> None:
+        """End a stream."""
+        self._enter("destroy_stream")
+        if self._stream(stream).queue:
+            raise CudaMisuseError(f"stream {stream} ends while work is under way: synchronise first")
+        del self._streams[stream]
+
+    def _stream(self, stream: int) -> FakeStream:
+        if stream not in self._streams:
+            raise CudaMisuseError(f"there is no stream {stream}")
+        return self._streams[stream]
+
+    def _drain(self, stream: FakeStream, until: int | None) -> None:
+        while stream.queue and (until is None or stream.queue[0].number <= until):
+            self._drain_up_to(stream.queue[0].after)
+            work = stream.queue.pop(0)
+            work.do()
+            for memory in {*work.reads, *work.writes}:
+                memory.pending.remove(work)
+
+    @one_at_a_time
+    def synchronise_all(self) -> None:
+        """Do all that any stream was given."""
+        self._enter("synchronise_all")
+        for stream in list(self._streams.values()):
+            self._drain(stream, None)
+
+    def _drain_up_to(self, seen: dict[int, int]) -> None:
+        for other, number in seen.items():
+            if other in self._streams:
+                self._drain(self._streams[other], number)
+
+    @one_at_a_time
+    def create_event(self) -> int:
+        """Return a new event."""
+        self._enter("create_event")
+        event = next(self._numbers)
+        self._events[event] = None
+        return event
+
+    @one_at_a_time
+    def record(self, event: int, stream: int) -> None:
+        """The event happens after what the stream was given so far."""
+        self._enter("record", recordable=True)
+        self._event(event)
+        self._stream(stream)
+        # What the stream waited for itself has happened too when the event has.
+        self._events[event] = {**self._stream(stream).seen, stream: next(self._numbers)}
+
+    @one_at_a_time
+    def wait(self, stream: int, event: int) -> None:
+        """What the stream is given from now on begins after the event."""
+        self._enter("wait", recordable=True)
+        if (recorded := self._event(event)) is not None:
+            queue = self._stream(stream)
+            for other, number in recorded.items():
+                if other != stream:
+                    queue.seen[other] = max(number, queue.seen.get(other, 0))
+
+    @one_at_a_time
+    def await_event(self, event: int) -> None:
+        """Do all that comes before the event."""
+        self._enter("await_event")
+        if (recorded := self._event(event)) is not None:
+            self._drain_up_to(recorded)
+
+    @one_at_a_time
+    def destroy_event(self, event: int) -> None:
+        """End an event."""
+        self._enter("destroy_event")
+        self._event(event)
+        del self._events[event]
+
+    def _event(self, event: int) -> dict[int, int] | None:
+        if event not in self._events:
+            raise CudaMisuseError(f"there is no event {event}")
+        return self._events[event]
+
+    # Graphs
+
+    def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
+        """Record what `work` gives to the stream."""
+        self._enter("capture")
+        if not self.captures:
+            return None
+        recorded: list[FakeWork] = []
+        self._thread.recording = (stream, recorded)
+        try:
+            worked = work()
+        finally:
+            self._thread.recording = None
+        if not worked:
+            return None
+        self.captured += 1
+        graph = next(self._numbers)
+        self._graphs[graph] = recorded
+        return graph
+
+    @one_at_a_time
+    def launch(self, graph: int, stream: int) -> None:
+        """Give a graph's work to a stream."""
+        self._enter("launch")
+        if graph not in self._graphs:
+            raise CudaMisuseError(f"there is no graph {graph}")
+        self.launches += 1
+        self._launched[graph] = [
+            self._give(work.name, stream, work.do, work.reads, work.writes) for work in self._graphs[graph]
+        ]
+
+    @one_at_a_time
+    def destroy_graph(self, graph: int) -> None:
+        """End a graph."""
+        self._enter("destroy_graph")
+        if graph not in self._graphs:
+            raise CudaMisuseError(f"graph {graph} is destroyed twice, or never was")
+        waiting = [work for stream in self._streams.values() for work in stream.queue]
+        if any(work in waiting for work in self._launched.pop(graph, [])):
+            raise CudaMisuseError(f"graph {graph} is destroyed while it is at work: synchronise first")
+        del self._graphs[graph]
