@@ -1,0 +1,1 @@
+"""Compilation of ONNX graphs into TensorRT engines."""
