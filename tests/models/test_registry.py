@@ -29,7 +29,7 @@ from samedge.models.sam.configs import (
 )
 from samedge.models.sam.registry import build_model, recognise
 from samedge.models.sam.seeded import seeded_state
-from samedge.models.sam.shapes import window_sizes
+from samedge.models.sam.vit_family import window_sizes
 
 
 @cache

@@ -14,9 +14,7 @@ import numpy as np
 import onnx.utils
 import torch
 
-from samedge.benchmarks.reference.packages import mobile_sam, reference_of
-from samedge.errors import BenchmarkError
-from samedge.models.sam.configs import TinyViTConfig
+from samedge.benchmarks.reference.packages import mobile_sam, reference_of, reference_package
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import as_bgr
@@ -54,10 +52,7 @@ def write_plain_encoder(source: str, image: str, folder: str) -> None:
         BenchmarkError: The reference package's encoder does not run at this size.
     """
     sam, config = reference_of(source)
-    if isinstance(config.encoder, TinyViTConfig) and config.encoder.grid != 64:
-        raise BenchmarkError(
-            "the reference package's TinyViT runs at 1024 px only", where=source, cure="Measure mobile_sam"
-        )
+    reference_package(config).refuse(config, source)
     example = torch.from_numpy(np.load(image))
     with torch.no_grad():
         np.save(Path(folder) / "embedding.npy", sam.image_encoder(example).numpy())

@@ -16,18 +16,21 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from samedge.benchmarks.measure.child import EXTRA
-from samedge.errors import missing_extra
-from samedge.models.checkpoints.read import read_checkpoint
+from samedge.errors import BenchmarkError, missing_extra
+from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.models.load import seeded_loader
 from samedge.models.sam.configs import SamConfig, TinyViTConfig, ViTConfig
-from samedge.models.sam.registry import recognise
+from samedge.models.sam.encoders import encoder_family
+from samedge.models.sam.registry import Recognised, recognise
 from samedge.models.sam.seeded import seeded_config, seeded_state
+from samedge.plugins import resolve
 
 _torch: Any = torch  # its library functions are untyped
 _libraries: list[Any] = []  # a library's operators go when it is collected
@@ -120,9 +123,7 @@ def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
         state: Weights under Meta's key names; loaded strictly.
         config: Sizes, with a ViT image encoder.
     """
-    package, encoder = segment_anything(), config.encoder
-    if not isinstance(encoder, ViTConfig):
-        raise TypeError("for a TinyViT use reference_mobile_sam")
+    package, encoder = segment_anything(), cast("ViTConfig", config.encoder)
     windows = {size for size in encoder.window_sizes if size} or {0}
     if len(windows) > 1:
         raise ValueError("Meta's encoder has windows of one size only")
@@ -152,9 +153,7 @@ def reference_mobile_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
         state: Weights under MobileSAM's key names; loaded strictly.
         config: Sizes, with a TinyViT image encoder.
     """
-    package, encoder = mobile_sam(), config.encoder
-    if not isinstance(encoder, TinyViTConfig):
-        raise TypeError("for a ViT use reference_sam")
+    package, encoder = mobile_sam(), cast("TinyViTConfig", config.encoder)
     image_encoder = package.modeling.TinyViT(
         img_size=encoder.image_size,
         num_classes=1000,
@@ -198,9 +197,91 @@ def _assemble(package: Any, image_encoder: Any, config: SamConfig, state: Mappin
     return sam.eval()
 
 
+class ReferencePackage(Protocol):
+    """The package that a family of image encoders comes from; the family's line names the class."""
+
+    def package(self) -> Any:
+        """Import it.
+
+        Raises:
+            MissingExtraError: It is not installed.
+        """
+        ...
+
+    def build(self, state: Mapping[str, Tensor], config: SamConfig) -> Any:
+        """Return its model of these sizes with these weights, in evaluation mode."""
+        ...
+
+    def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
+        """Return the weights of a checkpoint as its code takes them."""
+        ...
+
+    def refuse(self, config: SamConfig, source: str) -> None:
+        """Refuse sizes that its encoder does not run at.
+
+        Raises:
+            BenchmarkError: These are such.
+        """
+        ...
+
+
+class SegmentAnything:
+    """Meta's package, for ViT encoders."""
+
+    def package(self) -> Any:
+        """See `ReferencePackage`."""
+        return segment_anything()
+
+    def build(self, state: Mapping[str, Tensor], config: SamConfig) -> Any:
+        """See `ReferencePackage`."""
+        return reference_sam(state, config)
+
+    def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
+        """See `ReferencePackage`."""
+        return found.state
+
+    def refuse(self, config: SamConfig, source: str) -> None:
+        """See `ReferencePackage`: it runs at any size."""
+
+
+class MobileSam:
+    """MobileSAM's package, for TinyViT encoders."""
+
+    def package(self) -> Any:
+        """See `ReferencePackage`."""
+        return mobile_sam()
+
+    def build(self, state: Mapping[str, Tensor], config: SamConfig) -> Any:
+        """See `ReferencePackage`."""
+        return reference_mobile_sam(state, config)
+
+    def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
+        """See `ReferencePackage`: its own code has the batch norms that samedge folds."""
+        return checkpoint.state
+
+    def refuse(self, config: SamConfig, source: str) -> None:
+        """See `ReferencePackage`."""
+        if config.encoder.grid != 64:
+            raise BenchmarkError(
+                "the reference package's TinyViT runs at 1024 px only", where=source, cure="Measure mobile_sam"
+            )
+
+
+def reference_package(config: SamConfig) -> ReferencePackage:
+    """Return the package that has the encoder of these sizes.
+
+    Raises:
+        BenchmarkError: There is none.
+    """
+    family = encoder_family(config.encoder.family)
+    if not family.reference:
+        raise BenchmarkError(f"no reference package has the encoder {family.name!r}", cure="Measure it without --peers")
+    return cast("ReferencePackage", resolve(family.reference)())
+
+
 def package_of(config: SamConfig) -> Any:
-    """Return the reference package that has the encoder of these sizes."""
-    return mobile_sam() if isinstance(config.encoder, TinyViTConfig) else segment_anything()
+    """Return the reference package that has the encoder of these sizes, imported."""
+    return reference_package(config).package()
 
 
 def reference_of(source: str) -> tuple[Any, SamConfig]:
@@ -210,21 +291,19 @@ def reference_of(source: str) -> tuple[Any, SamConfig]:
         source: Path, known name, or "seeded:NAME".
 
     Raises:
+        BenchmarkError: No reference package has its encoder.
         MissingExtraError: The reference package is not installed.
         SamedgeError: As `samedge.models.sam.load.load_model`.
     """
-    state: Mapping[str, Tensor]
     if source.startswith(SEEDED):
         config = seeded_config(source.removeprefix(SEEDED))
-        state = seeded_state(config)
+        package, state = reference_package(config), dict[str, Tensor](seeded_state(config))
     else:
         checkpoint = read_checkpoint(find_checkpoint(source))
         found = recognise(checkpoint)
-        config = found.config
-        # MobileSAM's own code has the batch norms that samedge folds.
-        state = checkpoint.state if isinstance(config.encoder, TinyViTConfig) else found.state
-    build = reference_mobile_sam if isinstance(config.encoder, TinyViTConfig) else reference_sam
-    return build(state, config).requires_grad_(requires_grad=False), config
+        config, package = found.config, reference_package(found.config)
+        state = dict(package.state(checkpoint, found))
+    return package.build(state, config).requires_grad_(requires_grad=False), config
 
 
 def write_seeded_state(name: str, path: str) -> None:
@@ -237,12 +316,7 @@ def write_seeded_state(name: str, path: str) -> None:
     Raises:
         UsageError: There are no such weights.
     """
-    if name.lower().startswith(("yolo", "fastsam")):
-        from samedge.models.yolo.seeded import seeded_yolo
-
-        torch.save(seeded_yolo(name).state_dict(), path)
-    else:
-        torch.save(seeded_state(seeded_config(name)), path)
+    torch.save(dict(seeded_loader(name).seeded_state(name)), path)
 
 
 def use_threads(threads: int | None) -> None:

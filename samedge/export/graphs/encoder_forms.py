@@ -237,6 +237,11 @@ class FoldedViT(nn.Module):
         return self.encoder.finish(torch.cat(parts, 1) if self.chunked else parts[0])
 
 
+def vit_form(encoder: ImageEncoderViT, form: EncoderForm) -> tuple[nn.Module, str]:
+    """Return Meta's ViT as it is exported in a form, and the name of that variant."""
+    return FoldedViT(encoder, form), form
+
+
 def _sizes(tokens: int, parts: int) -> list[int]:
     """Return how many of a picture's tokens are in each part."""
     return [CHUNK_TOKENS] * (parts - 1) + [tokens - CHUNK_TOKENS * (parts - 1)]

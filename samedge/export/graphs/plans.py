@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samedge.bundle.manifest import DEFAULT_VARIANT, GraphRole
-from samedge.export.graphs.encoder_forms import EncoderForm, FoldedViT
+from samedge.export.graphs.encoder_forms import EncoderForm
 from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
-from samedge.export.graphs.tiny_vit_form import FoldedTinyViT
-from samedge.models.sam.image_encoder import ImageEncoderViT
+from samedge.models.sam.encoders import encoder_family
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
-from samedge.models.sam.tiny_vit import TinyViT
+from samedge.plugins import resolve
 from samedge.runtime.decoder.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
 from samedge.types import IOScheme
 
@@ -61,12 +60,12 @@ def encoder_module(sam: Sam, form: EncoderForm) -> tuple[nn.Module, str]:
 
     Its forward maps ``image`` float32 ``[N, 3, S, S]``, normalised, to ``image_embeddings`` float32 ``[N, C, g, g]``.
     """
-    if isinstance(sam.image_encoder, ImageEncoderViT):
-        return FoldedViT(sam.image_encoder, form), form
-    if isinstance(sam.image_encoder, TinyViT) and form == "chunked":
-        return FoldedTinyViT(sam.image_encoder), "strips"
-    # TensorRT fuses it as it is; of the other form it writes gathered windows into the plan, 470 MB instead of 21.
-    return sam.image_encoder, DEFAULT_VARIANT
+    encoder = sam.image_encoder
+    family = encoder_family(str(encoder.family))
+    if not family.form:
+        return encoder, DEFAULT_VARIANT
+    module, variant = cast("tuple[nn.Module, str]", resolve(family.form)(encoder, form))
+    return module, variant
 
 
 class RawImageEncoder(nn.Module):
@@ -166,14 +165,15 @@ class MetaDecoder(nn.Module):
 def _native_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
     size = sam.image_size
     encoder, variant = encoder_module(sam, form)
+    features = encoder_family(str(sam.image_encoder.family)).features
     return GraphPlan(
         role="encoder",
         module=encoder,
         variant=variant,
         example=(torch.zeros(1, 3, size, size),),
         inputs=("image",),
-        outputs=("image_embeddings",),
-        dynamic_axes={"image": {0: "batch"}, "image_embeddings": {0: "batch"}},
+        outputs=features,
+        dynamic_axes={name: {0: "batch"} for name in ("image", *features)},
     )
 
 

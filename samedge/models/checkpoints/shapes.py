@@ -15,7 +15,17 @@ class MisfitError(Exception):
     """The weights cannot be of the family they were read as; the text says why. Never leaves the models package."""
 
 
-def _shape(state: State, key: str, rank: int) -> tuple[int, ...]:
+def shape_of(state: State, key: str, rank: int) -> tuple[int, ...]:
+    """Return the shape of a weight.
+
+    Args:
+        state: The weights.
+        key: Of this one.
+        rank: How many axes it has.
+
+    Raises:
+        MisfitError: It is absent, has another number of axes, or no values.
+    """
     if key not in state:
         raise MisfitError(f"{key!r} is missing")
     shape = tuple(state[key].shape)
@@ -24,7 +34,7 @@ def _shape(state: State, key: str, rank: int) -> tuple[int, ...]:
     return shape
 
 
-def _count(state: State, prefix: str) -> int:
+def count_entries(state: State, prefix: str) -> int:
     """Return how many numbered entries there are under a prefix. Gaps show later, as keys that are missing."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({match.group(1) for key in state if (match := pattern.match(key))})

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from samedge.models.sam.configs import SamConfig, ViTConfig
-from samedge.models.sam.image_encoder import ImageEncoderViT
+from samedge.models.sam.configs import SamConfig
+from samedge.models.sam.encoders import encoder_family
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
 from samedge.models.sam.sam import Sam
-from samedge.models.sam.tiny_vit import TinyViT
 from samedge.models.sam.two_way import TwoWayTransformer
 
 _RANDOM: Final = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_)
@@ -37,7 +35,7 @@ def empty_sam(config: SamConfig) -> Sam:
     encoder, sizes = config.encoder, config.decoder
     with _NoRandomNumbers():
         sam = Sam(
-            ImageEncoderViT(**asdict(encoder)) if isinstance(encoder, ViTConfig) else TinyViT(**asdict(encoder)),
+            encoder_family(encoder.family).model().build(encoder),
             PromptEncoder(
                 embed_dim=sizes.dim,
                 image_size=encoder.image_size,

@@ -6,7 +6,36 @@ Knows no torch: a configuration is sizes and nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final, Protocol
+
+
+class EncoderConfig(Protocol):
+    """Sizes of an image encoder, of whatever family."""
+
+    @property
+    def family(self) -> str:
+        """Name of the family in `samedge.models.sam.encoders`."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, px."""
+        ...
+
+    @property
+    def grid(self) -> int:
+        """Side of the image embedding."""
+        ...
+
+    @property
+    def out_chans(self) -> int:
+        """Channels of the embedding."""
+        ...
+
+    @property
+    def residual_blocks(self) -> int:
+        """Blocks whose results are added up: what keeps random weights from growing with the depth."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +53,7 @@ class ViTConfig:
         out_chans: Channels of the embedding.
     """
 
+    family: ClassVar[str] = "sam_vit"
     image_size: int
     patch_size: int
     embed_dim: int
@@ -37,6 +67,11 @@ class ViTConfig:
     def grid(self) -> int:
         """Side of the image embedding."""
         return self.image_size // self.patch_size
+
+    @property
+    def residual_blocks(self) -> int:
+        """See `EncoderConfig`."""
+        return self.depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +89,7 @@ class TinyViTConfig:
         out_chans: Channels of the embedding.
     """
 
+    family: ClassVar[str] = "tiny_vit_sam"
     image_size: int
     embed_dims: tuple[int, ...]
     depths: tuple[int, ...]
@@ -67,6 +103,11 @@ class TinyViTConfig:
     def grid(self) -> int:
         """Side of the image embedding."""
         return self.image_size // 16
+
+    @property
+    def residual_blocks(self) -> int:
+        """See `EncoderConfig`."""
+        return sum(self.depths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +141,7 @@ class DecoderConfig:
 class SamConfig:
     """Sizes of a whole SAM."""
 
-    encoder: ViTConfig | TinyViTConfig
+    encoder: EncoderConfig
     decoder: DecoderConfig = DecoderConfig()
 
 
@@ -149,10 +190,13 @@ SMALL_TINY_VIT: Final = SamConfig(
     )
 )
 
-KNOWN_CONFIGS: Final = {
+VIT_CONFIGS: Final = {
     "sam_vit_b": SamConfig(vit_config(embed_dim=768, depth=12, num_heads=12, global_blocks=(2, 5, 8, 11))),
     "sam_vit_l": SamConfig(vit_config(embed_dim=1024, depth=24, num_heads=16, global_blocks=(5, 11, 17, 23))),
     "sam_vit_h": SamConfig(vit_config(embed_dim=1280, depth=32, num_heads=16, global_blocks=(7, 15, 23, 31))),
+    "sam_vit_tiny": SMALL_VIT,
+}
+TINY_VIT_CONFIGS: Final = {
     "mobile_sam": SamConfig(
         TinyViTConfig(
             image_size=1024,
@@ -163,7 +207,7 @@ KNOWN_CONFIGS: Final = {
             mlp_dims=(256, 512, 640, 1280),
         )
     ),
-    "sam_vit_tiny": SMALL_VIT,
     "tiny_vit_tiny": SMALL_TINY_VIT,
 }
-"""Configurations by name. The last two are small ones, for tests and demonstrations."""
+KNOWN_CONFIGS: Final = {**VIT_CONFIGS, **TINY_VIT_CONFIGS}
+"""Configurations by name; "sam_vit_tiny" and "tiny_vit_tiny" are small ones, for tests and demonstrations."""

@@ -122,6 +122,8 @@ class ImageEncoderViT(nn.Module):
         out_chans: Channels of the embedding.
     """
 
+    family = "sam_vit"
+
     def __init__(
         self,
         *,

@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Final
 
+from torch import Tensor
+
+from samedge.errors import UsageError
 from samedge.models.checkpoints.download import Progress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
+from samedge.models.sam.encoders import known_configs
 from samedge.models.sam.registry import assemble, recognise
 from samedge.models.sam.sam import Sam
 from samedge.models.sam.seeded import seeded_config, seeded_state
+
+_PARTS: Final = ("image_encoder.", "mask_decoder.", "prompt_encoder.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,37 @@ class LoadedModel:
         seeded: The weights are random numbers: masks mean nothing.
     """
 
+    family: ClassVar[str] = "sam"
     model: Sam
     name: str
     licence: str
     checkpoint: str
     sha256: str
     seeded: bool
+
+
+class SamLoader:
+    """The `samedge.models.load.ModelLoader` of SAM."""
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """See `ModelLoader`: the keys begin with SAM's parts."""
+        return any(key.startswith(_PARTS) for key in checkpoint.state)
+
+    def load(self, checkpoint: Checkpoint, image_size: int | tuple[int, int] | None) -> LoadedModel:
+        """See `model_of`."""
+        return model_of(checkpoint, _side(image_size))
+
+    def has_seeded(self, name: str) -> bool:
+        """See `ModelLoader`."""
+        return name in known_configs()
+
+    def load_seeded(self, source: str, image_size: int | tuple[int, int] | None) -> LoadedModel:
+        """See `ModelLoader`."""
+        return _seeded(source, _side(image_size))
+
+    def seeded_state(self, name: str) -> dict[str, Tensor]:
+        """See `ModelLoader`."""
+        return seeded_state(seeded_config(name))
 
 
 def load_model(source: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> LoadedModel:
@@ -75,6 +107,15 @@ def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedMod
         sha256=checkpoint.sha256,
         seeded=False,
     )
+
+
+def _side(image_size: int | tuple[int, int] | None) -> int | None:
+    if isinstance(image_size, tuple):
+        raise UsageError(
+            f"an image size of {image_size} is for a YOLO",
+            cure="The input of a SAM is square: give a side",
+        )
+    return image_size
 
 
 def _seeded(source: str, image_size: int | None) -> LoadedModel:

@@ -1,13 +1,9 @@
-"""The models that samedge knows, and the way from a checkpoint to one of them.
-
-A model is one file with its module and one line in `MODELS`: the key that tells it, the function that reads its sizes
-from the shapes, and the one that brings the weights into the form of its module.
-"""
+"""The way from a checkpoint to a SAM; `samedge.models.sam.encoders` has the table of image encoders."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -20,29 +16,13 @@ from samedge.models.checkpoints.batch_norm import fold_batch_norms
 from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.checkpoints.shapes import MisfitError, State
 from samedge.models.sam.build import empty_sam, weight_shapes
-from samedge.models.sam.configs import KNOWN_CONFIGS, SamConfig, TinyViTConfig, ViTConfig
+from samedge.models.sam.configs import SamConfig
+from samedge.models.sam.encoders import EncoderFamily, encoder_families, known_configs
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
-from samedge.models.sam.shapes import decoder_sizes, tiny_vit_sizes, vit_sizes
+from samedge.models.sam.shapes import decoder_sizes
 
 _CURE: Final = "samedge reads SAM ViT-B, ViT-L, ViT-H, MobileSAM, YOLOv8, FastSAM and fine-tunes of them in any size"
 _SHOWN: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A family of models.
-
-    Attributes:
-        name: Name of those of its members that have none of their own.
-        marker: A key that only this family has, after `prepare`.
-        read: Returns the sizes of its image encoder, given the weights and the image size asked for.
-        fit: Returns the weights as the module of these sizes takes them.
-    """
-
-    name: str
-    marker: str
-    read: Callable[[State, int | None], ViTConfig | TinyViTConfig]
-    fit: Callable[[dict[str, Tensor], SamConfig], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +74,20 @@ def recognise(checkpoint: Checkpoint, image_size: int | None = None) -> Recognis
         UsageError: The image size does not fit the model.
     """
     state = _folded(checkpoint)
-    spec = next((spec for spec in MODELS if spec.marker in state), None)
-    if spec is None:
+    family = next((family for family in encoder_families() if family.marker in state), None)
+    if family is None:
         raise _unknown(checkpoint, "it has the keys of no known model", unexpected=list(checkpoint.state))
     try:
-        config = _sizes(spec, state, image_size if image_size is not None else _image_size_in(checkpoint))
+        config = _sizes(family, state, image_size if image_size is not None else _image_size_in(checkpoint))
     except MisfitError as error:
-        raise _unknown(checkpoint, f"it begins like {spec.name}, but {error}") from error
-    state = spec.fit(state, config)
+        raise _unknown(checkpoint, f"it begins like {family.name}, but {error}") from error
+    state = family.model().fit(state, config.encoder)
     _check_shapes(checkpoint, state, config)
-    return Recognised(model_name(config, spec.name), config, state)
+    return Recognised(model_name(config, family.name), config, state)
 
 
-def _sizes(spec: ModelSpec, state: State, image_size: int | None) -> SamConfig:
-    config = SamConfig(spec.read(state, image_size), decoder_sizes(state))
+def _sizes(family: EncoderFamily, state: State, image_size: int | None) -> SamConfig:
+    config = SamConfig(family.model().sizes(state, image_size), decoder_sizes(state))
     if config.encoder.out_chans != config.decoder.dim:
         raise MisfitError(
             f"its encoder gives {config.encoder.out_chans} channels and its decoder wants {config.decoder.dim}"
@@ -117,41 +97,7 @@ def _sizes(spec: ModelSpec, state: State, image_size: int | None) -> SamConfig:
 
 def model_name(config: SamConfig, family: str) -> str:
     """Return the name of the model that has these sizes, or its family's."""
-    return next((name for name, known in KNOWN_CONFIGS.items() if known == config), family)
-
-
-def _fit_vit(state: dict[str, Tensor], config: SamConfig) -> dict[str, Tensor]:
-    """Interpolate the relative positions of global attention that a fine-tune kept from another image size."""
-    encoder = config.encoder
-    if not isinstance(encoder, ViTConfig):
-        raise TypeError("not the sizes of a ViT")
-    fitted, rows = dict(state), 2 * encoder.grid - 1
-    for i, window in enumerate(encoder.window_sizes):
-        high, wide = (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for axis in "hw")
-        # Only tables of one shape: anything else is an odd one, which the check of shapes names.
-        if window == 0 and len(state[high]) != rows and wide in state and state[wide].shape == state[high].shape:
-            for key in (high, wide):
-                fitted[key] = fit_relative_positions(state[key], rows)
-    return fitted
-
-
-def fit_relative_positions(table: Tensor, rows: int) -> Tensor:
-    """Return a table of relative positions ``[R, d]`` interpolated to ``[rows, d]``, as Meta's code does."""
-    columns = torch.nn.functional.interpolate(table.T.unsqueeze(0), size=rows, mode="linear")
-    return columns[0].T.contiguous()
-
-
-def _fit_tiny_vit(state: dict[str, Tensor], _config: SamConfig) -> dict[str, Tensor]:
-    """Leave out the classifier that TinyViT was trained with, and tables that some forks save."""
-    unused = ("image_encoder.norm_head.", "image_encoder.head.")
-    derived = (".attention_bias_idxs", ".attn.ab")
-    return {key: value for key, value in state.items() if not key.startswith(unused) and not key.endswith(derived)}
-
-
-MODELS: Final = (
-    ModelSpec("sam_vit", "image_encoder.patch_embed.proj.weight", vit_sizes, _fit_vit),
-    ModelSpec("tiny_vit_sam", "image_encoder.patch_embed.seq.0.weight", tiny_vit_sizes, _fit_tiny_vit),
-)
+    return next((name for name, known in known_configs().items() if known == config), family)
 
 
 def _folded(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ class Sam(nn.Module):
     """An image encoder, a prompt encoder and a mask decoder.
 
     Args:
-        image_encoder: Maps ``[N, 3, S, S]`` to ``[N, C, g, g]``; has ``image_size`` (S) and ``grid`` (g).
+        image_encoder: Maps ``[N, 3, S, S]`` to ``[N, C, g, g]``; has ``image_size`` (S), ``grid`` (g),
+            and the name of its ``family``.
         prompt_encoder: The prompt encoder for the same sizes.
         mask_decoder: The mask decoder.
     """

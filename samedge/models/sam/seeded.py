@@ -15,10 +15,10 @@ from torch import Tensor
 
 from samedge.errors import UsageError
 from samedge.models.sam.build import weight_shapes
-from samedge.models.sam.configs import KNOWN_CONFIGS, SamConfig, TinyViTConfig, ViTConfig
+from samedge.models.sam.configs import SamConfig
+from samedge.models.sam.encoders import encoder_family, known_configs
 
 _RESIDUAL_ENDS = ("attn.proj.weight", "mlp.lin2.weight", "mlp.fc2.weight")
-_TINY_VIT_CLASSES = 1000
 
 
 def seeded_config(name: str) -> SamConfig:
@@ -27,11 +27,10 @@ def seeded_config(name: str) -> SamConfig:
     Raises:
         UsageError: There is none of this name.
     """
-    if name not in KNOWN_CONFIGS:
-        raise UsageError(
-            f"there are no seeded weights for {name!r}", cure=f"Choose one of: {', '.join(sorted(KNOWN_CONFIGS))}"
-        )
-    return KNOWN_CONFIGS[name]
+    known = known_configs()
+    if name not in known:
+        raise UsageError(f"there are no seeded weights for {name!r}", cure=f"Choose one of: {', '.join(sorted(known))}")
+    return known[name]
 
 
 def seeded_state(model: str | SamConfig, seed: int = 0) -> dict[str, Tensor]:
@@ -49,30 +48,8 @@ def seeded_state(model: str | SamConfig, seed: int = 0) -> dict[str, Tensor]:
     """
     config = seeded_config(model) if isinstance(model, str) else model
     shapes = weight_shapes(config)
-    if isinstance(config.encoder, TinyViTConfig):
-        shapes = _with_batch_norms(shapes, config.encoder)
+    shapes = encoder_family(config.encoder.family).model().seeded_shapes(shapes, config.encoder)
     return {key: _fill(key, shape, config, seed) for key, shape in shapes.items()}
-
-
-def _with_batch_norms(shapes: dict[str, tuple[int, ...]], encoder: TinyViTConfig) -> dict[str, tuple[int, ...]]:
-    """Undo what `fold_batch_norms` does to the keys, and adds the classifier that MobileSAM carries unused."""
-    unfolded: dict[str, tuple[int, ...]] = {}
-    for key, shape in shapes.items():
-        name = key.removesuffix(".weight")
-        if not key.startswith("image_encoder.") or ".neck." in key:
-            unfolded[key] = shape
-        elif len(shape) == 4:
-            unfolded[f"{name}.c.weight"] = shape
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                unfolded[f"{name}.bn.{part}"] = shape[:1]
-            unfolded[f"{name}.bn.num_batches_tracked"] = ()
-        elif len(shapes.get(f"{key.removesuffix('.bias')}.weight", ())) != 4:
-            unfolded[key] = shape
-    width = encoder.embed_dims[-1]
-    unfolded["image_encoder.norm_head.weight"] = unfolded["image_encoder.norm_head.bias"] = (width,)
-    unfolded["image_encoder.head.weight"] = (_TINY_VIT_CLASSES, width)
-    unfolded["image_encoder.head.bias"] = (_TINY_VIT_CLASSES,)
-    return unfolded
 
 
 def _fill(key: str, shape: tuple[int, ...], config: SamConfig, seed: int) -> Tensor:
@@ -108,6 +85,5 @@ def _mean_and_spread(key: str, shape: tuple[int, ...], config: SamConfig) -> tup
     fan_in = shape[0] if "output_upscaling" in key else math.prod(shape[1:])
     gain = 1.0
     if key.startswith("image_encoder.") and key.endswith(_RESIDUAL_ENDS):
-        encoder = config.encoder
-        gain = 1 / math.sqrt(encoder.depth if isinstance(encoder, ViTConfig) else sum(encoder.depths))
+        gain = 1 / math.sqrt(config.encoder.residual_blocks)
     return 0.0, gain / math.sqrt(fan_in)

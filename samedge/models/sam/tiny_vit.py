@@ -199,6 +199,8 @@ class TinyViT(nn.Module):
         out_chans: Channels of the embedding.
     """
 
+    family = "tiny_vit_sam"
+
     def __init__(
         self,
         *,

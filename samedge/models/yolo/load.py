@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from samedge.models.checkpoints.download import Progress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.shapes import MisfitError
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
-from samedge.models.yolo.configs import known_yolo_name
+from samedge.models.yolo.configs import is_yolo_name, known_yolo_name
 from samedge.models.yolo.seeded import seeded_yolo, seeded_yolo_digest
 from samedge.models.yolo.shapes import yolo_sizes
 from samedge.models.yolo.yolo import HEAD_LAYER, LAYER_KINDS, SHORTCUT_LAYERS, Yolo, YoloConfig
@@ -49,6 +49,7 @@ class LoadedYolo:
         seeded: The weights are random numbers: boxes and masks mean nothing.
     """
 
+    family: ClassVar[str] = "yolo"
     model: Yolo
     name: str
     names: dict[int, str]
@@ -57,6 +58,30 @@ class LoadedYolo:
     checkpoint: str
     sha256: str
     seeded: bool
+
+
+class YoloLoader:
+    """The `samedge.models.load.ModelLoader` of YOLOv8 and FastSAM, which take images of any size."""
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """See `is_yolo`."""
+        return is_yolo(checkpoint)
+
+    def load(self, checkpoint: Checkpoint, image_size: int | tuple[int, int] | None) -> LoadedYolo:
+        """See `yolo_of`."""
+        return yolo_of(checkpoint)
+
+    def has_seeded(self, name: str) -> bool:
+        """See `is_yolo_name`."""
+        return is_yolo_name(name)
+
+    def load_seeded(self, source: str, image_size: int | tuple[int, int] | None) -> LoadedYolo:
+        """See `load_yolo`."""
+        return load_yolo(source)
+
+    def seeded_state(self, name: str) -> dict[str, Tensor]:
+        """See `ModelLoader`: batch norms are folded."""
+        return seeded_yolo(name).state_dict()
 
 
 def load_yolo(source: str | Path, *, progress: Progress | None = None) -> LoadedYolo:
