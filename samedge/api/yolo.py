@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
-from samedge.bundle.archive import is_bundle
+from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle
 from samedge.engines.registry import open_engine
 from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.errors import ParityError, SamedgeError, UsageError, missing_extra
@@ -24,10 +24,11 @@ from samedge.export.engines.export import ENGINE_FORMATS, export_with_engines
 from samedge.options import refuse_foreign
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.sources import Source, iter_sources
+from samedge.runtime.prompts.choose import choose
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.detections import Thresholds
-from samedge.runtime.yolo.fastsam import choose, snap_to_border
+from samedge.runtime.yolo.fastsam import snap_to_border
 from samedge.runtime.yolo.graph import PARITY, describe_yolo
 from samedge.runtime.yolo.metadata import read_graph_metadata
 from samedge.runtime.yolo.predictor import YoloPredictor
@@ -35,8 +36,6 @@ from samedge.types import Precision
 
 if TYPE_CHECKING:
     from samedge.export.exporter import ExportFormat
-
-GRAPH_SUFFIXES: Final = (".onnx", ".engine", ".plan", ".xml")
 
 ImageSize: TypeAlias = "int | tuple[int, int] | None"
 

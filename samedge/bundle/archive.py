@@ -28,6 +28,8 @@ from samedge.storage.digest import sha256_file
 ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 ENGINE_SUFFIXES: Final = (".engine", ".plan", ".trt")
+GRAPH_SUFFIXES: Final = (".onnx", ".engine", ".plan", ".xml")
+"""Of files with one graph, which some families run without a bundle."""
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _MANIFEST_LIMIT: Final = 1 << 24
@@ -106,7 +108,7 @@ def open_bundle(
         bundle = _open_archive(path, verify=verify)
     verdict = bundle.manifest.parity
     if verdict.verdict == "failed" and not force:
-        what = "masks" if bundle.manifest.yolo is None else "boxes and masks"
+        what = bundle.manifest.model_family.answers
         raise ParityError(
             f"the graphs do not give the checkpoint's {what} (mask IoU {verdict.mask_iou_min:.4f} at worst), so the "
             "bundle is not loaded",

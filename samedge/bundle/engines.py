@@ -20,19 +20,16 @@ from samedge.bundle.manifest import GraphRole, Manifest, ParityRecord
 from samedge.engines.cuda.memory import Gpu
 from samedge.engines.registry import require_backend
 from samedge.engines.tensorrt.api import Flavour, FlavourName, find_flavour
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.engines.tensorrt.store.builds import find_gpu
 from samedge.engines.tensorrt.store.key import joined_digest
 from samedge.engines.tensorrt.store.sidecar import write_sidecar
 from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
-from samedge.errors import EngineError, ParityError, SamedgeError, UsageError
-from samedge.types import Verdict
+from samedge.errors import EngineError, ParityError, SamedgeError
+from samedge.types import Precision, Verdict
 
 ENGINE_BACKENDS: Final[dict[str, FlavourName]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 """Backends that run engines and not graphs, and their TensorRT."""
 
-SAM_ROLES: Final[tuple[GraphRole, ...]] = ("encoder", "decoder")
-YOLO_ROLES: Final[tuple[GraphRole, ...]] = ("yolo",)
 
 _SHORT: Final[dict[FlavourName, str]] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _ORDER: Final[tuple[Verdict, ...]] = ("passed", "unchecked", "failed")
@@ -40,7 +37,7 @@ _ORDER: Final[tuple[Verdict, ...]] = ("passed", "unchecked", "failed")
 
 @dataclass(frozen=True, slots=True)
 class EngineSet:
-    """The engines of a bundle that belong together: encoder and decoder of a SAM, or the one of a YOLO.
+    """The engines of a bundle that belong together: such as encoder and decoder of a SAM.
 
     Attributes:
         engines: By role, the one that takes most of the time first.
@@ -71,18 +68,10 @@ class EngineSet:
         return self.parity.verdict
 
     @property
-    def prompts_per_call(self) -> int | None:
-        """The most prompts that the decoder of a SAM takes at once; None if it is not known."""
-        sizes = self.decoder.key.profiles.get("prompts", "").rpartition("/")[2]
-        return int(sizes) if sizes.isdecimal() else None
-
-    @property
-    def takes_probes(self) -> bool:
-        """Whether they take the probes, so that they can be judged. Those of a YOLO are drawn to fit."""
-        if "decoder" not in self.engines:
-            return True
-        profiles = self.decoder.key.profiles
-        return takes_probes(*(AxisRange.parse(profiles[name], name) for name in ("prompts", "points")))
+    def judged_as(self) -> Precision:
+        """Precision whose thresholds count: a GPU may round the factors of a float32 product."""
+        precision = self.main.key.precision
+        return "int8" if precision in ("int8", "fp8") else "fp16"
 
     def obstacles(self, flavour: Flavour, gpu: Gpu) -> list[str]:
         """Return why they must not be opened by this TensorRT on this GPU; empty if they may be."""
@@ -116,11 +105,6 @@ def _judged(entry: StoredEngine, partner: str, parity: ParityRecord) -> StoredEn
     return replace(entry, sidecar=sidecar)
 
 
-def takes_probes(prompts: AxisRange, points: AxisRange) -> bool:
-    """Whether a decoder for so many prompts and points takes the probes: single prompts of two to four points."""
-    return prompts.minimum == 1 and points.minimum <= 2 and points.maximum >= 4
-
-
 def engines_folder(bundle: Path) -> Path:
     """Return where the engines of a bundle lie: ``NAME-engines`` beside it."""
     path = bundle.resolve()
@@ -142,7 +126,7 @@ def source_digest(manifest: Manifest, role: GraphRole) -> str:
 
 def engine_roles(manifest: Manifest) -> tuple[GraphRole, ...]:
     """Return the roles of the graphs of a bundle that become engines; empty where there are none for it."""
-    roles = SAM_ROLES if manifest.yolo is None else YOLO_ROLES
+    roles = manifest.model_family.built_roles
     return roles if manifest.has(*roles) else ()
 
 
@@ -189,7 +173,7 @@ def require_pair(
         EngineError: There are none, or none whose key fits: with the reasons and the command that builds them.
         ParityError: Theirs are not the checkpoint's masks.
     """
-    refuse_suppression(bundle, name)
+    bundle.manifest.model_family.refuse(bundle, name)
     require_backend(name)
     flavour, gpu = find_flavour(name), find_gpu(device)
     build = f"samedge build {bundle.path} --flavour {_SHORT[name]}"
@@ -241,7 +225,7 @@ def automatic_pair(
 
 def failed_pair(bundle: Bundle, pair: EngineSet) -> ParityError:
     """Return the error for engines that do not give what the checkpoint gives."""
-    what = "masks" if bundle.manifest.yolo is None else "boxes and masks"
+    what = bundle.manifest.model_family.answers
     return ParityError(
         f"the engines of this bundle do not give the checkpoint's {what} (mask IoU {pair.parity.mask_iou_mean:.4f} on "
         f"average, {pair.parity.mask_iou_min:.4f} at worst), so they are not loaded",
@@ -249,24 +233,4 @@ def failed_pair(bundle: Bundle, pair: EngineSet) -> ParityError:
         cure=f"Build them on this machine, where other precisions are tried: samedge build {bundle.path}; "
         "or load them with force=True (--force)",
         parity=pair.parity,
-    )
-
-
-def refuse_suppression(bundle: Bundle, name: FlavourName) -> None:
-    """Refuse a graph that suppresses boxes where the TensorRT has no operator for it.
-
-    Raises:
-        UsageError: It is such a bundle.
-    """
-    yolo = bundle.manifest.yolo
-    if name == "tensorrt-rtx" and yolo is not None and yolo.nms is not None:
-        raise no_suppression(bundle.path)
-
-
-def no_suppression(where: object) -> UsageError:
-    """Return the error for boxes that are to be suppressed in an engine of TensorRT for RTX."""
-    return UsageError(
-        "the graph suppresses boxes (--nms), and TensorRT for RTX has no NonMaxSuppression",
-        where=where,
-        cure="Export without --nms: the host suppresses them in a millisecond",
     )

@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from samedge.bundle.yolo_record import YoloRecord
 from samedge.errors import BundleError, storage_errors
+from samedge.families import DEFAULT, Family, families, find_family
 from samedge.types import IOScheme, Precision, Verdict
 
 MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
 
-GraphRole: TypeAlias = Literal[
-    "encoder", "decoder", "decoder_single", "decoder_context", "decoder_prompts", "decoder_masks", "yolo"
-]
-"""``decoder`` is whole, from prompts to masks; its three parts together are the same, split. ``yolo`` stands alone."""
+GraphRole: TypeAlias = str
+"""What a graph is in its bundle; each family has its own, see `samedge.families`. Of a SAM, ``decoder`` is whole, from
+prompts to masks; its three parts together are the same, split."""
 SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
 
 DEFAULT_VARIANT: Final = "default"
@@ -184,7 +184,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
     `probes` holds what the checkpoint said to the probe set; None in a bundle that does not keep it. `yolo` is there
-    for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM.
+    for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM. `family` names
+    the family of any other model, and is left out for these two: ask `model_family`.
     """
 
     schema: int
@@ -198,6 +199,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...] = ()
     probes: FileRecord | None = None
     yolo: YoloRecord | None = None
+    family: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def model_family(self) -> Family:
+        """The line of `samedge.families` that the model belongs to.
+
+        Raises:
+            BundleError: There is no such family here.
+        """
+        if self.family is not msgspec.UNSET:
+            return find_family(self.family)
+        marked = (family for family in families() if family.record and getattr(self, family.record, None) is not None)
+        return next(marked, DEFAULT)
 
     def has(self, *roles: GraphRole) -> bool:
         """Whether the bundle has a graph for each of the roles."""
@@ -271,6 +285,15 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:
         raise BundleError(f"the manifest is not valid: {error}", where=where, cure=cure) from error
+    family = manifest.model_family
+    for graph in manifest.graphs:
+        if graph.role not in family.roles:
+            known = ", ".join(family.roles)
+            raise BundleError(
+                f"the manifest is not valid: a graph has the role {graph.role!r}, and {family.title} has {known}",
+                where=where,
+                cure=cure,
+            )
     for record in manifest.files:
         # Also what only Windows takes for a path: a bundle is copied between systems.
         name = PurePosixPath(record.file.replace("\\", "/"))

@@ -87,8 +87,8 @@ def export(
     from samedge.cli.tables import parity_table
     from samedge.engines.tensorrt.build.options import DEFAULT_WORKSPACE
     from samedge.errors import ParityError, UsageError
-    from samedge.export.engines.build import DEFAULT_POINTS, DEFAULT_PROMPTS
     from samedge.export.engines.export import ENGINE_FORMATS, export_with_engines
+    from samedge.export.engines.sam import DEFAULT_POINTS, DEFAULT_PROMPTS
 
     built: BuiltEngines | None = None
     capabilities = targets.split(",") if targets else ()

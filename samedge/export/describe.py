@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def describe_checkpoint(source: str | Path, *, image_size: int | None = None) ->
     if isinstance(loaded, LoadedYolo):
         side = image_size or loaded.image_size
         return describe_yolo_model(loaded, (side, side))
-    return describe_model(loaded)
+    return describe_model(cast("LoadedModel", loaded))
 
 
 def describe_model(loaded: LoadedModel) -> ModelRecord:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 import samedge
 from samedge.bundle.manifest import (
@@ -159,6 +159,7 @@ def export_model(
         report("Done", 1.0)
         return target
     refuse_foreign("a SAM", {"--nms": nms, "--no-dynamic": not dynamic})
+    loaded = cast("LoadedModel", loaded)
     record = describe_model(loaded)
     calibration = None if calib is None else _calibration(calib, loaded.model)
     with staged_bundle(target) as stage:

@@ -24,6 +24,7 @@ from samedge.parity.probes import Probe, ProbePrompt, probe_set
 from samedge.types import Array, BoolArray, FloatArray
 
 PROBES_NAME: Final = "probes.npz"
+NO_ANSWERS: Final = "the bundle keeps no answers of its checkpoint (it was not checked either)"
 
 _FORMAT: Final = 1
 _EMBEDDING_SIDE: Final = 8
@@ -102,6 +103,7 @@ class StoredReference:
     Args:
         bundle: The bundle.
         roles: The decoder roles of the candidate: what to answer for.
+        probes: What the export asked; None for a SAM's probe set.
 
     Attributes:
         probes: The probe set that it can be asked, in order.
@@ -111,7 +113,7 @@ class StoredReference:
         StorageError: It cannot be read.
     """
 
-    def __init__(self, bundle: Bundle, roles: tuple[GraphRole, ...]) -> None:
+    def __init__(self, bundle: Bundle, roles: tuple[GraphRole, ...], probes: tuple[Probe, ...] | None = None) -> None:
         record = bundle.manifest.probes
         if record is None:
             raise BundleError(
@@ -122,7 +124,7 @@ class StoredReference:
         self._roles = roles
         self._kept = _read(bundle.folder / record.file)
         size = bundle.manifest.input.image_size
-        self.probes = probe_set(size, embedding_grid(bundle))
+        self.probes = probe_set(size, embedding_grid(bundle)) if probes is None else probes
         if str(self._kept["digest"]) != probes_digest(self.probes):
             raise BundleError(
                 "the probe images of this bundle are not those that this samedge draws",

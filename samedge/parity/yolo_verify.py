@@ -6,13 +6,13 @@ the export proved that graph against the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from samedge.bundle.archive import Bundle
-from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_pair
-from samedge.bundle.manifest import ParityRecord
+from samedge.bundle.engines import EngineSet
+from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.bundle.yolo_record import YoloRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import availability, open_engine
@@ -106,57 +106,36 @@ def verify_yolo(
         )
 
 
-def verify_yolo_bundle(
-    bundle: Bundle,
-    backend: str,
-    device: str | None,
-    *,
-    threads: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> ParityRecord:
-    """Compare what a backend makes of the graph of a YOLO, or its engine, with its graph on another backend.
-
-    Args:
-        bundle: The bundle.
-        backend: As for `samedge.load`, but "auto" takes the first that works. The verdict of an engine is written into
-            its sidecar.
-        device: As for `samedge.load`.
-        threads: CPU threads; None for all physical cores.
-        progress: Called with a sentence and the share that is done.
-
-    Raises:
-        BackendUnavailableError: There is nothing to compare with.
-        SamedgeError: As `samedge.load`.
-    """
-    flavour = ENGINE_BACKENDS.get(backend)
-    if flavour is not None:
-        found = require_pair(bundle, flavour, device, force=True)
-        with open_engine(found.main.plan, backend=flavour, device=device) as engine:
-            return found.judged(verify_yolo_engine(bundle, found, engine, progress=progress)).parity
-    with open_engine(bundle.graph_path("yolo"), backend=backend, device=device, threads=threads) as engine:
-        return verify_yolo(bundle, engine, bundle.manifest.graph("yolo").precision, progress=progress)
-
-
 def verify_yolo_engine(
     bundle: Bundle, found: EngineSet, engine: Engine, *, progress: Callable[[str, float], None] | None = None
 ) -> ParityRecord:
-    """Return the verdict of an opened engine of a GPU.
+    """Return the verdict of an opened engine of a GPU; see `samedge.parity.verify.FamilyParity.verify_engines`."""
+    limits = InputLimits.of(found.main.key.profiles)
+    return verify_yolo(bundle, engine, found.judged_as, limits=limits, progress=progress)
 
-    One of float32 is judged like one of float16: a GPU may round the factors of a float32 product.
 
-    Args:
-        bundle: Whose graph is right.
-        found: What is known of the engine.
-        engine: The engine. It stays open.
-        progress: Called with a sentence and the share that is done.
+class YoloParity:
+    """The `samedge.parity.verify.FamilyParity` of YOLOv8 and FastSAM."""
 
-    Raises:
-        BackendUnavailableError: There is nothing to compare with.
-        EngineError: It failed.
-    """
-    key = found.main.key
-    judged_as: Precision = "int8" if key.precision in ("int8", "fp8") else "fp16"
-    return verify_yolo(bundle, engine, judged_as, limits=InputLimits.of(key.profiles), progress=progress)
+    def why_not(self, bundle: Bundle, backend: str, found: EngineSet | None = None) -> str | None:
+        """See `why_not_comparable`; probes are drawn to fit an engine."""
+        return why_not_comparable(bundle, backend)
+
+    def verify_graphs(
+        self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Callable[[str, float], None] | None = None
+    ) -> ParityRecord:
+        """See `FamilyParity`."""
+        return verify_yolo(bundle, engines["yolo"], bundle.manifest.graph("yolo").precision, progress=progress)
+
+    def verify_engines(
+        self,
+        bundle: Bundle,
+        found: EngineSet,
+        engines: Mapping[GraphRole, Engine],
+        progress: Callable[[str, float], None] | None = None,
+    ) -> ParityRecord:
+        """See `FamilyParity`."""
+        return verify_yolo_engine(bundle, found, engines["yolo"], progress=progress)
 
 
 def _reference_backend(backend: str) -> str | None:

@@ -186,7 +186,7 @@ def test_engines_from_elsewhere_are_checked_when_they_are_first_loaded(
         assert predictor.prompts_per_call <= 64
     pair = bundle_pairs(open_bundle(bundle))[0]
     assert (pair.verdict, pair.encoder.plan) == ("passed", built.encoder)
-    monkeypatch.setattr("samedge.parity.verify.verify_pair", None)  # not asked again
+    monkeypatch.setattr("samedge.parity.sam_verify.verify_engines", None)  # not asked again
     assert samedge.load(bundle, backend="rtx").device == "cuda:0"
 
 

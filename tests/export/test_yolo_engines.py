@@ -25,7 +25,7 @@ from samedge.engines.tensorrt.store.sidecar import read_sidecar
 from samedge.errors import BackendUnavailableError, BundleError, EngineError, ParityError, UsageError
 from samedge.export.engines.build import build_engines
 from samedge.export.engines.export import export_with_engines
-from samedge.export.engines.yolo_profiles import yolo_profiles
+from samedge.export.yolo.engines import yolo_profiles
 from samedge.models.yolo.yolo import YoloConfig
 from samedge.parity import yolo_verify
 from samedge.parity.verify import verify_bundle
@@ -253,7 +253,7 @@ class TestLoading:
         with samedge.load(self.path, kind="yolo") as predictor:
             assert predictor.device == "cuda:0"
         assert bundle_pairs(open_bundle(self.path))[0].verdict == "passed"
-        monkeypatch.setattr("samedge.api.load.verify_yolo_engine", None)  # not asked again
+        monkeypatch.setattr("samedge.parity.yolo_verify.verify_yolo_engine", None)  # not asked again
         assert samedge.load(self.path, backend="rtx").device == "cuda:0"
 
     def test_one_from_elsewhere_that_is_wrong_is_left_alone_by_auto(self, board: Board) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from samedge.errors import PromptError
+from samedge.runtime.prompts.choose import choose
 from samedge.runtime.results.results import Results
-from samedge.runtime.yolo.fastsam import choose, snap_to_border
+from samedge.runtime.yolo.fastsam import snap_to_border
 
 H, W = 60, 100
 AREAS = {"left": (0, 0, 40, 60), "right": (60, 0, 100, 60), "middle": (30, 20, 70, 40), "dot": (10, 10, 14, 14)}

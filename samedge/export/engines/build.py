@@ -21,9 +21,7 @@ from samedge.bundle.engines import (
     EngineSet,
     engine_roles,
     engines_folder,
-    refuse_suppression,
     source_digest,
-    takes_probes,
 )
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
@@ -32,27 +30,21 @@ from samedge.engines.tensorrt.build.options import DEFAULT_WORKSPACE, AxisRange,
 from samedge.engines.tensorrt.store.builds import copy_engine, slug, stored_engine
 from samedge.engines.tensorrt.store.store import PLAN_SUFFIX, EngineStore, StoredEngine
 from samedge.errors import StorageError, UsageError
+from samedge.export.engines.family import engines_of
 from samedge.export.engines.ladder import Attempt, Descent, Ladder
 from samedge.export.engines.rung_memory import RungKey, remember_rungs, remembered_rungs
 from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
+from samedge.export.engines.sam import DEFAULT_POINTS, DEFAULT_PROMPTS
 from samedge.export.engines.target import EngineTarget, find_target
-from samedge.export.engines.yolo_profiles import yolo_profiles
-from samedge.options import refuse_foreign
-from samedge.parity.verify import verify_pair
-from samedge.parity.yolo_verify import verify_yolo_engine, why_not_comparable
+from samedge.parity.verify import parity_of
 from samedge.types import Precision, Verdict
 
 Opener: TypeAlias = Callable[[Path, EngineTarget], Engine]
 """Opens a plan on the device that it was built for."""
 
 
-DEFAULT_PROMPTS: Final = "1/16/64"
-DEFAULT_POINTS: Final = "2/3/16"
-_SMALL_BOARD_BYTES: Final = 5_000_000_000
-_SHARES: Final[Mapping[GraphRole, tuple[float, float]]] = {
-    "encoder": (0.0, 0.7), "decoder": (0.7, 0.85), "yolo": (0.0, 0.85),
-}  # fmt: skip
-"""Where the build of each engine begins and ends in the progress of one rung; judging is the rest."""
+_MAIN_BUILT: Final = 0.7
+_BUILT: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +155,14 @@ def build_engines(
         EngineError: No rung could be built, or the memory is not enough.
         StorageError: The file system said no.
     """
-    asked = {"batch": batch, "height": height, "width": width}
+    asked: dict[str, AxisRange | str | None] = {
+        "prompts": None if prompts == DEFAULT_PROMPTS else parse_range(prompts, "--prompts"),
+        "points": None if points == DEFAULT_POINTS else parse_range(points, "--points"),
+        "batch": batch,
+        "height": height,
+        "width": width,
+    }
     options = BuildOptions(
-        profiles={"prompts": parse_range(prompts, "--prompts"), "points": parse_range(points, "--points")},
         targets=tuple(targets),
         workspace_share=workspace,
         optimisation_level=optimisation_level,
@@ -175,18 +172,16 @@ def build_engines(
     target = find_target(flavour, options, device)
     opened = open_bundle(bundle)
     _refuse_other_schemes(opened)
-    if opened.manifest.yolo is None:
-        refuse_foreign("a SAM", {f"--{name}": sizes is not None for name, sizes in asked.items()})
-    else:
-        refuse_foreign("a YOLO", {"--prompts": prompts != DEFAULT_PROMPTS, "--points": points != DEFAULT_POINTS})
-        refuse_suppression(opened, target.flavour.name)
-        options = replace(options, profiles=yolo_profiles(opened.manifest, asked))
+    family = opened.manifest.model_family
+    known = engines_of(family)
+    family.refuse(opened, target.flavour.name)
+    options = replace(options, profiles=known.profiles(opened.manifest, asked))
     wanted, rungs = precision_rungs(opened, precision)
     work = _Work(opened, target, options, wanted, device, progress, cancelled, opener or _open)
     notes = _advice(opened, target, wanted)
     why = _why_unchecked(opened, target, check=check)
     if why is None:
-        _require_probed(opened, options)
+        known.require_judged(options.profiles)
         found = _descend(work, rungs, restart=restart)
     else:
         notes += (why,)
@@ -217,11 +212,21 @@ class _Work:
         if self.progress is not None:
             self.progress(step, share)
 
+    def share(self, role: GraphRole) -> tuple[float, float]:
+        """Return where the build of an engine begins and ends in the progress of one rung; judging is the rest."""
+        first, *others = engine_roles(self.bundle.manifest)
+        if not others:
+            return 0.0, _BUILT
+        if role == first:
+            return 0.0, _MAIN_BUILT
+        at, length = others.index(role), (_BUILT - _MAIN_BUILT) / len(others)
+        return _MAIN_BUILT + at * length, _MAIN_BUILT + (at + 1) * length
+
     def build(self, role: GraphRole, rung: str) -> StoredEngine:
         """Return the engine of a graph on a rung, from the store or newly built."""
         manifest = self.bundle.manifest
         ports = manifest.graph(role)
-        start, end = _SHARES[role]
+        start, end = self.share(role)
         label = f"Building the {role} ({rung})"
         self.report(f"Preparing the {role} ({rung})", start)
         with rung_graph(self.bundle, role, rung) as (graph, weights):
@@ -250,11 +255,10 @@ class _Work:
             self.report(step, 0.85 + 0.15 * share)
 
         with ExitStack() as stack:
-            engines = [stack.enter_context(self.opener(entry.plan, self.target)) for entry in entries]
-            if self.bundle.manifest.yolo is None:
-                parity = verify_pair(self.bundle, found, *engines, progress=probed)
-            else:
-                parity = verify_yolo_engine(self.bundle, found, *engines, progress=probed)
+            engines = {
+                role: stack.enter_context(self.opener(entry.plan, self.target)) for role, entry in found.engines.items()
+            }
+            parity = parity_of(self.bundle.manifest.model_family).verify_engines(self.bundle, found, engines, probed)
         found.judged(parity)
         return parity
 
@@ -329,55 +333,22 @@ def _refuse_other_schemes(bundle: Bundle) -> None:
         )
 
 
-def _require_probed(bundle: Bundle, options: BuildOptions) -> None:
-    """Refuse ranges for which the engines could not be judged. The probes of a YOLO are drawn to fit."""
-    if bundle.manifest.yolo is not None:
-        return
-    prompts, points = options.profiles["prompts"], options.profiles["points"]
-    if not takes_probes(prompts, points):
-        raise UsageError(
-            f"engines for {prompts} prompts of {points} points do not take the probes, which are one prompt of 2 to 4",
-            where="--prompts, --points",
-            cure="Let them take 1 prompt and 2 to 4 points, or build with --no-check",
-        )
-
-
 def _advice(bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
-    """What the form of the encoder costs on this GPU, and where engines for any GPU will be refused."""
+    """Return what would make faster engines, and where engines for any GPU will be refused."""
     notes: tuple[str, ...] = ()
     if target.flavour.is_rtx and target.gpu is None and not target.targets and precision == "fp32":
         notes = ("these engines are refused on compute capability 7.5 (Turing), where fp32 is known to give zeros",)
-    return notes if bundle.manifest.yolo is not None else notes + _advice_on_form(bundle, target)
-
-
-def _advice_on_form(bundle: Bundle, target: EngineTarget) -> tuple[str, ...]:
-    form = bundle.manifest.graph("encoder").variant.partition(",")[0]
-    if form == "chunked":
-        return (
-            "the encoder was exported for processors (form 'chunked'), and TensorRT fuses little of its attention: for "
-            "faster engines export with --format trt or rtx, or with --form mask (--form concat for boards with little "
-            "memory)",
-        )
-    if form == "mask" and target.gpu is not None and target.gpu.memory_bytes < _SMALL_BOARD_BYTES:
-        return (
-            "the encoder's form 'mask' writes a large bias in global layers, 335 MB more than 'concat' in ViT-B: "
-            "for boards with little memory export with --form concat",
-        )
-    return ()
+    return notes + engines_of(bundle.manifest.model_family).advice(bundle, target, precision)
 
 
 def _why_unchecked(bundle: Bundle, target: EngineTarget, *, check: bool) -> str | None:
     """Return why the engines cannot be judged here; None if they can."""
     if not check:
         return "the engines were not checked, because that was asked for"
-    if bundle.manifest.yolo is not None:
-        why = why_not_comparable(bundle, target.flavour.name)
-        if why is not None:
-            return f"the engine was not checked: {why}"
-    elif bundle.manifest.probes is None:
-        return (
-            "the engines cannot be checked: the bundle keeps no answers of its checkpoint (it was not checked either)"
-        )
+    family = bundle.manifest.model_family
+    why = parity_of(family).why_not(bundle, target.flavour.name)
+    if why is not None:
+        return f"{'the engines were' if len(family.built_roles) > 1 else 'the engine was'} not checked: {why}"
     if target.runs_here:
         return None
     where = "without a GPU" if target.gpu is None else f"on {target.gpu}"

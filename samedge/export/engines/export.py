@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from samedge.api.cached import import_exporter
-from samedge.bundle.engines import no_suppression
 from samedge.engines.tensorrt.build.options import DEFAULT_WORKSPACE, AxisRange, BuildOptions
 from samedge.errors import UsageError
-from samedge.export.engines.build import DEFAULT_POINTS, DEFAULT_PROMPTS, BuiltEngines, build_engines, parse_range
+from samedge.export.engines.build import BuiltEngines, build_engines, parse_range
+from samedge.export.engines.sam import DEFAULT_POINTS, DEFAULT_PROMPTS
 from samedge.export.engines.target import find_target
+from samedge.runtime.yolo.suppression import no_suppression
 from samedge.types import IOScheme, Precision
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import GraphRole
 from samedge.errors import MissingExtraError, UsageError, storage_errors
+from samedge.export.engines.family import engines_of
 from samedge.storage.cache import cache_folder
 from samedge.types import Precision
 
@@ -37,9 +38,9 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
         UsageError: The bundle's graphs cannot be built in this precision.
         MissingExtraError: float16 has to be written into the graphs, and onnx is not installed.
     """
-    is_yolo = bundle.manifest.yolo is not None
-    name = "graph" if is_yolo else "encoder"
-    encoder = bundle.manifest.graph("yolo" if is_yolo else "encoder")
+    family = bundle.manifest.model_family
+    name = family.main if len(family.built_roles) > 1 else "graph"
+    encoder = bundle.manifest.graph(family.main)
     wanted: Precision = precision or ("fp16" if encoder.precision == "fp32" else encoder.precision)
     if "int8 dynamic" in encoder.variant:
         raise UsageError(
@@ -50,9 +51,7 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
     if wanted == encoder.precision:
         return wanted, (FP32_RUNG if wanted == "fp32" else f"{wanted} {_AS_EXPORTED}",)
     if wanted == "fp16" and encoder.precision == "fp32":
-        rungs = tuple(_half("HALF_RUNGS"))
-        # A YOLO has no attention, and no norms either once they are folded: what is between would be the first again.
-        return wanted, (rungs[0], rungs[-1]) if is_yolo else rungs
+        return wanted, engines_of(family).half_rungs(_half("HALF_RUNGS"))
     cures = {
         "int8": "Export again with --precision int8 --calib IMAGES",
         "fp8": "Leave --precision out",

@@ -19,8 +19,9 @@ from samedge.engines.registry import open_engine
 from samedge.errors import BundleError, IntegrityError
 from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS
 from samedge.parity.probes import probe_set
+from samedge.parity.sam_verify import thresholds_for, verify_engines
 from samedge.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
-from samedge.parity.verify import thresholds_for, verify_bundle, verify_engines
+from samedge.parity.verify import verify_bundle
 from samedge.types import Array, Precision
 
 

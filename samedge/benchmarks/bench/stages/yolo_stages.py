@@ -13,8 +13,9 @@ from samedge.benchmarks.measure.rounds import process_clocks, timed
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.runtime.image.letterbox import Letterbox
+from samedge.runtime.prompts.choose import choose
 from samedge.runtime.results.results import Results
-from samedge.runtime.yolo.fastsam import choose, snap_to_border
+from samedge.runtime.yolo.fastsam import snap_to_border
 from samedge.runtime.yolo.graph import YoloGraph
 from samedge.runtime.yolo.predictor import YoloPredictor
 from samedge.types import Array, ImageArray

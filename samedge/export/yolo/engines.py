@@ -1,17 +1,42 @@
-"""Which inputs the engine of a YOLO is built for: a range for each axis that its graph leaves free."""
+"""The engine of a YOLO: for a range of each axis that its graph leaves free."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import Manifest
 from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.errors import UsageError
+from samedge.export.engines.target import EngineTarget
+from samedge.options import refuse_foreign
+from samedge.types import Precision
 
 _BATCH: Final = AxisRange(1, 1, 4)
 _LARGEST: Final = 1280
 """Longest side of an input, px, unless the model is meant for a longer one: the largest that are trained."""
+
+
+class YoloEngines:
+    """The `samedge.export.engines.family.FamilyEngines` of YOLOv8 and FastSAM."""
+
+    def profiles(self, manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
+        """See `yolo_profiles`."""
+        foreign = ("prompts", "points")
+        refuse_foreign("a YOLO", {f"--{name}": asked.get(name) is not None for name in foreign})
+        return yolo_profiles(manifest, {name: sizes for name, sizes in asked.items() if name not in foreign})
+
+    def half_rungs(self, rungs: Sequence[str]) -> tuple[str, ...]:
+        """See `FamilyEngines`: no attention, and no norms once they are folded, so only the ends differ."""
+        return rungs[0], rungs[-1]
+
+    def require_judged(self, profiles: Mapping[str, AxisRange]) -> None:
+        """See `FamilyEngines`: the probes are drawn to fit."""
+
+    def advice(self, bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
+        """See `FamilyEngines`: there is none."""
+        return ()
 
 
 def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
