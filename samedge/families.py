@@ -53,7 +53,7 @@ class Family:
     record: str = ""
     parity: str = "samedge.parity.one_graph:OneGraphParity"
     engines: str = "samedge.export.engines.one_graph:OneGraphEngines"
-    command: str = "samedge.cli.one_graph:OneGraphCommand"
+    command: str = "samedge.cli.predict_one_graph:OneGraphCommand"
     bench: str = "samedge.benchmarks.bench.one_graph:OneGraphBench"
     refusal: str = ""
     graph_file: str = ""

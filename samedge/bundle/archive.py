@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from samedge.bundle.manifest import MANIFEST_NAME, FileRecord, GraphRole, Manifest, parse_manifest, read_manifest
 from samedge.errors import BundleError, IntegrityError, ParityError, StorageError, storage_errors
+from samedge.families import DEFAULT, Family, family_of_graph
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 
@@ -134,6 +135,19 @@ def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
         return _folder_manifest(path)
     with _archive_errors(path), zipfile.ZipFile(path) as archive:
         return parse_manifest(_read_manifest_entry(archive, path), f"{path}/{MANIFEST_NAME}")
+
+
+def model_family(path: str | os.PathLike[str]) -> Family:
+    """Return the family of a bundle, or of a graph file without one.
+
+    What is neither is of the default family, which says what is wrong with it when it is opened.
+    """
+    if Path(path).suffix.lower() in (*ENGINE_SUFFIXES, *GRAPH_SUFFIXES):
+        return family_of_graph(Path(path))
+    try:
+        return bundle_manifest(path).model_family
+    except BundleError:
+        return DEFAULT
 
 
 def verify_files(folder: Path, manifest: Manifest, sizes_only: Collection[FileRecord] = ()) -> None:

@@ -96,9 +96,8 @@ def show_built(built: BuiltEngines) -> None:
     if built.verdict != "unchecked":
         console.print(parity_table(built.parity))
     rungs = ", ".join(f"{role} {rung}" for role, rung in zip(built.plans, built.rungs, strict=True))
-    what = "boxes and masks" if "yolo" in built.plans else "masks"
     lines = [
-        f"{built.target}: {rungs}; {what} {built.verdict}",
+        f"{built.target}: {rungs}; {built.answers} {built.verdict}",
         *(_size_of(role, plan) for role, plan in built.plans.items()),
         *(f"tried {attempt}" for attempt in built.attempts if not attempt.passed),
         *(f"{note[0].upper()}{note[1:]}." for note in built.notes),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samedge.cli.family import command_of
 from samedge.errors import UsageError
 
 if TYPE_CHECKING:
     from samedge.bundle.manifest import Manifest, ModelRecord
-    from samedge.bundle.yolo_record import YoloRecord
-
-_SHOWN_NAMES: Final = 6
 
 
 def info(
@@ -113,15 +111,8 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
         "GFLOPs": _gflops(record, manifest),
         "size": "" if size is None else f"{size / 1e6:.1f} MB",
     }
-    if manifest is not None and manifest.yolo is not None:
-        rows |= _yolo_rows(manifest.yolo)
-    elif manifest is not None:
-        source = manifest.input
-        rows |= {
-            "input": f"{source.image_size} px, mean {source.pixel_mean}, std {source.pixel_std}",
-            "I/O scheme": manifest.io,
-        }
     if manifest is not None:
+        rows |= command_of(manifest.model_family).rows(manifest)
         rows |= {
             "created": f"{manifest.created} by {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}",
             "parity": manifest.parity.verdict,
@@ -144,27 +135,5 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
 def _gflops(record: ModelRecord, manifest: Manifest | None) -> str:
     if record.decoder_gflops:
         return f"encoder {record.encoder_gflops:.1f}, decoder {record.decoder_gflops:.2f} a prompt"
-    size = "" if manifest is None or manifest.yolo is None else f" at {_by(manifest.yolo.image_size)} px"
+    size = "" if manifest is None else command_of(manifest.model_family).measured_at(manifest)
     return f"{record.encoder_gflops:.1f} an image{size}"
-
-
-def _yolo_rows(yolo: YoloRecord) -> dict[str, str]:
-    shown = ", ".join(yolo.names[:_SHOWN_NAMES])
-    more = f" and {len(yolo.names) - _SHOWN_NAMES} more" if len(yolo.names) > _SHOWN_NAMES else ""
-    free = f"any multiples of {max(yolo.strides)} px, meant for {_by(yolo.image_size)}"
-    nms = "left to the host"
-    if yolo.nms is not None:
-        kind = "across classes" if yolo.nms.agnostic else "class by class"
-        nms = f"in the graph: conf {yolo.nms.conf:g}, iou {yolo.nms.iou:g}, max_det {yolo.nms.max_det}, {kind}"
-    return {
-        "task": yolo.task,
-        "classes": f"{len(yolo.names)}: {shown}{more}",
-        "strides": ", ".join(str(stride) for stride in yolo.strides),
-        "input": free if yolo.dynamic else f"{_by(yolo.image_size)} px",
-        "suppression": nms,
-        "I/O scheme": "Ultralytics' names and shapes",
-    }
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

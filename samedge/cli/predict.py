@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from samedge.api.yolo import YOLO
     from samedge.runtime.results.results import Results
 
 _EVERYTHING: Final[Any] = {"rich_help_panel": "Segment everything"}
@@ -81,8 +80,8 @@ def predict(
     objects; so are several points with --each-point. Masks follow the order of the prompts. In a folder, an image that
     cannot be used is named on stderr and skipped, and the program ends with status 1.
     """
-    from samedge.api.sam import SAM
-    from samedge.cli.predict_yolo import check_kind, find_objects, is_yolo_model, open_yolo, print_objects
+    from samedge.bundle.archive import model_family
+    from samedge.cli.family import Asked, Place, command_of
     from samedge.cli.prompt_options import (
         check_request,
         combine,
@@ -90,9 +89,7 @@ def predict(
         parse_boxes,
         parse_points,
         read_mask,
-        shown_search,
     )
-    from samedge.cli.tables import print_results
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.image.sources import distinct_stems, find_images
 
@@ -113,33 +110,18 @@ def predict(
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
     bundle = bundle_of(model)
-    finder: SAM | YOLO
-    if is_yolo_model(bundle):
-        check_kind(
-            "a YOLO", mask=bool(mask), each_point=each_point, multimask=multimask, **dict.fromkeys(options, True)
-        )
-        finder = open_yolo(bundle, prompted=bool(prompts), backend=backend, device=device, threads=threads, force=force)
-    else:
-        check_kind(
-            "a SAM", iou=iou is not None, max_det=max_det is not None, agnostic_nms=agnostic_nms,
-            imgsz=imgsz is not None, **{"class": bool(classes)},
-        )  # fmt: skip
-        finder = SAM(bundle, backend=backend, device=device, threads=threads, force=force)
-    used = {"model": model, "backend": finder.predictor.backend, "device": finder.predictor.device}
+    asked = Asked(
+        prompts=prompts, points=points, labels=labels, boxes=boxes, masks=bool(mask), each_point=each_point,
+        multimask=multimask, conf=conf, everything=options, iou=iou, max_det=max_det, classes=classes or None,
+        agnostic_nms=agnostic_nms, imgsz=imgsz,
+    )  # fmt: skip
+    finder = command_of(model_family(bundle)).open(bundle, asked, Place(backend, device, threads, force))
+    used = {"model": model, "backend": finder.backend, "device": finder.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []
     for path, stem in zip(images, distinct_stems(images), strict=True):
         try:
-            if not isinstance(finder, SAM):
-                results = find_objects(
-                    finder, path, boxes, points, labels, conf=conf, iou=iou, max_det=max_det, classes=classes,
-                    agnostic_nms=agnostic_nms, imgsz=imgsz,
-                )  # fmt: skip
-            elif prompts:
-                (results,) = finder.predict(path, **prompts, multimask_output=multimask, conf=conf)
-            else:
-                with shown_search(options) as search:
-                    (results,) = finder.predict(path, conf=conf, **search)
+            results = finder.find(path)
             _write(
                 results,
                 prompts,
@@ -156,7 +138,7 @@ def predict(
         if json is not None:
             records.append(_record(results, path, image_id=len(records)))
         if json != Path("-"):
-            (print_results if isinstance(finder, SAM) else print_objects)(results)
+            finder.show(results)
     if json is not None:
         _write_json(used | {"images": records}, json)
     if failed:
@@ -166,8 +148,7 @@ def predict(
 def bundle_of(model: str) -> str:
     """Return the bundle to open: a checkpoint's is exported into the cache first, with progress."""
     from samedge.api.cached import cached_bundle
-    from samedge.api.sam import is_bundle
-    from samedge.api.yolo import GRAPH_SUFFIXES
+    from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle
     from samedge.cli.progress import shown_progress
 
     if is_bundle(model) or Path(model).suffix.lower() in GRAPH_SUFFIXES:

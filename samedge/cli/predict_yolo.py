@@ -2,97 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from samedge.errors import BundleError, UsageError
+from samedge.cli.family import Asked, Place
+from samedge.errors import UsageError
 
 if TYPE_CHECKING:
     from samedge.api.yolo import YOLO
+    from samedge.bundle.manifest import Manifest
+    from samedge.bundle.yolo_record import YoloRecord
     from samedge.runtime.results.results import Results
 
-
-def is_yolo_model(model: str) -> bool:
-    """Whether a bundle is that of a YOLO, or the model a graph file, which a SAM is never opened from.
-
-    Of engines only those are a YOLO's that say so, in Ultralytics' header.
-    """
-    from samedge.api.yolo import GRAPH_SUFFIXES
-    from samedge.bundle.archive import ENGINE_SUFFIXES, bundle_manifest
-    from samedge.engines.tensorrt.plan_file import inspect_plan
-
-    path = Path(model)
-    if path.suffix.lower() in ENGINE_SUFFIXES:
-        return bool(inspect_plan(path).metadata)
-    if path.suffix.lower() in GRAPH_SUFFIXES:
-        return True
-    try:
-        return bundle_manifest(model).yolo is not None
-    except BundleError:
-        return False  # opening it says what is wrong
+_SHOWN_NAMES: Final = 6
 
 
-def check_kind(kind: str, **given: bool) -> None:
-    """Refuse options that mean nothing for the kind of model that was opened.
+class YoloCommand:
+    """The `samedge.cli.family.FamilyCommand` of YOLOv8 and FastSAM."""
 
-    Args:
-        kind: "a YOLO" or "a SAM".
-        given: Options, as they are typed but for dashes, and whether they were given.
+    def open(self, model: str, asked: Asked, place: Place) -> YoloFinder:
+        """See `FamilyCommand`."""
+        from samedge.options import refuse_foreign
 
-    Raises:
-        UsageError: One was.
-    """
-    from samedge.options import refuse_foreign
+        refuse_foreign("a YOLO", asked.given("masks", "each_point", "multimask", "everything"))
+        return YoloFinder(open_yolo(model, place, prompted=bool(asked.prompts)), asked)
 
-    refuse_foreign(kind, {f"--{option.replace('_', '-')}": wrong for option, wrong in given.items()})
+    def rows(self, manifest: Manifest) -> dict[str, str]:
+        """See `FamilyCommand`."""
+        return {} if manifest.yolo is None else _rows(manifest.yolo)
+
+    def measured_at(self, manifest: Manifest) -> str:
+        """See `FamilyCommand`."""
+        return "" if manifest.yolo is None else f" at {_by(manifest.yolo.image_size)} px"
 
 
-def open_yolo(
-    model: str, *, prompted: bool, backend: str, device: str | None, threads: int | None, force: bool
-) -> YOLO:
+class YoloFinder:
+    """The `samedge.cli.family.Finder` of a YOLO or FastSAM."""
+
+    def __init__(self, model: YOLO, asked: Asked) -> None:
+        self._model = model
+        self._asked = asked
+        self.backend, self.device = model.predictor.backend, model.predictor.device
+
+    def find(self, image: Path) -> Results:
+        """See `Finder`."""
+        return find_objects(self._model, image, self._asked)
+
+    def show(self, results: Results) -> None:
+        """See `Finder`."""
+        print_objects(results)
+
+
+def open_yolo(model: str, place: Place, *, prompted: bool) -> YOLO:
     """Open a YOLO; a FastSAM, or whatever is asked with prompts, as one that takes them."""
     from samedge.api.yolo import YOLO, FastSAM
 
-    found = YOLO(model, backend=backend, device=device, threads=threads, force=force)
+    found = YOLO(model, backend=place.backend, device=place.device, threads=place.threads, force=place.force)
     info = found.predictor.info
     if not prompted and (info is None or not info.model.name.startswith("fastsam")):
         return found
     if found.task != "segment":
         raise UsageError("prompts choose among masks, and this model has none", where=model, cure="Use a segmenter")
     found.close()
-    return FastSAM(model, backend=backend, device=device, threads=threads, force=force)
+    return FastSAM(model, backend=place.backend, device=place.device, threads=place.threads, force=place.force)
 
 
-def find_objects(
-    model: YOLO,
-    image: Path,
-    boxes: Sequence[Sequence[float]],
-    points: Sequence[Sequence[float]],
-    labels: Sequence[int],
-    *,
-    conf: float | None,
-    iou: float | None,
-    max_det: int | None,
-    classes: Sequence[int] | None,
-    agnostic_nms: bool,
-    imgsz: int | None,
-) -> Results:
+def find_objects(model: YOLO, image: Path, asked: Asked) -> Results:
     """Return the objects of one image, those that the prompts mean if there are any."""
     from samedge.api.yolo import FastSAM
     from samedge.runtime.yolo.detections import Thresholds
 
     usual = Thresholds()
-    conf, iou = usual.conf if conf is None else conf, usual.iou if iou is None else iou
-    most = usual.max_det if max_det is None else max_det
+    conf, iou = usual.conf if asked.conf is None else asked.conf, usual.iou if asked.iou is None else asked.iou
+    most = usual.max_det if asked.max_det is None else asked.max_det
+    classes, size = list(asked.classes or ()) or None, asked.imgsz
     if isinstance(model, FastSAM):
         (found,) = model.predict(
-            image, boxes or None, points or None, labels or None, conf=conf, iou=iou, max_det=most,
-            classes=classes or None, agnostic_nms=agnostic_nms, imgsz=imgsz,
+            image, list(asked.boxes) or None, list(asked.points) or None, list(asked.labels) or None, conf=conf,
+            iou=iou, max_det=most, classes=classes, agnostic_nms=asked.agnostic_nms, imgsz=size,
         )  # fmt: skip
         return found
     (found,) = model.predict(
-        image, conf=conf, iou=iou, max_det=most, classes=classes or None, agnostic_nms=agnostic_nms, imgsz=imgsz
+        image, conf=conf, iou=iou, max_det=most, classes=classes, agnostic_nms=asked.agnostic_nms, imgsz=size
     )
     return found
 
@@ -116,3 +107,25 @@ def print_objects(results: Results) -> None:
             shown = [f"{side:.0f}" for side in box]
             table.add_row(escape(results.name_of(int(kind))), f"{score:.3f}", *shown, *(areas[number] if areas else []))
     console.print(table)
+
+
+def _rows(yolo: YoloRecord) -> dict[str, str]:
+    shown = ", ".join(yolo.names[:_SHOWN_NAMES])
+    more = f" and {len(yolo.names) - _SHOWN_NAMES} more" if len(yolo.names) > _SHOWN_NAMES else ""
+    free = f"any multiples of {max(yolo.strides)} px, meant for {_by(yolo.image_size)}"
+    nms = "left to the host"
+    if yolo.nms is not None:
+        kind = "across classes" if yolo.nms.agnostic else "class by class"
+        nms = f"in the graph: conf {yolo.nms.conf:g}, iou {yolo.nms.iou:g}, max_det {yolo.nms.max_det}, {kind}"
+    return {
+        "task": yolo.task,
+        "classes": f"{len(yolo.names)}: {shown}{more}",
+        "strides": ", ".join(str(stride) for stride in yolo.strides),
+        "input": free if yolo.dynamic else f"{_by(yolo.image_size)} px",
+        "suppression": nms,
+        "I/O scheme": "Ultralytics' names and shapes",
+    }
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

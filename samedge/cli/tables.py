@@ -23,7 +23,7 @@ from samedge.runtime.results.results import Results
 def parity_table(parity: ParityRecord) -> Table:
     """Return the verdict, one row for each kind of prompt; its worst image counts."""
     if "box_error_max" in parity.thresholds or parity.objects is not None:
-        return _yolo_parity_table(parity)
+        return _boxes_parity_table(parity)
     table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
     table.add_column("prompt")
     for name in ("mask IoU, worst", "mask IoU, mean", "predicted IoU error"):
@@ -40,8 +40,8 @@ def parity_table(parity: ParityRecord) -> Table:
     return table
 
 
-def _yolo_parity_table(parity: ParityRecord) -> Table:
-    """Return the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
+def _boxes_parity_table(parity: ParityRecord) -> Table:
+    """Return a verdict about boxes: one row for each probe image, or the agreement of objects."""
     title = f"parity: {_verdict(parity)} ({escape(parity.backend)})"
     # Few columns: the title is not to be folded to their width.
     table = Table(title=title, title_justify="left", min_width=len(Text.from_markup(title)))

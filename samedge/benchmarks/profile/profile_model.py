@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final, get_args
 
 from samedge.api.sam import is_bundle
-from samedge.api.yolo import GRAPH_SUFFIXES
 from samedge.benchmarks.measure.facts import is_busy, measured_where
 from samedge.benchmarks.profile.graph_work import GraphWork
 from samedge.benchmarks.profile.onnx_work import read_graph_work
 from samedge.benchmarks.profile.peaks import Peaks, measure_peaks
 from samedge.benchmarks.profile.profile import SCHEMA, Profile, kind_rows, layer_rows
-from samedge.bundle.archive import open_bundle
+from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
 from samedge.bundle.manifest import GraphRole, Manifest
 from samedge.engines.layer_times import LayerProfile, profile_layers
 from samedge.engines.registry import AUTO, BACKENDS, find_backend

@@ -59,6 +59,7 @@ class BuiltEngines:
         parity: Whether they give what the checkpoint gives; "unchecked" where they could not be opened.
         attempts: What the ladder tried.
         notes: Sentences that a user should read.
+        answers: What they give, as messages call it.
     """
 
     plans: Mapping[GraphRole, Path]
@@ -68,6 +69,7 @@ class BuiltEngines:
     parity: ParityRecord
     attempts: tuple[Attempt, ...]
     notes: tuple[str, ...]
+    answers: str = "masks"
 
     @property
     def encoder(self) -> Path:
@@ -192,7 +194,7 @@ def build_engines(
         for role, entry in zip(engine_roles(opened.manifest), found.engines, strict=True)
     }
     work.report("Done", 1.0)
-    return BuiltEngines(plans, str(target), wanted, found.rungs, found.parity, found.attempts, notes)
+    return BuiltEngines(plans, str(target), wanted, found.rungs, found.parity, found.attempts, notes, family.answers)
 
 
 @dataclass(slots=True)

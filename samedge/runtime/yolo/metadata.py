@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from samedge.bundle.archive import ENGINE_SUFFIXES
 from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.engines.tensorrt.plan_file import inspect_plan
 
@@ -28,3 +29,11 @@ def read_graph_metadata(path: Path) -> dict[str, str]:
         told = inspect_plan(path).metadata
         return {name: value if isinstance(value, str) else repr(value) for name, value in told.items()}
     return {}
+
+
+def is_yolo_graph(path: Path) -> bool:
+    """Return whether a graph file without a bundle is a YOLO: no other family runs such files.
+
+    Of engines only those are a YOLO's that say so, in Ultralytics' header.
+    """
+    return bool(inspect_plan(path).metadata) if path.suffix.lower() in ENGINE_SUFFIXES else True

@@ -14,9 +14,8 @@ import msgspec
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
 from samedge.api.sam import is_bundle
-from samedge.api.yolo import GRAPH_SUFFIXES
 from samedge.benchmarks.bench.records import Family, MaskAgreement
-from samedge.bundle.archive import open_bundle
+from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
 from samedge.bundle.manifest import Manifest
 from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.runtime.yolo.graph import DEFAULT_IMAGE_SIZE, PARITY
