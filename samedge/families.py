@@ -3,7 +3,7 @@
 A family is its own code and one line here: a table of strings, so that nothing is imported before it is asked for, and
 neither torch nor a backend is needed to know what a bundle is. A line names, for each layer of the package, the class
 that knows the family there; each layer has the protocol of its class. Layers ask the family, and never which one it is.
-A family of one graph from images to results brings a loader, an exporter and an opener; the rest has defaults.
+A family of one graph from images to results brings a loader and an exporter; the rest has defaults.
 
 Families from outside are added by `samedge.plugins`.
 """
@@ -46,7 +46,7 @@ class Family:
     roles: tuple[str, ...]
     loader: str
     exporter: str
-    opener: str
+    opener: str = "samedge.api.open_one_graph:OneGraphOpener"
     engine_roles: tuple[str, ...] = ()
     answers: str = "masks"
     opened_by: str = "samedge.load"
@@ -54,7 +54,7 @@ class Family:
     parity: str = "samedge.parity.one_graph:OneGraphParity"
     engines: str = "samedge.export.engines.one_graph:OneGraphEngines"
     command: str = "samedge.cli.predict_one_graph:OneGraphCommand"
-    bench: str = "samedge.benchmarks.bench.one_graph:OneGraphBench"
+    bench: str = "samedge.benchmarks.bench.stages.one_graph_stages:OneGraphBench"
     refusal: str = ""
     graph_file: str = ""
 
@@ -103,7 +103,7 @@ FAMILIES: Final = (
         parity="samedge.parity.sam_verify:SamParity",
         engines="samedge.export.engines.sam:SamEngines",
         command="samedge.cli.predict_sam:SamCommand",
-        bench="samedge.benchmarks.bench.sam_stages:SamBench",
+        bench="samedge.benchmarks.bench.stages.sam_stages:SamBench",
     ),
     Family(
         "yolo",
@@ -118,7 +118,7 @@ FAMILIES: Final = (
         parity="samedge.parity.yolo_verify:YoloParity",
         engines="samedge.export.yolo.engines:YoloEngines",
         command="samedge.cli.predict_yolo:YoloCommand",
-        bench="samedge.benchmarks.bench.yolo_stages:YoloBench",
+        bench="samedge.benchmarks.bench.stages.yolo_stages:YoloBench",
         refusal="samedge.runtime.yolo.suppression:refuse_suppression",
         graph_file="samedge.runtime.yolo.metadata:is_yolo_graph",
     ),

@@ -18,8 +18,11 @@ _COLUMNS: Final = 200
 def profile(
     model: Annotated[str, typer.Argument(help="Bundle, checkpoint, or a graph file: .onnx, .xml, .engine.")],
     graph: Annotated[
-        str, typer.Option(help="Of a bundle: encoder, decoder, decoder_context, decoder_prompts, decoder_masks ...")
-    ] = "encoder",
+        str | None,
+        typer.Option(
+            help="Of a bundle: encoder (default), decoder, decoder_context, decoder_prompts, decoder_masks ..."
+        ),
+    ] = None,
     backend: Annotated[str, typer.Option(help="What runs it: onnxruntime, openvino, tensorrt ...")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...: had, or an error.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
@@ -51,7 +54,7 @@ def profile(
     if min(prompts, points, batch, top) < 1:
         raise UsageError("--prompts, --points, --batch and --top count from 1", cure="Give 1 or more")
     options = ProfileOptions(
-        graph=graph,
+        graph=graph or "",
         backend=backend,
         device=device,
         threads=threads,

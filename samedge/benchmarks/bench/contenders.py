@@ -107,7 +107,7 @@ def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Conten
 
 
 def _everything(source: ModelSource, prepared: Prepared, options: BenchOptions) -> dict[str, Any]:
-    if prepared.family != "sam" or not options.wants("everything"):
+    if not prepared.grid or not options.wants("everything"):
         return {}
     found: dict[str, Any] = {"points_per_side": options.everything_points}
     if prepared.seeded:

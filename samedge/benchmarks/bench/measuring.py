@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from samedge.benchmarks.bench.contenders import Contender, find_contenders, replace_skipped
+from samedge.benchmarks.bench.family import bench_of
 from samedge.benchmarks.bench.options import BenchOptions, prompts_for
 from samedge.benchmarks.bench.records import MaskAgreement, ModelRow
 from samedge.benchmarks.bench.rounds import (
@@ -25,6 +26,7 @@ from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.benchmarks.measure.artefacts import Artefacts
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.power_meters import find_meter
+from samedge.bundle.archive import model_family
 from samedge.errors import BenchmarkError, SamedgeError
 
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
@@ -155,17 +157,18 @@ class TableBench:
     def _compared(self, row: ModelRow, contender: Contender) -> ModelRow:
         opening = contender.opening
         device = row.device or "cpu"
+        bench = bench_of(model_family(opening.artefact))
+        if not bench.agreement:
+            return msgspec.structs.replace(row, empty={**row.empty, "iou": "nothing compares this family with torch"})
         arguments: dict[str, Any] = {
-            "source": opening.source, "backend": row.backend, "threads": opening.threads, "device": device,
+            "source": opening.source, "artefact": opening.artefact, "backend": row.backend,
+            "threads": opening.threads, "device": device,
         }  # fmt: skip
-        kind, role = ("prompted", "bundle") if opening.family == "sam" else ("yolo", "graph")
         try:
-            said = call_in_child(
-                f"samedge.benchmarks.measure.agreement:{kind}_masks", {**arguments, role: opening.artefact}
-            )
+            said = call_in_child(bench.agreement, arguments)
         except SamedgeError as error:
             return msgspec.structs.replace(row, empty={**row.empty, "iou": str(error)})
-        masks = "masks that a user is shown" if opening.family == "sam" else "the 20 best anchors"
+        masks = bench.judged
         agreement = MaskAgreement(said["worst"], said.get("mean"), f"probe set, {masks}, {row.backend} {device}, now")
         verdict = row.verdict if said["passed"] else "failed"
         return msgspec.structs.replace(row, mask_agreement=agreement, verdict=verdict)

@@ -28,7 +28,8 @@ SET_IMAGE: Final = "set_image"
 """``preprocess`` and ``encode`` together, which is all that some peers can be asked for."""
 BOXES: Final = 32
 
-Family: TypeAlias = Literal["sam", "yolo", "fastsam"]
+Family: TypeAlias = str
+"""What a row calls the family of its model: "sam", "yolo", "fastsam", or the name of another."""
 
 
 class StageResult(msgspec.Struct, frozen=True, kw_only=True):

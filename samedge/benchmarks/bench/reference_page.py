@@ -57,7 +57,7 @@ def beside_rows(report: BenchReport) -> list[tuple[str, ...]]:
 def explanation(report: BenchReport) -> str:
     """Return what is to be known of that speed, as sentences."""
     pictures = _pictures(report)
-    asked = [count for row in model_rows(report.rows) if row.family == "sam" and (count := _asked(row, pictures))]
+    asked = [count for row in model_rows(report.rows) if (count := _asked(row, pictures))]
     clicks = f"here {max(asked):,.0f} clicks an image" if asked else "a grid of clicks"
     return (
         "The speed is an everything-mode figure without prompts, as on that page: SAM encodes the image once and then "

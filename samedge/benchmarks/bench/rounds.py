@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from samedge.benchmarks.bench.contenders import Contender
+from samedge.benchmarks.bench.family import grid_families
 from samedge.benchmarks.bench.options import STAGE_COLUMNS, WHOLE_IMAGE, BenchOptions
 from samedge.benchmarks.bench.records import SET_IMAGE, Energy, ModelRow, Stage, StageResult
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
@@ -105,7 +106,7 @@ def run_rounds(
 
 def _schedule(one: Running, stage: str, options: BenchOptions) -> tuple[int, int]:
     """Return the round from which on a stage counts, and that at which it ends."""
-    if stage == _EVERYTHING and one.contender.opening.family == "sam":
+    if stage == _EVERYTHING and one.contender.opening.family in grid_families():
         warm_ups = min(1, options.warm_ups)
         return warm_ups, warm_ups + options.everything_rounds
     return options.warm_ups, options.warm_ups + options.rounds

@@ -103,14 +103,16 @@ def largest_difference(ours: Array, theirs: Array) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
 
 
-def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+def prompted_masks(
+    source: str, artefact: str, backend: str, threads: int | None, device: str = "cpu"
+) -> dict[str, Any]:
     """Compare the masks of a bundle with those of its checkpoint in torch, on the probe set of the export.
 
     Called in a child process: it needs torch.
 
     Args:
         source: Path, known name, or "seeded:NAME" of the checkpoint.
-        bundle: Path of its bundle.
+        artefact: Path of its bundle.
         backend: Which runs the bundle.
         threads: CPU threads; None for all physical cores.
         device: On which.
@@ -126,7 +128,7 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, 
     from samedge.parity.probes import probe_set
 
     sam = load_model(source).model
-    opened = open_bundle(bundle, force=True)
+    opened = open_bundle(artefact, force=True)
     with ExitStack() as stack:
         engines = {
             graph.role: stack.enter_context(
@@ -148,14 +150,14 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, 
     }  # fmt: skip
 
 
-def yolo_masks(source: str, graph: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
+def yolo_masks(source: str, artefact: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
     """Compare the boxes and masks of a YOLO's graph with those of its checkpoint in torch, on the probe images.
 
     Called in a child process: it needs torch.
 
     Args:
         source: Path, known name, or "seeded:NAME" of the checkpoint.
-        graph: Path of its graph, or of its bundle.
+        artefact: Path of its graph, or of its bundle.
         backend: Which runs the graph.
         threads: CPU threads; None for all physical cores.
         device: On which.
@@ -168,7 +170,7 @@ def yolo_masks(source: str, graph: str, backend: str, threads: int | None, devic
     from samedge.models.yolo.load import load_yolo
     from samedge.runtime.yolo.graph import describe_yolo
 
-    path = Path(graph)
+    path = Path(artefact)
     if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
         path = open_bundle(path, force=True).graph_path("yolo")
     metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}

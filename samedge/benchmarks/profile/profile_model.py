@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from samedge.api.sam import is_bundle
 from samedge.benchmarks.measure.facts import is_busy, measured_where
@@ -14,7 +14,7 @@ from samedge.benchmarks.profile.onnx_work import read_graph_work
 from samedge.benchmarks.profile.peaks import Peaks, measure_peaks
 from samedge.benchmarks.profile.profile import SCHEMA, Profile, kind_rows, layer_rows
 from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
-from samedge.bundle.manifest import GraphRole, Manifest
+from samedge.bundle.manifest import Manifest
 from samedge.engines.layer_times import LayerProfile, profile_layers
 from samedge.engines.registry import AUTO, BACKENDS, find_backend
 from samedge.errors import BackendUnavailableError, SamedgeError, UsageError
@@ -22,7 +22,6 @@ from samedge.errors import BackendUnavailableError, SamedgeError, UsageError
 _HOST_CLOCK: Final = (
     "onnxruntime times its nodes on the host: on an accelerator, that is what starting them takes, not what they take"
 )
-ROLES: Final[tuple[str, ...]] = get_args(GraphRole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class ProfileOptions:
     """How a graph is profiled.
 
     Attributes:
-        graph: Role of the graph in its bundle.
+        graph: Role of the graph in its bundle; the one that takes most of the time if empty.
         backend: What runs it; "auto" for the first that works here.
         device: Where.
         threads: CPU threads; None for all physical cores.
@@ -41,7 +40,7 @@ class ProfileOptions:
         force: Open a bundle that failed its parity check as well.
     """
 
-    graph: str = "encoder"
+    graph: str = ""
     backend: str = AUTO
     device: str | None = None
     threads: int | None = None
@@ -73,7 +72,7 @@ def profile_model(
         UsageError: There is no such graph, or an option means nothing.
         SamedgeError: It cannot be opened or run.
     """
-    path, manifest, sizes = _graph_of(model, options, resolve)
+    path, role, manifest, sizes = _graph_of(model, options, resolve)
     backend = _backend_for(path) if options.backend == AUTO else _named_backend(options.backend, path)
     progress(f"Profiling {path.name} on {backend}", 0.1)
     measured = profile_layers(
@@ -94,7 +93,7 @@ def profile_model(
     return Profile(
         schema=SCHEMA,
         model=model,
-        graph=path.name if manifest is None else options.graph,
+        graph=path.name if manifest is None else role,
         backend=measured.backend,
         device=measured.device,
         details=dict(measured.details),
@@ -103,7 +102,7 @@ def profile_model(
         run_ms=measured.run_ms,
         layers_ms=measured.layers_ms,
         gflop=gflop,
-        expected_gflop=_expected(manifest, options.graph, sizes),
+        expected_gflop=_expected(manifest, role, sizes),
         attributed=found / gflop if gflop else None,
         peaks=peaks,
         layers=layers,
@@ -115,16 +114,19 @@ def profile_model(
 
 def _graph_of(
     model: str, options: ProfileOptions, resolve: Callable[[str], str]
-) -> tuple[Path, Manifest | None, dict[str, int]]:
+) -> tuple[Path, str, Manifest | None, dict[str, int]]:
     sizes = dict(options.sizes or {})
     if Path(model).suffix.lower() in GRAPH_SUFFIXES:
-        return Path(model), None, sizes
-    if options.graph not in ROLES:
-        raise UsageError(f"there is no graph {options.graph!r}", cure=f"Choose one of: {', '.join(ROLES)}")
+        return Path(model), "", None, sizes
     bundle = open_bundle(model if is_bundle(model) else resolve(model), force=options.force)
     side = bundle.manifest.input.image_size
-    role: GraphRole = next(role for role in get_args(GraphRole) if role == options.graph)
-    return bundle.graph_path(role), bundle.manifest, {"height": side, "width": side, **sizes}
+    family = bundle.manifest.model_family
+    role = options.graph or family.main
+    if role not in family.roles:
+        raise UsageError(
+            f"there is no graph {role!r}", where="--graph", cure=f"Choose one of: {', '.join(family.roles)}"
+        )
+    return bundle.graph_path(role), role, bundle.manifest, {"height": side, "width": side, **sizes}
 
 
 def _backend_for(path: Path) -> str:
@@ -179,7 +181,7 @@ def _expected(manifest: Manifest | None, graph: str, sizes: Mapping[str, int]) -
     """What the torch model needs for the same; the parts of a split decoder, and other prompts, are other work."""
     if manifest is None:
         return None
-    if graph == "encoder":
+    if graph == manifest.model_family.main:
         return manifest.model.encoder_gflops * sizes.get("batch", 1)
     if graph == "decoder" and (sizes.get("prompts", 1), sizes.get("points", 1)) == (1, 2):
         return manifest.model.decoder_gflops

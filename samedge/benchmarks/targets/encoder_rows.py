@@ -155,7 +155,7 @@ def _masks(bench: Bench, row: EncoderRow, backend: str) -> dict[str, Any]:
         source, precision=row.precision, calibrated=row.calibrated, form=bench.settings.form
     )
     bench.say(f"Masks of {source}, {row.precision} in {backend}")
-    arguments = {"source": source, "bundle": str(bundle), "backend": backend, "threads": bench.settings.threads}
+    arguments = {"source": source, "artefact": str(bundle), "backend": backend, "threads": bench.settings.threads}
     said: dict[str, Any] = call_in_child("samedge.benchmarks.measure.agreement:prompted_masks", arguments)
     return said
 

@@ -5,32 +5,26 @@ That process may import torch; those that are timed do not.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any
 
 import msgspec
 
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
 from samedge.api.sam import is_bundle
+from samedge.benchmarks.bench.family import bench_of
 from samedge.benchmarks.bench.records import Family, MaskAgreement
 from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
-from samedge.bundle.manifest import Manifest
-from samedge.engines.onnx_header import read_onnx_metadata
-from samedge.runtime.yolo.graph import DEFAULT_IMAGE_SIZE, PARITY
+from samedge.families import family_of_graph
 from samedge.types import Verdict
-
-FAST_SAM: Final = "fastsam"
-_GRAPH_ALONE: Final = "a graph file alone does not tell it"
-_ANCHORS: Final = "probe set, the 20 best anchors"
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be measured.
 
     Attributes:
-        family: "sam", "fastsam" or "yolo".
+        family: As a row calls it.
         architecture: Such as "sam_vit_b" or "yolov8n-seg".
         artefact: Path of the bundle or graph.
         image_size: Side of the input, px.
@@ -43,6 +37,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         verdict: Of the export.
         recorded: Agreement of masks as the export found it; None where it did not look.
         checkpoint: What to compare with in torch; empty for a bundle or graph.
+        grid: Everything is segmented by a grid of prompts.
         empty: Why something is not known, by column.
     """
 
@@ -59,6 +54,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = "unchecked"
     recorded: MaskAgreement | None = None
     checkpoint: str = ""
+    grid: bool = False
     empty: dict[str, str] = {}
 
 
@@ -75,12 +71,12 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None) 
         SamedgeError: It cannot be read or exported.
     """
     if Path(source).suffix.lower() in GRAPH_SUFFIXES:
-        found = _graph(Path(source))
+        found = bench_of(family_of_graph(Path(source))).prepare_graph(Path(source))
     elif is_bundle(source):
         found = _bundle(source, "")
     else:
         found = _bundle(str(cached_bundle(source)), source)
-    if found.family == "sam":
+    if is_bundle(found.artefact):
         # "auto" measures once and keeps what it found: here, and not in the process whose memory counts.
         load(found.artefact, backend, device, threads=threads, force=True).close()
     described: dict[str, Any] = msgspec.to_builtins(found)
@@ -89,73 +85,21 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None) 
 
 def _bundle(path: str, checkpoint: str) -> Prepared:
     manifest = open_bundle(path, force=True).manifest
-    main = manifest.graph("encoder" if manifest.yolo is None else "yolo")
+    bench = bench_of(manifest.model_family)
+    main = manifest.graph(manifest.model_family.main)
     return Prepared(
-        family=_family(manifest),
+        family=bench.kind(manifest),
         architecture=manifest.model.name,
         artefact=path,
         image_size=manifest.input.image_size,
         size_bytes=sum(file.size for graph in manifest.graphs for file in graph.files),
         parameters=manifest.model.parameters,
         gflops=manifest.model.encoder_gflops,
-        prompt_gflops=manifest.model.decoder_gflops if manifest.yolo is None else None,
+        prompt_gflops=manifest.model.decoder_gflops or None,
         precision=main.precision,
         seeded=manifest.model.seeded,
         verdict=manifest.parity.verdict,
-        recorded=_recorded(manifest),
+        recorded=bench.recorded(manifest),
         checkpoint=checkpoint,
+        grid=bench.grid,
     )
-
-
-def _family(manifest: Manifest) -> Family:
-    if manifest.yolo is None:
-        return "sam"
-    return "fastsam" if FAST_SAM in f"{manifest.model.name} {manifest.model.checkpoint}".lower() else "yolo"
-
-
-def _recorded(manifest: Manifest) -> MaskAgreement | None:
-    parity = manifest.parity
-    if parity.verdict == "unchecked" or (manifest.yolo is not None and manifest.yolo.task != "segment"):
-        return None
-    what = "probe set" if manifest.yolo is None else _ANCHORS
-    return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, f"{what}, {parity.backend}, at the export")
-
-
-def _graph(path: Path) -> Prepared:
-    """A YOLO or FastSAM without a bundle: its file says what it is."""
-    metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
-    verdict, recorded = _graph_parity(metadata)
-    return Prepared(
-        family="fastsam" if FAST_SAM in f"{path} {metadata.get('description', '')}".lower() else "yolo",
-        architecture=metadata.get("description", "").partition(",")[0].lower(),
-        artefact=str(path),
-        image_size=_side(metadata),
-        size_bytes=path.stat().st_size,
-        seeded=metadata.get("seeded") == "True",
-        verdict=verdict,
-        recorded=recorded,
-        empty=dict.fromkeys(("params", "gflops"), _GRAPH_ALONE),
-    )
-
-
-def _side(metadata: dict[str, str]) -> int:
-    try:
-        sides = json.loads(metadata.get("imgsz", ""))
-    except ValueError:
-        return DEFAULT_IMAGE_SIZE[0]
-    return int(max(sides)) if isinstance(sides, list) and sides else DEFAULT_IMAGE_SIZE[0]
-
-
-def _graph_parity(metadata: dict[str, str]) -> tuple[Verdict, MaskAgreement | None]:
-    try:
-        record = json.loads(metadata.get(PARITY, "{}"))
-    except ValueError:
-        record = {}
-    verdict = record.get("verdict") if isinstance(record, dict) else None
-    if verdict not in ("passed", "failed"):
-        return "unchecked", None
-    worst = record.get("mask_iou_min")
-    agreement = (
-        MaskAgreement(float(worst), None, f"{_ANCHORS}, at the export") if isinstance(worst, (int, float)) else None
-    )
-    return cast("Verdict", verdict), agreement

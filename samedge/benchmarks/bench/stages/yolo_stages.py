@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
 from samedge.api.yolo import YOLO, FastSAM
+from samedge.benchmarks.bench.family import probed_agreement
+from samedge.benchmarks.bench.records import MaskAgreement
 from samedge.benchmarks.bench.stages.peer_protocol import Opened, Opening, Ran
+from samedge.benchmarks.bench.stages.prepare import Prepared
 from samedge.benchmarks.bench.stages.serve import Loaded
 from samedge.benchmarks.measure.device_memory import used_device_bytes
 from samedge.benchmarks.measure.rounds import process_clocks, timed
+from samedge.bundle.manifest import Manifest
 from samedge.engines.fake import fake_engine
+from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.engines.protocol import Engine
 from samedge.runtime.image.letterbox import Letterbox
 from samedge.runtime.prompts.choose import choose
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.fastsam import snap_to_border
-from samedge.runtime.yolo.graph import YoloGraph
+from samedge.runtime.yolo.graph import DEFAULT_IMAGE_SIZE, PARITY, YoloGraph
 from samedge.runtime.yolo.predictor import YoloPredictor
-from samedge.types import Array, ImageArray
+from samedge.types import Array, ImageArray, Verdict
 
 INCLUDES: Final = {
     "preprocess": "letterbox, from BGR pixels",
@@ -27,6 +34,33 @@ INCLUDES: Final = {
 }
 _CHOOSING: Final = "suppression and masks of everything that the network found, and the choice among them"
 NO_PROMPTS: Final = "it takes no prompts"
+_GRAPH_ALONE: Final = "a graph file alone does not tell it"
+_ANCHORS: Final = "probe set, the 20 best anchors"
+
+
+class YoloBench:
+    """The `samedge.benchmarks.bench.family.FamilyBench` of YOLOv8 and FastSAM."""
+
+    grid = False
+    agreement = "samedge.benchmarks.measure.agreement:yolo_masks"
+    judged = "the 20 best anchors"
+
+    def kind(self, manifest: Manifest) -> str:
+        """See `FamilyBench`."""
+        return _kind(f"{manifest.model.name} {manifest.model.checkpoint}")
+
+    def recorded(self, manifest: Manifest) -> MaskAgreement | None:
+        """See `FamilyBench`: a detector has no masks."""
+        segments = manifest.yolo is not None and manifest.yolo.task == "segment"
+        return probed_agreement(manifest, _ANCHORS) if segments else None
+
+    def prepare_graph(self, path: Path) -> Prepared:
+        """See `FamilyBench`."""
+        return _graph(path)
+
+    def open(self, opening: Opening, pictures: list[ImageArray]) -> Loaded:
+        """See `FamilyBench`."""
+        return open_yolo(opening, pictures)
 
 
 def open_yolo(opening: Opening, pictures: list[ImageArray]) -> Loaded:
@@ -126,3 +160,48 @@ def _stages(
             "boxes": lambda picture: prompt(picture, bboxes=opening.boxes[picture]),
         }
     return found
+
+
+def _kind(text: str) -> str:
+    """Return which of the two a name or description is of."""
+    return "fastsam" if "fastsam" in text.lower() else "yolo"
+
+
+def _graph(path: Path) -> Prepared:
+    """A YOLO or FastSAM without a bundle: its file says what it is."""
+    metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
+    verdict, recorded = _graph_parity(metadata)
+    return Prepared(
+        family=_kind(f"{path} {metadata.get('description', '')}"),
+        architecture=metadata.get("description", "").partition(",")[0].lower(),
+        artefact=str(path),
+        image_size=_side(metadata),
+        size_bytes=path.stat().st_size,
+        seeded=metadata.get("seeded") == "True",
+        verdict=verdict,
+        recorded=recorded,
+        empty=dict.fromkeys(("params", "gflops"), _GRAPH_ALONE),
+    )
+
+
+def _side(metadata: dict[str, str]) -> int:
+    try:
+        sides = json.loads(metadata.get("imgsz", ""))
+    except ValueError:
+        return DEFAULT_IMAGE_SIZE[0]
+    return int(max(sides)) if isinstance(sides, list) and sides else DEFAULT_IMAGE_SIZE[0]
+
+
+def _graph_parity(metadata: dict[str, str]) -> tuple[Verdict, MaskAgreement | None]:
+    try:
+        record = json.loads(metadata.get(PARITY, "{}"))
+    except ValueError:
+        record = {}
+    verdict = record.get("verdict") if isinstance(record, dict) else None
+    if verdict not in ("passed", "failed"):
+        return "unchecked", None
+    worst = record.get("mask_iou_min")
+    agreement = (
+        MaskAgreement(float(worst), None, f"{_ANCHORS}, at the export") if isinstance(worst, (int, float)) else None
+    )
+    return cast("Verdict", verdict), agreement

@@ -1,0 +1,90 @@
+"""What ``samedge bench`` asks of a family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from samedge.benchmarks.bench.records import MaskAgreement
+from samedge.bundle.manifest import Manifest
+from samedge.families import Family, families
+from samedge.types import ImageArray
+
+if TYPE_CHECKING:
+    from samedge.benchmarks.bench.stages.peer_protocol import Opening
+    from samedge.benchmarks.bench.stages.prepare import Prepared
+    from samedge.benchmarks.bench.stages.serve import Loaded
+
+
+class FamilyBench(Protocol):
+    """The benchmark's side of a family."""
+
+    @property
+    def grid(self) -> bool:
+        """Whether everything is segmented by a grid of prompts, whose parameters can be set."""
+        ...
+
+    @property
+    def agreement(self) -> str:
+        """The "module:function" that compares a model with its checkpoint in torch; empty where there is none.
+
+        It takes ``source``, ``artefact``, ``backend``, ``threads`` and ``device``, and returns ``worst`` and, where it
+        is known, ``mean`` of the IoUs of masks, and whether they ``passed``.
+        """
+        ...
+
+    @property
+    def judged(self) -> str:
+        """Which masks it compares."""
+        ...
+
+    def kind(self, manifest: Manifest) -> str:
+        """Return what a row calls the family of a model."""
+        ...
+
+    def recorded(self, manifest: Manifest) -> MaskAgreement | None:
+        """Return the agreement of masks as the export found it; None where it did not look."""
+        ...
+
+    def prepare_graph(self, path: Path) -> Prepared:
+        """Return what is known of a graph file without a bundle.
+
+        Raises:
+            SamedgeError: It cannot be read, or the family runs no such files.
+        """
+        ...
+
+    def open(self, opening: Opening, pictures: list[ImageArray]) -> Loaded:
+        """Load a model, and return its stages.
+
+        Args:
+            opening: What was asked for.
+            pictures: The pictures.
+
+        Raises:
+            SamedgeError: It cannot be loaded.
+        """
+        ...
+
+
+def bench_of(family: Family) -> FamilyBench:
+    """Import the benchmark's side of a family."""
+    return cast("FamilyBench", family.make(family.bench))
+
+
+def grid_families() -> frozenset[str]:
+    """Return the names of the families whose "everything" is a grid of prompts, which takes many times as long."""
+    return frozenset(family.name for family in families() if bench_of(family).grid)
+
+
+def probed_agreement(manifest: Manifest, what: str) -> MaskAgreement | None:
+    """Return the agreement of masks that the manifest has.
+
+    Args:
+        manifest: Of the bundle.
+        what: Which masks were compared.
+    """
+    parity = manifest.parity
+    if parity.verdict == "unchecked":
+        return None
+    return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, f"{what}, {parity.backend}, at the export")
