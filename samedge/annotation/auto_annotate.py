@@ -161,10 +161,11 @@ def auto_annotate(
             det_model, options, names=names, backend=backend, device=device or None, threads=threads, force=force
         )
         stack.callback(detector.close)
-        sam = sam_model
-        if not isinstance(sam, SAM):
-            sam = SAM(sam, backend=backend, device=device or None, threads=threads, force=force)
+        if isinstance(sam_model, (str, os.PathLike)):
+            sam = SAM(sam_model, backend=backend, device=device or None, threads=threads, force=force)
             stack.callback(sam.close)
+        else:
+            sam = sam_model
         predictor = sam.predictor.twin()  # so that the caller may use an opened one beside it
         settings = {"folder": images.root.name, **_settings(options, policy, sam_conf, detector, predictor)}
         journal = stack.enter_context(Journal(output, settings, restart=restart))

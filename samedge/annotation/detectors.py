@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def open_detector(
         SamedgeError: It cannot be opened.
     """
     told = _names(names)
-    if isinstance(source, YOLO):
+    if _is_opened(source):
         return YoloDetector(source, options, told, owned=False)
     if isinstance(source, (str, os.PathLike)):
         if Path(source).suffix.lower() == ".json" and Path(source).name != MANIFEST_NAME:
@@ -113,6 +113,11 @@ def open_detector(
         where="det_model",
         cure="Give a YOLO model, a function of an image, or a JSON file of boxes",
     )
+
+
+def _is_opened(source: DetectorLike) -> TypeGuard[YOLO]:
+    """Return whether a source is a model already, which has a predictor, and not what one is made of."""
+    return hasattr(source, "predictor")
 
 
 class YoloDetector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,6 @@ from typing import Final
 
 from samedge.errors import DownloadError, StorageError, UsageError
 from samedge.models.checkpoints.weights import BUNDLED_WEIGHTS, KNOWN_WEIGHTS, SEEDED, find_checkpoint, weights_at_hand
-
-ARCHITECTURES: Final = {
-    "sam_b.pt": "sam_vit_b",
-    "sam_vit_b_01ec64.pth": "sam_vit_b",
-    "sam_l.pt": "sam_vit_l",
-    "sam_vit_l_0b3195.pth": "sam_vit_l",
-    "sam_h.pt": "sam_vit_h",
-    "sam_vit_h_4b8939.pth": "sam_vit_h",
-    "mobile_sam.pt": "mobile_sam",
-}
-"""Of released files, for random weights in their place; those of YOLO and FastSAM are in their names."""
-_YOLO: Final = re.compile(r"(yolov8[nsmlx](?:-seg)?|fastsam-[sx])\.pt", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +78,9 @@ def model_sources(models: Sequence[str]) -> tuple[ModelSource, ...]:
 
 def architecture_of(file: str) -> str | None:
     """Return the architecture of released weights by the name of their file, or None."""
-    name = Path(file).name
-    found = _YOLO.fullmatch(name)
-    return found.group(1).lower() if found else ARCHITECTURES.get(name)
+    name = Path(file).name.lower()
+    known = (weights for file, weights in KNOWN_WEIGHTS.items() if file.lower() == name)
+    return next((weights.architecture or None for weights in known), None)
 
 
 def _source_of(model: str) -> ModelSource:

@@ -38,6 +38,7 @@ class KnownWeights:
         sha256: SHA-256 of the file in hex; None where no authority tells it: then the first one seen counts.
         git_blob: Its id in the publisher's git repository, where it is kept in one.
         licence: SPDX name of the weights' licence, and whose they are where the publisher is another.
+        architecture: Name of the random weights that may stand in for them; empty where there are none.
     """
 
     file: str
@@ -45,17 +46,27 @@ class KnownWeights:
     sha256: str | None
     git_blob: str | None = None
     licence: str = "Apache-2.0"
+    architecture: str = ""
 
 
 # The digits in Meta's file names are the start of the MD5, not of the SHA-256.
 _VIT_B: Final = KnownWeights(
-    "sam_vit_b_01ec64.pth", _META, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
+    "sam_vit_b_01ec64.pth",
+    _META,
+    "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    architecture="sam_vit_b",
 )
 _VIT_L: Final = KnownWeights(
-    "sam_vit_l_0b3195.pth", _META, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+    "sam_vit_l_0b3195.pth",
+    _META,
+    "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    architecture="sam_vit_l",
 )
 _VIT_H: Final = KnownWeights(
-    "sam_vit_h_4b8939.pth", _META, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    "sam_vit_h_4b8939.pth",
+    _META,
+    "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    architecture="sam_vit_h",
 )
 _YOLO_FILES: Final = (
     *(f"yolov8{size}{end}.pt" for end in ("", "-seg") for size in "nsmlx"),
@@ -65,19 +76,25 @@ _YOLO_FILES: Final = (
 _REPUBLISHED: Final = "Apache-2.0 (Meta's weights, republished by Ultralytics)"
 
 KNOWN_WEIGHTS: Final = {
-    "sam_b.pt": KnownWeights("sam_b.pt", _ULTRALYTICS, None, licence=_REPUBLISHED),
-    "sam_l.pt": KnownWeights("sam_l.pt", _ULTRALYTICS, None, licence=_REPUBLISHED),
+    "sam_b.pt": KnownWeights("sam_b.pt", _ULTRALYTICS, None, licence=_REPUBLISHED, architecture="sam_vit_b"),
+    "sam_l.pt": KnownWeights("sam_l.pt", _ULTRALYTICS, None, licence=_REPUBLISHED, architecture="sam_vit_l"),
     "sam_h.pt": _VIT_H,
     "mobile_sam.pt": KnownWeights(
         "mobile_sam.pt",
         _MOBILE_SAM,
         "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         git_blob="7ef2d090979fd9853adf17b7a99c8b94a1c5a6a7",
+        architecture="mobile_sam",
     ),
     _VIT_B.file: _VIT_B,
     _VIT_L.file: _VIT_L,
     _VIT_H.file: _VIT_H,
-    **{name: KnownWeights(name, _ULTRALYTICS, None, licence="AGPL-3.0 (Ultralytics)") for name in _YOLO_FILES},
+    **{
+        name: KnownWeights(
+            name, _ULTRALYTICS, None, licence="AGPL-3.0 (Ultralytics)", architecture=Path(name).stem.lower()
+        )
+        for name in _YOLO_FILES
+    },
 }
 """By the names that people give."""
 
