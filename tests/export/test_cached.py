@@ -66,7 +66,7 @@ def test_the_image_size_and_the_version_are_part_of_the_place(
 ) -> None:
     path = checkpoint(tmp_path)
     places = {cached_bundle(path), cached_bundle(path, image_size=512), cached_bundle(path, image_size=640)}
-    monkeypatch.setattr(samedge, "__version__", "99")
+    monkeypatch.setattr(cached, "__version__", "99")
     places.add(cached_bundle(path))
     assert len(places) == 4
     assert [call["image_size"] for call in exports] == [None, 512, 640, None]
