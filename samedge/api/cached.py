@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import samedge
 from samedge.bundle.archive import open_bundle
 from samedge.errors import BundleError
 from samedge.export.bundle import export_bundle
@@ -39,7 +38,7 @@ def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, prog
         name, digest = str(path), sha256_file(path)
     stem = Path(name).stem.replace(":", "-")
     size = f"-{image_size}" if image_size else ""
-    target = cache_folder() / "exports" / f"{stem}-{digest[:16]}{size}-{samedge.__version__}"
+    target = cache_folder() / "exports" / f"{stem}-{digest[:16]}{size}-{__version__}"
     try:
         open_bundle(target, force=True)
     except BundleError:

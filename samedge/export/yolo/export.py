@@ -16,7 +16,6 @@ import msgspec
 import onnx
 from typing_extensions import Unpack
 
-import samedge
 from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.bundle.yolo_record import SuppressionRecord
 from samedge.engines.registry import open_engine
@@ -233,7 +232,7 @@ def _metadata(
         "segment" if loaded.model.config.segments else "detect",
         description=f"{loaded.name}, exported by samedge",
         author="samedge",
-        version=samedge.__version__,
+        version=__version__,
         license=loaded.licence,
         args=repr({"dynamic": options.dynamic, "nms": options.nms, "batch": batch or 1}),
         batch=str(batch or 1),
