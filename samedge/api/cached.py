@@ -13,6 +13,7 @@ from samedge.options import ExportOptions
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 from samedge.types import Progress
+from samedge.version import __version__
 
 
 def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> Path:

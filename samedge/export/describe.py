@@ -14,20 +14,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-import samedge
 from samedge.bundle.manifest import SCHEMA_VERSION, ModelRecord
 from samedge.models.load import load_any
 from samedge.models.sam.load import LoadedModel
 from samedge.models.sam.sam import Sam
 from samedge.models.yolo.load import LoadedYolo
 from samedge.models.yolo.yolo import Yolo
+from samedge.version import __version__
 
 _VERSIONED: Final = ("torch", "onnx", "onnxslim", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
 def provenance() -> dict[str, Any]:
     """Return the fields of a manifest that say when it was made and with which versions."""
-    versions = {"samedge": samedge.__version__, "python": platform.python_version()}
+    versions = {"samedge": __version__, "python": platform.python_version()}
     for name in _VERSIONED:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)

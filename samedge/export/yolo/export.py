@@ -33,6 +33,7 @@ from samedge.runtime.image.sources import find_images
 from samedge.runtime.yolo.graph import PARITY, yolo_metadata
 from samedge.storage.atomic import staged_file
 from samedge.types import Progress
+from samedge.version import __version__
 
 YOLO_OPSETS: Final = range(12, 21)
 
