@@ -1,21 +1,39 @@
-"""What a model is, in numbers: layers, parameters, floating point operations."""
+"""Facts for the manifest: layers, parameters and floating point operations of a model, and the versions at hand."""
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from samedge.bundle.manifest import ModelRecord
-from samedge.models.load import load_any
-from samedge.models.sam.load import LoadedModel
+from samedge.bundle.manifest import SCHEMA_VERSION, ModelRecord
+from samedge.export.family import exporter_for
+from samedge.models.load import Loaded, load_any
 from samedge.models.sam.sam import Sam
-from samedge.models.yolo.load import LoadedYolo
-from samedge.models.yolo.yolo import Yolo
+from samedge.version import __version__
+
+_VERSIONED: Final = ("torch", "onnx", "onnxslim", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """Return the fields of a manifest that say when it was made and with which versions."""
+    versions = {"samedge": __version__, "python": platform.python_version()}
+    for name in _VERSIONED:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "schema": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions,
+    }
 
 
 def describe_checkpoint(source: str | Path, *, image_size: int | None = None) -> ModelRecord:
@@ -30,23 +48,17 @@ def describe_checkpoint(source: str | Path, *, image_size: int | None = None) ->
         DownloadError: A known name could not be fetched.
     """
     loaded = load_any(source, image_size=image_size)
-    if isinstance(loaded, LoadedYolo):
-        side = image_size or loaded.image_size
-        return describe_yolo_model(loaded, (side, side))
-    return describe_model(cast("LoadedModel", loaded))
+    return exporter_for(loaded).describe(loaded, image_size)
 
 
-def describe_model(loaded: LoadedModel) -> ModelRecord:
-    """Return the manifest's record of a loaded model."""
-    return _record(loaded, *count_gflops(loaded.model))
+def model_record(loaded: Loaded, encoder: float, decoder: float) -> ModelRecord:
+    """Return the manifest's record of a model.
 
-
-def describe_yolo_model(loaded: LoadedYolo, image_size: tuple[int, int]) -> ModelRecord:
-    """Return the manifest's record of a YOLO at a (height, width) of its input, px."""
-    return _record(loaded, count_yolo_gflops(loaded.model, image_size), 0.0)
-
-
-def _record(loaded: LoadedModel | LoadedYolo, encoder: float, decoder: float) -> ModelRecord:
+    Args:
+        loaded: The model.
+        encoder: 1e9 floating point operations for one image.
+        decoder: The same for one prompt; 0 where there is no decoder.
+    """
     model = loaded.model
     return ModelRecord(
         name=loaded.name,
@@ -84,7 +96,7 @@ def count_gflops(sam: Sam) -> tuple[float, float]:
     return encoder.get_total_flops() / 1e9, decoder.get_total_flops() / 1e9
 
 
-def count_yolo_gflops(model: Yolo, image_size: tuple[int, int]) -> float:
+def count_image_gflops(model: nn.Module, image_size: tuple[int, int]) -> float:
     """Count 1e9 floating point operations of matrix products and convolutions for one image, 2 a multiply-add.
 
     Args:

@@ -8,7 +8,7 @@ from samedge.bundle.archive import Bundle
 from samedge.bundle.engines import EngineSet
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
-from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.options import AxisRange
 from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.parity.graph_runner import GraphRunner, judged_roles
 from samedge.parity.stored_reference import NO_ANSWERS, GridRunner, StoredReference, embedding_grid

@@ -20,7 +20,7 @@ from samedge.errors import BackendUnavailableError, BundleError
 from samedge.parity.yolo_compare import FP32_YOLO, HALF_YOLO, INT8_YOLO, compare_yolo, probe_feeds
 from samedge.runtime.yolo.graph import INPUT
 from samedge.runtime.yolo.input_limits import InputLimits
-from samedge.types import FloatArray, Precision
+from samedge.types import FloatArray, Precision, Progress
 
 _REFERENCES: Final = ("onnxruntime", "openvino")
 """Backends that run a graph on a processor in the precision that it is written in."""
@@ -66,7 +66,7 @@ def verify_yolo(
     precision: Precision,
     *,
     limits: InputLimits | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
     """Run an open engine or graph of a YOLO on the probe images and compare it with the bundle's graph.
 
@@ -107,7 +107,7 @@ def verify_yolo(
 
 
 def verify_yolo_engine(
-    bundle: Bundle, found: EngineSet, engine: Engine, *, progress: Callable[[str, float], None] | None = None
+    bundle: Bundle, found: EngineSet, engine: Engine, *, progress: Progress | None = None
 ) -> ParityRecord:
     """Return the verdict of an opened engine of a GPU; see `samedge.parity.verify.FamilyParity.verify_engines`."""
     limits = InputLimits.of(found.main.key.profiles)

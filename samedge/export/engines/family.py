@@ -7,21 +7,29 @@ from typing import Protocol, cast
 
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import Manifest
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.export.engines.target import EngineTarget
 from samedge.families import Family
+from samedge.options import AxisRange, EngineBuildOptions, ExportOptions
 from samedge.types import Precision
 
 
 class FamilyEngines(Protocol):
     """What a family knows of its engines."""
 
-    def profiles(self, manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
+    def refuse(self, options: ExportOptions, target: EngineTarget) -> None:
+        """Refuse options of this family, before anything is exported, that no engine can have.
+
+        Raises:
+            UsageError: One is such.
+        """
+        ...
+
+    def profiles(self, manifest: Manifest, asked: EngineBuildOptions) -> dict[str, AxisRange]:
         """Return the range of sizes of each free axis.
 
         Args:
             manifest: Of the bundle.
-            asked: "prompts", "points", "batch", "height" and "width" to what the user wants; None for the default.
+            asked: What the user wants.
 
         Raises:
             UsageError: An axis means nothing for this family, is fixed in the graph, or cannot have these sizes.

@@ -7,30 +7,26 @@ from typing import Final
 
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import Manifest
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.errors import UsageError
 from samedge.export.engines.target import EngineTarget
-from samedge.options import refuse_foreign
+from samedge.options import AxisRange, EngineBuildOptions, ExportOptions, changed_fields, refuse_foreign
 from samedge.parity.sam_verify import takes_probes
 from samedge.types import Precision
 
-DEFAULT_PROMPTS: Final = "1/16/64"
-DEFAULT_POINTS: Final = "2/3/16"
-_DEFAULTS: Final = {"prompts": DEFAULT_PROMPTS, "points": DEFAULT_POINTS}
 _SMALL_BOARD_BYTES: Final = 5_000_000_000
 
 
 class SamEngines:
     """The `samedge.export.engines.family.FamilyEngines` of SAM."""
 
-    def profiles(self, manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
+    def refuse(self, options: ExportOptions, target: EngineTarget) -> None:
+        """See `FamilyEngines`: there is nothing to refuse."""
+
+    def profiles(self, manifest: Manifest, asked: EngineBuildOptions) -> dict[str, AxisRange]:
         """See `FamilyEngines`: ranges of prompts and of their points."""
-        refuse_foreign("a SAM", {f"--{name}": asked.get(name) is not None for name in ("batch", "height", "width")})
-        wanted = {name: asked.get(name) or default for name, default in _DEFAULTS.items()}
-        return {
-            name: AxisRange.parse(sizes, f"--{name}") if isinstance(sizes, str) else sizes
-            for name, sizes in wanted.items()
-        }
+        changed = changed_fields(asked)
+        refuse_foreign("a SAM", {f"--{name}": name in changed for name in ("batch", "height", "width")})
+        return {"prompts": asked.prompts, "points": asked.points}
 
     def half_rungs(self, rungs: Sequence[str]) -> tuple[str, ...]:
         """See `FamilyEngines`: each of them differs."""

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samedge.bundle.manifest import DEFAULT_VARIANT
-from samedge.export.graphs.encoder_forms import CHUNK_TOKENS, EncoderForm
+from samedge.export.graphs.encoder_forms import CHUNK_TOKENS
 from samedge.export.graphs.window_heads import window_rows
 from samedge.models.sam.tiny_vit import AttentionStage, ConvStage, MBConv, PatchMerging, TinyViT, TinyViTBlock
+from samedge.types import EncoderForm
 
 STRIP_NUMBERS: Final = 1 << 22
 """So many numbers of a map between the steps of a block are computed at once: 16 MB. Half or a quarter of that is not

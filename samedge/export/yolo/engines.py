@@ -7,10 +7,11 @@ from typing import Final
 
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import Manifest
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.errors import UsageError
 from samedge.export.engines.target import EngineTarget
-from samedge.options import refuse_foreign
+from samedge.options import AxisRange, EngineBuildOptions, ExportOptions, changed_fields, refuse_foreign
+from samedge.runtime.yolo.input_limits import INPUT_AXES
+from samedge.runtime.yolo.suppression import no_suppression
 from samedge.types import Precision
 
 _BATCH: Final = AxisRange(1, 1, 4)
@@ -21,11 +22,16 @@ _LARGEST: Final = 1280
 class YoloEngines:
     """The `samedge.export.engines.family.FamilyEngines` of YOLOv8 and FastSAM."""
 
-    def profiles(self, manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
+    def refuse(self, options: ExportOptions, target: EngineTarget) -> None:
+        """See `FamilyEngines`: TensorRT for RTX does not suppress boxes."""
+        if options.yolo.nms and target.flavour.is_rtx:
+            raise no_suppression("--nms")
+
+    def profiles(self, manifest: Manifest, asked: EngineBuildOptions) -> dict[str, AxisRange]:
         """See `yolo_profiles`."""
-        foreign = ("prompts", "points")
-        refuse_foreign("a YOLO", {f"--{name}": asked.get(name) is not None for name in foreign})
-        return yolo_profiles(manifest, {name: sizes for name, sizes in asked.items() if name not in foreign})
+        changed = changed_fields(asked)
+        refuse_foreign("a YOLO", {f"--{name}": name in changed for name in ("prompts", "points")})
+        return yolo_profiles(manifest, {name: getattr(asked, name) for name in INPUT_AXES})
 
     def half_rungs(self, rungs: Sequence[str]) -> tuple[str, ...]:
         """See `FamilyEngines`: no attention, and no norms once they are folded, so only the ends differ."""
@@ -39,7 +45,7 @@ class YoloEngines:
         return ()
 
 
-def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
+def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | None]) -> dict[str, AxisRange]:
     """Return the sizes of the free axes of a YOLO's input.
 
     The smallest side is that of the stride, because of a wide image little is left when its padding is cut down.
@@ -67,10 +73,8 @@ def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | str | None
                     cure="Leave it out, or export the model with free sizes (--dynamic)",
                 )  # fmt: skip
             continue
-        sizes = AxisRange.parse(wish, option) if isinstance(wish, str) else wish
-        if sizes is None:
-            side = meant.get(axis)
-            sizes = _BATCH if side is None else AxisRange(stride, side, max(side, _LARGEST))
+        side = meant.get(axis)
+        sizes = wish or (_BATCH if side is None else AxisRange(stride, side, max(side, _LARGEST)))
         if axis in meant and any(side % stride for side in (sizes.minimum, sizes.optimum, sizes.maximum)):
             raise UsageError(
                 f"{sizes} px are not possible for this model", where=option, cure=f"Choose multiples of {stride}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from samedge import __version__
 from samedge.benchmarks.bench.family import bench_of
 from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Hello, Opening
 from samedge.benchmarks.bench.stages.serve import Loaded
 from samedge.bundle.archive import model_family
 from samedge.runtime.image.read import as_bgr
+from samedge.version import __version__
 
 
 def hello() -> Hello:

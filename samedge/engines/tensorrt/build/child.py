@@ -17,13 +17,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
-from samedge.engines.tensorrt.build.memory import DeviceMemory
-from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.engines.tensorrt.build.progress import Progress
 from samedge.engines.cuda.providers import open_cuda
 from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.memory import DeviceMemory
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.errors import SamedgeError, storage_errors
+from samedge.types import Progress
 
 _OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 

@@ -19,12 +19,12 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import IO, Any, Final
 
+from samedge.engines.tensorrt.api import FlavourName
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.engines.tensorrt.build.progress import Progress
-from samedge.engines.tensorrt.api import FlavourName
-from samedge.storage.atomic import staged_file
 from samedge.errors import EngineError, SamedgeError, storage_errors
+from samedge.storage.atomic import staged_file
+from samedge.types import Progress
 
 _POLL_SECONDS: Final = 0.1
 _BOOTSTRAP: Final = (
