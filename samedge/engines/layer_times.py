@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Final, Protocol, cast
@@ -19,6 +18,7 @@ from samedge.engines.protocol import Engine, EngineOptions, RawEngine
 from samedge.engines.registry import find_backend
 from samedge.engines.selection.trials import noise
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
+from samedge.plugins import resolve
 from samedge.types import Array
 
 WARM_UPS: Final = 2
@@ -86,13 +86,6 @@ class ProfiledEngine(RawEngine, Protocol):
 
 OpenProfiled = Callable[[Path, EngineOptions], ProfiledEngine]
 
-_PROFILED: Final = {
-    "onnxruntime": "samedge.engines.onnxruntime.layers:ProfiledOrtEngine",
-    "openvino": "samedge.engines.openvino.layers:ProfiledOpenVinoEngine",
-    "tensorrt": "samedge.engines.tensorrt.layers:ProfiledTensorRtEngine",
-    "tensorrt-rtx": "samedge.engines.tensorrt.layers:ProfiledTensorRtRtxEngine",
-}
-
 
 def profile_layers(
     path: Path,
@@ -138,8 +131,11 @@ def profile_layers(
             raise BackendUnavailableError(
                 f"the backend {line.name!r} does not work here: {found.reason}", cure=line.cure(found)
             )
-        module, _, name = _PROFILED[line.name].partition(":")
-        opener = cast("OpenProfiled", getattr(import_module(module), name))
+        if not line.profiler:
+            raise UsageError(
+                f"the backend {line.name!r} does not tell what its layers take", cure="Profile with another backend"
+            )
+        opener = cast("OpenProfiled", resolve(line.profiler))
     raw = opener(path, EngineOptions(device=device, threads=threads))
     with Engine(raw, backend=line.name, name=path.name) as engine:
         given = dict(noise(engine.inputs, sizes or {}) if feeds is None else feeds)

@@ -1,18 +1,19 @@
 """The table of backends, and how one is chosen and opened.
 
 A backend is one file and one line here: a table of strings, so that nothing is imported before it is asked for, and
-type checkers and packaging tools see what there is. Knows arrays and nothing of SAM.
+type checkers and packaging tools see what there is. Backends from outside are added by `samedge.plugins`. Knows arrays
+and nothing of SAM.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
 from samedge.engines.protocol import Availability, Engine, EngineOptions, RawEngineFactory
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
+from samedge.plugins import plugged, resolve
 
 AUTO: Final = "auto"
 
@@ -27,6 +28,8 @@ class Backend:
         extra: The extra of this package that installs what the backend needs.
         suffixes: Suffixes of the graph files that it opens.
         aliases: Other names that users may know it by.
+        profiler: "module:class" that opens a graph so that it tells what its layers take, see
+            `samedge.engines.layer_times`; empty where there is none.
         measured: Kinds of devices that are compared by measuring; those that take minutes to open a graph, or compute
             in another precision than it is written in, have to be asked for.
     """
@@ -37,11 +40,11 @@ class Backend:
     suffixes: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     measured: tuple[str, ...] = ()
+    profiler: str = ""
 
     def factory(self) -> RawEngineFactory:
         """Import the backend's module and return its class."""
-        module, _, name = self.target.partition(":")
-        return cast("RawEngineFactory", getattr(import_module(module), name))
+        return cast("RawEngineFactory", resolve(self.target))
 
     def cure(self, found: Availability) -> str:
         """Return what to do where the backend does not work."""
@@ -56,6 +59,7 @@ BACKENDS: Final = (  # order = the preference of "auto"
         (".onnx",),
         aliases=("ort",),
         measured=("cuda", "rocm", "dml", "cpu"),
+        profiler="samedge.engines.onnxruntime.layers:ProfiledOrtEngine",
     ),
     Backend(
         "openvino",
@@ -64,9 +68,15 @@ BACKENDS: Final = (  # order = the preference of "auto"
         (".onnx", ".xml"),
         aliases=("ov",),
         measured=("gpu", "cpu"),
+        profiler="samedge.engines.openvino.layers:ProfiledOpenVinoEngine",
     ),
     Backend(
-        "tensorrt", "samedge.engines.tensorrt.engine:TensorRtEngine", "trt", (".engine", ".plan"), aliases=("trt",)
+        "tensorrt",
+        "samedge.engines.tensorrt.engine:TensorRtEngine",
+        "trt",
+        (".engine", ".plan"),
+        aliases=("trt",),
+        profiler="samedge.engines.tensorrt.layers:ProfiledTensorRtEngine",
     ),
     Backend(
         "tensorrt-rtx",
@@ -74,13 +84,19 @@ BACKENDS: Final = (  # order = the preference of "auto"
         "rtx",
         (".engine", ".plan"),
         aliases=("rtx",),
+        profiler="samedge.engines.tensorrt.layers:ProfiledTensorRtRtxEngine",
     ),
 )
 
 
+def known_backends() -> tuple[Backend, ...]:
+    """Return the table, and the backends that plug-ins add, which "auto" prefers least."""
+    return (*BACKENDS, *plugged(Backend))
+
+
 def backend_names() -> tuple[str, ...]:
     """Name that `open_engine` takes, in the order that "auto" prefers."""
-    return tuple(backend.name for backend in BACKENDS)
+    return tuple(backend.name for backend in known_backends())
 
 
 def find_backend(name: str) -> Backend:
@@ -89,7 +105,7 @@ def find_backend(name: str) -> Backend:
     Raises:
         BackendUnavailableError: There is none.
     """
-    for backend in BACKENDS:
+    for backend in known_backends():
         if name.lower() in (backend.name, *backend.aliases):
             return backend
     raise BackendUnavailableError(
@@ -130,9 +146,9 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
     options = EngineOptions(device=device, threads=threads)
     if backend != AUTO:
         return _open(find_backend(backend), path, options)
-    candidates = [candidate for candidate in BACKENDS if path.suffix in candidate.suffixes]
+    candidates = [candidate for candidate in known_backends() if path.suffix in candidate.suffixes]
     if not candidates:
-        known = ", ".join(sorted({suffix for candidate in BACKENDS for suffix in candidate.suffixes}))
+        known = ", ".join(sorted({suffix for candidate in known_backends() for suffix in candidate.suffixes}))
         raise EngineError(f"no backend opens {path.suffix or 'such'} files", where=path, cure=f"They open: {known}")
     missing: list[EngineError] = []
     failures: list[tuple[str, EngineError]] = []
@@ -213,7 +229,7 @@ class BackendReport:
 def backends() -> tuple[BackendReport, ...]:
     """Return every backend in the order that "auto" prefers; opens no graph."""
     reports: list[BackendReport] = []
-    for backend in BACKENDS:
+    for backend in known_backends():
         found = backend.factory().probe()
         reports.append(
             BackendReport(

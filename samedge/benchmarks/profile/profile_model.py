@@ -16,7 +16,7 @@ from samedge.benchmarks.profile.profile import SCHEMA, Profile, kind_rows, layer
 from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
 from samedge.bundle.manifest import Manifest
 from samedge.engines.layer_times import LayerProfile, profile_layers
-from samedge.engines.registry import AUTO, BACKENDS, find_backend
+from samedge.engines.registry import AUTO, find_backend, known_backends
 from samedge.errors import BackendUnavailableError, SamedgeError, UsageError
 from samedge.types import Progress
 
@@ -132,7 +132,7 @@ def _graph_of(
 
 def _backend_for(path: Path) -> str:
     """Return the first backend that works here and opens such files."""
-    candidates = [backend for backend in BACKENDS if path.suffix in backend.suffixes]
+    candidates = [backend for backend in known_backends() if path.suffix in backend.suffixes]
     for backend in candidates:
         if backend.factory().probe().ok:
             return backend.name

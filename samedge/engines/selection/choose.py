@@ -117,7 +117,7 @@ def find_candidates(suffix: str, device: str | None = None) -> tuple[list[Candid
     """
     candidates: list[Candidate] = []
     versions: dict[str, str] = {}
-    for backend in registry.BACKENDS:
+    for backend in registry.known_backends():
         if suffix not in backend.suffixes or not backend.measured:
             continue
         found = backend.factory().probe()

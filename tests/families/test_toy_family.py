@@ -1,0 +1,44 @@
+"""A family is one module and one line: it gets all that SAM and YOLO have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families.journey import Journey
+from families.toy_family import WIDTH
+
+import samedge
+from samedge.bundle.archive import bundle_manifest
+from samedge.errors import BundleError, UsageError
+from samedge.plugins import PLUGINS
+
+
+class TestToyFamily(Journey):
+    plugin = "families.toy_family:FAMILY"
+    source = "toy"
+
+    def test_load(self, bundle: Path) -> None:
+        with samedge.load(bundle, "onnxruntime", kind="toy") as predictor:
+            results = predictor.predict(np.full((60, 80, 3), 9, np.uint8), conf=None)
+        assert 0 < len(results) <= WIDTH
+        assert results.masks is not None
+        assert results.masks.data.shape[1:] == (60, 80)
+
+    def test_its_bundle_is_not_taken_for_another(self, bundle: Path) -> None:
+        with pytest.raises(BundleError, match="this is the bundle of a toy"):
+            samedge.SAM(bundle).predictor  # noqa: B018
+
+    def test_options_of_others_are_refused(self, checkpoint: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="this means nothing for a toy"):
+            samedge.export_model(checkpoint, output=tmp_path / "x", nms=True)
+        with pytest.raises(UsageError, match="fp16 was asked for"):
+            samedge.export_model(checkpoint, output=tmp_path / "x", precision="fp16")
+
+    def test_without_its_line_the_bundle_says_what_is_missing(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv(PLUGINS)
+        with pytest.raises(BundleError, match="there is no family 'toy' here"):
+            bundle_manifest(bundle)
