@@ -37,7 +37,8 @@ def answers(written: Path) -> dict[str, Array]:
 
 def photo() -> Array:
     slope = np.add.outer(np.arange(96), np.arange(120))[..., None]
-    return np.clip(slope + np.array([0, 40, 80]), 0, 255).astype(np.uint8)
+    image: Array = np.clip(slope + np.array([0, 40, 80]), 0, 255).astype(np.uint8)
+    return image
 
 
 @pytest.mark.parametrize("name", SAMS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from samedge.engines.protocol import Engine
-from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.options import AxisRange
 from samedge.parity.yolo_compare import (
     FP32_YOLO,
     HALF_YOLO,
