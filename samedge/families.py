@@ -36,7 +36,7 @@ class Family:
         parity: "module:class" of its `samedge.parity.family.FamilyParity`: engines against the checkpoint.
         engines: Of its `samedge.export.engines.family.FamilyEngines`: ranges and precisions of engines.
         command: Of its `samedge.cli.family.FamilyCommand`: what ``samedge predict`` and ``info`` show.
-        bench: Of its `samedge.benchmarks.bench.family.FamilyBench`: the stages that are timed.
+        bench: Of its `samedge.benchmarks.bench.stages.family.FamilyBench`: the stages that are timed.
         refusal: "module:function" that raises where a TensorRT cannot run a bundle; empty where each can.
         graph_file: "module:function" that tells whether a graph file without a bundle is of this family.
     """
@@ -116,7 +116,7 @@ FAMILIES: Final = (
         opened_by="samedge.YOLO or samedge.FastSAM",
         record="yolo",
         parity="samedge.parity.yolo_verify:YoloParity",
-        engines="samedge.export.yolo.engines:YoloEngines",
+        engines="samedge.export.engines.yolo:YoloEngines",
         command="samedge.cli.predict_yolo:YoloCommand",
         bench="samedge.benchmarks.bench.stages.yolo_stages:YoloBench",
         refusal="samedge.runtime.yolo.suppression:refuse_suppression",

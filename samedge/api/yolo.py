@@ -32,8 +32,8 @@ from samedge.options import (
 )
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.sources import Source, iter_sources
-from samedge.runtime.prompts.choose import choose
 from samedge.runtime.prompts.shapes import PromptLike
+from samedge.runtime.results.choose import choose
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.detections import Thresholds
 from samedge.runtime.yolo.fastsam import snap_to_border

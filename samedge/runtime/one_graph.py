@@ -19,9 +19,9 @@ from samedge.engines.protocol import Engine
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
 from samedge.runtime.masks.masks import draw_mask, empty_masks
-from samedge.runtime.prompts.choose import choose
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.results.boxes import boxes_of_masks
+from samedge.runtime.results.choose import choose
 from samedge.runtime.results.results import Results
 from samedge.types import Array, BoolArray, FloatArray, ImageArray
 

@@ -24,7 +24,7 @@ class TestToyFamily(Journey):
             results = predictor.predict(np.full((60, 80, 3), 9, np.uint8), conf=None)
         assert 0 < len(results) <= WIDTH
         assert results.masks is not None
-        assert results.masks.data.shape[1:] == (60, 80)
+        assert np.shape(results.masks.data)[1:] == (60, 80)
 
     def test_its_bundle_is_not_taken_for_another(self, bundle: Path) -> None:
         with pytest.raises(BundleError, match="this is the bundle of a toy"):

@@ -19,8 +19,8 @@ from samedge.benchmarks.bench.records import (
     Stage,
     StageResult,
 )
+from samedge.benchmarks.bench.stages.family import Prepared
 from samedge.benchmarks.bench.stages.peer_protocol import Opening
-from samedge.benchmarks.bench.stages.prepare import Prepared
 from samedge.benchmarks.measure.rounds import spread_of
 
 SCRIPT = Path(__file__).with_name("fake_peer.py")

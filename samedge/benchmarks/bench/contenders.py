@@ -13,8 +13,8 @@ import msgspec
 from samedge.benchmarks.bench.options import BenchOptions, Prompts
 from samedge.benchmarks.bench.records import Family, ModelRow
 from samedge.benchmarks.bench.sources import ModelSource, model_sources
+from samedge.benchmarks.bench.stages.family import Prepared
 from samedge.benchmarks.bench.stages.peer_protocol import Opening
-from samedge.benchmarks.bench.stages.prepare import Prepared
 from samedge.benchmarks.measure.artefacts import PACKAGE, Artefacts
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS

@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from samedge.benchmarks.bench.contenders import Contender, find_contenders, replace_skipped
-from samedge.benchmarks.bench.family import bench_of
 from samedge.benchmarks.bench.options import BenchOptions, prompts_for
 from samedge.benchmarks.bench.records import MaskAgreement, ModelRow
 from samedge.benchmarks.bench.rounds import (
@@ -22,6 +21,7 @@ from samedge.benchmarks.bench.rounds import (
     run_rounds,
     wanted_stages,
 )
+from samedge.benchmarks.bench.stages.family import bench_of
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.benchmarks.measure.artefacts import Artefacts
 from samedge.benchmarks.measure.child import call_in_child

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from samedge.benchmarks.bench.contenders import Contender
-from samedge.benchmarks.bench.family import grid_families
 from samedge.benchmarks.bench.options import STAGE_COLUMNS, WHOLE_IMAGE, BenchOptions
 from samedge.benchmarks.bench.records import SET_IMAGE, Energy, ModelRow, Stage, StageResult
+from samedge.benchmarks.bench.stages.family import grid_families
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.benchmarks.bench.stages.peer_protocol import Opened, Ran
 from samedge.benchmarks.measure.power_meters import Meter

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samedge.errors import PromptError
-from samedge.runtime.prompts.choose import choose
+from samedge.runtime.results.choose import choose
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.fastsam import snap_to_border
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from samedge.api.load import load
-from samedge.benchmarks.bench.family import probed_agreement
 from samedge.benchmarks.bench.records import MaskAgreement
+from samedge.benchmarks.bench.stages.family import Prepared, probed_agreement
 from samedge.benchmarks.bench.stages.peer_protocol import Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.prepare import Prepared
 from samedge.benchmarks.bench.stages.serve import Loaded
 from samedge.benchmarks.measure.device_memory import device_bytes_of, used_device_bytes
 from samedge.benchmarks.measure.rounds import timed
@@ -18,7 +17,7 @@ from samedge.bundle.manifest import Manifest
 from samedge.errors import UsageError
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.one_graph import OneGraphPredictor, feed_of
-from samedge.runtime.prompts.choose import choose
+from samedge.runtime.results.choose import choose
 from samedge.types import Array, ImageArray
 
 INCLUDES: Final = {
@@ -31,7 +30,7 @@ INCLUDES: Final = {
 
 
 class OneGraphBench:
-    """The `samedge.benchmarks.bench.family.FamilyBench` of families of one graph."""
+    """The `samedge.benchmarks.bench.stages.family.FamilyBench` of families of one graph."""
 
     grid = False
     agreement = ""

@@ -13,49 +13,9 @@ import msgspec
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
 from samedge.api.sam import is_bundle
-from samedge.benchmarks.bench.family import bench_of
-from samedge.benchmarks.bench.records import Family, MaskAgreement
+from samedge.benchmarks.bench.stages.family import Prepared, bench_of
 from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
 from samedge.families import family_of_graph
-from samedge.types import Verdict
-
-
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be measured.
-
-    Attributes:
-        family: As a row calls it.
-        architecture: Such as "sam_vit_b" or "yolov8n-seg".
-        artefact: Path of the bundle or graph.
-        image_size: Side of the input, px.
-        size_bytes: Bytes of its files.
-        parameters: None where nothing tells them.
-        gflops: Of the encoder, or the whole network, on one picture.
-        prompt_gflops: Of one prompt.
-        precision: Of the encoder.
-        seeded: The weights are random.
-        verdict: Of the export.
-        recorded: Agreement of masks as the export found it; None where it did not look.
-        checkpoint: What to compare with in torch; empty for a bundle or graph.
-        grid: Everything is segmented by a grid of prompts.
-        empty: Why something is not known, by column.
-    """
-
-    family: Family
-    architecture: str
-    artefact: str
-    image_size: int
-    size_bytes: int
-    parameters: int | None = None
-    gflops: float | None = None
-    prompt_gflops: float | None = None
-    precision: str = "fp32"
-    seeded: bool = False
-    verdict: Verdict = "unchecked"
-    recorded: MaskAgreement | None = None
-    checkpoint: str = ""
-    grid: bool = False
-    empty: dict[str, str] = {}
 
 
 def prepare(source: str, backend: str, device: str | None, threads: int | None) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from samedge.api.load import load
-from samedge.benchmarks.bench.family import probed_agreement
 from samedge.benchmarks.bench.records import MaskAgreement
+from samedge.benchmarks.bench.stages.family import Prepared, probed_agreement
 from samedge.benchmarks.bench.stages.peer_protocol import Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.prepare import Prepared
 from samedge.benchmarks.bench.stages.serve import Loaded
 from samedge.benchmarks.measure.device_memory import device_bytes_of, used_device_bytes
 from samedge.benchmarks.measure.rounds import timed
@@ -31,7 +30,7 @@ INCLUDES: Final = {
 
 
 class SamBench:
-    """The `samedge.benchmarks.bench.family.FamilyBench` of SAM."""
+    """The `samedge.benchmarks.bench.stages.family.FamilyBench` of SAM."""
 
     grid = True
     agreement = "samedge.benchmarks.measure.agreement:prompted_masks"

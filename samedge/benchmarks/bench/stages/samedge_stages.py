@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samedge.benchmarks.bench.family import bench_of
+from samedge.benchmarks.bench.stages.family import bench_of
 from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Hello, Opening
 from samedge.benchmarks.bench.stages.serve import Loaded
 from samedge.bundle.archive import model_family

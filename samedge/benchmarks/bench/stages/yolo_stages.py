@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from samedge.api.yolo import YOLO, FastSAM
-from samedge.benchmarks.bench.family import probed_agreement
 from samedge.benchmarks.bench.records import MaskAgreement
+from samedge.benchmarks.bench.stages.family import Prepared, probed_agreement
 from samedge.benchmarks.bench.stages.peer_protocol import Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.prepare import Prepared
 from samedge.benchmarks.bench.stages.serve import Loaded
 from samedge.benchmarks.measure.device_memory import used_device_bytes
 from samedge.benchmarks.measure.rounds import process_clocks, timed
 from samedge.bundle.manifest import Manifest
-from samedge.engines.fake import fake_engine
 from samedge.engines.onnx_header import read_onnx_metadata
 from samedge.engines.protocol import Engine
 from samedge.runtime.image.letterbox import Letterbox
-from samedge.runtime.prompts.choose import choose
+from samedge.runtime.results.choose import choose
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.fastsam import snap_to_border
 from samedge.runtime.yolo.graph import DEFAULT_IMAGE_SIZE, PARITY, YoloGraph
 from samedge.runtime.yolo.predictor import YoloPredictor
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, ImageArray, Verdict
 
 INCLUDES: Final = {
@@ -39,7 +38,7 @@ _ANCHORS: Final = "probe set, the 20 best anchors"
 
 
 class YoloBench:
-    """The `samedge.benchmarks.bench.family.FamilyBench` of YOLOv8 and FastSAM."""
+    """The `samedge.benchmarks.bench.stages.family.FamilyBench` of YOLOv8 and FastSAM."""
 
     grid = False
     agreement = "samedge.benchmarks.measure.agreement:yolo_masks"

@@ -5,15 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+import msgspec
+
+from samedge.benchmarks.bench.records import Family as Kind
 from samedge.benchmarks.bench.records import MaskAgreement
 from samedge.bundle.manifest import Manifest
 from samedge.families import Family, families
-from samedge.types import ImageArray
+from samedge.types import ImageArray, Verdict
 
 if TYPE_CHECKING:
     from samedge.benchmarks.bench.stages.peer_protocol import Opening
-    from samedge.benchmarks.bench.stages.prepare import Prepared
     from samedge.benchmarks.bench.stages.serve import Loaded
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be measured.
+
+    Attributes:
+        family: As a row calls it.
+        architecture: Such as "sam_vit_b" or "yolov8n-seg".
+        artefact: Path of the bundle or graph.
+        image_size: Side of the input, px.
+        size_bytes: Bytes of its files.
+        parameters: None where nothing tells them.
+        gflops: Of the encoder, or the whole network, on one picture.
+        prompt_gflops: Of one prompt.
+        precision: Of the encoder.
+        seeded: The weights are random.
+        verdict: Of the export.
+        recorded: Agreement of masks as the export found it; None where it did not look.
+        checkpoint: What to compare with in torch; empty for a bundle or graph.
+        grid: Everything is segmented by a grid of prompts.
+        empty: Why something is not known, by column.
+    """
+
+    family: Kind
+    architecture: str
+    artefact: str
+    image_size: int
+    size_bytes: int
+    parameters: int | None = None
+    gflops: float | None = None
+    prompt_gflops: float | None = None
+    precision: str = "fp32"
+    seeded: bool = False
+    verdict: Verdict = "unchecked"
+    recorded: MaskAgreement | None = None
+    checkpoint: str = ""
+    grid: bool = False
+    empty: dict[str, str] = {}
 
 
 class FamilyBench(Protocol):
