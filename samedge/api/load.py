@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where graphs are to be opened.
+    """Backend, device and threads that graphs are to be opened with.
 
     Attributes:
         backend: Its name, or "auto".

@@ -22,7 +22,7 @@ MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
 
 GraphRole: TypeAlias = str
-"""What a graph is in its bundle; each family has its own, see `samedge.families`. Of a SAM, ``decoder`` is whole, from
+"""Part of a graph in its bundle; each family has its own, see `samedge.families`. Of a SAM, ``decoder`` is whole, from
 prompts to masks; its three parts together are the same, split."""
 SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
 
@@ -285,7 +285,10 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:
         raise BundleError(f"the manifest is not valid: {error}", where=where, cure=cure) from error
-    family = manifest.model_family
+    try:
+        family = manifest.model_family
+    except BundleError as error:
+        raise BundleError(error.what, where=where, cure=error.cure) from error
     for graph in manifest.graphs:
         if graph.role not in family.roles:
             known = ", ".join(family.roles)

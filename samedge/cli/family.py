@@ -1,4 +1,4 @@
-"""What ``samedge predict`` and ``info`` ask of a family."""
+"""The side of a family that ``samedge predict`` and ``info`` see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a model is opened.
+    """Backend, device and threads that a model is opened with.
 
     Attributes:
         backend: Its name, or "auto".
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What was asked of each image; what was not given is None, empty or False.
+    """A request for each image; what was not given is None, empty or False.
 
     Attributes:
         prompts: All prompts, as `samedge.SAM` takes them.

@@ -49,7 +49,7 @@ class Loaded(Protocol):
 
     @property
     def seeded(self) -> bool:
-        """Whether the weights are random numbers: what it answers means nothing."""
+        """True if the weights are random numbers: its answers mean nothing."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Whether the graph of a family of one graph gives its checkpoint's masks: on the probe images, without prompts."""
+"""Proof that the graph of a family of one graph gives its checkpoint's masks: on the probe images, without prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a bundle still gives what its checkpoint gave, on any backend and without torch.
+"""Proof that a bundle still gives what its checkpoint gave, on any backend and without torch.
 
     record = verify_bundle("sam_b-samedge", backend="openvino")
     record.verdict, record.mask_iou_min
@@ -22,7 +22,7 @@ from samedge.families import Family
 
 
 class FamilyParity(Protocol):
-    """What a family compares with what."""
+    """The comparisons that a family makes."""
 
     def why_not(self, bundle: Bundle, backend: str, found: EngineSet | None = None) -> str | None:
         """Return why nothing of a bundle can be judged here; None if it can.

@@ -1,4 +1,4 @@
-"""What the tests of a class of `journey.Journey` share: its checkpoint, and the bundle that was exported from it."""
+"""Fixtures that the tests of a class of `journey.Journey` share: its checkpoint, and the bundle that was exported from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plug-in gets without another change: export with parity, predict, everything, verify, info, profile, bench."""
+"""A plug-in's journey, without another change: export, predict, everything, verify, info, profile, bench."""
 
 from __future__ import annotations
 

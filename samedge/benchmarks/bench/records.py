@@ -29,7 +29,7 @@ SET_IMAGE: Final = "set_image"
 BOXES: Final = 32
 
 Family: TypeAlias = str
-"""What a row calls the family of its model: "sam", "yolo", "fastsam", or the name of another."""
+"""Name that a row gives the family of its model: "sam", "yolo", "fastsam", or the name of another."""
 
 
 class StageResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from samedge.types import Precision
 
 
 class FamilyEngines(Protocol):
-    """What a family knows of its engines."""
+    """The knowledge that a family has of its engines."""
 
     def refuse(self, options: ExportOptions, target: EngineTarget) -> None:
         """Refuse options of this family, before anything is exported, that no engine can have.

@@ -1,4 +1,4 @@
-"""What ``samedge bench`` asks of a family."""
+"""The side of a family that ``samedge bench`` sees."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FamilyBench(Protocol):
 
     @property
     def grid(self) -> bool:
-        """Whether everything is segmented by a grid of prompts, whose parameters can be set."""
+        """True if everything is segmented by a grid of prompts, whose parameters can be set."""
         ...
 
     @property
@@ -75,7 +75,7 @@ class FamilyBench(Protocol):
 
     @property
     def judged(self) -> str:
-        """Which masks it compares."""
+        """The masks that it compares."""
         ...
 
     def kind(self, manifest: Manifest) -> str:
