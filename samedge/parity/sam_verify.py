@@ -1,4 +1,4 @@
-"""Proof that graphs or engines of a SAM give its checkpoint's masks: compared with the answers that the bundle keeps."""
+"""Proof that graphs or engines of a SAM give its checkpoint's masks: by the answers that the bundle keeps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SamParity:
 
 
 def takes_probes(prompts: AxisRange, points: AxisRange) -> bool:
-    """Return whether a decoder for so many prompts and points takes the probes: single prompts of two to four points."""
+    """Return whether a decoder for such ranges takes the probes: single prompts of two to four points."""
     return prompts.minimum == 1 and points.minimum <= 2 and points.maximum >= 4
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that the tests of a class of `journey.Journey` share: its checkpoint, and the bundle that was exported from it."""
+"""Fixtures that the tests of a class of `journey.Journey` share: a checkpoint, and the bundle made from it."""
 
 from __future__ import annotations
 
