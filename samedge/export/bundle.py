@@ -13,7 +13,8 @@ from typing import Final
 from samedge.bundle.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from samedge.bundle.staging import check_target, staged_bundle
 from samedge.errors import UsageError, missing_extra, storage_errors
-from samedge.export.family import exporter_for
+from samedge.export.family import exporter_of
+from samedge.families import families
 from samedge.options import FP8_OPSET, ExportOptions, changed_fields
 from samedge.types import IOScheme, Progress
 
@@ -56,11 +57,12 @@ def _writer(
     try:
         from samedge.models.load import load_any
 
-        download = partial(_report_download, report, str(model))
-        loaded = load_any(model, image_size=options.image_size, progress=download)
-        return partial(exporter_for(loaded).write, loaded)
+        # Before a checkpoint is fetched: whichever family it is of, its exporter must be there.
+        exporters = {family.name: exporter_of(family) for family in families()}
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
+    loaded = load_any(model, image_size=options.image_size, progress=partial(_report_download, report, str(model)))
+    return partial(exporters[loaded.family].write, loaded)
 
 
 def _report_download(report: Progress, name: str, done: int, total: int | None) -> None:
