@@ -18,6 +18,7 @@ from samedge.bundle.manifest import Manifest
 from samedge.engines.layer_times import LayerProfile, profile_layers
 from samedge.engines.registry import AUTO, find_backend, known_backends
 from samedge.errors import BackendUnavailableError, SamedgeError, UsageError
+from samedge.families import families
 from samedge.types import Progress
 
 _HOST_CLOCK: Final = (
@@ -119,14 +120,14 @@ def _graph_of(
     sizes = dict(options.sizes or {})
     if Path(model).suffix.lower() in GRAPH_SUFFIXES:
         return Path(model), "", None, sizes
+    known = dict.fromkeys(role for family in families() for role in family.roles)
+    if options.graph and options.graph not in known:
+        raise UsageError(
+            f"there is no graph {options.graph!r}", where="--graph", cure=f"Choose one of: {', '.join(known)}"
+        )
     bundle = open_bundle(model if is_bundle(model) else resolve(model), force=options.force)
     side = bundle.manifest.input.image_size
-    family = bundle.manifest.model_family
-    role = options.graph or family.main
-    if role not in family.roles:
-        raise UsageError(
-            f"there is no graph {role!r}", where="--graph", cure=f"Choose one of: {', '.join(family.roles)}"
-        )
+    role = options.graph or bundle.manifest.model_family.main
     return bundle.graph_path(role), role, bundle.manifest, {"height": side, "width": side, **sizes}
 
 
