@@ -49,7 +49,7 @@ class Family:
     opener: str = "samedge.api.open_one_graph:OneGraphOpener"
     engine_roles: tuple[str, ...] = ()
     answers: str = "masks"
-    opened_by: str = "samedge.load"
+    opened_by: str = "samedge.load()"
     record: str = ""
     parity: str = "samedge.parity.one_graph:OneGraphParity"
     engines: str = "samedge.export.engines.one_graph:OneGraphEngines"
