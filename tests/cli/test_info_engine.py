@@ -79,7 +79,7 @@ def test_an_engine_of_another_tool_is_known_by_its_names_once_it_is_opened(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04" + bytes(60), "this is no TensorRT plan"),
+        (b"PK\x03\x04" + bytes(60), "not a TensorRT plan"),
         (b"ftrt", "this plan is truncated"),
         (b"\x05\x00\x00\x00{oops" + bytes(60), "the header of this engine file is damaged"),
     ],

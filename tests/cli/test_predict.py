@@ -245,8 +245,8 @@ class TestRealBundles:
         done = program(*arguments, "--backend", "onnxruntime", "--device", "cpu", "--threads", "1")
         assert (done.status, done.err) == (0, "")
         for option, value, message in (
-            ("--backend", "abacus", "there is no backend 'abacus'"),
-            ("--device", "cuda", "the device 'cuda:0' cannot be had"),
+            ("--backend", "abacus", "unknown backend 'abacus'"),
+            ("--device", "cuda", "the device 'cuda:0' is unavailable"),
             ("--threads", "0", "threads is 0"),
         ):
             done = program(*arguments, option, value)

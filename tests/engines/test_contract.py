@@ -243,7 +243,7 @@ class TestContract:
         mixed.close()
         mixed.close()
         assert mixed.closed
-        with pytest.raises(EngineError, match=r"mixed.onnx: this engine was closed"):
+        with pytest.raises(EngineError, match=r"mixed.onnx: this engine is closed"):
             mixed.run(_mixed_feeds())
 
     def test_reads_weights_beside_the_graph(self, backend: str, tmp_path: Path) -> None:

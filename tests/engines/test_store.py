@@ -123,7 +123,7 @@ def test_why_names_each_part_that_differs(store: EngineStore) -> None:
     )
     assert store.why(wanted) == [
         "profiles: prompts is 1/8/32 here and 1/16/64 there",
-        "settings: optimisation_level is 5 here and None there",
+        "settings: invalid optimisation_level 5 here and None there",
         "version is 10.13.0.35 here and 10.3.0.30 there",
         "gpu is Thor here and Orin there",
     ]

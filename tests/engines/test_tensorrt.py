@@ -332,8 +332,8 @@ def test_only_the_outputs_that_were_asked_for_are_copied(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("prompts", "points", "message"),
     [
-        (9, 2, r"prompts is 9 in input 'coords', and this engine was built for 1 to 8.*wider profile for prompts"),
-        (1, 1, "points is 1 in input 'coords', and this engine was built for 2 to 4"),
+        (9, 2, r"prompts is 9 in input 'coords', but this engine was built for 1 to 8.*wider profile for prompts"),
+        (1, 1, "points is 1 in input 'coords', but this engine was built for 2 to 4"),
     ],
 )
 def test_shapes_outside_of_the_profile_are_named(board: Board, prompts: int, points: int, message: str) -> None:

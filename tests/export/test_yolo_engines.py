@@ -184,8 +184,8 @@ class TestBuilding:
             ({"prompts": "1/2/3"}, "--prompts: this means nothing for a YOLO"),
             ({"points": "2/2/3"}, "--points: this means nothing for a YOLO"),
             ({"height": "32/100/320"}, "--height: 32/100/320 px are not possible for this model. Choose multiples"),
-            ({"width": "many"}, "--width: 'many' is no range"),
-            ({"batch": "4/2/1"}, "a profile of 4/2/1 is no range"),
+            ({"width": "many"}, "--width: invalid range 'many'"),
+            ({"batch": "4/2/1"}, "invalid profile 4/2/1"),
             ({"precision": "int8"}, "the bundle's graph is fp32, and int8 was asked for"),
         ],
     )

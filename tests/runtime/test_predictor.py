@@ -80,7 +80,7 @@ class TestState:
         with predictor as same:
             assert same is predictor
         predictor.close()
-        with pytest.raises(EngineError, match=r"encoder: this engine was closed"):
+        with pytest.raises(EngineError, match=r"encoder: this engine is closed"):
             predictor.set_image(IMAGE)
 
     def test_it_says_what_it_is(self, predictor: Predictor) -> None:

@@ -1,7 +1,7 @@
-"""What runs in the process that builds an engine: takes one request, tells of its progress, and writes the plan.
+"""Entry point of the build process: reads one request, reports progress, and writes the plan.
 
-Its standard output carries one JSON object a line: steps, and at last the report or the error. What TensorRT and its
-libraries print goes to standard error.
+Its standard output carries one JSON object per line: progress steps, then the report or the error. Output of TensorRT
+and its libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
-from samedge.engines.tensorrt.build.memory import DeviceMemory
-from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.engines.tensorrt.build.progress import Progress
 from samedge.engines.cuda.providers import open_cuda
 from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
+from samedge.engines.tensorrt.build.memory import DeviceMemory
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
+from samedge.engines.tensorrt.build.progress import Progress
 from samedge.errors import SamedgeError, storage_errors
 
 _OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 
 
 def main(request: dict[str, Any]) -> None:
-    """Answer one request on standard output."""
-    # The file descriptor, not sys.stdout: native code writes there as well.
+    """Serve one request, with the result on standard output."""
+    # The file descriptor, not sys.stdout: native code writes there too.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the parent decides
     with contextlib.suppress(OSError):
-        _OOM_SCORE.write_text("800", encoding="ascii")  # rather this process than the user's
+        _OOM_SCORE.write_text("800", encoding="ascii")  # kill this process rather than the user's
     Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message, default=str) + "\n")
 
     module, _, name = str(request["builder"]).partition(":")
     try:
-        report = getattr(import_module(module), name)(request, lambda step, share: tell({"step": step, "share": share}))
+        report = getattr(import_module(module), name)(request, lambda step, share: send({"step": step, "share": share}))
     except SamedgeError as error:
-        tell(
+        send(
             {
                 "error": {
                     "kind": type(error).__name__,
@@ -57,11 +57,11 @@ def main(request: dict[str, Any]) -> None:
             }
         )
         return
-    tell({"report": report.to_json()})
+    send({"report": report.to_json()})
 
 
 def build(request: dict[str, Any], progress: Progress) -> BuildReport:
-    """Build the plan that a request asks for and writes it to its output.
+    """Build the requested plan and write it to its output file.
 
     Raises:
         SamedgeError: As `build_plan`.
@@ -79,7 +79,7 @@ def build(request: dict[str, Any], progress: Progress) -> BuildReport:
             progress=progress,
         )
     output = Path(request["output"])
-    with storage_errors(output.parent), output.open("wb") as file:  # its own name is a temporary one
+    with storage_errors(output.parent), output.open("wb") as file:  # the output name is itself temporary
         file.write(plan)
         file.flush()
         os.fsync(file.fileno())
@@ -88,7 +88,7 @@ def build(request: dict[str, Any], progress: Progress) -> BuildReport:
 
 @contextmanager
 def _on_device(device: dict[str, Any] | str | None) -> Iterator[DeviceMemory | None]:
-    """Give the GPU's memory as the parent told it, or make the named GPU current for the block and measures it."""
+    """Yield the GPU memory reported by the parent, or measure the named GPU and make it current."""
     if device is None or isinstance(device, dict):
         yield None if device is None else DeviceMemory(**device)
         return
@@ -99,8 +99,8 @@ def _on_device(device: dict[str, Any] | str | None) -> Iterator[DeviceMemory | N
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the parent does, however it ended."""
+    """Exit when standard input closes: the parent has ended."""
     with contextlib.suppress(OSError):
-        while os.read(0, 4096):  # not sys.stdin: a thread that waits in it makes the interpreter's end a crash
+        while os.read(0, 4096):  # not sys.stdin: a thread blocked on it crashes interpreter shutdown
             pass
     os._exit(1)

@@ -1,8 +1,8 @@
-"""Engines built in a process of their own, so that what a build can do to its process is survived and explained.
+"""Engine builds in a child process, which contains and explains crashes.
 
-A build may take more memory than there is and be killed by the system, crash in native code, or never end. In a child
-that is an error with a cure; the caller goes on, and no half-written plan is left. The child is offered to the system
-as the first to be killed, and ends when its parent does.
+A build may exhaust the memory and be killed by the system, crash in native code, or hang. In a child process that is an
+error with a cure; the caller survives, and no partial plan is left. The child volunteers as the first process to be
+killed, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import IO, Any, Final
 
+from samedge.engines.tensorrt.api import FlavourName
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.build.progress import Progress
-from samedge.engines.tensorrt.api import FlavourName
-from samedge.storage.atomic import staged_file
 from samedge.errors import EngineError, SamedgeError, storage_errors
+from samedge.storage.atomic import staged_file
 
 _POLL_SECONDS: Final = 0.1
 _BOOTSTRAP: Final = (
     "import json, sys; request = json.loads(sys.stdin.buffer.readline()); sys.path[:] = request['path']; "
     "from samedge.engines.tensorrt.build.child import main; main(request)"
 )
-"""The child gets the parent's ``sys.path``, and never runs the parent's script as multiprocessing would."""
+"""The child gets the parent's ``sys.path`` and, unlike multiprocessing, never runs the parent's script."""
 
 _NO_MEMORY: Final = (
     "Close other programs, add swap, allow fewer prompts with a smaller profile, lower the optimisation level, "
@@ -52,24 +52,24 @@ def build_in_child(
     cancelled: Callable[[], bool] = lambda: False,
     builder: str = "samedge.engines.tensorrt.build.child:build",
 ) -> BuildReport:
-    """Build a plan in a child process and put it at its place when it is whole.
+    """Build a plan in a child process and move it into place once complete.
 
     Args:
         flavour: The TensorRT that builds.
         graph: The ONNX file.
-        output: Where the plan goes; an older one is replaced.
-        options: How.
+        output: Path of the plan; an existing one is replaced.
+        options: Build options.
         axes: As for `samedge.engines.tensorrt.build.builder.build_plan`.
-        device: Memory of the GPU that the build runs on, or its name, such as "cuda:0": the child measures it then,
+        device: Memory of the GPU that runs the build, or the GPU's name, such as "cuda:0": the child then measures it,
             so that the parent needs no context on it.
-        timing_cache: File that keeps the times of kernels.
-        progress: Called as the build goes on.
-        cancelled: Asked ten times a second; True kills the child.
-        builder: "module:function" that the child calls.
+        timing_cache: File that keeps kernel timings.
+        progress: Called during the build.
+        cancelled: Polled ten times a second; True kills the child.
+        builder: "module:function" for the child to call.
 
     Raises:
-        SamedgeError: What the build raised, of the same kind and with the same cure.
-        EngineError: The child was killed, crashed, or was cancelled; `memory` is one of its facts where that ran out.
+        SamedgeError: The child's error, of the same class and with the same cure.
+        EngineError: The child was killed, crashed, or was cancelled; it has the fact `memory` if memory ran out.
         StorageError: The plan cannot be written.
     """
     with staged_file(output) as stage:
@@ -89,7 +89,7 @@ def build_in_child(
             written = stage.stat().st_size
         if written != report.plan_bytes:
             raise EngineError(
-                f"the build announced a plan of {report.plan_bytes} bytes and wrote {written}",
+                f"the build reported a plan of {report.plan_bytes} bytes but wrote {written}",
                 where=graph.name,
                 cure="Check the disk, and build again",
             )
@@ -98,7 +98,7 @@ def build_in_child(
 
 def _run(request: dict[str, Any], name: str, progress: Progress, cancelled: Callable[[], bool]) -> BuildReport:
     with tempfile.TemporaryFile() as complaints:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-c", _BOOTSTRAP],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -113,9 +113,9 @@ def _run(request: dict[str, Any], name: str, progress: Progress, cancelled: Call
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
                     pipe.close()
-        if message is None:  # it died
+        if message is None:  # it crashed
             complaints.seek(0)
-            raise _death(code, name, complaints.read()[-4000:].decode(errors="replace"))
+            raise _exit_failure(code, name, complaints.read()[-4000:].decode(errors="replace"))
     if "error" in message:
         raise _rebuilt_error(message["error"])
     return BuildReport.from_json(message["report"])
@@ -128,19 +128,19 @@ def _converse(
     progress: Progress,
     cancelled: Callable[[], bool],
 ) -> dict[str, Any] | None:
-    """Send the request, forwards progress, and return the last message; None if there was none."""
+    """Send the request, forward progress, and return the final message; None if there was none."""
     if child.stdin is None or child.stdout is None:
-        raise EngineError("the pipes of the building process could not be opened")
+        raise EngineError("cannot open the pipes of the build process", cure="Close other programs and try again")
     lines: Queue[bytes | None] = Queue()
     Thread(target=_read_lines, args=(child.stdout, lines), daemon=True).start()
     try:
         child.stdin.write(json.dumps(request).encode() + b"\n")
-        child.stdin.flush()  # and stays open: the child ends when it closes
+        child.stdin.flush()  # left open: the child exits when it closes
     except BrokenPipeError:
         return None
     while True:
         if cancelled():
-            raise EngineError("the build was cancelled", where=name, cancelled=True)
+            raise EngineError("the build was cancelled", where=name, cure="Start it again to build", cancelled=True)
         try:
             line = lines.get(timeout=_POLL_SECONDS)
         except Empty:
@@ -150,7 +150,7 @@ def _converse(
         try:
             message = json.loads(line)
         except ValueError:
-            continue  # something in the child printed: not ours
+            continue  # printed by a library in the child
         if "step" in message:
             progress(message["step"], message["share"])
         else:
@@ -162,15 +162,15 @@ def _read_lines(stream: IO[bytes], lines: Queue[bytes | None]) -> None:
         for line in stream:
             lines.put(line)
     except (OSError, ValueError):
-        pass  # closed: the conversation is over
+        pass  # closed: the exchange is over
     lines.put(None)
 
 
-def _death(code: int, name: str, complaints: str) -> EngineError:
+def _exit_failure(code: int, name: str, complaints: str) -> EngineError:
     last = next((line.strip() for line in reversed(complaints.splitlines()) if line.strip()), "")
     if -code == getattr(signal, "SIGKILL", None):
         return EngineError(
-            "the system killed the build, most likely because the memory ran out",
+            "the system killed the build, most likely for lack of memory",
             where=name,
             cure=_NO_MEMORY,
             code=code,
@@ -180,7 +180,7 @@ def _death(code: int, name: str, complaints: str) -> EngineError:
         return EngineError("the build ran out of memory", where=name, cure=_NO_MEMORY, code=code, memory=True)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     return EngineError(
-        f"the building process {how}{f' ({last[:300]})' if last else ''}",
+        f"the build process {how}{f' ({last[:300]})' if last else ''}",
         where=name,
         cure="Report this with the graph and the version of TensorRT; a lower optimisation level may avoid it",
         code=code,
@@ -188,7 +188,7 @@ def _death(code: int, name: str, complaints: str) -> EngineError:
 
 
 def _rebuilt_error(values: Mapping[str, Any]) -> SamedgeError:
-    """Return the error that the child raised, of the same class."""
+    """Return the child's error, of the same class."""
     kinds = {kind.__name__: kind for kind in _tree(SamedgeError)}
     kind = kinds.get(str(values["kind"]), EngineError)
     return kind(values["what"], where=values["where"], cure=values["cure"], **values["facts"])

@@ -1,4 +1,4 @@
-"""How an engine is to be built, and what a build tells of itself. Knows nothing of TensorRT's API."""
+"""Build options of an engine, and the report of a build. Independent of TensorRT's API."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Typing: TypeAlias = Literal["auto", "strong", "weak"]
 
 @dataclass(frozen=True, slots=True)
 class AxisRange:
-    """The sizes that an engine takes along a free axis.
+    """The range of sizes that an engine accepts along a free axis.
 
     Attributes:
-        minimum: The smallest size that it accepts.
-        optimum: The size that its kernels are chosen for.
-        maximum: The largest size that it accepts; memory is planned for it.
+        minimum: Smallest accepted size.
+        optimum: Size that its kernels are chosen for.
+        maximum: Largest accepted size; memory is planned for it.
 
     Raises:
         UsageError: The three are not in ascending order, or the smallest is less than 1.
@@ -35,8 +35,8 @@ class AxisRange:
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise UsageError(
-                f"a profile of {self} is no range",
-                cure="Give minimum/optimum/maximum in ascending order and from 1 on, such as 1/16/64",
+                f"invalid profile {self}",
+                cure="Give minimum/optimum/maximum in ascending order, starting from 1 or more, such as 1/16/64",
             )
 
     def __str__(self) -> str:
@@ -44,19 +44,19 @@ class AxisRange:
 
     @staticmethod
     def parse(text: str, option: str) -> AxisRange:
-        """Return the sizes that a text such as "1/16/64" names; one number is all three.
+        """Parse a range such as "1/16/64"; a single number is all three.
 
         Args:
-            text: What the user wrote.
-            option: What error messages call it.
+            text: User input.
+            option: Its name in error messages.
 
         Raises:
-            UsageError: It is not three numbers in ascending order.
+            UsageError: It is not one number, or three in ascending order.
         """
         parts = text.split("/")
         if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
             raise UsageError(
-                f"{text!r} is no range", where=option, cure="Give minimum/optimum/maximum, such as 1/16/64"
+                f"invalid range {text!r}", where=option, cure="Give minimum/optimum/maximum, such as 1/16/64"
             )
         sizes = [int(part) for part in parts]
         return AxisRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
@@ -70,30 +70,30 @@ DEFAULT_PROFILES: Final[Mapping[str, AxisRange]] = {
     "prompts": AxisRange(1, 16, 64),
     "points": AxisRange(2, 3, 16),
 }
-"""A single point is sent with a padding point, hence two points at least; a box and a point are three."""
+"""A single point is sent with a padding point, hence at least two; a box and a point make three."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Everything that decides how a graph becomes an engine.
+    """Options for building an engine from a graph.
 
     Attributes:
-        precision: The precision that the graph is written in. It changes the build on TensorRT 8 only, where there is
-            no strong typing, and is checked where a precision is known to fail.
-        profiles: Name of a free axis to its sizes; the defaults hold for the axes that are not named.
-        targets: Compute capabilities to build for, such as "8.6" or "sm120": TensorRT for RTX only. Empty for the GPU
-            at hand or, where there is none, for all that the builder knows.
+        precision: Precision of the graph. It changes the build only on TensorRT 8, which lacks strong typing, and is
+            checked against known failures.
+        profiles: Name of a free axis to its range; axes not named use the defaults.
+        targets: Compute capabilities to build for, such as "8.6" or "sm120": TensorRT for RTX only. Empty for the local
+            GPU or, without one, for all that the builder supports.
         typing: "strong" keeps the dtypes of the graph; "weak" lets TensorRT 8 and 10 choose among those allowed.
-            "auto" is strong where there is strong typing.
-        workspace_share: Share of the GPU's free memory that kernels may use as scratch space, above 0 up to 1.
-        workspace_bytes: The same as a number of bytes; wins over the share.
+            "auto" is strong if supported.
+        workspace_share: Share of the GPU's free memory for scratch space, in (0, 1].
+        workspace_bytes: Scratch space in bytes; overrides the share.
         optimisation_level: 0 (fast build) to 5 (fast engine); None for TensorRT's default, 3.
-        version_compatible: The plan can be loaded by later versions of TensorRT. Slower, and larger.
-        hardware_compatibility: Other GPUs on which the plan shall run.
-        check_memory: Refuse a build for which the memory would not be enough, instead of being killed by the system.
+        version_compatible: Make the plan loadable by later versions of TensorRT, at a cost in speed and size.
+        hardware_compatibility: Other GPUs that the plan must run on.
+        check_memory: Reject a build that would run out of memory, instead of having the system kill it.
 
     Raises:
-        UsageError: A value is out of its range.
+        UsageError: A value is out of range.
     """
 
     precision: Precision = "fp32"
@@ -117,19 +117,19 @@ class BuildOptions:
         )
         for name, value, known in choices:
             if value not in known:
-                raise UsageError(f"{name} is {value!r}", cure=f"Choose one of: {', '.join(known)}")
+                raise UsageError(f"invalid {name} {value!r}", cure=f"Choose one of: {', '.join(known)}")
         if not 0 < self.workspace_share <= 1:
-            raise UsageError(f"workspace_share is {self.workspace_share}", cure="Give a share above 0 up to 1")
+            raise UsageError(f"invalid workspace_share {self.workspace_share}", cure="Give a share above 0, up to 1")
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise UsageError(f"workspace_bytes is {self.workspace_bytes}", cure="Give a number of bytes, or None")
+            raise UsageError(f"invalid workspace_bytes {self.workspace_bytes}", cure="Give a number of bytes, or None")
         if self.optimisation_level is not None and not 0 <= self.optimisation_level <= 5:
-            raise UsageError(f"optimisation_level is {self.optimisation_level}", cure="Give 0 to 5, or None")
+            raise UsageError(f"invalid optimisation_level {self.optimisation_level}", cure="Give 0 to 5, or None")
 
     def settings(self) -> dict[str, Any]:
-        """Return what changes the engine, as plain values: a part of its key in the store.
+        """Return the settings that change the engine, as plain values: part of its key in the store.
 
-        The workspace and the check of the memory are not in it: they decide whether a build succeeds, and an engine
-        that was built with less of it serves as well.
+        The workspace and the memory check are left out: they decide whether a build succeeds, and an engine built with
+        less workspace is equally valid.
         """
         values = asdict(self)
         for name in ("workspace_share", "workspace_bytes", "check_memory", "profiles", "precision", "targets"):
@@ -137,12 +137,12 @@ class BuildOptions:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` takes."""
+        """Return plain values for `from_json`."""
         return asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> BuildOptions:
-        """Return the options that `to_json` wrote."""
+        """Return the options written by `to_json`."""
         profiles = {name: AxisRange(**sizes) for name, sizes in values["profiles"].items()}
         return BuildOptions(**{**values, "profiles": profiles, "targets": tuple(values["targets"])})
 
@@ -152,9 +152,9 @@ class LayerRecord:
     """One layer of a finished engine.
 
     Attributes:
-        name: TensorRT's name of it.
-        kind: TensorRT's kind of it, such as "gemm" or "kgen".
-        tactic: The kernel that was chosen, or an empty text.
+        name: TensorRT's name for it.
+        kind: TensorRT's kind, such as "gemm" or "kgen".
+        tactic: The chosen kernel, or an empty string.
     """
 
     name: str
@@ -164,23 +164,23 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build told of itself. A plan cannot be asked without a GPU, so that it is written down when it is made.
+    """The report of a build, recorded because a plan cannot be inspected without a GPU.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt-rtx".
         version: Version of the TensorRT that built it.
         inputs: Input name to shape and dtype, free axes by name.
         outputs: Output name to shape and dtype.
-        profiles: Input name to its smallest, best and largest shape; inputs without a free axis are not in it.
+        profiles: Input name to its smallest, best and largest shape, for inputs with a free axis.
         layers: The layers of the finished engine in order.
-        fused_attentions: How many of them are one fused attention each.
-        activation_bytes: Device memory for activations at the largest shapes; None if TensorRT did not say.
-        weight_bytes: Device memory for weights; None if TensorRT did not say.
+        fused_attentions: Number of layers that are a fused attention.
+        activation_bytes: Device memory for activations at the largest shapes; None if unknown.
+        weight_bytes: Device memory for weights; None if unknown.
         plan_bytes: Size of the plan.
-        strongly_typed: The dtypes are those of the graph.
-        targets: Compute capabilities that it was built for; empty for the GPU at hand.
-        seconds: Time that the build took.
-        warnings: What TensorRT warned of, each text once.
+        strongly_typed: True if the dtypes are those of the graph.
+        targets: Compute capabilities that it was built for; empty for the local GPU.
+        seconds: Duration of the build.
+        warnings: TensorRT's warnings, without duplicates.
     """
 
     flavour: str
@@ -199,7 +199,7 @@ class BuildReport:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` takes."""
+        """Return plain values for `from_json`."""
         values = asdict(self)
         for kind in ("inputs", "outputs"):
             ports: Mapping[str, TensorSpec] = getattr(self, kind)
@@ -208,10 +208,10 @@ class BuildReport:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> BuildReport:
-        """Return the report that `to_json` wrote.
+        """Return the report written by `to_json`.
 
         Raises:
-            EngineError: It is not such a report.
+            EngineError: It is damaged.
         """
         try:
             ports = {
@@ -234,7 +234,7 @@ class BuildReport:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(
-                f"the report of an engine's build is damaged ({error})", cure="Build the engine again"
+                f"the build report of an engine is damaged ({error})", cure="Build the engine again"
             ) from error
 
 
@@ -243,7 +243,7 @@ def _capability(name: str) -> str:
     digits = name.lower().removeprefix("sm").removeprefix("_").replace(".", "")
     if not digits.isdecimal() or len(digits) < 2:
         raise UsageError(
-            f"{name!r} is no compute capability",
+            f"invalid compute capability {name!r}",
             cure="Give numbers such as 8.6 or sm120 (RTX 30: 8.6, 40: 8.9, 50: 12.0)",
         )
     return f"sm{digits}"
