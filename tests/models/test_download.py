@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samedge.errors import DownloadError, StorageError
-from samedge.models.checkpoints.download import download, file_lock
+from samedge.models.checkpoints.download import download
+from samedge.storage.locks import file_lock
 
 CONTENT = bytes(range(256)) * 1200  # 300 kB
 
@@ -220,7 +221,7 @@ class TestLock:
     def test_excludes_another_process(self, tmp_path: Path) -> None:
         lock, log = tmp_path / "x.lock", tmp_path / "log"
         program = (
-            "import sys, time, pathlib; from samedge.models.checkpoints.download import file_lock\n"
+            "import sys, time, pathlib; from samedge.storage.locks import file_lock\n"
             f"with file_lock(pathlib.Path({str(lock)!r})):\n"
             f"  log = pathlib.Path({str(log)!r}).open('a'); log.write('in '); log.flush(); time.sleep(0.2)\n"
             "  log.write('out '); log.flush()"
@@ -234,7 +235,7 @@ class TestLock:
     def test_a_process_that_died_holds_nothing(self, tmp_path: Path) -> None:
         lock = tmp_path / "x.lock"
         program = (
-            "import os, pathlib; from samedge.models.checkpoints.download import file_lock\n"
+            "import os, pathlib; from samedge.storage.locks import file_lock\n"
             f"with file_lock(pathlib.Path({str(lock)!r})): os._exit(1)"
         )
         assert subprocess.run([sys.executable, "-c", program]).returncode == 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from torch.nn import functional as F
 
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.masks.masks import upscale_bands, windows_above
@@ -64,3 +67,22 @@ def test_drawing_asks_for_no_product_that_starts_threads(monkeypatch: pytest.Mon
             pass
     assert products
     assert max(products) <= ONE_THREAD
+
+
+@pytest.mark.parametrize(("height", "width"), [(810, 1080), (1080, 810), (2160, 3840)])
+def test_no_pixel_differs_from_the_reference_as_it_would_with_two_calls_of_opencv(height: int, width: int) -> None:
+    geometry = ImageGeometry.of(height, width, 1024)
+    logits = np.random.default_rng(0).normal(0, 5, size=(256, 256)).astype(np.float32)
+    square = F.interpolate(torch.from_numpy(logits)[None, None], (1024, 1024), mode="bilinear", align_corners=False)
+    cropped = square[..., : geometry.resized_height, : geometry.resized_width]
+    reference = F.interpolate(cropped, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+    ours = np.concatenate([band.copy() for _, band in upscale_bands(logits, geometry)])
+    assert_allclose(ours, reference, atol=1e-5, rtol=0)
+    assert_array_equal(ours > 0, reference > 0)
+
+    # OpenCV keeps the scale in float64 where torch rounds it to float32, so that its weights drift along the image.
+    opencv = cv2.resize(logits, (1024, 1024), interpolation=cv2.INTER_LINEAR)
+    opencv = cv2.resize(opencv[: geometry.resized_height, : geometry.resized_width], (width, height))
+    assert np.abs(opencv - reference).max() > 1e-4
+    assert np.count_nonzero((opencv > 0) != (reference > 0)) > 0

@@ -7,7 +7,6 @@ writes its source. A new one takes the place of the old ones of the same name.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,16 +14,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
 
 import samedge
 from samedge.benchmarks.measure.child import call_in_child
-from samedge.bundle.archive import TEMPORARY_PREFIX
-from samedge.bundle.staging import remove_leftovers
 from samedge.errors import storage_errors
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.storage.atomic import TEMPORARY_PREFIX, remove_leftovers, staged_folder
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 
@@ -205,20 +202,13 @@ class Artefacts:
         if target.is_dir():
             return target
         self.say(f"Making {name.replace('-', ' ')}")
-        stage = target.parent / f"{TEMPORARY_PREFIX}{digest}-{os.getpid()}-{uuid4().hex[:8]}"
-        with storage_errors(target):
-            stage.mkdir(parents=True)
-        try:
+        with staged_folder(target, replace=False) as stage:
             make(stage)
             with storage_errors(target):
                 remove_leftovers(target)
                 for old in target.parent.iterdir():
                     if not old.name.startswith(TEMPORARY_PREFIX) and old != target:
                         shutil.rmtree(old, ignore_errors=True)
-                if not target.is_dir():  # another process may have made it meanwhile
-                    stage.rename(target)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
         return target
 
 
