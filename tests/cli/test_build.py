@@ -185,8 +185,8 @@ def test_a_build_for_which_the_memory_is_not_enough_is_refused(
         (["--flavour", "tflite"], "--flavour: there is no flavour 'tflite'. Choose one of: auto, trt, rtx"),
         (["--flavour", "rtx"], "tensorrt_rtx is not installed. Install it with: pip install 'samedge[rtx]'"),
         (["--prompts", "1-64"], "--prompts: invalid range '1-64'. Give minimum/optimum/maximum, such as 1/16/64"),
-        (["--targets", "8.6"], "builds for the GPU at hand only, and targets were named"),
-        (["--hardware-compatibility", "all"], "hardware_compatibility is 'all'. Choose one of: none, ampere_plus"),
+        (["--targets", "8.6"], "builds for the local GPU only and accepts no targets"),
+        (["--hardware-compatibility", "all"], "invalid hardware_compatibility 'all'. Choose one of: none, ampere_plus"),
         (["--precision", "fp8"], "the bundle's encoder is fp32, and fp8 was asked for"),
     ],
 )

@@ -586,8 +586,8 @@ def test_cuda_pythons_statuses_are_errors(runtime: FakeRuntime, name: str, statu
 @pytest.mark.parametrize(
     ("count", "fail", "message"),
     [
-        (2, {}, "no GPU 5: 2 can be seen"),
-        (0, {"cudaGetDeviceCount": 100}, "none can be seen"),
+        (2, {}, "no GPU 5: 2 visible"),
+        (0, {"cudaGetDeviceCount": 100}, "none visible"),
         (0, {"cudaGetDeviceCount": 35}, "no working NVIDIA driver .something is wrong"),
     ],
 )
@@ -765,9 +765,9 @@ def test_pycudas_errors_and_limits(pycuda: FakePycuda) -> None:
             memory.launch(1, stream)
         buffer = memory.pin(4)
         memory.unpin(buffer)
-        with pytest.raises(EngineError, match="was freed"):
+        with pytest.raises(EngineError, match="is freed"):
             buffer.view()
-    with pytest.raises(DeviceUnavailableError, match="no GPU 3: 1 can be seen"):
+    with pytest.raises(DeviceUnavailableError, match="no GPU 3: 1 visible"):
         PycudaMemory(3)
 
 

@@ -45,8 +45,8 @@ def test_calls_are_recorded() -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({}, r"returned \[\], but declares \['y'\]"),
-        ({"y": np.ones((1, 3), np.float32)}, r"returned float32\[1, 3\] as 'y', but declares float32\[batch, 2\]"),
+        ({}, r"returned \[\] but declares \['y'\]"),
+        ({"y": np.ones((1, 3), np.float32)}, r"returned float32\[1, 3\] as 'y' but declares float32\[batch, 2\]"),
         ({"y": np.ones((1, 2))}, r"returned float64\[1, 2\]"),
     ],
 )

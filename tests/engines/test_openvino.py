@@ -148,7 +148,7 @@ class TestDevices:
             (["CPU", "GPU"], "gpu.1", r"'gpu\.1' is unavailable: OpenVINO finds only gpu\. Request one of gpu"),
             (["CPU", "GPU.0"], "cuda", r"'cuda' is unavailable: OpenVINO has no such device\. Choose one of cpu, gpu"),
             (["CPU"], "AUTO", r"'AUTO' is unavailable: AUTO selects among devices"),
-            (["CPU"], "HETERO:GPU,CPU", r"HETERO is a choice among devices"),
+            (["CPU"], "HETERO:GPU,CPU", r"HETERO selects among devices"),
             (["CPU"], "cpu.1", r"'cpu\.1' is unavailable: OpenVINO has no such device"),
         ],
     )
@@ -357,9 +357,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("cause", "cure"),
         [
-            ("std::bad_alloc", "not enough memory"),
+            ("std::bad_alloc", "Out of memory"),
             ("Model can't be parsed", "damaged"),
-            ("-- No conversion rule found for operations: nobody.Nonsense", "operator that OpenVINO lacks"),
+            ("-- No conversion rule found for operations: nobody.Nonsense", "OpenVINO lacks an operator"),
             ("", "Export the checkpoint again"),
         ],
     )

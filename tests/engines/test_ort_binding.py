@@ -324,7 +324,7 @@ CPU = "CPUExecutionProvider"
 
 def test_nodes_on_the_cpu_are_counted() -> None:
     assert placement(Placed([CUDA, CPU], {CUDA: 40, CPU: 2})) == "2 of 42"
-    assert placement(SimpleNamespace()) == "not told by this onnxruntime"
+    assert placement(SimpleNamespace()) == "not reported by this onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_nodes_on_the_cpu_are_counted() -> None:
     [
         (Placed([CPU], {CPU: 3}), "has no kernel for any node"),
         (Placed([CUDA, CPU], {CPU: 3}), "has no kernel for any node of this graph"),
-        (Placed([CPU], {}), "gave way to CPUExecutionProvider"),
+        (Placed([CPU], {}), "fell back to CPUExecutionProvider"),
     ],
 )
 def test_a_graph_that_runs_on_the_cpu_although_a_gpu_was_asked_for_is_an_error(session: Placed, message: str) -> None:

@@ -151,5 +151,5 @@ def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [0, -4])
 def test_threads_below_one_are_refused(graph: Path, threads: int) -> None:
-    with pytest.raises(UsageError, match=rf"threads is {threads}"):
+    with pytest.raises(UsageError, match=rf"invalid number of threads: {threads}"):
         open_engine(graph, threads=threads)

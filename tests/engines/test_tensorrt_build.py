@@ -107,13 +107,13 @@ def test_several_targets_for_rtx(graph: Path) -> None:
 @pytest.mark.parametrize(
     ("generation", "options", "message"),
     [
-        ("10.3", BuildOptions(targets=("8.6",)), "the GPU at hand only.*format 'rtx'"),
+        ("10.3", BuildOptions(targets=("8.6",)), "the local GPU only.*format 'rtx'"),
         ("rtx", BuildOptions(targets=("8.7",)), "does not build for sm87.*format 'trt'"),
         ("rtx", BuildOptions(version_compatible=True), "no version-compatible plans"),
         ("rtx", BuildOptions(hardware_compatibility="ampere_plus"), "Name several targets instead"),
         ("10.3", BuildOptions(hardware_compatibility="same_compute_capability"), "no hardware compatibility"),
         ("8.6", BuildOptions(typing="strong"), "no strong typing"),
-        ("11", BuildOptions(typing="weak"), "strong typing only"),
+        ("11", BuildOptions(typing="weak"), "only strong typing"),
         ("8.6", BuildOptions(precision="fp8"), "no fp8"),
         ("rtx", BuildOptions(targets=("7.5",)), "zeros in fp32 with free axes on compute capability 7.5"),
     ],
@@ -263,11 +263,11 @@ def test_nested_phases_add_up_and_never_go_back() -> None:
     [
         ({"workspace_share": 0.0}, "invalid workspace_share 0"),
         ({"workspace_share": 1.5}, "invalid workspace_share 1.5"),
-        ({"workspace_bytes": 0}, "workspace_bytes is 0"),
+        ({"workspace_bytes": 0}, "invalid workspace_bytes 0"),
         ({"optimisation_level": 6}, "invalid optimisation_level 6"),
-        ({"precision": "fp64"}, "precision is 'fp64'.*fp16"),
-        ({"typing": "loose"}, "typing is 'loose'"),
-        ({"hardware_compatibility": "all"}, "hardware_compatibility is 'all'"),
+        ({"precision": "fp64"}, "invalid precision 'fp64'.*fp16"),
+        ({"typing": "loose"}, "invalid typing 'loose'"),
+        ({"hardware_compatibility": "all"}, "invalid hardware_compatibility 'all'"),
         ({"targets": ("ampere",)}, "invalid compute capability 'ampere'"),
     ],
 )
@@ -296,7 +296,7 @@ def test_options_survive_json() -> None:
 def test_too_little_memory_is_refused_with_both_numbers(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_memory, "free_host_bytes", lambda: 100_000_000)
     fake = FakeTensorRt("10.3")
-    with pytest.raises(EngineError, match=r"needs about 300 MB of memory, and 100 MB are free.*swap") as caught:
+    with pytest.raises(EngineError, match=r"needs about 300 MB of memory, but only 100 MB are free.*swap") as caught:
         build(fake, graph, BuildOptions())
     assert (caught.value.free, fake.calls) == (100_000_000, [])
     build(fake, graph, BuildOptions(check_memory=False))
@@ -319,7 +319,7 @@ def test_a_gpu_needs_memory_as_well(graph: Path, monkeypatch: pytest.MonkeyPatch
         check_memory(graph, device=replace(device, free=100_000_000), workspace=None)
     with pytest.raises(EngineError, match="needs about 700 MB of memory"):  # a board has one memory for both
         check_memory(graph, device=replace(device, shared=True), workspace=None)
-    with pytest.raises(EngineError, match="workspace of 3000 MB is more"):
+    with pytest.raises(EngineError, match="workspace of 3000 MB exceeds"):
         check_memory(graph, device=device, workspace=3_000_000_000)
 
 
@@ -424,7 +424,7 @@ def test_rtx_fuses_attention_in_fp16_and_the_report_counts_it(tmp_path: Path) ->
     _, report = build_plan(flavour, graph, BuildOptions(targets=("8.6",)))
     assert report.fused_attentions == 0
     with pytest.raises(
-        EngineError, match=r"SM75.*FP32 GEMM is not supported.*precision fp16, or leave the target 7\.5"
+        EngineError, match=r"SM75.*FP32 GEMM is not supported.*precision fp16, or omit the target 7\.5"
     ):
         build_plan(flavour, graph, BuildOptions(targets=("7.5",)))
 
@@ -437,7 +437,7 @@ def test_rtx_finds_weights_beside_the_graph_and_misses_them(tmp_path: Path) -> N
     assert report.weight_bytes is not None
     assert report.weight_bytes >= 48
     (tmp_path / "g.onnx.data").unlink()
-    with pytest.raises(EngineError, match="weights that belongs beside the graph is missing"):
+    with pytest.raises(EngineError, match="weight file beside the graph is missing"):
         build_plan(find_flavour("tensorrt-rtx"), graph, options)
 
 
