@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bench_rows import opening
+from support.bench_rows import opening
 
 from samedge.benchmarks.bench.contenders import ULTRALYTICS_SCRIPT
 from samedge.benchmarks.bench.options import prompts_for

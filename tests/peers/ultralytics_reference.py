@@ -49,7 +49,7 @@ def start() -> Any:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import_module("reference").torchvision()
+        import_module("support.reference").torchvision()
         return import_module("ultralytics")
 
 
