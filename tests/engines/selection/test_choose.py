@@ -251,7 +251,11 @@ class TestChoose:
         ("trials", "winner", "reason"),
         [
             ([ran("a", 10, 90), ran("b", 20, 30)], "a", "a on cpu: 10 ms, 2.00 times as fast as b on cpu"),
-            ([ran("a", 104, 1), ran("b", 100, 1)], "a", "a on cpu: 104 ms, within 5% of b on cpu, which the table ranks"),
+            (
+                [ran("a", 104, 1), ran("b", 100, 1)],
+                "a",
+                "a on cpu: 104 ms, within 5% of b on cpu, which the table ranks",
+            ),
             ([ran("a", 106, 1), ran("b", 100, 1)], "b", "b on cpu: 100 ms, 1.06 times as fast as a on cpu"),
             ([ran("a", None, 50), ran("b", 10, 99)], "a", "a on cpu: 50 ms for the first run, 1.98 times as fast as b"),
             ([ran("a", 10, 10), ran("b", None, 99, stopped=True)], "a", "a on cpu: 10 ms, and the others were far"),

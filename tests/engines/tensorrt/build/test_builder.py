@@ -423,9 +423,7 @@ def test_rtx_fuses_attention_in_fp16_and_the_report_counts_it(tmp_path: Path) ->
     graph = write_attention(tmp_path / "single.onnx", np.float32)
     _, report = build_plan(flavour, graph, BuildOptions(targets=("8.6",)))
     assert report.fused_attentions == 0
-    with pytest.raises(
-        EngineError, match=r"SM75.*FP32 GEMM is not supported.*precision fp16, or omit the target 7\.5"
-    ):
+    with pytest.raises(EngineError, match=r"SM75.*FP32 GEMM is not supported.*precision fp16, or omit the target 7\.5"):
         build_plan(flavour, graph, BuildOptions(targets=("7.5",)))
 
 
