@@ -247,7 +247,7 @@ class TestRealBundles:
         for option, value, message in (
             ("--backend", "abacus", "unknown backend 'abacus'"),
             ("--device", "cuda", "the device 'cuda:0' is unavailable"),
-            ("--threads", "0", "threads is 0"),
+            ("--threads", "0", "invalid number of threads: 0"),
         ):
             done = program(*arguments, option, value)
             assert done.status == 1
