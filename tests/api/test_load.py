@@ -127,7 +127,7 @@ def test_a_manifest_that_does_not_match_the_graph_is_an_error(folder: Path) -> N
     record = read_manifest(folder / MANIFEST_NAME).graph("decoder_prompts")
     inputs = {**record.inputs, "point_labels": TensorRecord("int64", ("prompts", "points"))}
     replace_graph(folder, "decoder_prompts", inputs=inputs)
-    with pytest.raises(IntegrityError, match=r"'point_labels' is int32\[prompts, points\] in the graph and int64"):
+    with pytest.raises(IntegrityError, match=r"'point_labels' is int32\[prompts, points\] in the graph but int64"):
         load(folder)
 
 

@@ -154,10 +154,10 @@ class TestPrompts:
             ({"labels": [1]}, "there are labels and no points"),
             (
                 {"points": [1, 2], "crop_n_layers": 1},
-                "crop_n_layers is for segmenting everything, and there are prompts",
+                "invalid crop_n_layers for segmenting everything, and there are prompts",
             ),
-            ({"points_stride": 0}, "points_per_side: points_per_side is 0. Give a whole number, 1 or more"),
-            ({"conf_thres": 0.5, "pred_iou_thresh": 0.5}, "are two names of the same"),
+            ({"points_stride": 0}, "points_per_side: invalid points_per_side 0. Give a whole number, 1 or more"),
+            ({"conf_thres": 0.5, "pred_iou_thresh": 0.5}, "are the same parameter"),
         ],
     )
     @pytest.mark.parametrize("stream", [False, True])

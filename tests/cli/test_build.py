@@ -219,7 +219,7 @@ def test_something_that_is_no_bundle(program: Program, tmp_path: Path, monkeypat
         (["--format", "rtx"], "tensorrt_rtx is not installed. Install it with: pip install 'samedge[rtx]'"),
         (["--format", "trt", "--io", "meta"], "--io: engines are built from native bundles"),
         (["--format", "trt", "--precision", "int8"], "Add --calib IMAGES"),
-        (["--format", "trt", "--precision", "fp4"], "there is no precision 'fp4'"),
+        (["--format", "trt", "--precision", "fp4"], "unknown precision 'fp4'"),
         (["--format", "onnx", "--targets", "8.6"], "--targets: this is for engines. Add --format trt or rtx"),
         (["--prompts", "1/2/4"], "--prompts: this is for engines. Add --format trt or rtx"),
         (["--device", "cuda:1"], "--device: this is for engines. Add --format trt or rtx"),

@@ -43,9 +43,9 @@ def test_grids_take_the_place_of_points_per_side() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"points_per_side": 0}, "points_per_side is 0"),
-        ({"points_per_side": 2.5}, "points_per_side is 2.5"),
-        ({"points_per_side": True}, "points_per_side is True"),
+        ({"points_per_side": 0}, "invalid points_per_side 0"),
+        ({"points_per_side": 2.5}, "invalid points_per_side 2.5"),
+        ({"points_per_side": True}, "invalid points_per_side True"),
         ({"points_per_side": None}, "neither of points_per_side and point_grids"),
         ({"points_per_side": 4, "point_grids": [[[0.5, 0.5]]]}, "both of points_per_side and point_grids"),
         ({"point_grids": [[[0.5, 1.5]]]}, "points outside of 0 to 1"),
@@ -54,16 +54,16 @@ def test_grids_take_the_place_of_points_per_side() -> None:
         ({"point_grids": [[[0.5, 0.5]]], "crop_n_layers": 1}, "there are 1 grids"),
         (
             {"points_per_side": 4, "crop_n_layers": 3, "crop_n_points_downscale_factor": 2},
-            "4 points a side are too few",
+            "4 points per side are too few",
         ),
         ({"crop_n_layers": 6}, "its last layer would have 4,096 crops"),
-        ({"crop_n_layers": -1}, "crop_n_layers is -1"),
-        ({"crop_overlap_ratio": 1.0}, "crop_overlap_ratio is 1.0"),
-        ({"pred_iou_thresh": "high"}, "pred_iou_thresh is 'high'"),
+        ({"crop_n_layers": -1}, "invalid crop_n_layers -1"),
+        ({"crop_overlap_ratio": 1.0}, "invalid crop_overlap_ratio 1.0"),
+        ({"pred_iou_thresh": "high"}, "invalid pred_iou_thresh 'high'"),
         ({"stability_score_offset": float("inf")}, "stability_score_offset is inf"),
-        ({"min_mask_region_area": -3}, "min_mask_region_area is -3"),
-        ({"mode": "quick"}, "there is no mode 'quick'"),
-        ({"iou": 0.5, "box_nms_thresh": 0.5}, "iou and box_nms_thresh are two names of the same"),
+        ({"min_mask_region_area": -3}, "invalid min_mask_region_area -3"),
+        ({"mode": "quick"}, "unknown mode 'quick'"),
+        ({"iou": 0.5, "box_nms_thresh": 0.5}, "iou and box_nms_thresh are the same parameter"),
     ],
 )
 def test_what_means_nothing(options: dict[str, Any], message: str) -> None:
