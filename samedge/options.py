@@ -142,7 +142,7 @@ class YoloExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineBuildOptions:
-    """Options for building TensorRT engines. A range is an `AxisRange`, a text such as "1/16/64", or a number for all three.
+    """Options for building TensorRT engines. A range is an `AxisRange`, a text such as "1/16/64", or a single number.
 
     Attributes:
         prompts: For a SAM: fewest, most common and most prompts of one call.

@@ -165,7 +165,7 @@ class TestFolders:
         assert done.status == 1
         assert len(json.loads(done.out)["images"]) == 4
         broken, outside, summary = done.err.splitlines()
-        assert broken.startswith(f"skipped: {folder / 'frame3.png'}: this is not an image")
+        assert broken.startswith(f"skipped: {folder / 'frame3.png'}: the file is not an image")
         assert outside.startswith(f"skipped: {folder / 'frame4.png'}: points: point 0 of prompt 0 is (64, 32), outside")
         assert summary == f"error: {folder}: 2 of 6 images were skipped. See the lines above"
 
@@ -177,7 +177,7 @@ class TestFolders:
         (tmp_path / "empty").mkdir()
         done = program("predict", fake, tmp_path / "empty", "--point", "64,32")
         assert done.status == 1
-        assert done.err.startswith(f"error: {tmp_path / 'empty'}: there are no images here")
+        assert done.err.startswith(f"error: {tmp_path / 'empty'}: no images found")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ class TestFolders:
         (["--box", "1,2,3"], "--box: '1,2,3' cannot be read"),
         (["--point", "1,2", "--box", "1,2,30,40", "--box", "2,3,50,60"], "--point: there are 2 boxes"),
         (["--mask", "none.npy"], "none.npy: cannot read this: No such file"),
-        (["--point", "1,2", "--save", "picture.nope"], "picture.nope: a picture cannot be written in this format"),
+        (["--point", "1,2", "--save", "picture.nope"], "picture.nope: unknown image format"),
     ],
 )
 def test_errors_are_one_line_and_a_status(
@@ -212,7 +212,7 @@ def test_errors_are_one_line_and_a_status(
 
 def test_an_image_that_is_not_there_is_told_before_the_model_is_opened(program: Program, tmp_path: Path) -> None:
     done = program("predict", "no_model.pt", tmp_path / "no_image.png", "--point", "1,2")
-    assert done.err == f"error: {tmp_path / 'no_image.png'}: there is no such image. Check the path\n"
+    assert done.err == f"error: {tmp_path / 'no_image.png'}: image not found. Check the path\n"
 
 
 @pytest.mark.parametrize("option", ["--json", "--txt", "--save"])

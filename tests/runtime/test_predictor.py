@@ -66,7 +66,7 @@ class TestState:
     def test_a_prompt_that_fails_leaves_the_image(self, predictor: Predictor) -> None:
         with pytest.raises(PromptError):
             predictor.predict(points=[-1, 1])
-        with pytest.raises(PromptError, match=r"there is no prompt"):
+        with pytest.raises(PromptError, match=r"no prompt given"):
             predictor.predict()
         assert len(predictor.predict(points=[1, 1])) == 1
 
@@ -148,7 +148,7 @@ class TestChunks:
 
     @pytest.mark.parametrize("size", [0, -1])
     def test_at_least_one_prompt_a_call(self, predictor: Predictor, size: int) -> None:
-        with pytest.raises(UsageError, match=rf"prompts_per_call is {size}"):
+        with pytest.raises(UsageError, match=rf"invalid prompts_per_call {size}"):
             predictor.prompts_per_call = size
 
     def test_the_default_is_16(self, predictor: Predictor) -> None:

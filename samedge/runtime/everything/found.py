@@ -110,7 +110,7 @@ class FoundMasks:
         )
 
     def __len__(self) -> int:
-        """Number of masks."""
+        """Return the number of masks."""
         return len(self.rles)
 
     @cached_property

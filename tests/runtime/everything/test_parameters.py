@@ -51,7 +51,7 @@ def test_grids_take_the_place_of_points_per_side() -> None:
         ({"point_grids": [[[0.5, 1.5]]]}, "points outside of 0 to 1"),
         ({"point_grids": [[[0.5, float("nan")]]]}, "points outside of 0 to 1"),
         ({"point_grids": [np.zeros((0, 2))]}, r"a grid has the shape \(0, 2\)"),
-        ({"point_grids": [[[0.5, 0.5]]], "crop_n_layers": 1}, "there are 1 grids"),
+        ({"point_grids": [[[0.5, 0.5]]], "crop_n_layers": 1}, "1 grids given"),
         (
             {"points_per_side": 4, "crop_n_layers": 3, "crop_n_points_downscale_factor": 2},
             "4 points per side are too few",
