@@ -113,7 +113,7 @@ def test_a_bundle_that_keeps_no_answers_says_so(tmp_path: Path) -> None:
 
 def test_answers_to_other_probes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samedge.parity.stored_reference.probe_set", lambda size, grid: probe_set(size, grid)[::-1])
-    with pytest.raises(BundleError, match="not those that this samedge draws"):
+    with pytest.raises(BundleError, match="differ from those of this samedge"):
         StoredReference(open_bundle(bundle), ("decoder",))
 
 

@@ -255,13 +255,13 @@ class TestEmbeddings:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("version", np.int64(2), "format 2, and this samedge reads 1"),
+            ("version", np.int64(2), "format 2, but this samedge reads 1"),
             ("embedding", np.full((1, 3, 4, 4), np.nan, np.float32), "damaged: not finite"),
             ("embedding", np.zeros((1, 3, 4, 4)), "damaged: not finite float32"),
             (
                 "embedding",
                 np.zeros((1, 3, 5, 5), np.float32),
-                r"float32\[1, 3, 5, 5\] of a 160 x 120 px image, and the decoder takes float32",
+                r"float32\[1, 3, 5, 5\] of a 160 x 120 px image, but the decoder expects float32",
             ),
             ("embedding", np.array("text"), "damaged"),
             ("image_height", np.int64(0), "damaged"),

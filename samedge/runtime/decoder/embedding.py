@@ -130,7 +130,7 @@ def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
             model=model,
         )
     if values.dtype != np.float32 or not np.isfinite(values).all() or min(height, width) < 1:
-        raise ImageError("the embedding is damaged: it has non-finite values or no image size", where=path, cure=cure)
+        raise ImageError("the embedding is damaged: not finite float32 values of an image", where=path, cure=cure)
     return ImageEmbedding(values, ImageGeometry.of(height, width, input_size))
 
 

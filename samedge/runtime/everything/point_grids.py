@@ -56,7 +56,7 @@ def layer_grids(
         # Comparisons with NaN are false, so it is rejected too.
         if grid.ndim != 2 or grid.shape[1] != 2 or not len(grid) or not ((grid >= 0) & (grid <= 1)).all():
             raise UsageError(
-                f"a grid has the shape {grid.shape}, or points outside 0 to 1",
+                f"invalid grid of shape {grid.shape}, or with points outside 0 to 1",
                 where="point_grids",
                 cure="Give (N, 2): x and y as shares of width and height",
                 shape=grid.shape,

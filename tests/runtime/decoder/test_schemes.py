@@ -41,7 +41,7 @@ def parts() -> tuple[Manifest, Engine, Engine]:
 @pytest.mark.parametrize(
     ("io", "message"),
     [
-        ("meta", r"decoder: the graph does not have the names of the I/O scheme 'meta': 'orig_im_size' is missing"),
+        ("meta", r"decoder: the graph does not follow the I/O scheme 'meta': 'orig_im_size' is missing"),
         ("samexporter", r"decoder: .* 'samexporter': 'orig_im_size' is missing"),
     ],
 )

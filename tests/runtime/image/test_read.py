@@ -104,7 +104,7 @@ class TestArrays:
         ("array", "message"),
         [
             (np.zeros((2, 2), np.float32), r"dtype float32\. .*\(image \* 255\)"),
-            (np.full((2, 2, 3), np.nan), r"dtype float64, and this one contains NaN"),
+            (np.full((2, 2, 3), np.nan), r"dtype float64, with NaN"),
             (np.zeros((2, 2), np.int32), r"dtype int32\. Convert it to uint8"),
             (np.zeros((2, 2), np.int64), r"dtype int64"),
             (np.zeros((2, 2), np.complex64), r"dtype complex64"),

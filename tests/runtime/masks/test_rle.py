@@ -114,7 +114,7 @@ def test_what_is_not_a_mask_is_refused(mask: NDArray[Any]) -> None:
         ({}, "invalid RLE size None"),
         ({"size": [2], "counts": "4"}, "invalid RLE size"),
         ({"size": [2, 2]}, "invalid RLE counts of type NoneType"),
-        ({"size": [2, 2], "counts": [1.5, 2.5]}, "are a list"),
+        ({"size": [2, 2], "counts": [1.5, 2.5]}, "of type list"),
         ({"size": [2, 2], "counts": [5]}, "sum up to 5"),
         ({"size": [2, 2], "counts": [-1, 5]}, "sum up to 4"),
         ({"size": [2, 2], "counts": ""}, "sum up to 0"),

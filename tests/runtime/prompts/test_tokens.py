@@ -152,7 +152,7 @@ def test_shapes_that_are_allowed(prompts: dict[str, Any], expected: list[tuple[A
         ({"boxes": [1, -20, 5, -1]}, r"box 0 .*outside"),
         ({"boxes": [None, BOX]}, r"prompt 0 is empty"),
         ({"points": [A, B], "boxes": BOX}, r"2 points and 1 boxes do not match\. To give one prompt several points"),
-        ({"points": [A, B], "boxes": [BOX] * 3}, r"2 points and 3 boxes do not match\. Give one entry a prompt"),
+        ({"points": [A, B], "boxes": [BOX] * 3}, r"2 points and 3 boxes do not match\. Give one entry per prompt"),
         ({"points": A, "boxes": [BOX] * 3, "masks": LOGITS}, r"1 points and 3 boxes and 1 masks do not match"),
         (
             {"masks": np.zeros((300, 400), np.float32)},

@@ -244,7 +244,7 @@ class TestPrompts:
         assert {thread for _, _, thread in asked} == {threading.current_thread()}
 
     def test_that_are_missing_are_told_before_the_image_is_encoded(self, predictor: Predictor) -> None:
-        with pytest.raises(PromptError, match=r"image 0: there are no prompts.*decode=Predictor\.everything"):
+        with pytest.raises(PromptError, match=r"image 0: no prompts for this image.*decode=Predictor\.everything"):
             next(predictor.stream([picture()]))
         with pytest.raises(UsageError, match=r"image 0: predict has no argument 'bboxes'. Use one of: points"):
             next(predictor.stream([(picture(), {"bboxes": [1, 2, 3, 4]})]))
@@ -583,9 +583,9 @@ class TestBesideAStream:
     [
         ([], {"queue_size": 0}, "invalid queue_size 0. Give 1 or more"),
         ([], {"errors": "skip"}, "invalid errors 'skip'. Choose raise or yield"),
-        (picture(), {}, "this is one ndarray. Give a folder, a list"),
-        (Image.new("RGB", (5, 5)), {}, "this is one Image"),
-        (7, {}, "this is one int"),
+        (picture(), {}, "not one ndarray. Give a folder, a list"),
+        (Image.new("RGB", (5, 5)), {}, "not one Image"),
+        (7, {}, "not one int"),
     ],
 )
 def test_arguments_that_mean_nothing(predictor: Predictor, sources: Any, options: dict[str, Any], message: str) -> None:
