@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
 IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
@@ -45,3 +46,17 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(str(axis) for axis in self.shape)}]"
+
+
+class Closing:
+    """A context manager that calls `close` on exit."""
+
+    def close(self) -> None:
+        """Release the resources. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
