@@ -27,7 +27,7 @@ from samedge.engines.onnxruntime.engine import OrtEngine
 from samedge.engines.onnxruntime.session import RECORD_PLACEMENT
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError, TensorMismatchError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -21,7 +21,7 @@ from samedge.engines.onnxruntime.devices import parse_device
 from samedge.engines.onnxruntime.staged import OrtStaged, OwnStream, open_stream
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from samedge.runtime.prompts.batching import prompts_at_once
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 from samedge.types import TensorSpec
 
 
