@@ -81,4 +81,4 @@ def test_doubles_are_found_in_one_place() -> None:
         name: name for name in samedge.testing.__all__
     }
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = samedge.testing.nonsense  # type: ignore[attr-defined]
+        _ = samedge.testing.nonsense
