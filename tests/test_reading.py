@@ -38,7 +38,7 @@ def opened_by(call: Callable[[], R]) -> tuple[R, set[str]]:
         result = call()
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed forgets None
+        threading.setprofile(None)
     return result, {Path(file).relative_to(PACKAGE).as_posix() for file in files if Path(file).is_relative_to(PACKAGE)}
 
 
