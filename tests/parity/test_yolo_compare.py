@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
-from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.options import AxisRange
 from samedge.parity.yolo_compare import (
     FP32_YOLO,
     HALF_YOLO,
@@ -20,6 +19,7 @@ from samedge.parity.yolo_compare import (
     probe_feeds,
 )
 from samedge.runtime.yolo.input_limits import InputLimits
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 CLASSES, MASKS, ANCHORS = 2, 4, 60

@@ -17,22 +17,21 @@ from typing import Any, Final
 
 import msgspec
 
-import samedge
 from samedge.benchmarks.measure.child import call_in_child
-from samedge.errors import storage_errors
+from samedge.errors import BenchmarkError, storage_errors
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.storage.atomic import TEMPORARY_PREFIX, remove_leftovers, staged_folder
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 
-PACKAGE: Final = Path(samedge.__file__).parent
+PACKAGE: Final = Path(__file__).parents[2]
 PICTURES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.jpg")
 """A drawn scene, which the weights of sam_demo know, and a photograph."""
 
 _SEEDS: Final = ("models/sam/**/*.py", "benchmarks/reference/**/*.py")
 _SEEDED_STATES: Final = ("models/sam/**/*.py", "models/yolo/**/*.py")
 _RELEASED: Final = {"sam_vit_b": "sam_b", "sam_vit_l": "sam_l", "sam_vit_h": "sam_h", "mobile_sam": "mobile_sam"}
-_EXPORTER: Final = ("models/**/*.py", "export/**/*.py", "bundle/manifest.py")
+_EXPORTER: Final = ("models/**/*.py", "export/**/*.py", "bundle/manifest.py", "options.py")
 _DIGITS: Final = 16
 _BUNDLE: Final = "bundle"
 
@@ -60,9 +59,19 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 @cache
 def source_digest(*patterns: str) -> str:
-    """Return a digest of the files of this package that match, by their names and contents."""
+    """Return a digest of the files of this package that match, by their names and contents.
+
+    Raises:
+        BenchmarkError: A pattern matches nothing: results would outlive changes of the code that made them.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in PACKAGE.glob(pattern)):
+    paths: set[Path] = set()
+    for pattern in patterns:
+        found = set(PACKAGE.glob(pattern))
+        if not found:
+            raise BenchmarkError(f"no source file matches {pattern!r}", cure="Correct the patterns in this module")
+        paths |= found
+    for path in sorted(paths):
         digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 

@@ -1,24 +1,14 @@
-"""A call in a child process of its own: for what one process can be asked only once, such as its peak memory.
-
-The call is named, ``module:function``, and its arguments and result are JSON. The result comes back in a file, so that
-whatever libraries write to stdout does no harm.
-"""
+"""Calls in child processes of their own: for what one process can be asked only once, such as its peak memory."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, cast
 
-import msgspec
-
-from samedge import errors
+from samedge import processes
 from samedge.errors import BenchmarkError, SamedgeError, missing_extra
 
 EXTRA: Final = "bench"
@@ -26,24 +16,6 @@ EXTRA: Final = "bench"
 
 _SHOWN: Final = 3  # last lines of what a child that died wrote
 _SHOWN_CHARACTERS: Final = 300
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What the child does, and where it writes the answer."""
-
-    target: str
-    arguments: dict[str, Any]
-    answer: str
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What it says: a result, or an error of this package by the name of its class."""
-
-    result: Any = None
-    error: str = ""
-    what: str = ""
-    where: str | None = None
-    cure: str | None = None
 
 
 def find_target(target: str) -> Callable[..., Any]:
@@ -73,23 +45,16 @@ def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
         SamedgeError: As the function raises it.
         BenchmarkError: The process died.
     """
-    with tempfile.TemporaryDirectory(prefix="samedge-child-") as folder:
-        answer = Path(folder) / "answer.json"
-        job = msgspec.json.encode(Job(target, dict(arguments), str(answer))).decode()
-        done = subprocess.run(
-            [sys.executable, "-m", "samedge.benchmarks.measure.child"],
-            input=job,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if not answer.is_file():
-            raise last_words(target, done.returncode, done.stderr)
-        said = msgspec.json.decode(answer.read_bytes(), type=Answer)
-    if said.error:
-        kind = getattr(errors, said.error, SamedgeError)
-        raise kind(said.what, where=said.where, cure=said.cure)
-    return said.result
+    return processes.call_in_child(
+        f"{__name__}:run",
+        {"target": target, "arguments": dict(arguments)},
+        died=lambda status, stderr: last_words(target, status, stderr),
+    )
+
+
+def run(target: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a function by its name, in this process."""
+    return find_target(target)(**arguments)
 
 
 def last_words(name: str, status: int, stderr: str) -> BenchmarkError:
@@ -109,16 +74,6 @@ def last_words(name: str, status: int, stderr: str) -> BenchmarkError:
     return BenchmarkError(f"a process that measures gave no answer; {why}", where=name, cure=cure, status=status)
 
 
-def serve() -> None:
-    """Do the job that is on stdin."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    try:
-        answer = Answer(result=find_target(job.target)(**job.arguments))
-    except SamedgeError as error:
-        answer = Answer(error=type(error).__name__, what=error.what, where=error.where, cure=error.cure)
-    Path(job.answer).write_bytes(msgspec.json.encode(answer))
-
-
 @contextmanager
 def foreign_failures(name: str) -> Iterator[None]:
     """Turn what is raised inside the block into a `BenchmarkError` with the kind and the first line.
@@ -134,7 +89,3 @@ def foreign_failures(name: str) -> Iterator[None]:
         # torch.compile alone raises what Triton, gcc and the system raise: there is no list of it.
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "it did not say why")
         raise BenchmarkError(f"{type(error).__name__}: {first[:_SHOWN_CHARACTERS]}", where=name) from error
-
-
-if __name__ == "__main__":
-    serve()

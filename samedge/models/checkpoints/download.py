@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-import samedge
 from samedge.errors import DownloadError, storage_errors
+from samedge.version import __version__
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are here and their total, or None where the server does not tell."""
@@ -93,7 +93,7 @@ def download(
 
 def _attempt(url: str, part: Path, memory: Path, progress: Progress | None, timeout: float) -> None:
     have, known = _size(part), _recall(memory)
-    headers = {"User-Agent": f"samedge/{samedge.__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"samedge/{__version__}", "Accept-Encoding": "identity"}
     if have and known is not None and known.url == url and known.validator is not None:
         headers |= {"Range": f"bytes={have}-", "If-Range": known.validator}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  http and https only: checked by the caller

@@ -89,7 +89,7 @@ def _read_zip(file: BinaryIO, mapped: mmap.mmap, path: Path) -> Pickled:
             return bytearray(archive.read(member))
 
         if f"{root}byteorder" in archive.namelist():
-            _check_order(content("byteorder") == b"little", path)
+            _check_order(bytes(content("byteorder")) == b"little", path)
         return unpickle(
             io.BytesIO(content("data.pkl")), path, lambda key, count, size: content(f"data/{key}", count * size)
         )

@@ -83,3 +83,10 @@ def test_what_tells_weights_and_versions_from_others(tmp_path: Path) -> None:
         weights_id(str(tmp_path / "none.pt"))
     assert list(versions_of("numpy", "no-such-package")) == ["numpy"]
     assert source_digest("models/**/*.py") != source_digest("models/sam/sam.py")
+
+
+def test_a_pattern_that_matches_no_source_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match=r"no source file matches 'runtime/manifest\.py'"):
+        source_digest("models/**/*.py", "runtime/manifest.py")
+    for patterns in (module._SEEDS, module._SEEDED_STATES, module._EXPORTER):
+        assert source_digest(*patterns)

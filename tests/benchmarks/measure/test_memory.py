@@ -47,8 +47,7 @@ PROGRAM = """
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that child processes can import."""
     (tmp_path / "tiny_program.py").write_text(textwrap.dedent(PROGRAM))
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 def test_what_is_held_and_what_is_used_for_a_moment() -> None:
