@@ -7,16 +7,14 @@ from threading import Lock
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samedge.bundle.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine
 from samedge.errors import IntegrityError
-from samedge.runtime.decoder.decoders import Answer, Decoder, ImageContext, as_specified, require_names
+from samedge.runtime.decoder.decoders import Decoder, as_specified, require_names
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_input
-from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.types import FloatArray, ImageArray, IOScheme, TensorSpec
 
 _ENCODER_INPUT: Final[dict[IOScheme, str]] = {"native": "image", "meta": "image", "samexporter": "input_image"}
@@ -41,11 +39,6 @@ class SamGraphs:
         self._encoding = Lock()
         require_names(encoder, encoder.inputs, (_ENCODER_INPUT[manifest.io],), manifest.io)
         require_names(encoder, encoder.outputs, ("image_embeddings",), manifest.io)
-
-    @property
-    def mask_side(self) -> int:
-        """Rows and columns of low-resolution masks."""
-        return self.decoder.mask_side
 
     def prepare(self, bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
         """Return the encoder's input for an image.
@@ -86,42 +79,6 @@ class SamGraphs:
             return embedding
         return self.encoder.to_device(embedding)
 
-    def prompts_at_once(self, most: int, *, masks: bool) -> int:
-        """Return the number of prompts for one call of the decoder.
-
-        Args:
-            most: The user's limit.
-            masks: True if there are mask prompts among them.
-        """
-        limit = self.decoder.most_prompts(masks=masks)
-        return most if limit is None else min(most, limit)
-
-    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Prepare an image for any number of calls of `decode_prompts`.
-
-        Args:
-            embedding: ``[1, C, g, g]``, from `run_encoder`, or float32.
-        """
-        return self.decoder.context(embedding)
-
-    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
-        """Return the predicted IoUs of a group of prompts, and the means to draw its masks.
-
-        Args:
-            context: Context of the image.
-            group: Prompts for one call of the decoder.
-        """
-        return self.decoder.answer(context, group)
-
-    def draw(self, answer: Answer, prompts: NDArray[np.intp]) -> FloatArray:
-        """Return all four masks of some of the prompts: float32 ``[K, 4, side, side]`` logits.
-
-        Args:
-            answer: Result of `decode_prompts`.
-            prompts: int ``[K]``: positions in the decoded group.
-        """
-        return answer.draw(prompts)
-
     def close(self) -> None:
         """Release the graphs. Idempotent."""
         self.encoder.close()
@@ -138,15 +95,15 @@ def check_graph(record: GraphRecord, engine: Engine) -> None:
     _check_ports("output", record.outputs, engine.outputs, engine.name)
 
 
-def _check_ports(kind: str, said: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
+def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
     cure = "Copy the bundle again, or export the checkpoint again"
-    for name in sorted(said.keys() | real.keys()):
-        if name not in real or name not in said:
-            owner, other = ("manifest", "graph") if name in said else ("graph", "manifest")
+    for name in sorted(recorded.keys() | real.keys()):
+        if name not in real or name not in recorded:
+            owner, other = ("manifest", "graph") if name in recorded else ("graph", "manifest")
             raise IntegrityError(
                 f"the {owner} has the {kind} {name!r} but the {other} lacks it", where=where, cure=cure
             )
-        have, want = real[name], said[name]
+        have, want = real[name], recorded[name]
         # A size free in only one of them is no contradiction: backends differ in shape inference.
         differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
         sizes = zip(have.shape, want.shape, strict=False)
