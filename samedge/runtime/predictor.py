@@ -67,8 +67,9 @@ class Predictor(Closing):
         manifest: Manifest of the bundle.
         encoder: The opened encoder graph.
         decoder: The decoder; an opened graph of role "decoder" will do.
-        prompts_per_call: Prompts per call of the decoder; more are split over several calls. Fewer need less memory, more
-            are faster on a large GPU; the masks are equal. None for the default of `samedge.runtime.prompts.tokens`.
+        prompts_per_call: Prompts per call of the decoder; more are split over several calls. Fewer need less memory,
+            more are faster on a large GPU; the masks are equal. None for the default of
+            `samedge.runtime.prompts.tokens`.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.

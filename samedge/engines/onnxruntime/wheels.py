@@ -89,12 +89,12 @@ def foreign_error(error: Exception, where: str, what: str) -> EngineError:
     """Return whatever onnxruntime raised as an `EngineError` with a cure."""
     cause = first_line(error)
     cures = (
-        ("alloc", "There is not enough memory: close other programs, or take a smaller model or precision"),
-        ("external", "A file with weights that belongs beside the graph is missing or damaged: copy it again"),
+        ("alloc", "Out of memory: close other programs, or use a smaller model or precision"),
+        ("external", "An external weight file beside the graph is missing or damaged: copy it again"),
         ("Protobuf", "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again"),
         ("opset", "Update onnxruntime, or export the checkpoint with a lower opset"),
         ("IR version", "Update onnxruntime, or export the checkpoint with a lower opset"),
-        ("NOT_IMPLEMENTED", "The graph has an operator that this build lacks: update onnxruntime"),
+        ("NOT_IMPLEMENTED", "This build lacks an operator of the graph: update onnxruntime"),
     )
     cure = next((cure for sign, cure in cures if sign.lower() in cause.lower()), "Export the checkpoint again")
     return EngineError(f"{what} ({cause})", where=where, cure=cure, kind=type(error).__name__)

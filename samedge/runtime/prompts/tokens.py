@@ -1,8 +1,8 @@
 """Conversion of points, labels, boxes and masks to the decoder's tokens.
 
-Many prompts are given at once, as arrays with one row per prompt or as lists with one entry per prompt (None if a prompt
-has no box, for example). Prompts with equal numbers of tokens form one group, because padding short ones would change
-their masks.
+Many prompts are given at once, as arrays with one row per prompt or as lists with one entry per prompt (None if a
+prompt has no box, for example). Prompts with equal numbers of tokens form one group, because padding short ones would
+change their masks.
 
 For engines that prepare for each batch size (CUDA graphs, and runtimes that tune themselves for a shape), the number of
 prompts is padded to the next power of two with copies of the last prompt, whose results are dropped. Prompts do not
