@@ -43,8 +43,8 @@ def profile(
     from samedge.cli.predict import bundle_of
     from samedge.cli.profile_tables import profile_tables
     from samedge.cli.progress import shown_progress
-    from samedge.cli.table_formats import FORMATS, print_tables
     from samedge.errors import UsageError
+    from samedge.tables import FORMATS, json_text, print_tables
 
     if format_ not in FORMATS:
         raise UsageError(f"there is no format {format_!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
@@ -67,28 +67,21 @@ def profile(
     if output is not None:
         _write(found, output)
     if format_ == "json":
-        sys.stdout.write(_json(found))
+        sys.stdout.write(json_text(found))
     else:
         print_tables(profile_tables(found, top), format_, columns=_COLUMNS)
-
-
-def _json(found: Profile) -> str:
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n"
 
 
 def _write(found: Profile, folder: Path) -> None:
     from samedge.benchmarks.profile.plot import plot_profile
     from samedge.cli.profile_tables import layers_table, profile_tables
-    from samedge.cli.table_formats import tables_text
     from samedge.errors import MissingExtraError
-    from samedge.storage.atomic import write_whole
+    from samedge.tables import json_text, tables_text, write_texts
 
     every = layers_table(list(found.layers), len(found.layers), shorten=False)
-    write_whole(folder / "profile.json", _json(found).encode())
-    write_whole(folder / "profile.md", tables_text(profile_tables(found, len(found.layers)), "markdown").encode())
-    write_whole(folder / "profile.csv", tables_text([every], "csv").encode())
+    tables = profile_tables(found, len(found.layers))
+    texts = {".json": json_text(found), ".md": tables_text(tables, "markdown"), ".csv": tables_text([every], "csv")}
+    write_texts(texts, folder, "profile")
     try:
         plot_profile(found, folder / "profile.png")
     except MissingExtraError as error:
