@@ -57,7 +57,7 @@ def why(
     sys.stdout.flush()
     if found.obstacles:
         raise EngineError(
-            f"this engine must not be opened here: {'; '.join(found.obstacles)}", where=path.name, cure=found.cure
+            f"this engine cannot be opened safely here: {'; '.join(found.obstacles)}", where=path.name, cure=found.cure
         )
 
 

@@ -84,7 +84,7 @@ def test_what_is_no_path(data: object) -> None:
 def test_none(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         ImageSet([], recursive=True)
-    with pytest.raises(ImageError, match="no images here"):
+    with pytest.raises(ImageError, match="no images found"):
         ImageSet(tmp_path, recursive=True).count()
 
 

@@ -63,7 +63,7 @@ def test_the_preset_measures_what_its_table_needs(
     ("arguments", "message"),
     [
         (("--columns", "speed"), "--columns: there is no column 'speed'"),
-        (("--mode", "quick"), "--mode: there is no mode 'quick'"),
+        (("--mode", "quick"), "--mode: unknown mode 'quick'"),
         (("--peer", "nothing"), "--peer: 'nothing' names no peer"),
         (("--peer", "a='open"), "--peer: this command cannot be read"),
         (("--peers", "--peer", "meta=it"), "--peer: 'meta' is a peer that --peers brings"),

@@ -1,7 +1,7 @@
-"""From low-resolution mask logits to masks of the image, in bands of rows; and from a mask back to logits.
+"""Masks of the image from low-resolution logits, in bands of rows; and logits from a mask.
 
-Nothing of the size of the image is made but the masks that were asked for; how a row of the image comes from rows of
-logits is in `samedge.runtime.masks.resampling`. Knows nothing of engines.
+Only requested masks are made at image size; `samedge.runtime.masks.resampling` computes rows of the image from rows of
+logits.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.masks.resampling import column_taps, mix_rows, row_taps
 from samedge.types import BoolArray, FloatArray
 
-# Logits of so many pixels are at hand at a time, in float32.
+# Pixels of float32 logits in memory at a time.
 _BAND_PIXELS: Final = 1 << 18
 _BAND_ROWS: Final = 1 << 9
-# What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
+# Logit of a drawn mask given as a prompt: SAM was trained on its own logits, which are about as large.
 _PROMPT_LOGIT: Final = np.float32(10)
 
 
@@ -45,16 +45,16 @@ class Window:
 def upscale_bands(
     logits: FloatArray, geometry: ImageGeometry, window: Window | None = None
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Yield the logits of one mask at the size of the image, some rows at a time.
+    """Yield the logits of one mask at image size, some rows at a time.
 
     Args:
-        logits: float32 ``[h, w]`` as the decoder gives them; they cover the whole square input.
-        geometry: Of the image.
-        window: The part of the image to go over; all of it if left out.
+        logits: float32 ``[h, w]`` from the decoder, covering the whole square input.
+        geometry: Geometry of the image.
+        window: Part of the image; by default all of it.
 
     Yields:
-        The number of the band's first row, from the top of the window, and the band: float32 ``[rows, columns]``. The
-        next band may reuse its memory.
+        The band's first row, counted from the top of the window, and the band: float32 ``[rows, columns]``, whose
+        memory the next band may reuse.
     """
     window = window or Window(slice(0, geometry.height), slice(0, geometry.width))
     columns = column_taps(logits.shape[1], geometry).within(window.columns)
@@ -67,19 +67,19 @@ def upscale_bands(
 
 
 def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> list[Window | None]:
-    """Return for each mask a window outside of which no logit is above the level at the size of the image.
+    """Return for each mask a window outside which no logit at image size is above the level.
 
-    A logit at the size of the image is a mean of the logits that it taps, with weights that are not negative and sum up
-    to 1: where it is above the level, one of those is. So rows and columns that tap no row and no column with a logit
-    above the level can be left out. The level is lowered by what the rounding of such a mean can amount to.
+    A logit at image size is a mean of the logits that it taps, with non-negative weights that sum to 1: if it is above
+    the level, so is one of those. So rows and columns that tap no row and no column with a logit above the level can be
+    skipped. The level is lowered by the possible rounding error of such a mean.
 
     Args:
         logits: float32 ``[K, h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         level: In logits.
 
     Returns:
-        None for a mask without any such logit.
+        The windows; None for a mask without any such logit.
     """
     rows, columns = row_taps(logits.shape[1], geometry), column_taps(logits.shape[2], geometry)
     low = logits[:, : int(rows.index.max()) + 1, : int(columns.index.max()) + 1]
@@ -94,13 +94,13 @@ def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> 
 
 
 def low_res_shares(side: int, geometry: ImageGeometry) -> tuple[FloatArray, FloatArray]:
-    """Return for how many rows and columns of the image each row and column of logits counts, float32 ``[side]`` each.
+    """Return the number of image rows and columns per row and column of logits, float32 ``[side]`` each.
 
-    0 for those that lie beside the image. With them, an area at the size of the image can be told from logits.
+    0 for those outside the image. They allow estimating areas at image size from logits.
 
     Args:
         side: Rows and columns of the logits.
-        geometry: Of the image.
+        geometry: Geometry of the image.
     """
     rows, columns = row_taps(side, geometry), column_taps(side, geometry)
     return rows.shares(side), columns.shares(side)
@@ -112,22 +112,22 @@ def _span(hit: BoolArray) -> slice:
 
 
 def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> Iterator[tuple[int, BoolArray]]:
-    """Yield one mask at the size of the image, some rows at a time: where the logit is greater than the threshold.
+    """Yield one mask at image size, some rows at a time: True where the logit is greater than the threshold.
 
     Args:
         logits: float32 ``[h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         threshold: The manifest's `mask_threshold`.
 
     Yields:
-        The number of the band's first row, and the band: bool ``[rows, W]``.
+        The band's first row, and the band: bool ``[rows, W]``.
     """
     for top, band in upscale_bands(logits, geometry):
         yield top, band > threshold
 
 
 def empty_masks(count: int, height: int, width: int) -> BoolArray:
-    """Return room for masks, bool ``[count, height, width]``.
+    """Allocate masks, bool ``[count, height, width]``.
 
     Raises:
         UsageError: There is not enough memory for all of them at once.
@@ -142,7 +142,7 @@ def empty_masks(count: int, height: int, width: int) -> BoolArray:
 
 
 def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out: BoolArray) -> None:
-    """Write one mask into ``out``, bool ``[H, W]``; for the arguments see `mask_bands`."""
+    """Write one mask into ``out``, bool ``[H, W]``; see `mask_bands` for the arguments."""
     for top, band in upscale_bands(logits, geometry):
         np.greater(band, threshold, out=out[top : top + len(band)])
 
@@ -150,8 +150,8 @@ def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out
 def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> FloatArray:
     """Return the tight box of one mask without drawing the mask: float32 ``(x1, y1, x2, y2)``.
 
-    As in Meta's ``batched_mask_to_box``: the first and the last column and row that belong to the mask, in px; zeros
-    where the mask is empty. For the arguments see `mask_bands`.
+    As in Meta's ``batched_mask_to_box``: the first and last column and row of the mask, in px; zeros if the mask is
+    empty. See `mask_bands` for the arguments.
     """
     columns = np.zeros(geometry.width, np.bool_)
     top_row, bottom_row = -1, -1
@@ -168,15 +168,15 @@ def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> F
 
 
 def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> FloatArray:
-    """Return a mask of the image as low-resolution logits, the form in which SAM takes masks as prompts.
+    """Return a mask of the image as low-resolution logits, SAM's form of mask prompts.
 
-    The mask goes the way of the image (antialiased resize, top left of the square), is averaged down to ``side``, and
-    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with masks that users draw. Outside the image
-    it is -10.
+    The mask is treated like the image (antialiased resize, top left of the square), is averaged down to ``side``, and
+    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with user-drawn masks. Outside the image it
+    is -10.
 
     Args:
         mask: bool ``[H, W]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         side: Rows and columns of the decoder's ``mask_input``.
     """
     from PIL import Image

@@ -1,10 +1,9 @@
-"""Rows and columns of an image as mixtures of those of low-resolution logits, with products that one thread computes.
+"""Rows and columns of an image as mixtures of those of low-resolution logits, with single-threaded products.
 
-Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each of
-which treats rows and columns alike and apart. Here their product is applied at once: a row of the image is a mixture of
-at most four rows of logits. A block of rows taps few rows of logits, so that a block is a small matrix product. Two
-calls of ``cv2.resize`` are no substitute: OpenCV does not round the scales as torch does, pixels near the threshold
-differ, and the whole image would be held in float32. Knows sizes and numbers, and nothing of masks.
+Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each
+separable into rows and columns. Here their product is applied at once: a row of the image is a mixture of at most four
+rows of logits, and a block of rows a small matrix product. Two calls of ``cv2.resize`` are no substitute: OpenCV does
+not round the scales as torch does, pixels near the threshold differ, and the whole image would be held in float32.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from samedge.runtime.image.geometry import ImageGeometry
 from samedge.types import FloatArray
 
 ONE_THREAD: Final = 1 << 18
-"""Multiplications in a matrix product up to which numpy's BLAS (OpenBLAS) leaves it to the thread that asks. Above, it
-wakes others, however few threads the caller wants: the one that asked waits until they get a core, and they go on
-spinning for a tenth of a second on a core that the graphs should have."""
+"""Multiplications in a matrix product up to which numpy's BLAS (OpenBLAS) stays on the calling thread. Above, it wakes
+others, however few threads the caller wants: the calling one waits until they get a core, and they keep spinning for a
+tenth of a second on a core that the graphs should have."""
 
 _MOST_ROWS: Final = 64
 
@@ -40,11 +39,11 @@ class Taps:
     weight: FloatArray
 
     def within(self, targets: slice) -> Taps:
-        """Some of the targets."""
+        """Return the taps of some of the targets."""
         return Taps(self.index[targets], self.weight[targets])
 
     def shares(self, sources: int) -> FloatArray:
-        """How much of all targets comes from each source: float32 ``[sources]``."""
+        """Return the total weight of each source: float32 ``[sources]``."""
         return np.bincount(self.index.ravel(), self.weight.ravel(), sources).astype(np.float32)
 
     def stretch(self, rows: FloatArray) -> FloatArray:
@@ -80,13 +79,13 @@ def column_taps(low: int, geometry: ImageGeometry) -> Taps:
     return _taps(low, geometry.image_size, geometry.resized_width, geometry.width)
 
 
-@lru_cache(maxsize=8)  # every mask of an image has the same
+@lru_cache(maxsize=8)  # equal for every mask of an image
 def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
-    """Return all rows of an image in blocks of one size (but the last), so small that one thread computes each.
+    """Return all rows of an image in blocks of one size (except the last), small enough for a single thread.
 
     Args:
         low: Rows of the logits.
-        geometry: Of the image.
+        geometry: Geometry of the image.
     """
     taps = row_taps(low, geometry)
     size = _MOST_ROWS
@@ -97,13 +96,13 @@ def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
 
 
 def mix_rows(logits: FloatArray, geometry: ImageGeometry, rows: slice, columns: Taps, out: FloatArray) -> FloatArray:
-    """Write logits at the size of the image: of some rows, at some columns.
+    """Write logits at image size: of some rows, at some columns.
 
     Args:
         logits: float32 ``[h, w]``.
-        geometry: Of the image.
-        rows: Of the image, at least one, without a step.
-        columns: Taps of those columns.
+        geometry: Geometry of the image.
+        rows: At least one row of the image, without a step.
+        columns: Taps of the columns.
         out: float32 ``[rows, columns]``.
 
     Returns:
@@ -123,7 +122,7 @@ def mix_rows(logits: FloatArray, geometry: ImageGeometry, rows: slice, columns: 
 
 
 def _most_sources(taps: Taps, size: int) -> int:
-    """Return how many rows of logits a block of so many rows taps at most."""
+    """Return the most rows of logits tapped by a block of this many rows."""
     tops = np.arange(0, len(taps.index), size)
     lowest = np.minimum.reduceat(taps.index.min(axis=1), tops)
     highest = np.maximum.reduceat(taps.index.max(axis=1), tops)
@@ -161,10 +160,11 @@ def _taps(low: int, square: int, cropped: int, original: int) -> Taps:
 
 
 def _bilinear(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
-    """For each target, the two sources and the weight of the second.
+    """Return the two sources of each target, and the weight of the second.
 
     torch's ``interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, clamped at 0. Rounded where torch
-    rounds (the scale to float32, then one fused multiply-subtract), or weights would differ by 1e-4 at the far end.
+    rounds (the scale to float32, then one fused multiply-subtract), otherwise weights would differ by 1e-4 at the far
+    end.
     """
     scale = np.float32(source) / np.float32(target)
     at = (np.float64(scale) * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
