@@ -1,4 +1,4 @@
-"""One table, in the four forms that people and programs read: a table on the terminal, Markdown, CSV and JSON."""
+"""Tables in four formats: terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FORMATS: Final = ("table", "markdown", "csv", "json")
 
 @dataclass(frozen=True, slots=True)
 class PlainTable:
-    """Rows of one kind.
+    """A table in no particular format.
 
     Attributes:
-        title: What the rows are.
-        columns: Their names.
-        rows: A text for each column.
-        records: The same with full values, for JSON.
+        title: The title; the key of the rows in JSON.
+        columns: Names of the columns.
+        rows: One text per column.
+        records: The rows with full values, for JSON.
     """
 
     title: str
@@ -41,12 +41,12 @@ def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None
     """Write tables to stdout.
 
     Args:
-        tables: JSON holds each under its title, CSV has them one after the other with an empty line between.
+        tables: JSON holds each under its title; CSV separates them by an empty line.
         form: One of `FORMATS`.
-        columns: Of a table where stdout is no terminal and nobody said how wide it is; 80 if left out.
+        columns: Width of a table if stdout is not a terminal and COLUMNS is unset; 80 by default.
 
     Raises:
-        UsageError: There is no such form.
+        UsageError: The format is unknown.
     """
     if form == "table":
         console = Console()
@@ -66,7 +66,7 @@ def tables_text(tables: Sequence[PlainTable], form: str) -> str:
         form: "markdown", "csv" or "json".
 
     Raises:
-        UsageError: There is no such form.
+        UsageError: The format is unknown.
     """
     if form == "json":
         document = {table.title: list(table.records) for table in tables}
@@ -75,7 +75,7 @@ def tables_text(tables: Sequence[PlainTable], form: str) -> str:
         return "\n".join(_csv(table) for table in tables)
     if form == "markdown":
         return "\n".join(_markdown(table) for table in tables)
-    raise UsageError(f"there is no format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+    raise UsageError(f"unknown format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
 
 
 def _rich(table: PlainTable) -> Table:

@@ -1,4 +1,4 @@
-"""What the commands show as tables."""
+"""Tables of the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samedge.runtime.results.results import Results
 
 
 def parity_table(parity: ParityRecord) -> Table:
-    """Return the verdict, one row for each kind of prompt; its worst image counts."""
+    """Return the verdict, with one row per kind of prompt; its worst image counts."""
     if "box_error_max" in parity.thresholds or parity.objects is not None:
         return _yolo_parity_table(parity)
     table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
@@ -41,12 +41,12 @@ def parity_table(parity: ParityRecord) -> Table:
 
 
 def _yolo_parity_table(parity: ParityRecord) -> Table:
-    """Return the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
+    """Return the verdict of a YOLO model, with one row per probe image or the agreement of objects."""
     title = f"parity: {_verdict(parity)} ({escape(parity.backend)})"
-    # Few columns: the title is not to be folded to their width.
+    # The columns are narrow: min_width keeps the title on one line.
     table = Table(title=title, title_justify="left", min_width=len(Text.from_markup(title)))
     if parity.objects is not None:
-        table.add_column("float32 and int8 on your pictures", overflow="fold")
+        table.add_column("float32 and int8 on your images", overflow="fold")
         table.add_row(parity.objects.sentence)
         return table
     table.add_column("image")
@@ -80,7 +80,7 @@ def graphs_table(manifest: Manifest) -> Table:
 
 
 def engines_table(pairs: Sequence[EngineSet]) -> Table:
-    """Return the engines of a bundle, those beside it first."""
+    """Return the engines of a bundle; those beside it come first."""
     table = Table(title="engines", title_justify="left")
     roles = list(pairs[0].engines)
     for name in ("TensorRT", "GPU", *roles, "MB", "masks", "in"):
@@ -98,7 +98,7 @@ def engines_table(pairs: Sequence[EngineSet]) -> Table:
 
 
 def ports_table(manifest: Manifest) -> Table:
-    """Return what the graphs of a bundle take and give."""
+    """Return the inputs and outputs of a bundle's graphs."""
     table = Table(title="inputs and outputs", title_justify="left")
     for name in ("graph", "", "name", "dtype", "shape"):
         table.add_column(name, overflow="fold")
@@ -111,7 +111,7 @@ def ports_table(manifest: Manifest) -> Table:
 
 
 def print_results(results: Results) -> None:
-    """Write the image's name and size to stdout, on one line however long it is, and the masks that were found."""
+    """Write the image's name and size, on one unwrapped line, and the table of masks to stdout."""
     console = Console()
     title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
@@ -133,7 +133,7 @@ def _results_table(results: Results) -> Table:
 
 
 def backends_table(backends: Sequence[BackendReport]) -> PlainTable:
-    """Return one row a backend: whether it works here, and why not and the cure where it does not."""
+    """Return one row per backend: its availability, and the reason and cure if it is unavailable."""
     return PlainTable(
         title="backends",
         columns=("backend", "works", "version", "devices", "opens", "why"),
@@ -153,7 +153,7 @@ def backends_table(backends: Sequence[BackendReport]) -> PlainTable:
 
 
 def decisions_table(decisions: Sequence[Decision]) -> PlainTable:
-    """Return one row a decision: which graph, which backend won, by how much, and when."""
+    """Return one row per decision: the graph, the chosen backend, the measured candidates and the date."""
     return PlainTable(
         title="decisions",
         columns=("graph", "asked for", "chosen", "why", "candidates", "measured"),

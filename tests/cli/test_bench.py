@@ -64,8 +64,8 @@ def test_the_preset_measures_what_its_table_needs(
     [
         (("--columns", "speed"), "--columns: there is no column 'speed'"),
         (("--mode", "quick"), "--mode: there is no mode 'quick'"),
-        (("--peer", "nothing"), "--peer: 'nothing' names no peer"),
-        (("--peer", "a='open"), "--peer: this command cannot be read"),
+        (("--peer", "nothing"), "--peer: invalid peer 'nothing'"),
+        (("--peer", "a='open"), "--peer: invalid command"),
         (("--peers", "--peer", "meta=it"), "--peer: 'meta' is a peer that --peers brings"),
         (("--preset", "page"), "--preset: there is no preset 'page'"),
         (("--compare", "none.json"), "none.json: cannot read this"),
