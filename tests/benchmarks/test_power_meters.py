@@ -106,7 +106,7 @@ def test_a_meter_that_runs_reads_in_a_thread_and_stops(tmp_path: Path) -> None:
 
 
 def test_where_nothing_tells_energy_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_meter(tmp_path) == (None, "no power sensor of a Jetson and no RAPL counter here")
+    assert find_meter(tmp_path) == (None, "no Jetson power sensor and no RAPL counter found")
     write_tree(tmp_path, PC)
 
     def refuse(_: RaplMeter) -> None:

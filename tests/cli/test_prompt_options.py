@@ -113,11 +113,11 @@ def test_a_mask_belongs_to_the_points_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((POINTS, LABELS, [BOX, OTHER], [], False), "--point: there are 2 boxes, and the points can belong to one"),
-        ((POINTS, LABELS, [], [MASK, MASK], False), "--point: there are 2 masks, and the points can belong to one"),
+        ((POINTS, LABELS, [BOX, OTHER], [], False), "--point: 2 boxes given, but all points describe one object"),
+        ((POINTS, LABELS, [], [MASK, MASK], False), "--point: 2 masks given, but all points describe one object"),
         ((POINTS, LABELS, [BOX], [], True), "2 times --point and 1 times --box do not match. Give as many of each"),
         (([], [], [BOX, OTHER], [MASK], False), "2 times --box and 1 times --mask do not match"),
-        (([], [], [BOX], [], True), "--each-point: there is no point. Give --point as well"),
+        (([], [], [BOX], [], True), "--each-point: no point given. Give --point as well"),
     ],
 )
 def test_what_does_not_belong_together(given: tuple[Any, ...], message: str) -> None:

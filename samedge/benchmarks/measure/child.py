@@ -1,7 +1,7 @@
-"""A call in a child process of its own: for what one process can be asked only once, such as its peak memory.
+"""Calls in a child process, for quantities that a process can measure only once, such as its peak memory.
 
-The call is named, ``module:function``, and its arguments and result are JSON. The result comes back in a file, so that
-whatever libraries write to stdout does no harm.
+A call is named ``module:function``; its arguments and result are JSON. The result returns in a file, so that output of
+libraries on stdout does no harm.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from samedge import errors
 from samedge.errors import BenchmarkError, SamedgeError, missing_extra
 
 EXTRA: Final = "bench"
-"""The extra of this package that installs what is measured against."""
+"""The extra of this package that installs the reference packages."""
 
-_SHOWN: Final = 3  # last lines of what a child that died wrote
+_SHOWN: Final = 3  # lines of stderr that an error message quotes
 _SHOWN_CHARACTERS: Final = 300
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the child does, and where it writes the answer."""
+    """A call, and the file for its result."""
 
     target: str
     arguments: dict[str, Any]
@@ -37,7 +37,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What it says: a result, or an error of this package by the name of its class."""
+    """A result, or an error of this package by the name of its class."""
 
     result: Any = None
     error: str = ""
@@ -47,10 +47,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def find_target(target: str) -> Callable[..., Any]:
-    """Return the function of a name such as ``package.module:function``.
+    """Return the function named ``package.module:function``.
 
     Raises:
-        BenchmarkError: There is none.
+        BenchmarkError: There is no such function.
         MissingExtraError: Its module needs a package that is not installed.
     """
     module, _, name = target.partition(":")
@@ -59,18 +59,18 @@ def find_target(target: str) -> Callable[..., Any]:
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and error.name != module:
             raise missing_extra(error.name, EXTRA, "This measurement") from error
-        raise BenchmarkError(f"there is nothing to call: {error}", where=target) from error
+        raise BenchmarkError(f"no such function: {error}", where=target, cure="Give module:function") from error
 
 
 def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
-    """Return what a function returns, called in a new process.
+    """Call a function in a new process and return its result.
 
     Args:
         target: ``module:function``.
-        arguments: Its keyword arguments, as JSON.
+        arguments: Its keyword arguments, as JSON values.
 
     Raises:
-        SamedgeError: As the function raises it.
+        SamedgeError: The function raised it.
         BenchmarkError: The process died.
     """
     with tempfile.TemporaryDirectory(prefix="samedge-child-") as folder:
@@ -84,7 +84,7 @@ def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
             check=False,
         )
         if not answer.is_file():
-            raise last_words(target, done.returncode, done.stderr)
+            raise process_failure(target, done.returncode, done.stderr)
         said = msgspec.json.decode(answer.read_bytes(), type=Answer)
     if said.error:
         kind = getattr(errors, said.error, SamedgeError)
@@ -92,25 +92,25 @@ def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
     return said.result
 
 
-def last_words(name: str, status: int, stderr: str) -> BenchmarkError:
-    """Return the error for a process that ended without an answer.
+def process_failure(name: str, status: int, stderr: str) -> BenchmarkError:
+    """Return the error for a process that ended without a result.
 
     Args:
-        name: What was measured.
-        status: With which it ended; negative for a signal.
-        stderr: What it wrote there.
+        name: The measured model or function.
+        status: Exit status; negative for a signal.
+        stderr: Its output on stderr.
     """
     last = " / ".join(stderr.strip().splitlines()[-_SHOWN:])
-    why = f"it ended with status {status}: {last}"
-    cure = None
+    why = f"ended with status {status}: {last}"
+    cure = "Install what the message names, or leave out the row"
     if status < 0:
-        why = f"it was ended by {signal.Signals(-status).name}"
+        why = f"was ended by {signal.Signals(-status).name}"
         cure = "If memory ran out, measure a smaller model or leave out the row"
-    return BenchmarkError(f"a process that measures gave no answer; {why}", where=name, cure=cure, status=status)
+    return BenchmarkError(f"the measuring process {why}", where=name, cure=cure, status=status)
 
 
 def serve() -> None:
-    """Do the job that is on stdin."""
+    """Run the job given on stdin."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         answer = Answer(result=find_target(job.target)(**job.arguments))
@@ -121,19 +121,20 @@ def serve() -> None:
 
 @contextmanager
 def foreign_failures(name: str) -> Iterator[None]:
-    """Turn what is raised inside the block into a `BenchmarkError` with the kind and the first line.
+    """Turn any exception inside the block into a `BenchmarkError` with its type and first line.
 
     Args:
-        name: Who is measured.
+        name: The contender.
     """
     try:
         yield
     except SamedgeError:
         raise
     except Exception as error:
-        # torch.compile alone raises what Triton, gcc and the system raise: there is no list of it.
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "it did not say why")
-        raise BenchmarkError(f"{type(error).__name__}: {first[:_SHOWN_CHARACTERS]}", where=name) from error
+        # torch.compile alone raises errors of Triton, gcc and the system, which cannot be enumerated.
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        what = f"{type(error).__name__}: {first[:_SHOWN_CHARACTERS]}"
+        raise BenchmarkError(what, where=name, cure="Leave this contender out, or report this") from error
 
 
 if __name__ == "__main__":

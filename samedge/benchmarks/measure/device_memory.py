@@ -1,4 +1,4 @@
-"""Memory on an NVIDIA device, as its driver's own tool tells it; nothing is known of other accelerators."""
+"""Memory use on an NVIDIA device, as its driver reports it; unavailable for other accelerators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tool = Callable[[Sequence[str]], str]
 
 
 def ask_tool(arguments: Sequence[str]) -> str:
-    """Return what ``nvidia-smi`` prints; empty where there is none, or it fails."""
+    """Return the output of ``nvidia-smi``; empty if it is missing or fails."""
     try:
         done = subprocess.run(  # noqa: S603 - the driver's tool, with arguments of this module
             [_TOOL, *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS
@@ -26,15 +26,15 @@ def ask_tool(arguments: Sequence[str]) -> str:
 
 
 def used_device_bytes(before: int | None, *, pid: int | None = None, tool: Tool = ask_tool) -> int | None:
-    """Return the device memory of a process; None where nobody tells it.
+    """Return the device memory of a process; None if unavailable.
 
-    In a container the driver knows the process under another number. Then it is what all processes use now, less what
-    they used before, which is right as long as no other program changes its share meanwhile.
+    In a container the driver knows the process by another id. The result is then the increase in the use by all
+    processes, which is right as long as no other program changes its share meanwhile.
 
     Args:
-        before: What all processes used before this one did; None to be told what they use now.
+        before: Use by all processes before this one started; None to return the present use by all processes.
         pid: The process; None for this one.
-        tool: Asks the driver.
+        tool: Runs the driver's tool.
     """
     if before is not None:
         listed = _rows(tool(("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")))
@@ -48,7 +48,7 @@ def used_device_bytes(before: int | None, *, pid: int | None = None, tool: Tool 
 
 
 def _rows(text: str) -> list[list[int]]:
-    """Lines of numbers; a Jetson's says "[N/A]", and such lines are left out."""
+    """Return the lines that are numbers; a Jetson reports "[N/A]" instead."""
     rows = []
     for line in text.splitlines():
         try:
@@ -59,11 +59,11 @@ def _rows(text: str) -> list[list[int]]:
 
 
 def device_bytes_of(device: str, before: int | None) -> Callable[[], int | None]:
-    """Return what tells the memory on an accelerator; on a processor there is none.
+    """Return a function that reads the memory use on an accelerator, and None for a CPU.
 
     Args:
-        device: The device really used.
-        before: What all processes used there before the model was loaded.
+        device: The device actually used.
+        before: Use by all processes before the model was loaded.
     """
     if device.lower().startswith("cpu"):
         return lambda: None

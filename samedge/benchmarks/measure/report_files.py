@@ -18,14 +18,14 @@ NOTHING: Final = "–"
 
 
 def spread_text(spread: Spread, unit: str, scale: float = 1.0) -> str:
-    """Return a median and, in brackets, between which values eight of ten lie; and how many are outliers."""
+    """Return a median with, in brackets, the range of the middle eight in ten and the number of outliers."""
     low, middle, high = (short(value * scale) for value in (spread.low, spread.median, spread.high))
     outliers = f", {spread.outliers} outlier{'s' if spread.outliers > 1 else ''}" if spread.outliers else ""
     return f"{middle}{unit} ({low}–{high}{outliers})"
 
 
 def short(value: float) -> str:
-    """Return a number with three digits, but never fewer than the whole ones."""
+    """Return a number with three significant digits, but all its integer digits."""
     size = abs(value)
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:.{decimals}f}"
@@ -40,8 +40,8 @@ def csv_lines(lines: Sequence[Mapping[str, object]], first: str) -> str:
     """Return dictionaries of the same keys as CSV.
 
     Args:
-        lines: One each.
-        first: The heading where there are none.
+        lines: One dictionary per line.
+        first: The heading if there are no lines.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]) if lines else [first], lineterminator="\n")
@@ -56,15 +56,15 @@ def json_text(report: msgspec.Struct) -> str:
 
 
 def write_texts(texts: Mapping[str, str], folder: Path, name: str) -> list[Path]:
-    """Write files of one name, in place of older ones, and return the paths.
+    """Write files of one name, replacing older ones, and return the paths.
 
     Args:
-        texts: By suffix.
-        folder: Made if it is not there.
-        name: Of the files.
+        texts: Contents by suffix.
+        folder: Created if missing.
+        name: Name of the files, without suffix.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: A file cannot be written.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

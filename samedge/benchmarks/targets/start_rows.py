@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, Final
 
-from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.rounds import spread_of
 from samedge.benchmarks.targets.context import Bench, cpu_backends
@@ -37,7 +37,7 @@ def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]
     bundle = bench.artefacts.bundle(model, form=bench.settings.form)
     for backend in cpu_backends():
         arguments = {
-            "bundle": str(bundle), "image": str(PICTURES[0]), "backend": backend, "threads": bench.settings.threads,
+            "bundle": str(bundle), "image": str(IMAGES[0]), "backend": backend, "threads": bench.settings.threads,
         }  # fmt: skip
         rounds = []
         for turn in range(bench.settings.rounds):

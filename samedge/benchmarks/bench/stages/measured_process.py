@@ -1,4 +1,4 @@
-"""A process that is measured, as the one that measures sees it: started, asked, and ended whatever happens."""
+"""Client side of the protocol: a measured process, always ended, whatever happens."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from typing import IO, Any, Final, TypeVar
 import msgspec
 from typing_extensions import Self
 
-from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Hello, Opened, Opening, Ran
-from samedge.benchmarks.measure.child import last_words
+from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
+from samedge.benchmarks.measure.child import process_failure
 from samedge.errors import BenchmarkError
 
 T = TypeVar("T")
 
 PATIENCE: Final = 3600.0
-"""Seconds for one answer: Meta's generator takes minutes a picture, and a board takes longer."""
+"""Time limit of one reply, seconds: Meta's generator takes minutes per image, and longer on a board."""
 
 _END: Final = 10.0
+_CURE: Final = "See the message of the peer, and docs/bench.md for the protocol"
 
 
 class MeasuredProcess:
     """A process that speaks the protocol of `samedge.benchmarks.bench.stages.peer_protocol`.
 
-    Use it as a context manager: at the end it is asked to close, and killed if it does not.
+    Use it as a context manager: on exit it is asked to close, and killed if it does not.
 
     Args:
         command: Program and arguments.
-        name: What errors call it.
+        name: Name in error messages.
         environment: Its environment; None for that of this process.
-        patience: Seconds to wait for one answer.
+        patience: Time limit of one reply, seconds.
 
     Raises:
-        BenchmarkError: It cannot be started.
+        BenchmarkError: The process cannot be started.
     """
 
     def __init__(
@@ -50,15 +51,15 @@ class MeasuredProcess:
     ) -> None:
         self.name = name
         self._patience = patience
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has died, closed with it
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read after the process dies, closed in close()
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - what the user named
+            self._process = subprocess.Popen(  # noqa: S603 - the user's own command
                 list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
             )
         except OSError as error:
             self._errors.close()
             raise BenchmarkError(
-                f"this process cannot be started: {error.strerror}", where=name, cure="Check the command"
+                f"the process cannot be started: {error.strerror}", where=name, cure="Check the command"
             ) from error
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -66,37 +67,41 @@ class MeasuredProcess:
 
     @property
     def status(self) -> int | None:
-        """With which it ended; negative for a signal, None as long as it runs."""
+        """Exit status; negative for a signal, None while it runs."""
         return self._process.poll()
 
-    def hello(self) -> Hello:
-        """Ask who it is and whether it can work here.
+    def hello(self) -> Capabilities:
+        """Request its name, version and availability.
 
         Raises:
-            BenchmarkError: It speaks another protocol, or gives no answer.
+            BenchmarkError: It speaks another protocol, or does not reply.
         """
-        said = self._ask({"do": "hello"}, Hello)
-        if said.protocol != PROTOCOL:
-            raise BenchmarkError(f"it speaks protocol {said.protocol}, and this is {PROTOCOL}", where=self.name)
-        return said
+        reply = self._request({"do": "hello"}, Capabilities)
+        if reply.protocol != PROTOCOL:
+            raise BenchmarkError(
+                f"the peer speaks protocol {reply.protocol}, not {PROTOCOL}",
+                where=self.name,
+                cure="Use a peer and a samedge of the same protocol: see docs/bench.md",
+            )
+        return reply
 
-    def open(self, opening: Opening) -> Opened:
+    def open(self, opening: OpenRequest) -> OpenedModel:
         """Load a model.
 
         Raises:
-            BenchmarkError: It cannot, or died.
+            BenchmarkError: Loading failed, or the process died.
         """
-        return self._ask({"do": "open", **msgspec.to_builtins(opening)}, Opened)
+        return self._request({"do": "open", **msgspec.to_builtins(opening)}, OpenedModel)
 
-    def run(self, stage: str) -> Ran:
-        """Do a stage once on every picture.
+    def run(self, stage: str) -> StageTiming:
+        """Run a stage once on every image.
 
         Raises:
-            BenchmarkError: It cannot, or died.
+            BenchmarkError: The stage failed, or the process died.
         """
-        return self._ask({"do": "run", "stage": stage}, Ran)
+        return self._request({"do": "run", "stage": stage}, StageTiming)
 
-    def _ask(self, request: dict[str, Any], kind: type[T]) -> T:
+    def _request(self, request: dict[str, Any], kind: type[T]) -> T:
         line = msgspec.json.encode(request) + b"\n"
         stdin = self._stdin()
         try:
@@ -105,34 +110,36 @@ class MeasuredProcess:
         except OSError as error:
             raise self._death() from error
         try:
-            answer = self._lines.get(timeout=self._patience)
+            line = self._lines.get(timeout=self._patience)
         except queue.Empty:
             self._process.kill()
             raise BenchmarkError(
-                f"no answer to {request['do']!r} for {self._patience:.0f} s, so it was ended", where=self.name
+                f"no reply to {request['do']!r} within {self._patience:.0f} s, so the process was ended",
+                where=self.name,
+                cure="Measure a smaller model, or fewer columns with --columns",
             ) from None
-        if not answer:
+        if not line:
             raise self._death()
         try:
-            said = msgspec.json.decode(answer)
-            if isinstance(said, dict) and "error" in said:
-                raise BenchmarkError(str(said["error"]), where=self.name)
-            return msgspec.convert(said, kind)
+            reply = msgspec.json.decode(line)
+            if isinstance(reply, dict) and "error" in reply:
+                raise BenchmarkError(str(reply["error"]), where=self.name, cure=_CURE)
+            return msgspec.convert(reply, kind)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            shown = answer[:80].decode(errors="replace").strip()
+            shown = line[:80].decode(errors="replace").strip()
             raise BenchmarkError(
-                f"its answer to {request['do']!r} is not of the protocol ({error}): {shown}",
+                f"invalid reply to {request['do']!r} ({error}): {shown}",
                 where=self.name,
-                cure="A peer writes answers alone to stdout, and everything else to stderr",
+                cure="Write replies only to stdout, and everything else to stderr",
             ) from error
 
     def _stdin(self) -> IO[bytes]:
         if self._process.stdin is None or self._process.stdin.closed:
-            raise BenchmarkError("this process was closed", where=self.name)
+            raise BenchmarkError("the process was closed", where=self.name, cure="Start a new one")
         return self._process.stdin
 
     def _listen(self) -> None:
-        """Put lines into the queue as they come, and an empty one at the end."""
+        """Put lines into the queue as they arrive, and an empty one at the end."""
         if self._process.stdout is not None:
             for line in self._process.stdout:
                 self._lines.put(line)
@@ -145,7 +152,7 @@ class MeasuredProcess:
             self._process.kill()
             status = self._process.wait()
         self._errors.seek(0)
-        return last_words(self.name, status, self._errors.read().decode(errors="replace"))
+        return process_failure(self.name, status, self._errors.read().decode(errors="replace"))
 
     def close(self) -> None:
         """End the process. May be called twice."""
@@ -154,20 +161,20 @@ class MeasuredProcess:
             try:
                 process.stdin.write(b'{"do": "close"}\n')
                 process.stdin.close()
-            except OSError:  # it is dead already
+            except OSError:  # the process has already died
                 pass
         try:
             process.wait(_END)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._listener.join(_END)  # a file that is closed while a thread reads it is an error in that thread
+        self._listener.join(_END)  # closing the file while the thread reads it would raise in the thread
         if process.stdout is not None:
             process.stdout.close()
         self._errors.close()
 
     def kill(self) -> None:
-        """End the process at once: whoever was interrupted does not wait for a stage to end."""
+        """Kill the process at once, without waiting for a running stage."""
         self._process.kill()
 
     def __enter__(self) -> Self:
