@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-__version__: Final = "0.1.0"
+from samedge.version import __version__
 
 if TYPE_CHECKING:
     from samedge.annotation.auto_annotate import auto_annotate

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import mobile_sam, reference_mobile_sam, reference_sam, segment_anything
 from safetensors.torch import save_file
+from support.reference import mobile_sam, reference_mobile_sam, reference_sam, segment_anything
 
 import samedge
 from samedge.bundle.manifest import MANIFEST_NAME, read_manifest

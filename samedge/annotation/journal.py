@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -22,6 +21,7 @@ from typing_extensions import Self
 from samedge.annotation.records import ImageKey, ImageRecord
 from samedge.errors import ImageError, StorageError, UsageError, storage_errors
 from samedge.storage.atomic import write_whole
+from samedge.storage.locks import claim
 
 JOURNAL_NAME: Final = "annotate.jsonl"
 SCHEMA: Final = 1
@@ -73,8 +73,11 @@ class Journal:
         with storage_errors(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.path.open("a+b")
+        busy = UsageError(
+            "another run is writing to this folder", where=folder, cure="Wait for it, or choose another folder"
+        )
         try:
-            _claim(self._file, self.path)
+            claim(self._file, busy)
             if restart:
                 self._forget()
             self._open(wanted)
@@ -226,22 +229,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _claim(file: BinaryIO, path: Path) -> None:
-    """Lock the file for this process, where the system supports locks; the lock ends with the process."""
-    try:
-        fcntl = import_module("fcntl")
-    except ModuleNotFoundError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(
-            "another run is writing to this folder", where=path.parent, cure="Wait for it, or choose another folder"
-        ) from error
-    except OSError:  # a file system without locks
-        return
 
 
 def _difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import samedge
 from samedge.bundle.archive import open_bundle
 from samedge.errors import BundleError, missing_extra
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
+from samedge.version import __version__
 
 if TYPE_CHECKING:
     from samedge.export.exporter import Progress
@@ -41,7 +41,7 @@ def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, prog
         name, digest = str(path), sha256_file(path)
     stem = Path(name).stem.replace(":", "-")
     size = f"-{image_size}" if image_size else ""
-    target = cache_folder() / "exports" / f"{stem}-{digest[:16]}{size}-{samedge.__version__}"
+    target = cache_folder() / "exports" / f"{stem}-{digest[:16]}{size}-{__version__}"
     try:
         open_bundle(target, force=True)
     except BundleError:

@@ -6,22 +6,20 @@ other file. Knows files and nothing of engines.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import time
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 from samedge.bundle.manifest import MANIFEST_NAME, FileRecord, GraphRole, Manifest, parse_manifest, read_manifest
-from samedge.errors import BundleError, IntegrityError, ParityError, StorageError, storage_errors
+from samedge.errors import BundleError, IntegrityError, ParityError, storage_errors
+from samedge.storage.atomic import TEMPORARY_PREFIX, abandoned, staged_folder
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 
@@ -29,9 +27,7 @@ ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 ENGINE_SUFFIXES: Final = (".engine", ".plan", ".trt")
 
-TEMPORARY_PREFIX: Final = ".tmp-"
 _MANIFEST_LIMIT: Final = 1 << 24
-_LEFTOVER_SECONDS: Final = 24 * 60 * 60
 _AGAIN: Final = "Copy the bundle again, or export the checkpoint again"
 
 
@@ -260,15 +256,11 @@ def _read_manifest_entry(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 
 def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: Path, path: Path) -> None:
-    """Unpack what the manifest names, and only that, and renames the folder when all of it is there and right."""
-    stage = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid4().hex[:8]}"
-    with storage_errors(stage):
-        stage.mkdir(parents=True)
-        for leftover in folder.parent.glob(f"{TEMPORARY_PREFIX}*"):
-            with suppress(FileNotFoundError):  # another process has just renamed it
-                if leftover.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-                    shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    """Unpack what the manifest names, and only that, and rename the folder when all of it is there and right."""
+    for leftover in abandoned(folder.parent):
+        shutil.rmtree(leftover, ignore_errors=True)
+    # A folder that is there by then was unpacked by another process: its name is the digest of its content.
+    with staged_folder(folder, replace=False) as stage:
         for record in manifest.files:
             try:
                 entry = archive.getinfo(record.file)
@@ -290,15 +282,3 @@ def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: P
         verify_files(stage, manifest)
         with storage_errors(folder):
             (stage / MANIFEST_NAME).write_bytes(data)
-            _rename(stage, folder)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _rename(stage: Path, folder: Path) -> None:
-    try:
-        stage.rename(folder)
-    except OSError as error:
-        # Another process unpacked the same bundle in the meantime: the digest says that it is the same.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not folder.is_dir():
-            raise StorageError(f"cannot rename to this: {error.strerror}", where=folder) from error

@@ -1,23 +1,16 @@
-"""Folders and files that appear whole or not at all.
-
-A bundle is written under a temporary name beside its target and renamed when it is complete: a process that is killed
-leaves nothing that loads, and two that export at once do not see each other's halves.
-"""
+"""Bundles that appear whole or not at all: a folder, or one ``.samedge`` file."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
-from samedge.bundle.archive import ARCHIVE_SUFFIX, TEMPORARY_PREFIX
+from samedge.bundle.archive import ARCHIVE_SUFFIX
 from samedge.bundle.manifest import MANIFEST_NAME
-from samedge.errors import ExportError, StorageError, storage_errors
+from samedge.errors import ExportError, storage_errors
+from samedge.storage.atomic import remove_leftovers, staged_folder, temporary_folder
 
 
 @contextmanager
@@ -29,23 +22,18 @@ def staged_bundle(target: Path) -> Iterator[Path]:
 
     Raises:
         ExportError: Something that is not a bundle is in the way.
-        StorageError: The file system said no.
+        StorageError: The file system refused.
     """
     check_target(target)
-    with storage_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
-    stage = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{os.getpid()}-{uuid4().hex[:8]}"
-    try:
-        with storage_errors(target):
-            stage.mkdir()
-            yield stage
-            if target.suffix == ARCHIVE_SUFFIX:
+    with storage_errors(target):
+        remove_leftovers(target)
+        if target.suffix == ARCHIVE_SUFFIX:
+            with temporary_folder(target) as stage:
+                yield stage
                 _archive(stage, target)
-            else:
-                _replace(stage, target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        else:
+            with staged_folder(target, replace=True) as stage:
+                yield stage
 
 
 def check_target(target: Path) -> None:
@@ -66,43 +54,6 @@ def check_target(target: Path) -> None:
             where=target,
             cure="Choose another output folder",
         )
-
-
-def remove_leftovers(target: Path) -> None:
-    """Remove what exports to this target left behind when they were killed."""
-    for stage in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}-*"):
-        owner = stage.name.rsplit("-", 2)[1]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(stage, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # there, signal 0 is a console event and not a question
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _replace(stage: Path, target: Path) -> None:
-    """Rename the stage to the target; an older bundle is moved away first and removed after."""
-    old = target.parent / f"{stage.name}-old-{os.getpid()}-{uuid4().hex[:8]}"
-    for _ in range(100):
-        try:
-            stage.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            return
-        with suppress(FileNotFoundError):  # another process moved it away at the same moment
-            target.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-    raise StorageError("other processes keep writing here", where=target, cure="Choose another output folder")
 
 
 def _archive(stage: Path, target: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from samedge import __version__
 from samedge.cli.annotate import annotate
 from samedge.cli.bench import bench
 from samedge.cli.build import build
@@ -23,6 +22,7 @@ from samedge.cli.predict import predict
 from samedge.cli.profile import profile
 from samedge.cli.verify import verify
 from samedge.errors import SamedgeError, StorageError
+from samedge.version import __version__
 
 app = typer.Typer(
     name="samedge",

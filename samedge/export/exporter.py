@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-import samedge
 from samedge.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -52,6 +51,7 @@ from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.image.sources import find_images
 from samedge.types import Array, IOScheme, Precision
+from samedge.version import __version__
 
 ExportFormat: TypeAlias = Literal["onnx", "trt", "rtx", "engine", "tensorrt", "tensorrt-rtx"]
 Progress: TypeAlias = Callable[[str, float], None]
@@ -349,7 +349,7 @@ def _input_record(sam: Sam) -> InputRecord:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"samedge": samedge.__version__, "python": platform.python_version()}
+    versions = {"samedge": __version__, "python": platform.python_version()}
     for name in _VERSIONED:
         try:
             versions[name] = version(name)

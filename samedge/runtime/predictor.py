@@ -15,10 +15,11 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 from typing_extensions import Self, Unpack
@@ -48,12 +49,14 @@ from samedge.runtime.prompts.tokens import parse_prompts
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost
-from samedge.runtime.warm_up import warm_up
 from samedge.types import FloatArray, ImageArray
 
 __all__ = ["Prediction", "Predictor"]
 
 R = TypeVar("R")
+
+_WARM_UP_ROUNDS: Final = 3
+"""A CUDA graph is captured at the second call of a shape, if memory did not have to grow for another one since."""
 
 
 class Predictor:
@@ -219,7 +222,13 @@ class Predictor:
             EngineError: A graph failed.
         """
         self._refuse_beside_a_stream()
-        warm_up(self.twin(), tuple(prompts), tuple(points))
+        twin, size = self.twin(), self._manifest.input.image_size
+        # The largest first, so that memory grows once.
+        shapes = sorted(product(prompts, points), key=lambda shape: -shape[0] * shape[1])
+        for _ in range(_WARM_UP_ROUNDS):
+            twin.set_image(np.zeros((size, size, 3), np.uint8))
+            for count, each in shapes:
+                twin.predict(points=np.full((count, each, 2), size / 2), multimask=True)
 
     def reset_image(self) -> None:
         """Forget the present image."""

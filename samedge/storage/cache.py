@@ -1,4 +1,4 @@
-"""Where samedge keeps what it can make or fetch again: one folder for each user, or the one that the user names."""
+"""Folder for everything that samedge can make or fetch again: one for each user, or the one that the user names."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ def cache_folder() -> Path:
     Raises:
         StorageError: The user has no home folder, and none was named.
     """
+    import platformdirs
+
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named).expanduser()
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    if base and sys.platform != "darwin":
-        return Path(base) / "samedge"
-    places = {"win32": ("AppData", "Local"), "darwin": ("Library", "Caches")}
     try:
-        return Path.home().joinpath(*places.get(sys.platform, (".cache",)), "samedge")
+        folder = platformdirs.user_cache_path("samedge", appauthor=False, opinion=False)
+        if sys.platform == "darwin":  # later versions of platformdirs follow $XDG_CACHE_HOME there, earlier ones do not
+            folder = Path("~/Library/Caches/samedge").expanduser()
+        if folder.is_absolute():
+            return folder
+        reason = "the home folder is unknown"
     except RuntimeError as error:
-        raise StorageError(
-            f"there is no place for a cache: {error}", cure=f"Set {CACHE_VARIABLE} to a folder"
-        ) from error
+        reason = str(error)
+    raise StorageError(f"there is no place for a cache: {reason}", cure=f"Set {CACHE_VARIABLE} to a folder")

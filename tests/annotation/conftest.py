@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pictures import write_picture
+from support.pictures import write_picture
 
 from samedge.api.sam import SAM
 from samedge.testing.fake_predictor import fake_predictor
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("SAMEDGE_CACHE", str(folder))
-    return folder
 
 
 @pytest.fixture

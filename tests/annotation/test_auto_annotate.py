@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import write_small_bundle
-from pictures import write_picture
+from support.bundles import write_small_bundle
+from support.pictures import write_picture
 
 import samedge
 from samedge.annotation import pipeline

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-import generators
 import numpy as np
+from support import generators
 
 from samedge.annotation.auto_annotate import auto_annotate
 from samedge.annotation.objects import MaskPolicy, label_line, mask_forms

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from program import Outcome, Program
+from support.program import Outcome, Program
 
 from samedge.api import sam as api
 from samedge.cli.app import run
@@ -17,12 +17,8 @@ from samedge.testing.fake_predictor import fake_predictor
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of its own for every test."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("SAMEDGE_CACHE", str(folder))
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    return folder
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from pictures import write_picture
-from program import Program
+from support.pictures import write_picture
+from support.program import Program
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import typer
-from bundles import write_any_bundle, write_small_bundle
-from program import Program
+from support.bundles import write_any_bundle, write_small_bundle
+from support.program import Program
 from typer.testing import CliRunner
 
 import samedge

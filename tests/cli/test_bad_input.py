@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from bundles import write_small_bundle
 from PIL import Image
-from program import Outcome, Program
+from support.bundles import write_small_bundle
+from support.program import Outcome, Program
 
 from samedge.bundle.manifest import MANIFEST_NAME
 from samedge.models.sam.seeded import seeded_state

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench_rows import model_row, report
-from program import Program
+from support.bench_rows import model_row, report
+from support.program import Program
 
 from samedge.benchmarks.bench import session
 from samedge.benchmarks.bench.files import write_bench

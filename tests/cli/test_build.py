@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from boards import Board, overflown
-from exported import TINY, exported_bundle
-from program import Program
+from support.boards import Board, overflown
+from support.exported import TINY, exported_bundle
+from support.program import Program
 
 from samedge.bundle.archive import bundle_manifest
 from samedge.engines.tensorrt.build import guarded as guarded_build
@@ -147,7 +147,7 @@ def test_a_build_that_the_system_kills_is_one_line_with_the_cure(
     """A real child that is really killed."""
     board = Board(monkeypatch, "rtx", None)
     board.serve(bundle)
-    killed = partial(guarded_build.build_in_child, builder="build_doubles:is_killed")
+    killed = partial(guarded_build.build_in_child, builder="support.build_doubles:is_killed")
     monkeypatch.setattr(stored_builds, "build_in_child", killed)
     done = program("build", bundle, "-o", tmp_path / "out")
     assert (done.status, done.out) == (1, "")
@@ -171,7 +171,7 @@ def test_a_build_for_which_the_memory_is_not_enough_is_refused(
     monkeypatch.setattr(
         stored_builds,
         "build_in_child",
-        partial(guarded_build.build_in_child, builder="build_doubles:checks_memory_of_a_small_board"),
+        partial(guarded_build.build_in_child, builder="support.build_doubles:checks_memory_of_a_small_board"),
     )
     done = program("build", bundle, "-o", tmp_path / "out")
     assert done.status == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from program import Program
+from support.program import Program
 
 from samedge.cli import demo
 from samedge.models.checkpoints import weights

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boards import ORIN, Board, stale
-from build_doubles import any_report
-from fake_tensorrt import FakeTensorRt
-from program import Program
+from support.boards import ORIN, Board, stale
+from support.build_doubles import any_report
+from support.fake_tensorrt import FakeTensorRt
+from support.program import Program
 
 from samedge.bundle.engine_notes import EngineNotes
 from samedge.bundle.manifest import ParityRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from program import Program
+from support.program import Program
 
 import samedge
 from samedge.bundle.archive import bundle_manifest

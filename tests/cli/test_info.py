@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bundles import any_manifest, pack, write_any_bundle, write_small_bundle
-from program import Program
+from support.bundles import any_manifest, pack, write_any_bundle, write_small_bundle
+from support.program import Program
 
 from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from program import Program
-from timed_backends import Clock, TimedBackend, install
+from support.program import Program
+from support.timed_backends import Clock, TimedBackend, install
 
 from samedge.engines.selection.choose import AUTO_VARIABLE, decide
 

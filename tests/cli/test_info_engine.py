@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boards import Board
-from fake_tensorrt import FakeTensorRt
-from program import Program
+from support.boards import Board
+from support.fake_tensorrt import FakeTensorRt
+from support.program import Program
 
 from samedge.bundle import engine_file
 from samedge.engines.fake import fake_engine

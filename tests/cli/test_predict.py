@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from bundles import write_small_bundle
-from program import Program
+from support.bundles import write_small_bundle
+from support.program import Program
 
 import samedge
 from samedge.runtime.image.read import read_image

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from onnx_graphs import write_onnx, zeros
-from program import Program
+from support.onnx_graphs import write_onnx, zeros
+from support.program import Program
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from boards import Board, overflown
-from bundles import write_small_bundle
-from exported import exported_bundle
-from program import Program
+from support.boards import Board, overflown
+from support.bundles import write_small_bundle
+from support.exported import exported_bundle
+from support.program import Program
 
 from samedge.bundle.archive import open_bundle
 from samedge.bundle.engines import bundle_pairs

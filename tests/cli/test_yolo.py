@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import write_small_bundle
-from program import Program
-from yolo_models import CONF, DETECTOR, SMALL, bundle, checkpoint
+from support.bundles import write_small_bundle
+from support.program import Program
+from support.yolo_models import CONF, DETECTOR, SMALL, bundle, checkpoint
 
 import samedge
 from samedge.bundle.archive import bundle_manifest, open_bundle

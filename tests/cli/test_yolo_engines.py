@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from boards import Board, overflown
-from program import Program
-from yolo_models import bundle
+from support.boards import Board, overflown
+from support.program import Program
+from support.yolo_models import bundle
 
 from samedge.bundle.archive import bundle_manifest
 from samedge.engines.protocol import Availability
@@ -78,7 +78,7 @@ def test_what_was_tried_and_the_verdict(program: Program, tmp_path: Path, monkey
 def test_options_of_a_yolo_mean_nothing_for_a_sam(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bundles import write_small_bundle
+    from support.bundles import write_small_bundle
 
     Board(monkeypatch)
     done = program("build", write_small_bundle(tmp_path / "sam"), "--batch", "1")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
-from onnx_graphs import write_onnx, zeros
+from support.fake_tensorrt import VERSIONS, FakeTensorRt, write_graph
+from support.onnx_graphs import write_onnx, zeros
 
 from samedge.engines.layer_times import LayerProfile, LayerTime, median_layers, profile_layers
 from samedge.engines.onnxruntime.layers import layers_of_runs

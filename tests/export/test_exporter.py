@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from reference import reference_sam
+from support.reference import reference_sam
 from torch.nn import functional as F
 
 from samedge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest

@@ -232,9 +232,9 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", MODELS)
     def test_the_torch_model_gives_the_same_numbers(self, reference: Reference, name: str) -> None:
-        model = load_yolo(reference.model(name)).model
+        model = load_yolo(reference.model(name)).model.double()
         with torch.no_grad():
-            ours = [out.numpy() for out in model(torch.from_numpy(np.load(reference.folder / "input.npy")))]
+            ours = [out.numpy() for out in model(torch.from_numpy(np.load(reference.folder / "input.npy")).double())]
         with np.load(reference.folder / f"{name}-raw.npz") as theirs:
             assert len(ours) == len(theirs)
             wanted = list(theirs.values())

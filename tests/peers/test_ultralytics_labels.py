@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import write_picture
+from support.pictures import write_picture
 
 from samedge.annotation.auto_annotate import auto_annotate
 from samedge.api.sam import SAM

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import write_small_bundle
-from fake_boards import Board, SharedGpu, picture
-from in_threads import in_threads
+from support.bundles import write_small_bundle
+from support.fake_boards import Board, SharedGpu, picture
+from support.in_threads import in_threads
 
 from samedge.api.load import load
 from samedge.engines.cuda import dlpack

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
-from bundles import model_record, write_small_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support import reference
+from support.bundles import model_record, write_small_bundle
 
 from samedge.api.load import load
 from samedge.bundle.manifest import SCHEMA_VERSION, InputRecord, Manifest, ParityRecord

@@ -7,7 +7,6 @@ this package writes, its source. A new one replaces older ones of the same name.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,20 +15,17 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
 
-import samedge
 from samedge.benchmarks.measure.child import call_in_child
-from samedge.bundle.archive import TEMPORARY_PREFIX
-from samedge.bundle.staging import remove_leftovers
-from samedge.errors import storage_errors
+from samedge.errors import BenchmarkError, storage_errors
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.storage.atomic import TEMPORARY_PREFIX, remove_leftovers, staged_folder
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 
-PACKAGE: Final = Path(samedge.__file__).parent
+PACKAGE: Final = Path(__file__).parents[2]
 IMAGES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.jpg")
 """A drawn scene, like those that sam_demo was trained on, and a photograph."""
 
@@ -62,9 +58,19 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 @cache
 def source_digest(*patterns: str) -> str:
-    """Return a digest of the names and contents of the package's files that match the patterns."""
+    """Return a digest of the names and contents of the package's files that match the patterns.
+
+    Raises:
+        BenchmarkError: A pattern matches no file, so results would outlive changes of the code behind them.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in PACKAGE.glob(pattern)):
+    paths: set[Path] = set()
+    for pattern in patterns:
+        found = set(PACKAGE.glob(pattern))
+        if not found:
+            raise BenchmarkError(f"no source file matches {pattern!r}", cure="Correct the patterns in this module")
+        paths |= found
+    for path in sorted(paths):
         digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
@@ -204,20 +210,13 @@ class Artefacts:
         if target.is_dir():
             return target
         self.say(f"Making {name.replace('-', ' ')}")
-        stage = target.parent / f"{TEMPORARY_PREFIX}{digest}-{os.getpid()}-{uuid4().hex[:8]}"
-        with storage_errors(target):
-            stage.mkdir(parents=True)
-        try:
+        with staged_folder(target, replace=False) as stage:
             make(stage)
             with storage_errors(target):
                 remove_leftovers(target)
                 for old in target.parent.iterdir():
                     if not old.name.startswith(TEMPORARY_PREFIX) and old != target:
                         shutil.rmtree(old, ignore_errors=True)
-                if not target.is_dir():  # another process may have made it meanwhile
-                    stage.rename(target)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
         return target
 
 

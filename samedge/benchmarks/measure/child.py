@@ -1,24 +1,14 @@
-"""Calls in a child process, for quantities that a process can measure only once, such as its peak memory.
-
-A call is named ``module:function``; its arguments and result are JSON. The result returns in a file, so that output of
-libraries on stdout does no harm.
-"""
+"""Calls in a child process, for quantities that a process can measure only once, such as its peak memory."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, cast
 
-import msgspec
-
-from samedge import errors
+from samedge import processes
 from samedge.errors import BenchmarkError, SamedgeError, missing_extra
 
 EXTRA: Final = "bench"
@@ -26,24 +16,6 @@ EXTRA: Final = "bench"
 
 _SHOWN: Final = 3  # lines of stderr that an error message quotes
 _SHOWN_CHARACTERS: Final = 300
-
-
-class Job(msgspec.Struct, frozen=True):
-    """A call, and the file for its result."""
-
-    target: str
-    arguments: dict[str, Any]
-    answer: str
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A result, or an error of this package by the name of its class."""
-
-    result: Any = None
-    error: str = ""
-    what: str = ""
-    where: str | None = None
-    cure: str | None = None
 
 
 def find_target(target: str) -> Callable[..., Any]:
@@ -73,23 +45,16 @@ def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
         SamedgeError: The function raised it.
         BenchmarkError: The process died.
     """
-    with tempfile.TemporaryDirectory(prefix="samedge-child-") as folder:
-        answer = Path(folder) / "answer.json"
-        job = msgspec.json.encode(Job(target, dict(arguments), str(answer))).decode()
-        done = subprocess.run(
-            [sys.executable, "-m", "samedge.benchmarks.measure.child"],
-            input=job,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if not answer.is_file():
-            raise process_failure(target, done.returncode, done.stderr)
-        said = msgspec.json.decode(answer.read_bytes(), type=Answer)
-    if said.error:
-        kind = getattr(errors, said.error, SamedgeError)
-        raise kind(said.what, where=said.where, cure=said.cure)
-    return said.result
+    return processes.call_in_child(
+        f"{__name__}:run",
+        {"target": target, "arguments": dict(arguments)},
+        died=lambda status, stderr: process_failure(target, status, stderr),
+    )
+
+
+def run(target: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a function by name in this process."""
+    return find_target(target)(**arguments)
 
 
 def process_failure(name: str, status: int, stderr: str) -> BenchmarkError:
@@ -109,16 +74,6 @@ def process_failure(name: str, status: int, stderr: str) -> BenchmarkError:
     return BenchmarkError(f"the measuring process {why}", where=name, cure=cure, status=status)
 
 
-def serve() -> None:
-    """Run the job given on stdin."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    try:
-        answer = Answer(result=find_target(job.target)(**job.arguments))
-    except SamedgeError as error:
-        answer = Answer(error=type(error).__name__, what=error.what, where=error.where, cure=error.cure)
-    Path(job.answer).write_bytes(msgspec.json.encode(answer))
-
-
 @contextmanager
 def foreign_failures(name: str) -> Iterator[None]:
     """Turn any exception inside the block into a `BenchmarkError` with its type and first line.
@@ -135,7 +90,3 @@ def foreign_failures(name: str) -> Iterator[None]:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
         what = f"{type(error).__name__}: {first[:_SHOWN_CHARACTERS]}"
         raise BenchmarkError(what, where=name, cure="Leave this contender out, or report this") from error
-
-
-if __name__ == "__main__":
-    serve()

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
-import samedge
 from samedge.benchmarks.measure.artefacts import versions_of
 from samedge.engines.selection.machine import machine_facts
+from samedge.version import __version__
 
 _PACKAGES: Final = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "onnxslim", "segment-anything",
@@ -32,7 +32,7 @@ def measured_where(command: str) -> dict[str, str]:
     facts["system"] = f"{platform.system()} {platform.release()}"
     facts["load before"] = _load()
     facts["python"] = platform.python_version()
-    facts["samedge"] = samedge.__version__
+    facts["samedge"] = __version__
     facts |= versions_of(*_PACKAGES)
     facts["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts["command"] = command

@@ -71,7 +71,7 @@ def write_plain_encoder(source: str, image: str, folder: str) -> None:
 
 
 def write_meta_decoder(source: str, folder: str) -> None:
-    """Write ``decoder.onnx``, Meta's decoder with all four masks, and its low-resolution part, ``decoder_low_res.onnx``.
+    """Write ``decoder.onnx``, Meta's decoder with all four masks, and ``decoder_low_res.onnx``, which ends earlier.
 
     The second gives no masks at image size: it is the part to compare samedge's decoder with. The exported class is
     mobile_sam's, because that of segment-anything 1.0 freezes the crop of the traced image.

@@ -6,9 +6,8 @@ float16 is written into the float32 graph on the device that builds: that takes 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +16,13 @@ from typing import Any, Final, cast
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import GraphRole
 from samedge.errors import MissingExtraError, UsageError, storage_errors
+from samedge.storage.atomic import abandoned
 from samedge.storage.cache import cache_folder
 from samedge.types import Precision
 
 FP32_RUNG: Final = "fp32"
 _AS_EXPORTED: Final = "as exported"
 _PREFIX: Final = "rung-"
-_ABANDONED_SECONDS: Final = 24 * 3600
 
 
 def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precision, tuple[str, ...]]:
@@ -93,7 +92,8 @@ def rung_graph(bundle: Bundle, role: GraphRole, rung: str) -> Iterator[tuple[Pat
     folder = cache_folder() / "rungs"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
+        for leftover in abandoned(folder, f"{_PREFIX}*"):  # of a build that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         place = TemporaryDirectory(prefix=_PREFIX, dir=folder)
     with place as name:
         import onnx
@@ -122,11 +122,3 @@ def _half(name: str) -> Any:
             cure="Install it with: pip install onnx, which needs no torch; or build with --precision fp32",
         ) from error
     return cast("Callable[..., Any]", getattr(module, name))
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what a build that was killed left behind."""
-    for path in folder.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 import onnx
 
-import samedge
 from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
@@ -29,6 +28,7 @@ from samedge.export.yolo.suppression import add_suppression
 from samedge.models.yolo.load import LoadedYolo, load_yolo
 from samedge.runtime.yolo.graph import PARITY, yolo_metadata
 from samedge.storage.atomic import staged_file
+from samedge.version import __version__
 
 YOLO_OPSETS: Final = range(12, 21)
 
@@ -204,7 +204,7 @@ def _metadata(loaded: LoadedYolo, options: YoloOptions, size: tuple[int, int], p
         "segment" if loaded.model.config.segments else "detect",
         description=f"{loaded.name}, exported by samedge",
         author="samedge",
-        version=samedge.__version__,
+        version=__version__,
         license=loaded.licence,
         args=repr({"dynamic": options.dynamic, "nms": options.nms is not None, "batch": options.batch or 1}),
         batch=str(options.batch or 1),

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import json
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-import samedge
 from samedge.errors import DownloadError, storage_errors
+from samedge.version import __version__
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are here and their total, or None where the server does not tell."""
@@ -96,7 +93,7 @@ def download(
 
 def _attempt(url: str, part: Path, memory: Path, progress: Progress | None, timeout: float) -> None:
     have, known = _size(part), _recall(memory)
-    headers = {"User-Agent": f"samedge/{samedge.__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"samedge/{__version__}", "Accept-Encoding": "identity"}
     if have and known is not None and known.url == url and known.validator is not None:
         headers |= {"Range": f"bytes={have}-", "If-Range": known.validator}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  http and https only: checked by the caller
@@ -168,37 +165,3 @@ def _recall(memory: Path) -> _Origin | None:
         return _Origin(str(known["url"]), known["validator"] and str(known["validator"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes respect; waits for it. A process that dies lets go of it.
-
-    Args:
-        path: The lock's file; it is left there.
-
-    Raises:
-        StorageError: The file system has no locks, or the file cannot be written.
-    """
-    with storage_errors(path, "lock"):
-        file = path.open("ab")
-    try:
-        with storage_errors(path, "lock"):
-            if sys.platform == "win32":
-                import msvcrt
-
-                while True:
-                    try:
-                        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-                    except OSError as error:
-                        if error.errno != errno.EDEADLK:  # it gives up after ten seconds
-                            raise
-                    else:
-                        break
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        file.close()

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from samedge.errors import DownloadError, StorageError, UsageError, storage_errors
-from samedge.models.checkpoints.download import Progress, download, file_lock
+from samedge.models.checkpoints.download import Progress, download
+from samedge.storage.atomic import write_whole
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
+from samedge.storage.locks import file_lock
 
 MIRROR: Final = "SAMEDGE_MIRROR"
 """Environment variable with the address of a folder that has the same files, asked instead of the publishers."""
@@ -207,11 +209,7 @@ def _verify(weights: KnownWeights, file: Path, target: Path) -> None:
             f"this is not the known {weights.file}, so it was removed: {fault}", where=file, cure=cure, sha256=sha256
         )
     if weights.sha256 is None and weights.git_blob is None and _recorded(target) is None:
-        record = _record(target)
-        with storage_errors(record):
-            new = record.with_name(f"{record.name}.new")
-            new.write_text(f"{sha256}\n", encoding="ascii")
-            new.replace(record)
+        write_whole(_record(target), f"{sha256}\n".encode())
 
 
 def _fault(weights: KnownWeights, file: Path, target: Path, sha256: str) -> str | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
-from uuid import uuid4
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from samedge.errors import ImageError, storage_errors
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource, as_bgr
+from samedge.storage.atomic import staged_file
 from samedge.types import FloatArray, ImageArray
 
 _VERSION: Final = 1
@@ -82,25 +82,18 @@ def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -
     Raises:
         StorageError: The file system said no.
     """
-    stage = path.with_name(f".tmp-{path.name}-{uuid4().hex[:8]}")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with stage.open("wb") as file:
-                np.savez(
-                    file,
-                    version=np.int64(_VERSION),
-                    embedding=embedding.numpy(),
-                    image_height=np.int64(embedding.geometry.height),
-                    image_width=np.int64(embedding.geometry.width),
-                    input_size=np.int64(embedding.geometry.image_size),
-                    model=np.str_(manifest.model.name),
-                    checkpoint_sha256=np.str_(manifest.model.checkpoint_sha256),
-                    io=np.str_(manifest.io),
-                )
-            stage.replace(path)
-        finally:
-            stage.unlink(missing_ok=True)
+    with staged_file(path) as stage, storage_errors(path), stage.open("wb") as file:
+        np.savez(
+            file,
+            version=np.int64(_VERSION),
+            embedding=embedding.numpy(),
+            image_height=np.int64(embedding.geometry.height),
+            image_width=np.int64(embedding.geometry.width),
+            input_size=np.int64(embedding.geometry.image_size),
+            model=np.str_(manifest.model.name),
+            checkpoint_sha256=np.str_(manifest.model.checkpoint_sha256),
+            io=np.str_(manifest.io),
+        )
 
 
 def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:

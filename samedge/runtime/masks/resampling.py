@@ -2,8 +2,9 @@
 
 Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each of
 which treats rows and columns alike and apart. Here their product is applied at once: a row of the image is a mixture of
-at most four rows of logits. A block of rows taps few rows of logits, so that a block is a small matrix product. Knows
-sizes and numbers, and nothing of masks.
+at most four rows of logits. A block of rows taps few rows of logits, so that a block is a small matrix product. Two
+calls of ``cv2.resize`` are no substitute: OpenCV does not round the scales as torch does, pixels near the threshold
+differ, and the whole image would be held in float32. Knows sizes and numbers, and nothing of masks.
 """
 
 from __future__ import annotations

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from samedge.errors import UsageError
 from samedge.runtime.image.read import as_bgr
+from samedge.runtime.results.masks import Objects
 from samedge.runtime.results.overlay import draw_box, draw_label, draw_mask_overlay, instance_colour
 from samedge.types import ImageArray
-
-if TYPE_CHECKING:
-    from samedge.runtime.results.results import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Look:
     color_mode: Literal["class", "instance"] = "class"
 
 
-def draw_results(results: Results, image: ImageArray | None, look: Look) -> ImageArray:
+def draw_results(results: Objects, image: ImageArray | None, look: Look) -> ImageArray:
     """Return a copy of the image with results on it, BGR uint8 ``(H, W, 3)``: masks, then boxes, then labels on top.
 
     Args:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samedge.errors import UsageError
 from samedge.runtime.masks.masks import empty_masks
 from samedge.runtime.masks.polygons import Parts, mask_to_polygons
 from samedge.runtime.masks.rle import Rle, decode_rle, encode_rle
-from samedge.runtime.results.boxes import HostArrays, Selection, selected_rows
+from samedge.runtime.results.boxes import Boxes, HostArrays, Selection, selected_rows
 from samedge.runtime.results.prediction import Prediction
-from samedge.types import Array, BoolArray, FloatArray
+from samedge.types import Array, BoolArray, FloatArray, ImageArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,3 +168,25 @@ class Masks(HostArrays):
     @property
     def _scale(self) -> FloatArray:
         return np.array(self.orig_shape[::-1], np.float32)
+
+
+class Objects(Protocol):
+    """The objects of one image, as records and drawings read them: what `Results` has.
+
+    Attributes:
+        orig_img: The image, BGR uint8 ``(H, W, 3)``.
+        orig_shape: Its (height, width), px.
+        boxes: Boxes with scores and classes, or None.
+        masks: As many masks, or None.
+        prompt_index: Index of the prompt that each mask answers, int ``[N]``.
+    """
+
+    orig_img: ImageArray
+    orig_shape: tuple[int, int]
+    boxes: Boxes | None
+    masks: Masks | None
+    prompt_index: NDArray[np.intp]
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a class."""
+        ...

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,10 @@ from samedge.errors import MissingExtraError, storage_errors
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.masks.polygons import Parts
 from samedge.runtime.masks.rle import rle_area, rle_to_box
-
-if TYPE_CHECKING:
-    from samedge.runtime.results.results import Results
+from samedge.runtime.results.masks import Objects
 
 
-def summary(results: Results, *, normalize: bool, decimals: int) -> list[dict[str, Any]]:
+def summary(results: Objects, *, normalize: bool, decimals: int) -> list[dict[str, Any]]:
     """Return a record an object; see `Results.summary`."""
     if results.boxes is None:
         return []
@@ -44,12 +42,12 @@ def summary(results: Results, *, normalize: bool, decimals: int) -> list[dict[st
     return rows
 
 
-def to_json(results: Results, *, normalize: bool, decimals: int) -> str:
+def to_json(results: Objects, *, normalize: bool, decimals: int) -> str:
     """Return the summary as JSON."""
     return json.dumps(summary(results, normalize=normalize, decimals=decimals), indent=2)
 
 
-def to_csv(results: Results, *, normalize: bool, decimals: int) -> str:
+def to_csv(results: Objects, *, normalize: bool, decimals: int) -> str:
     """Return the summary as CSV; see `Results.to_csv`."""
     columns = ["name", "class", "confidence", "box", *(["segments"] if results.masks is not None else [])]
     text = io.StringIO()
@@ -60,7 +58,7 @@ def to_csv(results: Results, *, normalize: bool, decimals: int) -> str:
     return text.getvalue()
 
 
-def to_df(results: Results, *, normalize: bool, decimals: int) -> Any:
+def to_df(results: Objects, *, normalize: bool, decimals: int) -> Any:
     """Return the summary as a pandas DataFrame.
 
     Raises:
@@ -79,7 +77,7 @@ def to_df(results: Results, *, normalize: bool, decimals: int) -> Any:
     return pandas.DataFrame(summary(results, normalize=normalize, decimals=decimals))
 
 
-def to_coco(results: Results, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
+def to_coco(results: Objects, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
     """Return the objects as COCO annotations; see `Results.to_coco`."""
     if results.boxes is None:
         return []
@@ -87,7 +85,7 @@ def to_coco(results: Results, *, image_id: int, category_id: int | None) -> list
         return _coco_boxes(results, image_id=image_id, category_id=category_id)
     classes, scores = results.boxes.cls.astype(int).tolist(), results.boxes.conf.tolist()
     annotations: list[dict[str, Any]] = []
-    for at, (rle, index, score) in enumerate(zip(results.to_rle(), classes, scores, strict=bool(results.masks))):
+    for at, (rle, index, score) in enumerate(zip(results.masks.to_rle(), classes, scores, strict=bool(results.masks))):
         annotations.append(
             {
                 "id": at + 1,
@@ -104,7 +102,7 @@ def to_coco(results: Results, *, image_id: int, category_id: int | None) -> list
     return annotations
 
 
-def _coco_boxes(results: Results, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
+def _coco_boxes(results: Objects, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
     """Return what a detector found, without masks, as COCO annotations."""
     if results.boxes is None:
         return []
@@ -125,7 +123,7 @@ def _coco_boxes(results: Results, *, image_id: int, category_id: int | None) -> 
     return annotations
 
 
-def save_txt(results: Results, path: Path, *, save_conf: bool, parts: Parts) -> str:
+def save_txt(results: Objects, path: Path, *, save_conf: bool, parts: Parts) -> str:
     """Append lines in YOLO's format; see `Results.save_txt`.
 
     Raises:
@@ -140,7 +138,7 @@ def save_txt(results: Results, path: Path, *, save_conf: bool, parts: Parts) -> 
     return str(path)
 
 
-def _txt_lines(results: Results, *, save_conf: bool, parts: Parts) -> Iterable[str]:
+def _txt_lines(results: Objects, *, save_conf: bool, parts: Parts) -> Iterable[str]:
     if results.boxes is None:
         return
     scores = [(float(score),) if save_conf else () for score in results.boxes.conf]
@@ -161,7 +159,7 @@ def txt_line(index: int, numbers: Iterable[float]) -> str:
     return " ".join([str(index), *(f"{number:g}" for number in numbers)])
 
 
-def save_crops(results: Results, folder: Path, name: Path, *, margin: int) -> list[str]:
+def save_crops(results: Objects, folder: Path, name: Path, *, margin: int) -> list[str]:
     """Write the part of the image around each box; see `Results.save_crop`.
 
     Raises:

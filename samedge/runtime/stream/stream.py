@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from typing_extensions import Self
 
@@ -27,9 +27,6 @@ from samedge.runtime.stream.request import (
 )
 from samedge.runtime.stream.work_ahead import WorkAhead
 from samedge.types import ImageArray
-
-if TYPE_CHECKING:
-    from samedge.runtime.predictor import Predictor
 
 R = TypeVar("R")
 
@@ -66,6 +63,15 @@ class StreamItem(Generic[R]):
         return cast("R", self._result)
 
 
+class Timed(Protocol):
+    """A predictor, as far as a stream knows it; the rest is between it and what decodes."""
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Milliseconds for "preprocess", "inference" and "postprocess"."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StreamHost:
     """What a stream needs of a predictor.
@@ -78,7 +84,7 @@ class StreamHost:
     """
 
     encode: Callable[[ImageSource], EncodedImage]
-    present: Callable[[EncodedImage], Predictor]
+    present: Callable[[EncodedImage], Timed]
     claim: Callable[[Stream[Any]], None]
 
 

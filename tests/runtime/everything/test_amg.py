@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import reference
 
 from samedge.runtime.everything.candidates import Candidate, distinct_across_crops, distinct_in_crop
 from samedge.runtime.everything.crops import Crop, crops_of, cut_by_crop

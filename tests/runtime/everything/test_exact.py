@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from generators import SIZES, demo_predictor, drawn_scene, mask_ious, meta_records
+from support.generators import SIZES, demo_predictor, drawn_scene, mask_ious, meta_records
 
 from samedge.runtime.everything.found import FoundMasks
 from samedge.types import ImageArray

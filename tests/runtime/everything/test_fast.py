@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from generators import demo_predictor, drawn_scene, mask_ious
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.generators import demo_predictor, drawn_scene, mask_ious
 
 from samedge.errors import CancelledError, UsageError
 from samedge.runtime.everything.candidates import Candidate

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
+from support import reference
 
 from samedge.errors import UsageError
 from samedge.runtime.everything.parameters import OTHER_NAMES, EverythingOptions, EverythingParameters, run_of

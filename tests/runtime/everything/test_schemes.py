@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import write_small_bundle
-from generators import mask_ious
+from support.bundles import write_small_bundle
+from support.generators import mask_ious
 
 from samedge.api.load import load
 from samedge.runtime.everything.found import FoundMasks

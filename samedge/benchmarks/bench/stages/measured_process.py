@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import queue
-import subprocess
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from typing_extensions import Self
@@ -16,6 +14,7 @@ from typing_extensions import Self
 from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
 from samedge.benchmarks.measure.child import process_failure
 from samedge.errors import BenchmarkError
+from samedge.processes import LineProcess
 
 T = TypeVar("T")
 
@@ -51,24 +50,17 @@ class MeasuredProcess:
     ) -> None:
         self.name = name
         self._patience = patience
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read after the process dies, closed in close()
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - the user's own command
-                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
-            )
+            self._process = LineProcess(command, environment=environment)
         except OSError as error:
-            self._errors.close()
             raise BenchmarkError(
                 f"the process cannot be started: {error.strerror}", where=name, cure="Check the command"
             ) from error
-        self._lines: queue.Queue[bytes] = queue.Queue()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
 
     @property
     def status(self) -> int | None:
         """Exit status; negative for a signal, None while it runs."""
-        return self._process.poll()
+        return self._process.status
 
     def hello(self) -> Capabilities:
         """Request its name, version and availability.
@@ -102,15 +94,14 @@ class MeasuredProcess:
         return self._request({"do": "run", "stage": stage}, StageTiming)
 
     def _request(self, request: dict[str, Any], kind: type[T]) -> T:
-        line = msgspec.json.encode(request) + b"\n"
-        stdin = self._stdin()
+        if self._process.closed:
+            raise BenchmarkError("the process was closed", where=self.name, cure="Start a new one")
         try:
-            stdin.write(line)
-            stdin.flush()
+            self._process.send(msgspec.json.encode(request))
         except OSError as error:
             raise self._death() from error
         try:
-            line = self._lines.get(timeout=self._patience)
+            line = self._process.receive(self._patience)
         except queue.Empty:
             self._process.kill()
             raise BenchmarkError(
@@ -133,45 +124,15 @@ class MeasuredProcess:
                 cure="Write replies only to stdout, and everything else to stderr",
             ) from error
 
-    def _stdin(self) -> IO[bytes]:
-        if self._process.stdin is None or self._process.stdin.closed:
-            raise BenchmarkError("the process was closed", where=self.name, cure="Start a new one")
-        return self._process.stdin
-
-    def _listen(self) -> None:
-        """Put lines into the queue as they arrive, and an empty one at the end."""
-        if self._process.stdout is not None:
-            for line in self._process.stdout:
-                self._lines.put(line)
-        self._lines.put(b"")
-
     def _death(self) -> BenchmarkError:
-        try:
-            status = self._process.wait(_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        self._errors.seek(0)
-        return process_failure(self.name, status, self._errors.read().decode(errors="replace"))
+        return process_failure(self.name, *self._process.death())
 
     def close(self) -> None:
         """End the process. May be called twice."""
-        process = self._process
-        if process.stdin is not None and not process.stdin.closed:
-            try:
-                process.stdin.write(b'{"do": "close"}\n')
-                process.stdin.close()
-            except OSError:  # the process has already died
-                pass
-        try:
-            process.wait(_END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._listener.join(_END)  # closing the file while the thread reads it would raise in the thread
-        if process.stdout is not None:
-            process.stdout.close()
-        self._errors.close()
+        if not self._process.closed:
+            with suppress(OSError):  # the process has already died
+                self._process.send(b'{"do": "close"}')
+        self._process.close(_END)
 
     def kill(self) -> None:
         """Kill the process at once, without waiting for a running stage."""

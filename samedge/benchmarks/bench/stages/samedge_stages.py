@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from samedge import __version__
 from samedge.api.load import load
 from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
 from samedge.benchmarks.bench.stages.serve import LoadedModel
@@ -16,6 +15,7 @@ from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
 from samedge.types import FloatArray, ImageArray
+from samedge.version import __version__
 
 INCLUDES: Final = {
     "preprocess": "resize, normalise and pad, from BGR pixels",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from samedge.engines.tensorrt.api import Flavour, numpy_dtype
 from samedge.engines.tensorrt.build.config import (
     add_profile,
     configure,
@@ -29,12 +30,10 @@ from samedge.engines.tensorrt.build.failures import (
     known_zeros,
     refuse_unsupported,
 )
-from samedge.engines.tensorrt.log import BuildLog
 from samedge.engines.tensorrt.build.memory import DeviceMemory, check_memory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.build.progress import PhaseTree, Progress, attach_monitor
-from samedge.engines.tensorrt.api import Flavour, numpy_dtype
-from samedge.engines.tensorrt.log import log_router
+from samedge.engines.tensorrt.log import BuildLog, log_router
 from samedge.engines.tensorrt.protocols import (
     MonitoredConfig,
     NamedAxes,

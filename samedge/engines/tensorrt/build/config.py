@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
 from samedge.engines.tensorrt.api import Flavour
+from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
 from samedge.engines.tensorrt.protocols import Builder, BuilderConfig, CapabilityConfig, CompatibleConfig
-from samedge.storage.atomic import write_whole
 from samedge.errors import EngineError, StorageError, UsageError
+from samedge.storage.atomic import write_whole
 from samedge.types import TensorSpec
 
 Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.api import Flavour
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.errors import EngineError, UsageError
 
 _SMALLER: Final = (

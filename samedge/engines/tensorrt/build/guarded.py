@@ -1,37 +1,20 @@
-"""Engines built in a process of their own, so that what a build can do to its process is survived and explained.
-
-A build may take more memory than there is and be killed by the system, crash in native code, or never end. In a child
-that is an error with a cure; the caller goes on, and no half-written plan is left. The child is offered to the system
-as the first to be killed, and ends when its parent does.
-"""
+"""Engines built in a process of their own, so that what a build can do to its process is survived and explained."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
-from typing import IO, Any, Final
+from typing import Final
 
+from samedge.engines.tensorrt.api import FlavourName
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.build.progress import Progress
-from samedge.engines.tensorrt.api import FlavourName
+from samedge.errors import EngineError, storage_errors
+from samedge.processes import call_in_child
 from samedge.storage.atomic import staged_file
-from samedge.errors import EngineError, SamedgeError, storage_errors
-
-_POLL_SECONDS: Final = 0.1
-_BOOTSTRAP: Final = (
-    "import json, sys; request = json.loads(sys.stdin.buffer.readline()); sys.path[:] = request['path']; "
-    "from samedge.engines.tensorrt.build.child import main; main(request)"
-)
-"""The child gets the parent's ``sys.path``, and never runs the parent's script as multiprocessing would."""
 
 _NO_MEMORY: Final = (
     "Close other programs, add swap, allow fewer prompts with a smaller profile, lower the optimisation level, "
@@ -72,10 +55,13 @@ def build_in_child(
         EngineError: The child was killed, crashed, or was cancelled; `memory` is one of its facts where that ran out.
         StorageError: The plan cannot be written.
     """
+
+    def poll() -> None:
+        if cancelled():
+            raise EngineError("the build was cancelled", where=graph.name, cancelled=True)
+
     with staged_file(output) as stage:
         request = {
-            "path": sys.path,
-            "builder": builder,
             "flavour": flavour,
             "graph": str(graph.absolute()),
             "output": str(stage.absolute()),
@@ -84,7 +70,15 @@ def build_in_child(
             "device": asdict(device) if isinstance(device, DeviceMemory) else device,
             "timing_cache": None if timing_cache is None else str(timing_cache.absolute()),
         }
-        report = _run(request, graph.name, progress or (lambda _step, _share: None), cancelled)
+        report = BuildReport.from_json(
+            call_in_child(
+                "samedge.engines.tensorrt.build.child:run",
+                {"builder": builder, "request": request},
+                died=lambda status, complaints: _death(status, graph.name, complaints),
+                progress=progress or (lambda _step, _share: None),
+                poll=poll,
+            )
+        )
         with storage_errors(output, "read"):
             written = stage.stat().st_size
         if written != report.plan_bytes:
@@ -94,76 +88,6 @@ def build_in_child(
                 cure="Check the disk, and build again",
             )
     return report
-
-
-def _run(request: dict[str, Any], name: str, progress: Progress, cancelled: Callable[[], bool]) -> BuildReport:
-    with tempfile.TemporaryFile() as complaints:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
-            [sys.executable, "-c", _BOOTSTRAP],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-        )
-        try:
-            message = _converse(child, request, name, progress, cancelled)
-            code = child.wait() if message is None else 0
-        finally:
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    pipe.close()
-        if message is None:  # it died
-            complaints.seek(0)
-            raise _death(code, name, complaints.read()[-4000:].decode(errors="replace"))
-    if "error" in message:
-        raise _rebuilt_error(message["error"])
-    return BuildReport.from_json(message["report"])
-
-
-def _converse(
-    child: subprocess.Popen[bytes],
-    request: dict[str, Any],
-    name: str,
-    progress: Progress,
-    cancelled: Callable[[], bool],
-) -> dict[str, Any] | None:
-    """Send the request, forwards progress, and return the last message; None if there was none."""
-    if child.stdin is None or child.stdout is None:
-        raise EngineError("the pipes of the building process could not be opened")
-    lines: Queue[bytes | None] = Queue()
-    Thread(target=_read_lines, args=(child.stdout, lines), daemon=True).start()
-    try:
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        child.stdin.flush()  # and stays open: the child ends when it closes
-    except BrokenPipeError:
-        return None
-    while True:
-        if cancelled():
-            raise EngineError("the build was cancelled", where=name, cancelled=True)
-        try:
-            line = lines.get(timeout=_POLL_SECONDS)
-        except Empty:
-            continue
-        if line is None:
-            return None
-        try:
-            message = json.loads(line)
-        except ValueError:
-            continue  # something in the child printed: not ours
-        if "step" in message:
-            progress(message["step"], message["share"])
-        else:
-            return dict(message)
-
-
-def _read_lines(stream: IO[bytes], lines: Queue[bytes | None]) -> None:
-    try:
-        for line in stream:
-            lines.put(line)
-    except (OSError, ValueError):
-        pass  # closed: the conversation is over
-    lines.put(None)
 
 
 def _death(code: int, name: str, complaints: str) -> EngineError:
@@ -185,14 +109,3 @@ def _death(code: int, name: str, complaints: str) -> EngineError:
         cure="Report this with the graph and the version of TensorRT; a lower optimisation level may avoid it",
         code=code,
     )
-
-
-def _rebuilt_error(values: Mapping[str, Any]) -> SamedgeError:
-    """Return the error that the child raised, of the same class."""
-    kinds = {kind.__name__: kind for kind in _tree(SamedgeError)}
-    kind = kinds.get(str(values["kind"]), EngineError)
-    return kind(values["what"], where=values["where"], cure=values["cure"], **values["facts"])
-
-
-def _tree(kind: type[SamedgeError]) -> list[type[SamedgeError]]:
-    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]

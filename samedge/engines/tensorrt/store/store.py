@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +30,13 @@ from samedge.engines.tensorrt.store.sidecar import (
     write_sidecar,
 )
 from samedge.errors import EngineError, IntegrityError, SamedgeError, storage_errors
-from samedge.storage.atomic import TEMPORARY_PREFIX, temporary_file
+from samedge.storage.atomic import TEMPORARY_PREFIX, abandoned, temporary_file
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
+from samedge.storage.locks import file_lock
 
 PLAN_SUFFIX: Final = ".engine"
 DEFAULT_LIMIT: Final = 8_000_000_000
-_ABANDONED_SECONDS: Final = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,9 @@ class EngineStore:
             SamedgeError: What `build` raised; nothing is left then.
             StorageError: The file system said no.
         """
-        with self._locked():
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.folder / "building.lock"):
             found = self.find(key)
             if found is not None:
                 return found
@@ -200,13 +201,9 @@ class EngineStore:
     def _abandoned(self) -> Iterator[Path]:
         """Plan without a sidecar and unfinished files that nobody has touched for a day."""
         whole = {entry.plan for entry in self._entries("*")}
-        for path in self.folder.glob("*"):
-            unfinished = path.name.startswith(TEMPORARY_PREFIX)
-            if not unfinished and (path.suffix != PLAN_SUFFIX or path in whole):
-                continue
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    yield path
+        for path in abandoned(self.folder, "*"):
+            if path.name.startswith(TEMPORARY_PREFIX) or (path.suffix == PLAN_SUFFIX and path not in whole):
+                yield path
 
     @staticmethod
     def _remove(plan: Path) -> bool:
@@ -219,16 +216,3 @@ class EngineStore:
         except OSError:
             return False
         return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Wait until no other process builds. The system lets go of the lock of one that dies."""
-        path = self.folder / "building.lock"
-        with storage_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        with file:
-            if os.name == "posix":
-                fcntl = import_module("fcntl")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
