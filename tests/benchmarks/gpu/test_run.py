@@ -109,7 +109,7 @@ def test_the_files_say_the_same(report: GpuReport, folder: Path) -> None:
     assert len(lines) == sum(max(1, len(row.steps)) for row in report.contenders)
     assert {"processor", "torch", "onnxruntime", "command", "gpu"} <= report.machine.keys()
     assert report.settings["prompts"] == "1, 3"
-    with pytest.raises(BenchmarkError, match="no report"):
+    with pytest.raises(BenchmarkError, match="not a benchmark report"):
         read_gpu_report(folder / "gpu.md")
 
 

@@ -132,8 +132,8 @@ def test_all_formats_are_written_and_json_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no report"),
-        ('{"schema": 1}', "no report"),
+        ("{", "not a benchmark report"),
+        ('{"schema": 1}', "not a benchmark report"),
         ('{"schema": 9, "machine": {}, "settings": {}, "rows": []}', "schema 9"),
     ],
 )
