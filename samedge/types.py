@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
 IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
+EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
+"""Layout of the global attention of SAM's encoder: for processors, for GPUs, for GPUs with little memory."""
 Verdict: TypeAlias = Literal["passed", "failed", "unchecked"]
 
 Array: TypeAlias = NDArray[Any]
@@ -17,6 +20,9 @@ FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int32]
 BoolArray: TypeAlias = NDArray[np.bool_]
 ImageArray: TypeAlias = NDArray[np.uint8]
+
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with a sentence about the present step and the share of the whole that is done, 0..1."""
 
 
 @dataclass(frozen=True, slots=True)

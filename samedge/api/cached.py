@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from samedge.bundle.archive import open_bundle
-from samedge.errors import BundleError, missing_extra
+from samedge.errors import BundleError
+from samedge.export.bundle import export_bundle
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.options import ExportOptions
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
+from samedge.types import Progress
 from samedge.version import __version__
-
-if TYPE_CHECKING:
-    from samedge.export.exporter import Progress
 
 
 def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> Path:
@@ -45,19 +43,5 @@ def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, prog
     try:
         open_bundle(target, force=True)
     except BundleError:
-        export = import_exporter()
-        export(name, output=target, image_size=image_size, progress=progress)
+        export_bundle(name, ExportOptions(output=target, image_size=image_size), progress)
     return target
-
-
-def import_exporter() -> Callable[..., Path]:
-    """Return `export_model`.
-
-    Raises:
-        MissingExtraError: torch, onnx or onnxslim is not installed.
-    """
-    try:
-        from samedge.export.exporter import export_model
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-    return export_model

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeGuard, overload
+from typing import Final, Literal, TypeGuard, overload
 
 from typing_extensions import Unpack
 
-from samedge.api.cached import cached_bundle, import_exporter
+from samedge.api.cached import cached_bundle
 from samedge.api.load import load
 from samedge.bundle.archive import bundle_manifest, is_bundle
 from samedge.bundle.manifest import ModelRecord
-from samedge.errors import UsageError
+from samedge.errors import UsageError, missing_extra
+from samedge.export.exporter import export_model
+from samedge.options import ExportFormat, ExportKeywords, ExportOptions
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
 from samedge.runtime.image.sources import Source, iter_sources
@@ -27,10 +29,7 @@ from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.request import Request
 from samedge.runtime.results.results import Results
-from samedge.types import IOScheme, Precision
-
-if TYPE_CHECKING:
-    from samedge.export.exporter import ExportFormat
+from samedge.types import Progress
 
 __all__ = ["DEFAULT_CONF", "SAM", "is_bundle"]
 
@@ -209,9 +208,10 @@ class SAM:
             return self._predictor.info.model
         if is_bundle(self.model):
             return bundle_manifest(self.model).model
-        import_exporter()
-        from samedge.export.describe import describe_checkpoint
-
+        try:
+            from samedge.export.describe import describe_checkpoint
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torch", "export,cpu", "Reading a checkpoint") from error
         return describe_checkpoint(self.model)
 
     def info(self, detailed: bool = False, verbose: bool = True) -> tuple[int, int, int, float]:
@@ -237,17 +237,13 @@ class SAM:
 
     def export(
         self,
-        format: ExportFormat = "onnx",
+        format: ExportFormat | None = None,
         *,
-        precision: Precision | None = None,
-        io: IOScheme = "native",
-        opset: int | None = None,
-        output: str | Path | None = None,
-        image_size: int | None = None,
-        check: bool = True,
-        targets: Sequence[str] = (),
+        options: ExportOptions | None = None,
+        progress: Progress | None = None,
+        **keywords: Unpack[ExportKeywords],
     ) -> str:
-        """Export the checkpoint as `samedge.export_model` does, and return the bundle's path.
+        """Export the checkpoint, and return the bundle's path. The arguments are those of `samedge.export_model`.
 
         Raises:
             UsageError: The model is a bundle already.
@@ -255,20 +251,7 @@ class SAM:
         """
         if is_bundle(self.model):
             raise UsageError("this is a bundle already", where=self.model, cure="Export from the checkpoint")
-        export = import_exporter()
-        return str(
-            export(
-                self.model,
-                format=format,
-                precision=precision,
-                io=io,
-                opset=opset,
-                output=output,
-                image_size=image_size,
-                check=check,
-                targets=targets,
-            )
-        )
+        return str(export_model(self.model, format=format, options=options, progress=progress, **keywords))
 
     def close(self) -> None:
         """Free the graphs. The model can be called again; it is then opened anew."""

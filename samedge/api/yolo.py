@@ -12,16 +12,24 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
+from typing import Final, Literal, TypeAlias, overload
+
+from typing_extensions import Unpack
 
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
 from samedge.bundle.archive import is_bundle
 from samedge.engines.registry import open_engine
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.errors import ParityError, SamedgeError, UsageError, missing_extra
-from samedge.export.engines.export import ENGINE_FORMATS, export_with_engines
-from samedge.options import refuse_foreign
+from samedge.export.engines.export import export_with_engines
+from samedge.options import (
+    ENGINE_FORMATS,
+    AxisRange,
+    ExportFormat,
+    ExportKeywords,
+    ExportOptions,
+    YoloExportOptions,
+)
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.sources import Source, iter_sources
 from samedge.runtime.prompts.shapes import PromptLike
@@ -31,10 +39,7 @@ from samedge.runtime.yolo.fastsam import choose, snap_to_border
 from samedge.runtime.yolo.graph import PARITY, describe_yolo
 from samedge.runtime.yolo.metadata import read_graph_metadata
 from samedge.runtime.yolo.predictor import YoloPredictor
-from samedge.types import Precision
-
-if TYPE_CHECKING:
-    from samedge.export.exporter import ExportFormat
+from samedge.types import Progress
 
 GRAPH_SUFFIXES: Final = (".onnx", ".engine", ".plan", ".xml")
 
@@ -195,79 +200,59 @@ class YOLO:
 
     def export(
         self,
-        format: ExportFormat = "onnx",
+        format: ExportFormat | None = None,
         *,
-        output: str | Path | None = None,
-        precision: Precision | None = None,
-        calib: str | Path | None = None,
-        targets: Sequence[str] = (),
         imgsz: ImageSize = None,
-        dynamic: bool = False,
-        batch: int = 1,
-        nms: bool = False,
-        conf: float = 0.25,
-        iou: float = 0.7,
-        max_det: int = 300,
-        agnostic_nms: bool = False,
-        opset: int = 17,
-        check: bool = True,
+        options: ExportOptions | None = None,
+        progress: Progress | None = None,
+        **keywords: Unpack[ExportKeywords],
     ) -> str:
         """Export the checkpoint as an ONNX file, or as a bundle with a TensorRT engine, and return its path.
 
         `samedge.export_model` makes bundles of graphs alone.
 
         Args:
-            format: "onnx" for the file; "engine", "trt" or "rtx" for a bundle whose engine lies beside it, which is
-                opened by the bundle's path.
-            output: The file, or the bundle's folder or file; by default the checkpoint's name in the working folder.
-            precision: Of an engine: "fp16" (the default), "fp32", or "int8" with images to calibrate with.
-            calib: For int8: image, folder or pattern.
-            targets: Of an engine: compute capabilities such as "8.6", for TensorRT for RTX.
+            format: "onnx", the default, for the file; "engine", "trt" or "rtx" for a bundle whose engine lies beside
+                it, which is opened by the bundle's path.
             imgsz: Side of the input, or (height, width), px; the model's own if left out.
-            dynamic: Leave height, width and the number of images free.
-            batch: Images that are taken at once; with `dynamic`, at most (an ONNX file takes any number then).
-            nms: Suppress boxes that overlap in the graph; with `conf`, `iou`, `max_det` and `agnostic_nms` as there.
-            conf: With `nms`.
-            iou: With `nms`.
-            max_det: With `nms`.
-            agnostic_nms: With `nms`.
-            opset: ONNX opset.
-            check: Compare the graph with the torch model.
+            options: A record of options, where they are kept. If it is left out, sizes are fixed (`dynamic` is False).
+            progress: Called as the work on an engine goes on.
+            keywords: Single options, as for `samedge.export_model`, but: `batch` is the number of images that are taken
+                at once, 1 by default; with `dynamic`, at most (an ONNX file takes any number then). For a file,
+                `output`, `opset`, `check` and the options of YOLOs.
 
         Raises:
-            UsageError: The model is a graph already, or the format is not known.
+            TypeError: A keyword that is not known.
+            UsageError: The model is a graph already, or an option means nothing.
             SamedgeError: As `export_yolo`, or `samedge.export_model` for engines.
         """
         if self._is_graph():
             raise UsageError("this is a graph already", where=self.model, cure="Export from the checkpoint")
-        if format in ENGINE_FORMATS:
+        asked = options or ExportOptions(yolo=YoloExportOptions(dynamic=False))
+        batch = keywords.pop("batch", None)
+        asked = asked.updated(format, **keywords)
+        if imgsz is not None:
+            asked = asked.updated(image_size=imgsz)
+        if asked.format in ENGINE_FORMATS:
             if is_bundle(self.model):
                 raise UsageError(
                     "this is a bundle already", where=self.model, cure=f"Build its engine: samedge build {self.model}"
                 )
-            images = AxisRange(1, 1, batch) if dynamic else AxisRange(batch, batch, batch)
-            return str(
-                export_with_engines(
-                    self.model, format, precision=precision, opset=opset, calib=calib, output=output, image_size=imgsz,
-                    check=check, targets=targets, batch=images, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
-                    max_det=max_det, agnostic_nms=agnostic_nms,
-                )[0]
-            )  # fmt: skip
-        if format != "onnx":
-            raise UsageError(
-                f"there is no format {format!r}", cure=f"Choose one of: {', '.join(('onnx', *ENGINE_FORMATS))}"
-            )
-        engine_only = {"precision": precision is not None, "calib": calib is not None, "targets": bool(targets)}
-        refuse_foreign("an ONNX file", engine_only)
+            if batch is None and asked.engines.batch is None:
+                batch = 1
+            if isinstance(batch, int):
+                batch = AxisRange(1, 1, batch) if asked.yolo.dynamic else AxisRange(batch, batch, batch)
+            if batch is not None:
+                asked = asked.updated(batch=batch)
+            return str(export_with_engines(self.model, asked, progress)[0])
+        batch = 1 if batch is None else batch
+        if not isinstance(batch, int):
+            raise UsageError(f"batch is {batch}", cure="Give one number of images for an ONNX file")
         try:
             from samedge.export.yolo.export import export_yolo
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-        path = export_yolo(
-            self.model, output, image_size=imgsz, dynamic=dynamic, opset=opset, check=check,
-            batch=None if dynamic else batch, nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms,
-        )  # fmt: skip
-        return str(path)
+        return str(export_yolo(self.model, batch=None if asked.yolo.dynamic else batch, options=asked))
 
     def close(self) -> None:
         """Free the graph. The model can be called again; it is then opened anew."""

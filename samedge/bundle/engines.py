@@ -20,12 +20,12 @@ from samedge.bundle.manifest import GraphRole, Manifest, ParityRecord
 from samedge.engines.cuda.memory import Gpu
 from samedge.engines.registry import require_backend
 from samedge.engines.tensorrt.api import Flavour, FlavourName, find_flavour
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.engines.tensorrt.store.builds import find_gpu
 from samedge.engines.tensorrt.store.key import joined_digest
 from samedge.engines.tensorrt.store.sidecar import write_sidecar
 from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
 from samedge.errors import EngineError, ParityError, SamedgeError, UsageError
+from samedge.options import AxisRange
 from samedge.types import Verdict
 
 ENGINE_BACKENDS: Final[dict[str, FlavourName]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}

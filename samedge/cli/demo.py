@@ -73,13 +73,13 @@ def demo(
 def _export(checkpoint: str, target: Path) -> Path:
     from rich.console import Console
 
-    from samedge.api.cached import import_exporter
     from samedge.bundle.archive import bundle_manifest
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
+    from samedge.export.exporter import export_model
 
     with shown_progress() as progress:
-        path = import_exporter()(checkpoint, output=target, progress=progress)
+        path = export_model(checkpoint, output=target, progress=progress)
     Console().print(parity_table(bundle_manifest(path).parity))
     return path
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import typer
-
-if TYPE_CHECKING:
-    from samedge.export.engines.build import BuiltEngines
 
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 _ENGINES: Final[Any] = {"rich_help_panel": "Engines (--format trt, rtx or engine)"}
@@ -80,40 +77,24 @@ def export(
     """
     from rich.console import Console
 
-    from samedge.api.cached import import_exporter
     from samedge.bundle.archive import bundle_manifest
     from samedge.cli.build import refuse_failed, show_built
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
-    from samedge.engines.tensorrt.build.options import DEFAULT_WORKSPACE
-    from samedge.errors import ParityError, UsageError
-    from samedge.export.engines.build import DEFAULT_POINTS, DEFAULT_PROMPTS
-    from samedge.export.engines.export import ENGINE_FORMATS, export_with_engines
+    from samedge.errors import ParityError
+    from samedge.export.exporter import export as export_checkpoint
+    from samedge.options import ExportOptions
 
-    built: BuiltEngines | None = None
-    capabilities = targets.split(",") if targets else ()
-    engine_only = {"--prompts": prompts, "--points": points, "--workspace": workspace,
-                   "--optimisation-level": optimisation_level, "--device": device}  # fmt: skip
-    given = [option for option, value in engine_only.items() if value is not None]
-    if given and format_ not in ENGINE_FORMATS:
-        raise UsageError("applies to engines only", where=given[0], cure="Add --format trt or rtx, or leave it out")
+    engines = {"targets": targets.split(",") if targets else None, "prompts": prompts, "points": points,
+               "workspace": workspace, "optimisation_level": optimisation_level, "device": device}  # fmt: skip
+    options = ExportOptions().updated(
+        cast("Any", format_), precision=cast("Any", precision), io=cast("Any", io), opset=opset, form=cast("Any", form),
+        calib=calib, output=output, image_size=image_size, check=check, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
+        max_det=max_det, agnostic_nms=agnostic_nms,
+        **cast("Any", {name: value for name, value in engines.items() if value is not None}),
+    )  # fmt: skip
     with shown_progress() as progress:
-        if format_ in ENGINE_FORMATS:
-            path, built = export_with_engines(
-                checkpoint, format_, precision=cast("Any", precision), io=cast("Any", io), opset=opset,
-                form=cast("Any", form), calib=calib, output=output, image_size=image_size, check=check,
-                targets=capabilities, prompts=prompts or DEFAULT_PROMPTS, points=points or DEFAULT_POINTS,
-                workspace=DEFAULT_WORKSPACE if workspace is None else workspace,
-                optimisation_level=optimisation_level, device=device,
-                dynamic=dynamic, nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms,
-                progress=progress,
-            )  # fmt: skip
-        else:
-            path = import_exporter()(
-                checkpoint, format=format_, precision=precision, io=io, opset=opset, form=form, calib=calib,
-                output=output, image_size=image_size, check=check, targets=capabilities, dynamic=dynamic, nms=nms,
-                conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms, progress=progress,
-            )  # fmt: skip
+        path, built = export_checkpoint(checkpoint, options, progress)
     manifest = bundle_manifest(path)
     parity = manifest.parity
     if check:

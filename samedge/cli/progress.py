@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Display
+
+from samedge.types import Progress
 
 
 @contextmanager
-def shown_progress(*, lines: bool = True) -> Iterator[Callable[[str, float], None]]:
+def shown_progress(*, lines: bool = True) -> Iterator[Progress]:
     """Yield a function that shows a sentence and the completed fraction, 0..1, while the block runs.
 
     On a terminal it draws a bar; elsewhere it writes a line for each new sentence.
@@ -32,7 +35,7 @@ def shown_progress(*, lines: bool = True) -> Iterator[Callable[[str, float], Non
         yield say
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Display(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda step, share: progress.update(task, description=step, completed=share)
 
@@ -59,6 +62,6 @@ def shown_counter(seconds: float = 10.0) -> Iterator[Callable[[int, int, str], N
         yield say
         return
     columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+    with Display(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, sentence: progress.update(task, description=sentence, completed=done, total=total)

@@ -1,20 +1,41 @@
-"""What a model is, in numbers: layers, parameters, floating point operations."""
+"""Facts for the manifest: layers, parameters and floating point operations of a model, and the versions at hand."""
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from samedge.bundle.manifest import ModelRecord
+from samedge.bundle.manifest import SCHEMA_VERSION, ModelRecord
 from samedge.models.load import load_any
 from samedge.models.sam.load import LoadedModel
 from samedge.models.sam.sam import Sam
 from samedge.models.yolo.load import LoadedYolo
 from samedge.models.yolo.yolo import Yolo
+from samedge.version import __version__
+
+_VERSIONED: Final = ("torch", "onnx", "onnxslim", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """Return the fields of a manifest that say when it was made and with which versions."""
+    versions = {"samedge": __version__, "python": platform.python_version()}
+    for name in _VERSIONED:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "schema": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions,
+    }
 
 
 def describe_checkpoint(source: str | Path, *, image_size: int | None = None) -> ModelRecord:

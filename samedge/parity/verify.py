@@ -9,7 +9,7 @@ Compares with the answers that the export kept in the bundle. Imports no torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from samedge.bundle.archive import Bundle, open_bundle
@@ -21,7 +21,7 @@ from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESH
 from samedge.parity.graph_runner import GraphRunner, judged_roles
 from samedge.parity.stored_reference import GridRunner, StoredReference, embedding_grid
 from samedge.parity.yolo_verify import verify_yolo_bundle
-from samedge.types import Precision
+from samedge.types import Precision, Progress
 
 
 def thresholds_for(precision: Precision) -> tuple[Mapping[str, float], bool]:
@@ -37,7 +37,7 @@ def verify_bundle(
     backend: str = AUTO,
     device: str | None = None,
     threads: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
     """Run the graphs of a bundle on the probe set and compares them with what its checkpoint said.
 
@@ -88,7 +88,7 @@ def verify_engines(
     precision: Precision,
     *,
     thresholds: Mapping[str, float] | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
     """Run open graphs or engines of a bundle on the probe set and compares them with what its checkpoint said.
 
@@ -130,7 +130,7 @@ def verify_pair(
     encoder: Engine,
     decoder: Engine,
     *,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
     """Return the verdict of two opened engines of a GPU.
 

@@ -6,7 +6,7 @@ the export proved that graph against the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,7 +20,7 @@ from samedge.errors import BackendUnavailableError, BundleError
 from samedge.parity.yolo_compare import FP32_YOLO, HALF_YOLO, INT8_YOLO, compare_yolo, probe_feeds
 from samedge.runtime.yolo.graph import INPUT
 from samedge.runtime.yolo.input_limits import InputLimits
-from samedge.types import FloatArray, Precision
+from samedge.types import FloatArray, Precision, Progress
 
 _REFERENCES: Final = ("onnxruntime", "openvino")
 """Backends that run a graph on a processor in the precision that it is written in."""
@@ -66,7 +66,7 @@ def verify_yolo(
     precision: Precision,
     *,
     limits: InputLimits | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
     """Run an open engine or graph of a YOLO on the probe images and compare it with the bundle's graph.
 
@@ -112,7 +112,7 @@ def verify_yolo_bundle(
     device: str | None,
     *,
     threads: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
     """Compare what a backend makes of the graph of a YOLO, or its engine, with its graph on another backend.
 
@@ -138,7 +138,7 @@ def verify_yolo_bundle(
 
 
 def verify_yolo_engine(
-    bundle: Bundle, found: EngineSet, engine: Engine, *, progress: Callable[[str, float], None] | None = None
+    bundle: Bundle, found: EngineSet, engine: Engine, *, progress: Progress | None = None
 ) -> ParityRecord:
     """Return the verdict of an opened engine of a GPU.
 

@@ -14,7 +14,8 @@ import samedge
 from samedge.api import cached
 from samedge.api.cached import cached_bundle
 from samedge.errors import CheckpointError, MissingExtraError, StorageError
-from samedge.export import exporter
+from samedge.options import ExportOptions
+from samedge.types import Progress
 
 
 @pytest.fixture
@@ -29,12 +30,13 @@ def exports(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
     """Puts a small bundle in place of every export; returns what was asked for."""
     calls: list[dict[str, Any]] = []
 
-    def export(model: str, *, output: Path, **options: Any) -> Path:
-        calls.append({"model": model, **options})
+    def export(model: str, options: ExportOptions, progress: Progress | None) -> Path:
+        output = Path(str(options.output))
+        calls.append({"model": model, "image_size": options.image_size, "progress": progress})
         shutil.rmtree(output, ignore_errors=True)
         return write_any_bundle(output, verdict="failed" if "bad" in model else "passed")
 
-    monkeypatch.setattr(exporter, "export_model", export)
+    monkeypatch.setattr(cached, "export_bundle", export)
     return calls
 
 
@@ -109,7 +111,7 @@ def test_no_such_file(cache: Path) -> None:
 def test_an_absent_package_is_named_with_its_install_command(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "samedge.export.exporter")
+    monkeypatch.delitem(sys.modules, "samedge.export.sam_bundle", raising=False)
     monkeypatch.setitem(sys.modules, "samedge.export.graphs.trace", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'samedge\[export,cpu\]'"):
         cached.cached_bundle(checkpoint(tmp_path))

@@ -415,7 +415,7 @@ print(json.dumps(results.to_rle()))
         assert json.loads(done.stdout) == first.to_rle()
 
     def test_without_torch_a_new_checkpoint_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "samedge.export.exporter", raising=False)
+        monkeypatch.delitem(sys.modules, "samedge.export.sam_bundle", raising=False)
         monkeypatch.setitem(sys.modules, "samedge.models.sam.load", None)
         with pytest.raises(MissingExtraError, match=r"pip install 'samedge\[export,cpu\]'"):
             _ = SAM(TINY).predictor

@@ -10,7 +10,7 @@ from support.program import Program
 import samedge
 from samedge.bundle.archive import bundle_manifest
 from samedge.bundle.manifest import ParityRecord
-from samedge.export import exporter
+from samedge.export import sam_bundle
 from samedge.parity.compare import compare
 
 TINY = "seeded:sam_vit_tiny"
@@ -51,7 +51,7 @@ def test_a_failed_parity_is_a_failed_command(program: Program, tmp_path: Path, m
         record: ParityRecord = compare(*arguments, **named)  # type: ignore[arg-type]
         return ParityRecord(verdict="failed", mask_iou_min=0.4, backend=record.backend, rows=record.rows)
 
-    monkeypatch.setattr(exporter, "compare", failing)
+    monkeypatch.setattr(sam_bundle, "compare", failing)
     target = tmp_path / "bundle"
     done = program("export", TINY, "-o", target)
     assert (done.status, done.out) == (1, f"{target}\n")

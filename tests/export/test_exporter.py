@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from samedge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from samedge.errors import CheckpointError, ExportError, UsageError
-from samedge.export import exporter
+from samedge.export import sam_bundle
 from samedge.export.exporter import export_model
 from samedge.export.graphs.plans import GraphPlan, MetaDecoder
 from samedge.export.graphs.trace import trace
@@ -254,7 +254,7 @@ def test_a_wrong_graph_gets_the_verdict_failed(tmp_path: Path, monkeypatch: pyte
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
         return model
 
-    monkeypatch.setattr(exporter, "trace", damage)
+    monkeypatch.setattr(sam_bundle, "trace", damage)
     manifest = manifest_of(export_model(TINY, output=tmp_path / "bundle"))
     assert manifest.parity.verdict == "failed"
     assert manifest.parity.iou_error_max == pytest.approx(0.1, abs=1e-3)

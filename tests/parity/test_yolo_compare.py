@@ -10,7 +10,7 @@ import pytest
 
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
-from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.options import AxisRange
 from samedge.parity.yolo_compare import (
     FP32_YOLO,
     HALF_YOLO,

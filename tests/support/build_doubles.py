@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from samedge.engines.tensorrt.build.options import BuildReport
-from samedge.engines.tensorrt.build.progress import Progress
 from samedge.errors import UsageError
-from samedge.types import TensorSpec
+from samedge.types import Progress, TensorSpec
 
 
 def any_report(plan: bytes, **changes: Any) -> BuildReport:

@@ -13,8 +13,9 @@ from samedge.bundle.manifest import SPLIT_ROLES, GraphRole, Manifest, read_manif
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.engines.registry import open_engine
 from samedge.engines.tensorrt.build.builder import build_plan
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.engine import TensorRtEngine
+from samedge.options import AxisRange
 from samedge.runtime.decoder.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.predictor import Predictor
 from samedge.testing.fake_cuda import FakeCuda

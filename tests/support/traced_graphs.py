@@ -11,14 +11,13 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from samedge.export.graphs.encoder_forms import EncoderForm
 from samedge.export.graphs.plans import GraphPlan, plan_graphs
 from samedge.export.graphs.trace import trace
 from samedge.export.yolo.graphs import plan_yolo
 from samedge.models.sam.load import load_model
 from samedge.models.sam.sam import Sam
 from samedge.models.yolo.load import load_yolo
-from samedge.types import Array, IOScheme
+from samedge.types import Array, EncoderForm, IOScheme
 
 VIT, TINY_VIT, DEMO, YOLO = "seeded:sam_vit_tiny", "seeded:tiny_vit_tiny", "sam_demo", "seeded:yolov8n-seg"
 YOLO_SIDE: Final = 64

@@ -14,11 +14,12 @@ from samedge.benchmarks.measure.child import foreign_failures
 from samedge.bundle.archive import open_bundle
 from samedge.engines.registry import require_backend
 from samedge.engines.tensorrt.api import FlavourName
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.store.builds import stored_engine
 from samedge.errors import SamedgeError
 from samedge.export.engines.build import BuiltEngines, build_engines
 from samedge.export.engines.rungs import rung_graph, written_in
+from samedge.options import AxisRange
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ IMAGES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.
 _SEEDS: Final = ("models/sam/**/*.py", "benchmarks/reference/**/*.py")
 _SEEDED_STATES: Final = ("models/sam/**/*.py", "models/yolo/**/*.py")
 _RELEASED: Final = {"sam_vit_b": "sam_b", "sam_vit_l": "sam_l", "sam_vit_h": "sam_h", "mobile_sam": "mobile_sam"}
-_EXPORTER: Final = ("models/**/*.py", "export/**/*.py", "bundle/manifest.py")
+_EXPORTER: Final = ("models/**/*.py", "export/**/*.py", "bundle/manifest.py", "options.py")
 _DIGITS: Final = 16
 _BUNDLE: Final = "bundle"
 

@@ -19,6 +19,7 @@ from samedge.bundle.manifest import GraphRole, Manifest
 from samedge.engines.layer_times import LayerProfile, profile_layers
 from samedge.engines.registry import AUTO, BACKENDS, find_backend
 from samedge.errors import BackendUnavailableError, SamedgeError, UsageError
+from samedge.types import Progress
 
 _HOST_CLOCK: Final = (
     "onnxruntime times its nodes on the host: on an accelerator, this is the time to launch them, not to run them"
@@ -58,7 +59,7 @@ def profile_model(
     options: ProfileOptions,
     *,
     command: str = "",
-    progress: Callable[[str, float], None] = lambda _step, _share: None,
+    progress: Progress = lambda _step, _share: None,
     resolve: Callable[[str], str] = str,
 ) -> Profile:
     """Profile a graph.

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from typing_extensions import Unpack
+
 from samedge.bundle.archive import Bundle, open_bundle
 from samedge.bundle.engine_notes import EngineNotes, engine_notes
 from samedge.bundle.engines import (
@@ -28,26 +30,24 @@ from samedge.bundle.engines import (
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
-from samedge.engines.tensorrt.build.options import DEFAULT_WORKSPACE, AxisRange, BuildOptions, HardwareCompatibility
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.store.builds import copy_engine, slug, stored_engine
 from samedge.engines.tensorrt.store.store import PLAN_SUFFIX, EngineStore, StoredEngine
 from samedge.errors import StorageError, UsageError
 from samedge.export.engines.ladder import Attempt, Descent, Ladder
 from samedge.export.engines.rung_memory import RungKey, remember_rungs, remembered_rungs
 from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
-from samedge.export.engines.target import EngineTarget, find_target
+from samedge.export.engines.target import EngineTarget, build_options, find_target
 from samedge.export.engines.yolo_profiles import yolo_profiles
-from samedge.options import refuse_foreign
+from samedge.options import DEFAULT_POINTS, DEFAULT_PROMPTS, EngineBuildOptions, EngineKeywords, refuse_foreign
 from samedge.parity.verify import verify_pair
 from samedge.parity.yolo_verify import verify_yolo_engine, why_not_comparable
-from samedge.types import Precision, Verdict
+from samedge.types import Precision, Progress, Verdict
 
 Opener: TypeAlias = Callable[[Path, EngineTarget], Engine]
 """Opens a plan on the device that it was built for."""
 
 
-DEFAULT_PROMPTS: Final = "1/16/64"
-DEFAULT_POINTS: Final = "2/3/16"
 _SMALL_BOARD_BYTES: Final = 5_000_000_000
 _SHARES: Final[Mapping[GraphRole, tuple[float, float]]] = {
     "encoder": (0.0, 0.7), "decoder": (0.7, 0.85), "yolo": (0.0, 0.85),
@@ -103,23 +103,13 @@ def build_engines(
     *,
     flavour: str = "auto",
     precision: Precision | None = None,
-    prompts: AxisRange | str = DEFAULT_PROMPTS,
-    points: AxisRange | str = DEFAULT_POINTS,
-    batch: AxisRange | str | None = None,
-    height: AxisRange | str | None = None,
-    width: AxisRange | str | None = None,
-    targets: Sequence[str] = (),
-    workspace: float = DEFAULT_WORKSPACE,
-    optimisation_level: int | None = None,
-    version_compatible: bool = False,
-    hardware_compatibility: HardwareCompatibility = "none",
-    device: str | None = None,
     output: str | os.PathLike[str] | None = None,
     check: bool = True,
-    restart: bool = False,
-    progress: Callable[[str, float], None] | None = None,
+    options: EngineBuildOptions | None = None,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     opener: Opener | None = None,
+    **keywords: Unpack[EngineKeywords],
 ) -> BuiltEngines:
     """Build the graphs of a bundle as engines, and take the fastest precision whose masks hold.
 
@@ -131,31 +121,23 @@ def build_engines(
         flavour: "trt", "rtx", or "auto" for what is installed.
         precision: "fp32", "fp16", or that of the bundle's graph; None for fp16. fp16 is a wish: where the masks do
             not hold, LayerNorm and softmax become float32, then attention, then all of it.
-        prompts: Fewest, most usual and most prompts of one call, "1/16/64" or an `AxisRange`.
-        points: The same for points of a prompt; a box is two, and a single point is sent with a second one.
-        batch: For a YOLO: fewest, most usual and most images of one call; None for "1/1/4".
-        height: For a YOLO whose input size is free: rows of the input, px, multiples of 32. None for 32, the size that
-            the model is meant for, and 1280: whatever is left of an image when its padding is cut down.
-        width: The same for columns.
-        targets: Compute capabilities such as "8.6", for TensorRT for RTX; empty for the GPU at hand.
-        workspace: Share of the GPU's free memory that kernels may use as scratch space.
-        optimisation_level: 0 (fast build) to 5 (fast engine); None for TensorRT's default.
-        version_compatible: Later versions of TensorRT shall load the engines too.
-        hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
-        device: The GPU, such as "cuda:1"; None for the first.
         output: Folder of the engines; None for ``NAME-engines`` beside the bundle, where `samedge.load` finds them.
         check: Compare the engines' masks with the checkpoint's, as the bundle keeps them; those of a YOLO with what the
             bundle's graph gives on a processor. Without it, or without a GPU, the verdict is "unchecked"; the engines
             are then checked when they are first loaded on a GPU.
-        restart: Begin at the top of the precision ladder, even if an earlier build had to go down.
+        options: A record of options, where they are kept; the defaults if it is left out.
         progress: Called with a sentence and the share of the present rung that is done.
         cancelled: Asked now and then; True ends the build.
         opener: Opens plans, in place of the backend.
+        keywords: Single options, which change those of the record: the fields of `samedge.options.EngineBuildOptions`
+            (`prompts`, `points`, `batch`, `height`, `width`, `targets`, `workspace`, `optimisation_level`,
+            `version_compatible`, `hardware_compatibility`, `device`, `restart`). They are described there.
 
     Returns:
         The engines and their verdict. Engines that failed are kept, and refused when they are loaded.
 
     Raises:
+        TypeError: A keyword that is not known.
         BundleError: It is not a bundle, or its verdict is "failed".
         UsageError: An option means nothing here.
         BackendUnavailableError: TensorRT is not installed; the cure says what to install.
@@ -163,31 +145,26 @@ def build_engines(
         EngineError: No rung could be built, or the memory is not enough.
         StorageError: The file system said no.
     """
-    asked = {"batch": batch, "height": height, "width": width}
-    options = BuildOptions(
-        profiles={"prompts": parse_range(prompts, "--prompts"), "points": parse_range(points, "--points")},
-        targets=tuple(targets),
-        workspace_share=workspace,
-        optimisation_level=optimisation_level,
-        version_compatible=version_compatible,
-        hardware_compatibility=hardware_compatibility,
-    )
-    target = find_target(flavour, options, device)
+    asked = (options or EngineBuildOptions()).updated(**keywords)
+    how = build_options(asked)
+    target = find_target(flavour, how, asked.device)
     opened = open_bundle(bundle)
     _refuse_other_schemes(opened)
+    sizes = {"batch": asked.batch, "height": asked.height, "width": asked.width}
     if opened.manifest.yolo is None:
-        refuse_foreign("a SAM", {f"--{name}": sizes is not None for name, sizes in asked.items()})
+        refuse_foreign("a SAM", {f"--{axis}": wish is not None for axis, wish in sizes.items()})
     else:
-        refuse_foreign("a YOLO", {"--prompts": prompts != DEFAULT_PROMPTS, "--points": points != DEFAULT_POINTS})
+        prompted = {"--prompts": asked.prompts != DEFAULT_PROMPTS, "--points": asked.points != DEFAULT_POINTS}
+        refuse_foreign("a YOLO", prompted)
         refuse_suppression(opened, target.flavour.name)
-        options = replace(options, profiles=yolo_profiles(opened.manifest, asked))
+        how = replace(how, profiles=yolo_profiles(opened.manifest, sizes))
     wanted, rungs = precision_rungs(opened, precision)
-    work = _Work(opened, target, options, wanted, device, progress, cancelled, opener or _open)
+    work = _Work(opened, target, how, wanted, asked.device, progress, cancelled, opener or _open)
     notes = _advice(opened, target, wanted)
     why = _why_unchecked(opened, target, check=check)
     if why is None:
-        _require_probed(opened, options)
-        found = _descend(work, rungs, restart=restart)
+        _require_probed(opened, how)
+        found = _descend(work, rungs, restart=asked.restart)
     else:
         notes += (why,)
         found = work.unchecked(rungs[0])
@@ -209,7 +186,7 @@ class _Work:
     options: BuildOptions
     precision: Precision
     device: str | None
-    progress: Callable[[str, float], None] | None
+    progress: Progress | None
     cancelled: Callable[[], bool]
     opener: Opener
 
@@ -300,19 +277,6 @@ def _descend(work: _Work, rungs: Sequence[str], *, restart: bool) -> Descent[Sto
 def _open(plan: Path, target: EngineTarget) -> Engine:
     device = None if target.gpu is None else f"cuda:{target.gpu.index}"
     return open_engine(plan, backend=target.flavour.name, device=device)
-
-
-def parse_range(sizes: AxisRange | str, option: str) -> AxisRange:
-    """Return sizes that were given as "1/16/64" or as a range already.
-
-    Args:
-        sizes: What was given.
-        option: What error messages call it.
-
-    Raises:
-        UsageError: It is no range.
-    """
-    return AxisRange.parse(sizes, option) if isinstance(sizes, str) else sizes
 
 
 def _with_precision(options: BuildOptions, precision: Precision) -> BuildOptions:

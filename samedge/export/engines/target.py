@@ -11,6 +11,7 @@ from samedge.engines.tensorrt.build.failures import refuse_unsupported
 from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.store.builds import find_gpu
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, MissingExtraError, UsageError
+from samedge.options import EngineBuildOptions
 
 FLAVOURS: Final[dict[str, FlavourName | None]] = {
     "auto": None,
@@ -57,6 +58,22 @@ class EngineTarget:
         if self.targets:
             return " ".join(self.targets)
         return "any gpu" if self.gpu is None else f"{self.gpu.name} {self.gpu.target}"
+
+
+def build_options(options: EngineBuildOptions) -> BuildOptions:
+    """Return how the engines of a SAM are built; a YOLO has other free axes.
+
+    Raises:
+        UsageError: A value is out of its range.
+    """
+    return BuildOptions(
+        profiles={"prompts": options.prompts, "points": options.points},
+        targets=options.targets,
+        workspace_share=options.workspace,
+        optimisation_level=options.optimisation_level,
+        version_compatible=options.version_compatible,
+        hardware_compatibility=options.hardware_compatibility,
+    )
 
 
 def find_target(flavour: str, options: BuildOptions, device: str | None = None) -> EngineTarget:

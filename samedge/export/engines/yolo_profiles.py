@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from samedge.bundle.manifest import Manifest
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.errors import UsageError
+from samedge.options import AxisRange
 
 _BATCH: Final = AxisRange(1, 1, 4)
 _LARGEST: Final = 1280
 """Longest side of an input, px, unless the model is meant for a longer one: the largest that are trained."""
 
 
-def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | str | None]) -> dict[str, AxisRange]:
+def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | None]) -> dict[str, AxisRange]:
     """Return the sizes of the free axes of a YOLO's input.
 
     The smallest side is that of the stride, because of a wide image little is left when its padding is cut down.
@@ -42,10 +42,8 @@ def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | str | None
                     cure="Leave it out, or export the model with free sizes (--dynamic)",
                 )  # fmt: skip
             continue
-        sizes = AxisRange.parse(wish, option) if isinstance(wish, str) else wish
-        if sizes is None:
-            side = meant.get(axis)
-            sizes = _BATCH if side is None else AxisRange(stride, side, max(side, _LARGEST))
+        side = meant.get(axis)
+        sizes = wish or (_BATCH if side is None else AxisRange(stride, side, max(side, _LARGEST)))
         if axis in meant and any(side % stride for side in (sizes.minimum, sizes.optimum, sizes.maximum)):
             raise UsageError(
                 f"{sizes} px are not possible for this model", where=option, cure=f"Choose multiples of {stride}"

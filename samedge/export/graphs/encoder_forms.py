@@ -20,7 +20,7 @@ The forms differ in global attention, whose logits for 64 x 64 tokens are 805 MB
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from samedge.export.graphs.window_heads import window_rows
 from samedge.models.sam.attention import RelPosAttention
 from samedge.models.sam.image_encoder import Block, ImageEncoderViT
+from samedge.types import EncoderForm
 
-EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
 
 CHUNK_QUERIES: Final = 2048

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samedge.bundle.manifest import DEFAULT_VARIANT, GraphRole
-from samedge.export.graphs.encoder_forms import EncoderForm, FoldedViT
+from samedge.export.graphs.encoder_forms import FoldedViT
 from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
 from samedge.export.graphs.tiny_vit_form import FoldedTinyViT
 from samedge.models.sam.image_encoder import ImageEncoderViT
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from samedge.models.sam.tiny_vit import TinyViT
 from samedge.runtime.decoder.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
-from samedge.types import IOScheme
+from samedge.types import EncoderForm, IOScheme
 
 DynamicAxes = dict[str, dict[int, str]]
 

@@ -15,17 +15,15 @@ from typing import Final, TypeAlias
 import onnx
 
 from samedge.bundle.manifest import GraphRecord, ParityRecord
-from samedge.errors import UsageError
-from samedge.export.graphs.encoder_forms import EncoderForm
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.plans import GraphPlan
 from samedge.export.precision.calibration import activation_ranges
-from samedge.export.precision.gpu_linears import FORMATS, FP8_OPSET, quantise_linears
+from samedge.export.precision.gpu_linears import FORMATS, quantise_linears
 from samedge.export.precision.half import HALF_RUNGS, to_half
 from samedge.export.precision.int8 import linears
 from samedge.export.precision.ladder import LINEAR_RUNGS, Calibration, refusal_of, rung_choice
 from samedge.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS
-from samedge.types import Precision
+from samedge.types import EncoderForm, Precision, Progress
 
 Graphs: TypeAlias = tuple[GraphRecord, ...]
 Judge: TypeAlias = Callable[[Graphs, Mapping[str, float]], ParityRecord]
@@ -38,9 +36,6 @@ RUNG_NAMES: Final = {
     "fp32": "float32",
 }
 _FORMS: Final[dict[str, EncoderForm]] = {"fp16": "mask", "fp8": "mask"}
-_OPSETS: Final = {"fp8": FP8_OPSET}
-_OPSET: Final = 17
-"""What every runtime reads. From 19 on the scales of Q and DQ are float16 with the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +59,9 @@ def default_form(precision: str) -> EncoderForm:
     return _FORMS.get(precision, "chunked")
 
 
-def default_opset(precision: str) -> int:
-    """Return the oldest opset that has a precision."""
-    return _OPSETS.get(precision, _OPSET)
-
-
 def is_for_gpus(precision: str, form: str, *, calibrated: bool) -> bool:
     """Whether a precision is this module's: static int8 is OpenVINO's in the form for processors."""
     return precision in ("fp16", "fp8") or (precision == "int8" and calibrated and form != "chunked")
-
-
-def check_gpu_options(precision: str, io: str, opset: int, *, calibrated: bool) -> None:
-    """Refuse options that mean nothing together.
-
-    Raises:
-        UsageError: With what to change.
-    """
-    if precision != "fp8":
-        return
-    if io == "samexporter":
-        raise UsageError("fp8 is not written in the samexporter scheme", where="--io", cure="Choose native or meta")
-    if not calibrated:
-        raise UsageError(
-            "fp8 wants images to measure ranges on", where="--calib", cure="Give a folder of images like yours"
-        )
-    if opset < FP8_OPSET:
-        raise UsageError(f"opset {opset} has no fp8", where="--opset", cure=f"Choose {FP8_OPSET} or {FP8_OPSET + 1}")
 
 
 def gpu_graphs(
@@ -100,7 +72,7 @@ def gpu_graphs(
     stem: str,
     calibration: Calibration | None,
     judge: Judge | None,
-    report: Callable[[str, float], None],
+    report: Progress,
 ) -> ChosenGraphs:
     """Write a bundle's graphs in a precision for GPUs beside the float32 ones, keep one of each, and return which.
 
@@ -134,7 +106,7 @@ class _Ladder:
         folder: Path,
         stem: str,
         judge: Judge | None,
-        report: Callable[[str, float], None],
+        report: Progress,
     ) -> None:
         self._fp32, self._plans, self._folder, self._stem = fp32, plans, folder, stem
         self._judge, self._report = judge, report

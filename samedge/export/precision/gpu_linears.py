@@ -21,7 +21,6 @@ from onnx import TensorProto, numpy_helper
 from samedge.export.precision.int8 import Linear, linears, quantise_static
 from samedge.types import FloatArray
 
-FP8_OPSET: Final = 19
 """The first with fp8."""
 
 _SMALLEST_SCALE: Final = 2.0**-24

@@ -23,7 +23,7 @@ from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.plans import GraphPlan
 from samedge.export.precision.calibration import activation_ranges
 from samedge.export.precision.int8 import Linear, linears, quantise_dynamic, quantise_static
-from samedge.types import Array
+from samedge.types import Array, Progress
 
 ROUNDS: Final = 3
 
@@ -103,7 +103,7 @@ def int8_encoder(
     stem: str,
     calibration: Calibration | None,
     judge: Callable[[GraphRecord, str], ParityRecord] | None,
-    report: Callable[[str, float], None],
+    report: Progress,
 ) -> Chosen:
     """Write the encoder in int8 beside the float32 one, keeps one of them, and returns which and why.
 
@@ -144,7 +144,7 @@ def measured_ranges(
     watched: Sequence[str],
     calibration: Calibration,
     folder: Path,
-    report: Callable[[str, float], None],
+    report: Progress,
 ) -> dict[str, float]:
     """Return the ranges of activations on the user's images; reports the first 0.4 of the work.
 
@@ -171,7 +171,7 @@ def climb(
     kind: str,
     backend: str,
     judge: Callable[[GraphRecord, str], ParityRecord] | None,
-    report: Callable[[str, float], None],
+    report: Progress,
     *,
     nothing: str,
     sizes: Mapping[str, int] | None = None,

@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import onnx
+from typing_extensions import Unpack
 
 from samedge.bundle.manifest import GraphRecord, ParityRecord
+from samedge.bundle.yolo_record import SuppressionRecord
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.trace import trace
 from samedge.export.yolo.graphs import anchors_of, plan_yolo
 from samedge.export.yolo.int8 import int8_yolo
-from samedge.export.yolo.options import YoloOptions, suppression
 from samedge.export.yolo.parity import MAX_SUPPRESSION_ERROR, check_yolo, parity_json, suppression_error
 from samedge.export.yolo.suppression import add_suppression
 from samedge.models.yolo.load import LoadedYolo, load_yolo
+from samedge.options import ExportOptions, GraphKeywords, YoloExportOptions, changed_fields, refuse_foreign
+from samedge.runtime.image.letterbox import MAX_STRIDE
+from samedge.runtime.image.sources import find_images
 from samedge.runtime.yolo.graph import PARITY, yolo_metadata
 from samedge.storage.atomic import staged_file
+from samedge.types import Progress
 from samedge.version import __version__
 
 YOLO_OPSETS: Final = range(12, 21)
@@ -52,66 +57,84 @@ def export_yolo(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    image_size: int | tuple[int, int] | None = None,
-    dynamic: bool = True,
-    opset: int = 17,
-    check: bool = True,
     batch: int | None = None,
-    nms: bool = False,
-    conf: float = 0.25,
-    iou: float = 0.7,
-    max_det: int = 300,
-    agnostic_nms: bool = False,
+    options: ExportOptions | None = None,
+    **keywords: Unpack[GraphKeywords],
 ) -> Path:
     """Write a YOLOv8 or FastSAM as an ONNX file, prove it against the torch model, and return its path.
 
     Args:
         model: Path of a checkpoint, a known name, or "seeded:yolov8n-seg" and the like.
         output: The file; by default the checkpoint's name with the ending ``.onnx`` in the working folder.
-        image_size: Side of the input, or (height, width), px, multiples of 32; what the model was trained at if None.
-        dynamic: Leave height and width free, so that the host can cut the padding down.
-        opset: ONNX opset, 12 to 20.
-        check: Compare the graph with the torch model on the probe images and write the verdict into the file.
         batch: The one number of images that the graph takes; None leaves it free. Ultralytics' runtime takes a graph
             whose batch is free for one whose sizes are free too.
-        nms: Suppress boxes that overlap in the graph.
-        conf: With `nms`: boxes score more.
-        iou: With `nms`: of two boxes of one class that overlap by more, the one that scores less is dropped.
-        max_det: With `nms`: rows that the graph gives for each image.
-        agnostic_nms: With `nms`: boxes of different classes suppress each other too.
+        options: A record of options, where they are kept; the defaults if it is left out.
+        keywords: Single options, which change those of the record: `image_size`, `opset` (12 to 20), `check`, and the
+            fields of `samedge.options.YoloExportOptions` (`dynamic`, `nms`, `conf`, `iou`, `max_det`, `agnostic_nms`).
 
     Raises:
+        TypeError: A keyword that is not known.
         UsageError: An option that means nothing.
         CheckpointError: The checkpoint cannot be read, or is of another architecture.
         ExportError: The graph could not be written.
         StorageError: The file system said no.
     """
-    if opset not in YOLO_OPSETS:
+    asked = (options or ExportOptions()).updated(**keywords)
+    foreign = (*changed_fields(asked.sam), *changed_fields(asked.engines))
+    given = {"precision": asked.precision is not None, "calib": asked.calib is not None}
+    refuse_foreign("an ONNX file", {**given, **dict.fromkeys(foreign, True)})
+    if asked.graph_opset not in YOLO_OPSETS:
         raise UsageError(
-            f"opset {opset} is not supported", cure=f"Choose {YOLO_OPSETS.start} to {YOLO_OPSETS.stop - 1}"
+            f"opset {asked.opset} is not supported", cure=f"Choose {YOLO_OPSETS.start} to {YOLO_OPSETS.stop - 1}"
         )
-    record = suppression(nms=nms, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic_nms)
-    options = YoloOptions(image_size, dynamic, batch, record)
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch is {batch}", cure="Give 1 or more, or None for any number of images")
     loaded = load_yolo(model)
-    options.size(loaded.image_size)
-    target = Path(output) if output is not None else Path(f"{Path(model).stem.replace(':', '-')}.onnx")
+    input_size(asked.image_size, loaded.image_size)
+    place = output if output is not None else asked.output
+    target = Path(place) if place is not None else Path(f"{Path(model).stem.replace(':', '-')}.onnx")
     with staged_file(target) as stage, tempfile.TemporaryDirectory(prefix="samedge-yolo-") as folder:
-        written = write_yolo(loaded, options, Path(folder), "graph", opset=opset, check=check)
+        written = write_yolo(loaded, asked, Path(folder), "graph", batch=batch)
         with storage_errors(target):
             shutil.copyfile(Path(folder) / written.graph.graph.file, stage)
     return target
 
 
+def input_size(asked: int | tuple[int, int] | None, trained: int) -> tuple[int, int]:
+    """Return (height, width) of the input, px.
+
+    Args:
+        asked: Its side, or (height, width), px; None for what the model was trained at.
+        trained: What the model was trained at, px.
+
+    Raises:
+        UsageError: They are no multiples of 32.
+    """
+    asked = trained if asked is None else asked
+    height, width = (asked, asked) if isinstance(asked, int) else asked
+    if min(height, width) < MAX_STRIDE or height % MAX_STRIDE or width % MAX_STRIDE:
+        raise UsageError(
+            f"an image size of {height} x {width} px is not possible for this model",
+            cure=f"Choose multiples of {MAX_STRIDE}",
+        )
+    return height, width
+
+
+def suppression(options: YoloExportOptions) -> SuppressionRecord | None:
+    """Return how the graph suppresses, or None where it does not."""
+    if not options.nms:
+        return None
+    return SuppressionRecord(options.conf, options.iou, options.max_det, options.agnostic_nms)
+
+
 def write_yolo(
     loaded: LoadedYolo,
-    options: YoloOptions,
+    options: ExportOptions,
     folder: Path,
     stem: str,
     *,
-    opset: int,
-    check: bool,
-    calib: list[Path] | None = None,
-    report: Callable[[str, float], None] = lambda _step, _share: None,
+    batch: int | None = None,
+    report: Progress = lambda _step, _share: None,
 ) -> WrittenYolo:
     """Write the graph of a YOLO into a folder, and prove it.
 
@@ -120,25 +143,26 @@ def write_yolo(
         options: What was asked for.
         folder: Where to.
         stem: Beginning of the file name.
-        opset: ONNX opset.
-        check: Compare with the torch model.
-        calib: Pictures to measure the ranges of int8 on; None for float32.
+        batch: The one number of images that the graph takes; None leaves it free.
         report: Called with a sentence and the share of the whole that is done.
     """
-    config, size = loaded.model.config, options.size(loaded.image_size)
-    plan = plan_yolo(loaded.model, size, dynamic=options.dynamic, batch=options.batch)
+    config, size = loaded.model.config, input_size(options.image_size, loaded.image_size)
+    dynamic, opset, nms = options.yolo.dynamic, options.graph_opset, suppression(options.yolo)
+    images = None if options.calib is None else find_images(Path(options.calib))
+    plan = plan_yolo(loaded.model, size, dynamic=dynamic, batch=batch)
     report("Writing the graph", 0.1)
     graph = save_graph(trace(plan, opset), plan, folder, stem, precision="fp32", opset=opset)
     parity = ParityRecord(verdict="unchecked")
     notes: tuple[str, ...] = ()
-    if check:
+    if options.check:
         report("Comparing with the checkpoint", 0.3)
         with open_engine(folder / graph.graph.file, backend="onnxruntime", device="cpu") as engine:
-            parity = check_yolo(loaded.model, engine, size, rect=options.dynamic, batch=options.batch or 1)
-    if calib is not None:
+            parity = check_yolo(loaded.model, engine, size, rect=dynamic, batch=batch or 1)
+    metadata = partial(_metadata, loaded, options.yolo, size, batch)
+    if images is not None:
         chosen = int8_yolo(
-            graph, plan, folder, stem, calib, size, _metadata(loaded, options, size, parity),
-            lambda step, share: report(step, 0.4 + 0.5 * share), check=check, dynamic=options.dynamic,
+            graph, plan, folder, stem, images, size, metadata(parity),
+            lambda step, share: report(step, 0.4 + 0.5 * share), check=options.check, dynamic=dynamic,
         )  # fmt: skip
         graph, notes = chosen.graph, chosen.notes
         if chosen.graph.precision == "int8":
@@ -147,14 +171,16 @@ def write_yolo(
             notes = (*notes, "the weights are random: whether int8 finds the same objects says nothing of trained ones")
     model = onnx.load(str(folder / graph.graph.file))
     variant = graph.variant
-    if options.nms is not None:
-        anchors = None if options.dynamic else anchors_of(size)
-        add_suppression(model, config, options.nms, anchors=anchors)
+    if nms is not None:
+        anchors = None if dynamic else anchors_of(size)
+        add_suppression(model, config, nms, anchors=anchors)
         variant = f"{variant}, nms"
-        if check:
+        if options.check:
             report("Comparing suppression with the host's", 0.9)
-            parity = _with_suppression(model, graph, parity, loaded, options, folder)
-    onnx.helper.set_model_props(model, _metadata(loaded, options, size, parity))
+            path = folder / graph.graph.file
+            error = _suppression_error(model, path, config.classes, nms, size, rect=dynamic, batch=batch or 1)
+            parity = _with_suppression(parity, error)
+    onnx.helper.set_model_props(model, metadata(parity))
     name = f"{stem}.int8" if graph.precision == "int8" else stem
     remove_graph(graph, folder)
     final = save_graph(model, plan, folder, name, precision=graph.precision, opset=opset, variant=variant)
@@ -168,36 +194,39 @@ def _int8_parity(fp32: ParityRecord, int8: ParityRecord | None) -> ParityRecord:
     return fp32 if fp32.verdict == "failed" else int8
 
 
-def _with_suppression(
+def _suppression_error(
     model: onnx.ModelProto,
-    graph: GraphRecord,
-    parity: ParityRecord,
-    loaded: LoadedYolo,
-    options: YoloOptions,
-    folder: Path,
-) -> ParityRecord:
-    if options.nms is None:
-        return parity
-    path = folder / "suppressed.onnx"
+    raw_path: Path,
+    classes: int,
+    nms: SuppressionRecord,
+    size: tuple[int, int],
+    *,
+    rect: bool,
+    batch: int,
+) -> float:
+    """Return how far what a graph suppresses is from what the host suppresses after the graph without it."""
+    path = raw_path.with_name("suppressed.onnx")
     with storage_errors(path):
         onnx.save(model, str(path))
     try:
         with (
-            open_engine(folder / graph.graph.file, backend="onnxruntime", device="cpu") as raw,
+            open_engine(raw_path, backend="onnxruntime", device="cpu") as raw,
             open_engine(path, backend="onnxruntime", device="cpu") as suppressed,
         ):
-            error = suppression_error(
-                raw, suppressed, loaded.model.config.classes, options.nms, options.size(loaded.image_size),
-                rect=options.dynamic, batch=options.batch or 1,
-            )  # fmt: skip
+            return suppression_error(raw, suppressed, classes, nms, size, rect=rect, batch=batch)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _with_suppression(parity: ParityRecord, error: float) -> ParityRecord:
     verdict = parity.verdict if error <= MAX_SUPPRESSION_ERROR else "failed"
     thresholds = {**parity.thresholds, "suppression_error_max": MAX_SUPPRESSION_ERROR}
     return msgspec.structs.replace(parity, verdict=verdict, thresholds=thresholds)
 
 
-def _metadata(loaded: LoadedYolo, options: YoloOptions, size: tuple[int, int], parity: ParityRecord) -> dict[str, str]:
+def _metadata(
+    loaded: LoadedYolo, options: YoloExportOptions, size: tuple[int, int], batch: int | None, parity: ParityRecord
+) -> dict[str, str]:
     return yolo_metadata(
         class_names(loaded),
         size,
@@ -206,8 +235,8 @@ def _metadata(loaded: LoadedYolo, options: YoloOptions, size: tuple[int, int], p
         author="samedge",
         version=__version__,
         license=loaded.licence,
-        args=repr({"dynamic": options.dynamic, "nms": options.nms is not None, "batch": options.batch or 1}),
-        batch=str(options.batch or 1),
+        args=repr({"dynamic": options.dynamic, "nms": options.nms, "batch": batch or 1}),
+        batch=str(batch or 1),
         checkpoint=loaded.checkpoint,
         checkpoint_sha256=loaded.sha256,
         seeded=str(loaded.seeded),

@@ -6,7 +6,7 @@ expected value over the bins, the decoding of boxes. OpenVINO and TensorRT run t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from samedge.runtime.image.letterbox import Letterbox
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.yolo.graph import INPUT, describe_yolo
 from samedge.runtime.yolo.predictor import YoloPredictor
-from samedge.types import Array
+from samedge.types import Array, Progress
 
 _TIMED_TOO: Final = ("onnxruntime", "openvino")
 _HEAD: Final = f"model.{HEAD_LAYER}."
@@ -38,7 +38,7 @@ def int8_yolo(
     images: list[Path],
     size: tuple[int, int],
     metadata: Mapping[str, str],
-    report: Callable[[str, float], None],
+    report: Progress,
     *,
     check: bool,
     dynamic: bool,

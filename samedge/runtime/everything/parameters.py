@@ -6,7 +6,6 @@ Defaults are those of Meta's ``SamAutomaticMaskGenerator``. Ultralytics has the 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from samedge.errors import UsageError
+from samedge.options import unknown_keyword
 from samedge.runtime.everything.point_grids import layer_grids
-from samedge.types import Array
+from samedge.types import Array, Progress
 
 Mode: TypeAlias = Literal["exact", "fast"]
-Progress: TypeAlias = Callable[[str, float], None]
 
 
 class Event(Protocol):
@@ -234,10 +233,7 @@ def run_of(options: Mapping[str, Any]) -> EverythingRun:
     for name, value in options.items():
         meta = OTHER_NAMES.get(name, name)
         if meta not in known:
-            near = difflib.get_close_matches(name, [*known, *OTHER_NAMES], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            # As Python says it of any function: the name is wrong, not the value.
-            raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
+            raise unknown_keyword(name, [*known, *OTHER_NAMES])
         if meta in given:
             other = next(o for o in options if o != name and OTHER_NAMES.get(o, o) == meta)
             raise UsageError(f"{other} and {name} are two names of the same", where="everything", cure="Give one")

@@ -7,7 +7,8 @@ from time import perf_counter
 from typing import Final
 
 from samedge.errors import CancelledError
-from samedge.runtime.everything.parameters import Cancel, Progress
+from samedge.runtime.everything.parameters import Cancel
+from samedge.types import Progress
 
 # The next piece of work may take longer than the last by about this much.
 _CAUTION: Final = 1.2

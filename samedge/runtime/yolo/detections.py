@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from samedge.errors import TensorMismatchError, UsageError
+from samedge.errors import TensorMismatchError
+from samedge.options import check_thresholds
 from samedge.runtime.masks.nms import batched_nms, nms
 from samedge.types import FloatArray
 
@@ -35,11 +36,7 @@ class Thresholds:
     agnostic: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("conf", self.conf), ("iou", self.iou)):
-            if not 0 <= value <= 1:
-                raise UsageError(f"{name} is {value}", cure="Give a number from 0 to 1")
-        if self.max_det < 1:
-            raise UsageError(f"max_det is {self.max_det}", cure="Give 1 or more")
+        check_thresholds(self.conf, self.iou, self.max_det)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from samedge.engines.tensorrt.build.options import AxisRange
+from samedge.options import AxisRange
 from samedge.runtime.image.letterbox import Letterbox
 
 INPUT_AXES: Final = ("batch", "height", "width")

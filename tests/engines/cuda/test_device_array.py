@@ -21,9 +21,10 @@ from samedge.engines.cuda.pool import DevicePool
 from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine, EngineOptions, Value
 from samedge.engines.tensorrt.build.builder import build_plan
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.engine import TensorRtEngine
 from samedge.errors import EngineError, TensorMismatchError
+from samedge.options import AxisRange
 from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 

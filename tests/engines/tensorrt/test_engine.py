@@ -19,7 +19,7 @@ from samedge.engines.protocol import Engine, EngineOptions
 from samedge.engines.registry import availability, find_backend, open_engine
 from samedge.engines.tensorrt import engine as tensorrt
 from samedge.engines.tensorrt.build.builder import build_plan
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.engine import TensorRtEngine, TensorRtRtxEngine
 from samedge.engines.tensorrt.store.key import make_key
 from samedge.engines.tensorrt.store.sidecar import Sidecar, write_sidecar
@@ -30,6 +30,7 @@ from samedge.errors import (
     IntegrityError,
     TensorMismatchError,
 )
+from samedge.options import AxisRange
 from samedge.storage.digest import sha256_file
 from samedge.testing.fake_cuda import FakeCuda
 from samedge.types import Array, TensorSpec

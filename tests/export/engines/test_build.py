@@ -14,7 +14,6 @@ import samedge
 from samedge.bundle.archive import open_bundle
 from samedge.bundle.engine_notes import engine_notes
 from samedge.bundle.engines import bundle_pairs, engines_folder
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import (
@@ -25,6 +24,7 @@ from samedge.errors import (
     UsageError,
 )
 from samedge.export.engines.build import build_engines
+from samedge.options import AxisRange
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,8 @@ from support.traced_graphs import DEMO, SMALL_GRAPHS, TINY_VIT, VIT, YOLO, loade
 from samedge.engines.tensorrt import log as build_log
 from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport, LayerRecord
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport, LayerRecord
 from samedge.errors import EngineError, UsageError
-from samedge.export.graphs.encoder_forms import EncoderForm
 from samedge.export.graphs.plans import plan_graphs
 from samedge.export.graphs.trace import trace
 from samedge.export.precision import int8
@@ -31,7 +30,8 @@ from samedge.export.precision.half import to_half
 from samedge.models.sam.build import empty_sam
 from samedge.models.sam.configs import SamConfig, vit_config
 from samedge.models.sam.seeded import seeded_state
-from samedge.types import Precision
+from samedge.options import AxisRange
+from samedge.types import EncoderForm, Precision
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -20,13 +20,13 @@ from samedge.bundle.engines import bundle_pairs, engines_folder
 from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest
 from samedge.engines.protocol import Availability
 from samedge.engines.registry import availability
-from samedge.engines.tensorrt.build.options import AxisRange
 from samedge.engines.tensorrt.store.sidecar import read_sidecar
 from samedge.errors import BackendUnavailableError, BundleError, EngineError, ParityError, UsageError
 from samedge.export.engines.build import build_engines
 from samedge.export.engines.export import export_with_engines
 from samedge.export.engines.yolo_profiles import yolo_profiles
 from samedge.models.yolo.yolo import YoloConfig
+from samedge.options import AxisRange, ExportOptions
 from samedge.parity import yolo_verify
 from samedge.parity.verify import verify_bundle
 from samedge.runtime.yolo.predictor import YoloPredictor
@@ -332,7 +332,10 @@ class TestExport:
         board = Board(monkeypatch, "rtx", None)
         serve_all(board, monkeypatch)
         target, built = export_with_engines(
-            checkpoint(), "rtx", output=tmp_path / "a", image_size=64, targets=("8.6",), batch="1/2/2", check=False
+            checkpoint(),
+            ExportOptions().updated(
+                "rtx", output=tmp_path / "a", image_size=64, targets=("8.6",), batch="1/2/2", check=False
+            ),
         )
         assert built.plans["yolo"].parent == tmp_path / "a-engines"
         assert bundle_manifest(target).graph("yolo").variant == "default"

@@ -13,13 +13,14 @@ import torch
 from support import reference
 
 from samedge.export.graphs import encoder_forms
-from samedge.export.graphs.encoder_forms import ENCODER_FORMS, EncoderForm, FoldedViT
+from samedge.export.graphs.encoder_forms import ENCODER_FORMS, FoldedViT
 from samedge.export.graphs.plans import GraphPlan
 from samedge.export.graphs.trace import trace
 from samedge.models.sam.build import empty_sam
 from samedge.models.sam.configs import SMALL_VIT, SamConfig, ViTConfig
 from samedge.models.sam.image_encoder import ImageEncoderViT
 from samedge.models.sam.seeded import seeded_state
+from samedge.types import EncoderForm
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from samedge.bundle.manifest import MANIFEST_NAME, GraphRole, Manifest, ParityRe
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
-from samedge.export import exporter
+from samedge.export import sam_bundle
 from samedge.export.exporter import export_model
 from samedge.export.graphs.encoder_forms import ENCODER_FORMS
 from samedge.export.graphs.plans import GraphPlan
@@ -43,7 +43,7 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
         form = plan.variant if plan.variant in ENCODER_FORMS else "mask"
         return traced(TINY, plan.role, form, opset)
 
-    monkeypatch.setattr(exporter, "trace", trace)
+    monkeypatch.setattr(sam_bundle, "trace", trace)
 
 
 def read(bundle: Path) -> Manifest:
@@ -83,7 +83,7 @@ def test_fp16_is_proved_with_rounding_and_runs(tmp_path: Path) -> None:
 
 def test_each_half_of_the_model_walks_down_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge([FAILED, FAILED, PASSED, FAILED, FAILED, PASSED])
-    monkeypatch.setattr(exporter, "_judge_for_gpus", judge)
+    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", judge)
     manifest = read(export_model(TINY, precision="fp16", form="concat", output=tmp_path / "b"))
     assert judge.asked == [
         ("concat, fp16", "default, fp16"),
@@ -105,7 +105,7 @@ def test_what_fails_on_all_rungs_stays_float32_and_is_judged_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = Judge([FAILED] * 7)
-    monkeypatch.setattr(exporter, "_judge_for_gpus", judge)
+    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", judge)
     manifest = read(export_model(TINY, precision="fp16", output=tmp_path / "b"))
     assert {graph.precision for graph in manifest.graphs} == {"fp32"}
     assert "embedding_error_max" in manifest.parity.thresholds
@@ -116,7 +116,7 @@ def test_what_fails_on_all_rungs_stays_float32_and_is_judged_as_such(
 def test_fp8_is_written_on_top_of_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SMALLEST_LINEAR", 1024)
     judge = Judge([PASSED, FAILED, PASSED])
-    monkeypatch.setattr(exporter, "_judge_for_gpus", judge)
+    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", judge)
     bundle = export_model(TINY, precision="fp8", calib=ASSETS, output=tmp_path / "b")
     manifest = read(bundle)
     encoder = manifest.graph("encoder")
@@ -130,7 +130,7 @@ def test_fp8_is_written_on_top_of_float16(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_int8_that_fails_leaves_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SMALLEST_LINEAR", 1024)
-    monkeypatch.setattr(exporter, "_judge_for_gpus", Judge([PASSED, FAILED, FAILED]))
+    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", Judge([PASSED, FAILED, FAILED]))
     manifest = read(export_model(TINY, precision="int8", form="mask", calib=ASSETS, output=tmp_path / "b"))
     assert {graph.precision for graph in manifest.graphs} == {"fp16"}
     assert manifest.parity == PASSED
@@ -176,7 +176,7 @@ def test_masks_of_trained_weights_stay_on_every_rung(tmp_path: Path) -> None:
                 onnx.save(model, tmp_path / f"{role}.onnx")
                 file = stack.enter_context(judged_graph(tmp_path / f"{role}.onnx"))
                 engines[role] = stack.enter_context(open_engine(file, backend="onnxruntime", device="cpu", threads=1))
-            runner = GraphRunner(engines, "native", exporter._input_record(sam), sam.embedding_size)
+            runner = GraphRunner(engines, "native", sam_bundle._input_record(sam), sam.embedding_size)
             reference = TorchRunner(sam, judged_roles(engines))
             figures.append(compare(reference, runner, probes, backend="", thresholds=HALF_THRESHOLDS, shown_only=True))
     assert {parity.verdict for parity in figures} == {"passed"}

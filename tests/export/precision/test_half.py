@@ -14,10 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from support.traced_graphs import SMALL_GRAPHS, VIT, random_feeds, run_graph, traced
 
 from samedge.errors import ExportError, UsageError
-from samedge.export.graphs.encoder_forms import EncoderForm
 from samedge.export.graphs.graph_view import GraphView, attributes_of
 from samedge.export.precision.half import HALF_RUNGS, HalfReport, to_half
-from samedge.types import FloatArray
+from samedge.types import EncoderForm, FloatArray
 
 LOWER = HALF_RUNGS[:-1]
 F32, F16, I64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import samedge
 from samedge.bundle.manifest import MANIFEST_NAME, ParityRecord, read_manifest
 from samedge.errors import UsageError
-from samedge.export import exporter
+from samedge.export import sam_bundle
 from samedge.export.exporter import export_model
 from samedge.export.precision import int8
 from samedge.export.precision import ladder as precision
@@ -208,7 +208,7 @@ class TestLadder:
             assert predictor.predict(points=[20, 20]).masks.shape == (1, 40, 60)
 
     def test_what_is_not_faster_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(exporter, "_judge_int8", lambda *_: ParityRecord(verdict="passed"))
+        monkeypatch.setattr(sam_bundle, "_judge_int8", lambda *_: ParityRecord(verdict="passed"))
         bundle = self.export(tmp_path, monkeypatch, ratio=0.9, model=TINY)
         manifest = read_manifest(bundle / MANIFEST_NAME)
         assert {graph.precision for graph in manifest.graphs} == {"fp32"}
@@ -221,7 +221,7 @@ class TestLadder:
         verdicts = iter(
             [ParityRecord(verdict="failed", mask_iou_mean=0.9, mask_iou_decile=0.5), ParityRecord(verdict="passed")]
         )
-        monkeypatch.setattr(exporter, "_judge_int8", lambda *_: next(verdicts))
+        monkeypatch.setattr(sam_bundle, "_judge_int8", lambda *_: next(verdicts))
         bundle = self.export(tmp_path, monkeypatch, model=TINY)
         manifest = read_manifest(bundle / MANIFEST_NAME)
         assert manifest.graph("encoder").variant == "chunked, int8 dynamic, all linear layers but those that narrow"

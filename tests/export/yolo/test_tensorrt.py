@@ -16,9 +16,10 @@ from samedge.bundle.archive import open_bundle
 from samedge.bundle.manifest import GraphRecord
 from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.errors import EngineError
 from samedge.export.precision.int8 import convolutions, quantise_layers
+from samedge.options import AxisRange
 
 SIDE = 160
 BATCH = AxisRange(1, 1, 4)

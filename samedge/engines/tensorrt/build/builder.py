@@ -32,7 +32,7 @@ from samedge.engines.tensorrt.build.failures import (
 )
 from samedge.engines.tensorrt.build.memory import DeviceMemory, check_memory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.engines.tensorrt.build.progress import PhaseTree, Progress, attach_monitor
+from samedge.engines.tensorrt.build.progress import PhaseTree, attach_monitor
 from samedge.engines.tensorrt.log import BuildLog, log_router
 from samedge.engines.tensorrt.protocols import (
     MonitoredConfig,
@@ -40,7 +40,7 @@ from samedge.engines.tensorrt.protocols import (
     NetworkTensor,
 )
 from samedge.errors import EngineError
-from samedge.types import TensorSpec
+from samedge.types import Progress, TensorSpec
 
 
 def build_plan(

@@ -14,8 +14,8 @@ from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.engines.tensorrt.build.progress import Progress
 from samedge.errors import storage_errors
+from samedge.types import Progress
 
 
 def run(builder: str, request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from samedge.engines.tensorrt.api import Flavour
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.protocols import Builder, BuilderConfig, CapabilityConfig, CompatibleConfig
 from samedge.errors import EngineError, StorageError, UsageError
+from samedge.options import AxisRange
 from samedge.storage.atomic import write_whole
 from samedge.types import TensorSpec
 

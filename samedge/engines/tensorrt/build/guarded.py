@@ -11,10 +11,10 @@ from typing import Final
 from samedge.engines.tensorrt.api import FlavourName
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.engines.tensorrt.build.progress import Progress
 from samedge.errors import EngineError, storage_errors
 from samedge.processes import call_in_child
 from samedge.storage.atomic import staged_file
+from samedge.types import Progress
 
 _NO_MEMORY: Final = (
     "Close other programs, add swap, allow fewer prompts with a smaller profile, lower the optimisation level, "

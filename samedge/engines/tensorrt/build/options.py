@@ -9,68 +9,17 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 
 from samedge.errors import EngineError, UsageError
+from samedge.options import DEFAULT_POINTS, DEFAULT_PROMPTS, DEFAULT_WORKSPACE, AxisRange, HardwareCompatibility
 from samedge.types import Precision, TensorSpec
 
-HardwareCompatibility: TypeAlias = Literal["none", "ampere_plus", "same_compute_capability"]
 Typing: TypeAlias = Literal["auto", "strong", "weak"]
 
 
-@dataclass(frozen=True, slots=True)
-class AxisRange:
-    """The sizes that an engine takes along a free axis.
-
-    Attributes:
-        minimum: The smallest size that it accepts.
-        optimum: The size that its kernels are chosen for.
-        maximum: The largest size that it accepts; memory is planned for it.
-
-    Raises:
-        UsageError: The three are not in ascending order, or the smallest is less than 1.
-    """
-
-    minimum: int
-    optimum: int
-    maximum: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise UsageError(
-                f"a profile of {self} is no range",
-                cure="Give minimum/optimum/maximum in ascending order and from 1 on, such as 1/16/64",
-            )
-
-    def __str__(self) -> str:
-        return f"{self.minimum}/{self.optimum}/{self.maximum}"
-
-    @staticmethod
-    def parse(text: str, option: str) -> AxisRange:
-        """Return the sizes that a text such as "1/16/64" names; one number is all three.
-
-        Args:
-            text: What the user wrote.
-            option: What error messages call it.
-
-        Raises:
-            UsageError: It is not three numbers in ascending order.
-        """
-        parts = text.split("/")
-        if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
-            raise UsageError(
-                f"{text!r} is no range", where=option, cure="Give minimum/optimum/maximum, such as 1/16/64"
-            )
-        sizes = [int(part) for part in parts]
-        return AxisRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
-
-
-DEFAULT_WORKSPACE: Final = 0.5
-"""Share of the GPU's free memory."""
-
 DEFAULT_PROFILES: Final[Mapping[str, AxisRange]] = {
     "batch": AxisRange(1, 1, 1),
-    "prompts": AxisRange(1, 16, 64),
-    "points": AxisRange(2, 3, 16),
+    "prompts": DEFAULT_PROMPTS,
+    "points": DEFAULT_POINTS,
 }
-"""A single point is sent with a padding point, hence two points at least; a box and a point are three."""
 
 
 @dataclass(frozen=True, slots=True)

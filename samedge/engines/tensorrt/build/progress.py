@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any
 
 from samedge.engines.tensorrt.protocols import TensorRtModule
-
-Progress: TypeAlias = Callable[[str, float], None]
-"""Called with a sentence and the share that is done, 0..1."""
+from samedge.types import Progress
 
 
 @dataclass(slots=True)

@@ -18,12 +18,12 @@ from samedge.engines.tensorrt.api import Flavour, FlavourName, find_flavour
 from samedge.engines.tensorrt.build.failures import known_zeros, refuse_unsupported
 from samedge.engines.tensorrt.build.guarded import build_in_child
 from samedge.engines.tensorrt.build.options import BuildOptions
-from samedge.engines.tensorrt.build.progress import Progress
 from samedge.engines.tensorrt.store.key import EngineKey, graph_digest, make_key
 from samedge.engines.tensorrt.store.sidecar import write_sidecar
 from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
 from samedge.errors import DeviceUnavailableError, MissingExtraError, storage_errors
 from samedge.storage.atomic import staged_file
+from samedge.types import Progress
 
 
 def stored_engine(

@@ -17,10 +17,11 @@ from samedge.engines.tensorrt.build import memory as build_memory
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.guarded import build_in_child
 from samedge.engines.tensorrt.build.memory import DeviceMemory, check_memory, free_host_bytes
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.build.progress import PhaseTree
 from samedge.engines.tensorrt.plan_file import inspect_plan
 from samedge.errors import EngineError, SamedgeError, UsageError
+from samedge.options import AxisRange
 from samedge.types import TensorSpec
 
 GENERATIONS = tuple(VERSIONS)

@@ -10,13 +10,14 @@ from support.rtx_graphs import write_affine
 
 from samedge.engines.cuda.memory import Gpu, no_driver
 from samedge.engines.tensorrt.api import find_flavour
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions
+from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.plan_file import inspect_plan
 from samedge.engines.tensorrt.store import builds as stored_builds
 from samedge.engines.tensorrt.store.builds import copy_engine, engine_key, stored_engine
 from samedge.engines.tensorrt.store.sidecar import read_sidecar, verify_plan
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
+from samedge.options import AxisRange
 from samedge.testing.fake_cuda import FakeCuda
 
 AXES = {"x": ("batch", 4), "y": ("batch", 3)}

@@ -19,11 +19,12 @@ from support.build_doubles import any_report
 
 from samedge.engines.cuda.memory import Gpu
 from samedge.engines.tensorrt.api import Flavour
-from samedge.engines.tensorrt.build.options import AxisRange, BuildOptions, BuildReport
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.store.key import EngineKey, graph_digest, make_key
 from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import EngineError, StorageError
+from samedge.options import AxisRange
 from samedge.storage.cache import CACHE_VARIABLE
 
 GPU = Gpu(0, "Orin", "8.7", 16, 8 << 30, integrated=True)
