@@ -71,7 +71,8 @@ def make_engines(
     tried = [str(attempt) for attempt in built.attempts if not attempt.passed]
     if tried:
         details["tried"] = " / ".join(tried)
-    problem = "" if built.verdict == "passed" else f"its engines are {built.verdict} on the bundle's probes"
+    outcome = {"passed": "", "failed": "its engines failed the bundle's probes"}
+    problem = outcome.get(built.verdict, "its engines were not checked on the bundle's probes")
     many: Path | None = None
     notes = built.notes
     if max(batches, default=1) > 1:

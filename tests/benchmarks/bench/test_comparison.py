@@ -73,7 +73,7 @@ def test_other_threads_pictures_or_backends_are_other_conditions() -> None:
     now = report(quicker())
     now.settings["threads"] = "4"
     found = compare_reports(report(model_row()), now)
-    assert found.different == ("other settings: threads was 2 and is 4",)
+    assert found.different == ("different settings: threads was 2 and is 4",)
     moved = compare_reports(report(model_row()), report(quicker(backend="openvino")))
     assert judgements(moved)["encode, ms"] == "other machine"
 

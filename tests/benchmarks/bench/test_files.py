@@ -151,7 +151,7 @@ def test_the_reference_page_is_its_four_columns_and_what_they_mean() -> None:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "| Model | Size (MB) | Parameters (M) | Speed (CPU) (ms/im) |"
     assert lines[2:4] == ["| SAM-b | 375.0 | 93.7 | 30000 |", "| YOLOv8n-seg | 13.8 | 3.4 | 25.0 |"]
-    assert lines[4] == "| Model | Encode (ms) | One prompt (ms) | Everything (ms/im) | Clicks asked an image | Parity |"
+    assert lines[4] == "| Model | Encode (ms) | One prompt (ms) | Everything (ms/im) | Clicks per image | Parity |"
     assert lines[6:] == [
         "| SAM-b | 800 | 90.0 | 30000 | 1,024 | passed |",
         "| YOLOv8n-seg | 20.0 | – | 25.0 | – | passed |",

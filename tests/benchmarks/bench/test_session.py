@@ -42,7 +42,7 @@ def test_another_machine_is_said_on_the_terminal(
     other = write_bench(report(model_row(), processor="another"), tmp_path / "other")[-1]
     run_bench(BenchOptions(), measured=kept, compare=other)
     out = capsys.readouterr().out
-    assert "other machine: processor was another and is a fast one: times are not judged" in out
+    assert "different machine: processor was another and is a fast one: times are not judged" in out
 
 
 def test_without_matplotlib_the_rest_is_written(
@@ -88,7 +88,7 @@ def test_where_no_model_can_be_measured_the_status_says_so(monkeypatch: pytest.M
 
 
 def test_errors_come_before_anything_is_measured(kept: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--preset: there is no preset 'page'. Choose reference-page"):
+    with pytest.raises(UsageError, match=r"--preset: unknown preset 'page'. Choose reference-page"):
         run_bench(BenchOptions(), preset="page")
     with pytest.raises(StorageError):
         run_bench(BenchOptions(), compare=tmp_path / "none.json")

@@ -137,7 +137,7 @@ def test_the_checks_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (GpuSettings(contenders=("speed",)), "there is no contender 'speed'"),
+        (GpuSettings(contenders=("speed",)), "unknown contender 'speed'"),
         (GpuSettings(device="dla"), "no device 'dla'"),
     ],
 )
@@ -206,7 +206,7 @@ def test_engines_on_a_gpu_are_measured_and_give_everything_back(board: Board, tm
     assert row.embedding_error < 1e-5
     assert row.mask_iou_worst == 1
     assert list(row.steps) == [step for step in step_names((1, 3), (2,)) if step != "encode x2"]
-    assert row.notes == ("encode x2 is more than the engine takes",)
+    assert row.notes == ("encode x2 exceeds the engine's maximum batch",)
     assert row.steps["encode"].ratio is None  # torch is not among them
     assert len(shown) == 1 + 2 + len(row.steps)
     gc.collect()
@@ -330,7 +330,7 @@ def test_engines_with_other_masks_are_a_problem(builder: tuple[BuildingBoard, Pa
     settings = GpuSettings(model=str(bundle), contenders=("tensorrt",), trial=False, **QUICK)
     (row,) = run_gpu(settings, {}).contenders
     assert "its masks differ from the CPU's" in row.problem
-    assert "its engines are failed on the bundle's probes" in row.problem
+    assert "its engines failed the bundle's probes" in row.problem
 
 
 def test_no_encoder_for_many_images_is_a_note(builder: tuple[BuildingBoard, Path], monkeypatch: Any) -> None:
@@ -341,7 +341,7 @@ def test_no_encoder_for_many_images_is_a_note(builder: tuple[BuildingBoard, Path
     settings = GpuSettings(model=str(builder[1]), contenders=("tensorrt",), trial=False, **QUICK)
     (row,) = run_gpu(settings, {}).contenders
     assert row.problem == "a stream failed"
-    assert row.notes == ("no encoder for 2 images at once: not enough memory. Buy some",)
+    assert row.notes == ("no encoder for batches of 2: not enough memory. Buy some",)
 
 
 def test_a_predictor_that_is_not_left_alone_has_the_same_masks(board: Board) -> None:
@@ -362,7 +362,7 @@ def test_a_predictor_that_is_not_left_alone_has_the_same_masks(board: Board) -> 
 
     contender.predictor.__class__ = Other
     twisted, alone = predictor_problems(contender, fails, IMAGES)
-    assert twisted.startswith("an embedding that went out and came back has other masks than the predictor alone")
+    assert twisted.startswith("an exported and re-imported embedding gives different masks from the predictor alone")
     assert alone == "two predictors in threads failed: not enough GPU memory"
     contender.close()
     gc.collect()

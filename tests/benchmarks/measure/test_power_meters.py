@@ -115,7 +115,7 @@ def test_where_nothing_tells_energy_the_reason_is_said(tmp_path: Path, monkeypat
     monkeypatch.setattr(RaplMeter, "start", refuse)
     meter, why = find_meter(tmp_path)
     assert meter is None
-    assert why.startswith("the processor's energy counters are there and may not be read: run as root")
+    assert why.startswith("the processor's energy counters are not readable: run as root")
 
 
 def test_a_counter_that_says_no_number_is_not_used(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_rows_are_chosen_by_name_in_the_order_of_the_table() -> None:
     assert chosen_targets(()) == TARGETS
     assert [target.name for target in chosen_targets(("import", "encoder"))] == ["encoder", "import"]
     assert len(set(ROWS)) == len(ROWS)
-    with pytest.raises(UsageError, match="there is no row 'speed'"):
+    with pytest.raises(UsageError, match="unknown row 'speed'"):
         chosen_targets(("encoder", "speed"))
 
 

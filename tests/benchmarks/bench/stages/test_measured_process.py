@@ -36,7 +36,7 @@ def test_a_peer_that_is_not_installed_says_so() -> None:
     [
         ("old", r"fake: the peer speaks protocol 2, not 1"),
         ("refuses", r"fake: it knows no such model"),
-        ("dies", r"it ended with status 9: first line / out of memory"),
+        ("dies", r"the measuring process ended with status 9: first line / out of memory"),
         ("noise", r"invalid reply to 'open' .*Loading the model, please wait.*to stderr"),
         ("other", r"invalid reply to 'open' \(Expected `object`, got `int`"),
     ],
