@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 
 from samedge.benchmarks.gpu.contenders import CONTENDERS
-from samedge.benchmarks.gpu.results import GpuReport, write_gpu_report
-from samedge.benchmarks.gpu.results import rich_table as gpu_table
+from samedge.benchmarks.gpu.results import GpuReport, gpu_table, write_gpu_report
 from samedge.benchmarks.gpu.run import GpuSettings, run_gpu
 from samedge.benchmarks.measure.artefacts import Artefacts
 from samedge.benchmarks.measure.facts import is_busy, measured_where
@@ -20,7 +19,7 @@ from samedge.benchmarks.measure.rounds import WARM_UPS
 from samedge.benchmarks.measure.screen import WIDTH, Screen
 from samedge.benchmarks.targets.context import Bench, Settings
 from samedge.benchmarks.targets.everything_rows import DEMO
-from samedge.benchmarks.targets.report import rich_table, write_report
+from samedge.benchmarks.targets.report import targets_table, write_report
 from samedge.benchmarks.targets.results import SCHEMA, Report
 from samedge.benchmarks.targets.targets import ROWS, chosen_targets, measure_targets
 from samedge.errors import BenchmarkError, SamedgeError, UsageError
@@ -156,7 +155,7 @@ def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) 
     """
     chosen_targets(rows)
     report = Report(SCHEMA, measured_where(_command()), _shown(settings), ())
-    screen = Screen(lambda width: rich_table(report.rows, width))
+    screen = Screen(lambda width: targets_table(report.rows, width))
     if is_busy():
         screen.warn("This machine is busy: times are unreliable, ratios less so; memory and errors are unaffected")
     with screen:

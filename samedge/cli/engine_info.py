@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from samedge.bundle.engine_file import EngineFile, describe_engine
+from samedge.tables import rich_table
 from samedge.types import TensorSpec
 
 
@@ -32,10 +32,7 @@ def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
         sys.stdout.write(json.dumps(_document(engine), indent=2, default=str) + "\n")
         return
     console = Console()
-    table = Table(title=escape(str(path)), title_justify="left", show_header=False)
-    for name, value in _rows(engine).items():
-        table.add_row(name, escape(value))
-    console.print(table)
+    console.print(rich_table(str(path), ("", ""), _rows(engine).items(), show_header=False))
     if engine.inputs is None or engine.outputs is None:
         console.print("Inputs and outputs: unknown. samedge info --open opens the engine on a GPU and reads them.")
     else:
@@ -67,13 +64,12 @@ def _rows(engine: EngineFile) -> dict[str, str]:
 
 
 def _ports(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> Table:
-    table = Table(title="inputs and outputs", title_justify="left")
-    for name in ("", "name", "dtype", "shape"):
-        table.add_column(name, overflow="fold")
-    for side, ports in (("in", inputs), ("out", outputs)):
-        for name, spec in ports.items():
-            table.add_row(side, escape(name), spec.dtype.name, escape(" × ".join(map(str, spec.shape))))
-    return table
+    rows = [
+        (side, name, spec.dtype.name, " × ".join(map(str, spec.shape)))
+        for side, ports in (("in", inputs), ("out", outputs))
+        for name, spec in ports.items()
+    ]
+    return rich_table("inputs and outputs", ("", "name", "dtype", "shape"), rows)
 
 
 def _document(engine: EngineFile) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import typer
 from samedge.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    from samedge.cli.table_formats import PlainTable
     from samedge.engines.tensorrt.store.explain import Explanation
     from samedge.engines.tensorrt.store.store import StoredEngine
+    from samedge.tables import PlainTable
 
 engines = typer.Typer(help="List the engine store, explain an engine, free space.")
 
@@ -35,8 +35,8 @@ def options(context: typer.Context) -> None:
 @engines.command("ls")
 def list_engines(format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table") -> None:
     """List the engines of the store, the most recently used first."""
-    from samedge.cli.table_formats import print_tables
     from samedge.engines.tensorrt.store.store import EngineStore
+    from samedge.tables import print_tables
 
     store = EngineStore()
     print_tables([engines_table(store.entries(), store.folder)], format_)
@@ -48,8 +48,8 @@ def why(
     format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
 ) -> None:
     """Compare an engine with this machine, field by field; the status is 1 if the engine must not be opened here."""
-    from samedge.cli.table_formats import print_tables
     from samedge.engines.tensorrt.store.explain import explain_plan, find_plan
+    from samedge.tables import print_tables
 
     path = find_plan(engine)
     explanation = explain_plan(path)
@@ -75,8 +75,8 @@ def collect(
 
     Copies beside bundles stay.
     """
-    from samedge.cli.table_formats import PlainTable, print_tables
     from samedge.engines.tensorrt.store.store import EngineStore
+    from samedge.tables import PlainTable, print_tables
 
     limit = None if max_size is None else parse_size(max_size)
     unused = None if older_than is None else parse_age(older_than)
@@ -91,7 +91,7 @@ def collect(
 def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
     """Return one row per engine."""
     from samedge.bundle.engine_notes import engine_notes
-    from samedge.cli.table_formats import PlainTable
+    from samedge.tables import PlainTable
 
     columns = ("engine", "MB", "graph", "precision", "rung", "verdict", "TensorRT", "GPU", "last used")
     rows, records = [], []
@@ -130,7 +130,7 @@ def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
 
 def findings_table(explanation: Explanation, name: str) -> PlainTable:
     """Return one row per part of an engine's key."""
-    from samedge.cli.table_formats import PlainTable
+    from samedge.tables import PlainTable
 
     words = {True: "yes", False: "NO", None: ""}
     rows = [(item.part, item.engine, item.here, words[item.fits], item.why) for item in explanation.findings]

@@ -42,10 +42,10 @@ def info(
 
 
 def _show_backends(model: str | None, default: str, form: str | None) -> None:
-    from samedge.cli.table_formats import print_tables
     from samedge.cli.tables import backends_table, decisions_table
     from samedge.engines.registry import backends
     from samedge.engines.selection.decisions import kept_decisions
+    from samedge.tables import print_tables
 
     if model is not None:
         raise UsageError("--backends takes no model", where=model, cure="Give one or the other")
@@ -61,6 +61,7 @@ def _show_model(model: str, json: bool, opened: bool) -> None:
     import msgspec
 
     from samedge.bundle.archive import ENGINE_SUFFIXES
+    from samedge.tables import json_text
 
     if Path(model).suffix in ENGINE_SUFFIXES:
         from samedge.cli.engine_info import show_engine
@@ -82,7 +83,7 @@ def _show_model(model: str, json: bool, opened: bool) -> None:
         document: dict[str, Any] = {"model": msgspec.to_builtins(record), "size_bytes": size}
         if manifest is not None:
             document |= msgspec.to_builtins(manifest)
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+        sys.stdout.write(json_text(document))
     else:
         _show(model, record, size, manifest)
 
@@ -95,15 +96,13 @@ def _size_of(model: str) -> int | None:
 
 def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest | None) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from samedge.bundle.archive import Bundle
     from samedge.bundle.engines import bundle_pairs
     from samedge.cli.tables import engines_table, graphs_table, parity_table, ports_table
+    from samedge.tables import rich_table
 
     console = Console()
-    table = Table(title=escape(model), title_justify="left", show_header=False)
     rows = {
         "model": record.name + (" (seeded random weights: masks mean nothing)" if record.seeded else ""),
         "licence": record.licence,
@@ -128,9 +127,7 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
         }
         if manifest.notes:
             rows["notes"] = "\n".join(manifest.notes)
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    console.print(table)
+    console.print(rich_table(model, ("", ""), rows.items(), show_header=False))
     if manifest is not None:
         console.print(graphs_table(manifest))
         console.print(ports_table(manifest))

@@ -100,19 +100,17 @@ def find_objects(
 def print_objects(results: Results) -> None:
     """Write the image's name and size, on one unwrapped line, and the table of objects to stdout."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+
+    from samedge.tables import rich_table
 
     console = Console()
     title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
-    table = Table()
-    table.add_column("class")
-    for name in ("score", "x1", "y1", "x2", "y2", *([] if results.masks is None else ["area, px"])):
-        table.add_column(name, justify="right")
+    columns = ("class", "score", "x1", "y1", "x2", "y2", *([] if results.masks is None else ["area, px"]))
+    rows = []
     if results.boxes is not None:
         areas = [] if results.masks is None else [[str(int(mask.sum()))] for mask in results.masks.iter_masks()]
         for number, (*box, score, kind) in enumerate(results.boxes.data.tolist()):
             shown = [f"{side:.0f}" for side in box]
-            table.add_row(escape(results.name_of(int(kind))), f"{score:.3f}", *shown, *(areas[number] if areas else []))
-    console.print(table)
+            rows.append((results.name_of(int(kind)), f"{score:.3f}", *shown, *(areas[number] if areas else [])))
+    console.print(rich_table(None, columns, rows, right=range(1, 7)))

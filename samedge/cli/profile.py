@@ -44,8 +44,8 @@ def profile(
     from samedge.cli.predict import bundle_of
     from samedge.cli.profile_tables import profile_tables
     from samedge.cli.progress import shown_progress
-    from samedge.cli.table_formats import FORMATS, print_tables
     from samedge.errors import UsageError
+    from samedge.tables import FORMATS, json_text, print_tables
 
     if format_ not in FORMATS:
         raise UsageError(f"unknown format {format_!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
@@ -68,29 +68,21 @@ def profile(
     if output is not None:
         _write(profiled, output)
     if format_ == "json":
-        sys.stdout.write(_json(profiled))
+        sys.stdout.write(json_text(profiled))
     else:
         print_tables(profile_tables(profiled, top), format_, columns=_COLUMNS)
-
-
-def _json(profiled: Profile) -> str:
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(profiled), indent=2).decode() + "\n"
 
 
 def _write(profiled: Profile, folder: Path) -> None:
     from samedge.benchmarks.profile.plot import plot_profile
     from samedge.cli.profile_tables import layers_table, profile_tables
-    from samedge.cli.table_formats import tables_text
     from samedge.errors import MissingExtraError
-    from samedge.storage.atomic import write_whole
+    from samedge.tables import json_text, tables_text, write_texts
 
     every = layers_table(list(profiled.layers), len(profiled.layers), shorten=False)
     tables = profile_tables(profiled, len(profiled.layers))
-    write_whole(folder / "profile.json", _json(profiled).encode())
-    write_whole(folder / "profile.md", tables_text(tables, "markdown").encode())
-    write_whole(folder / "profile.csv", tables_text([every], "csv").encode())
+    texts = {".json": json_text(profiled), ".md": tables_text(tables, "markdown"), ".csv": tables_text([every], "csv")}
+    write_texts(texts, folder, "profile")
     try:
         plot_profile(profiled, folder / "profile.png")
     except MissingExtraError as error:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from samedge.benchmarks.profile.profile import KindRow, LayerRow, Profile
-from samedge.cli.table_formats import PlainTable
+from samedge.tables import PlainTable
 
 _LONGEST_NAME: Final = 48
 

@@ -14,25 +14,26 @@ from rich.text import Text
 from samedge.bundle.engine_notes import engine_notes
 from samedge.bundle.engines import EngineSet
 from samedge.bundle.manifest import Manifest, ParityRecord
-from samedge.cli.table_formats import PlainTable
 from samedge.engines.registry import BackendReport
 from samedge.engines.selection.decisions import Decision, Trial
 from samedge.runtime.results.results import Results
+from samedge.tables import PlainTable, rich_table
 
 
 def parity_table(parity: ParityRecord) -> Table:
     """Return the verdict, with one row per kind of prompt; its worst image counts."""
     if "box_error_max" in parity.thresholds or parity.objects is not None:
         return _yolo_parity_table(parity)
-    table = Table(title=f"parity: {_verdict(parity)} ({escape(parity.backend)})", title_justify="left")
-    table.add_column("prompt")
-    for name in ("mask IoU, worst", "mask IoU, mean", "predicted IoU error"):
-        table.add_column(name, justify="right")
+    rows = []
     for kind in dict.fromkeys(row.prompt for row in parity.rows):
-        rows = [row for row in parity.rows if row.prompt == kind]
-        ious = [row.mask_iou for row in rows]
-        error = max(row.iou_error for row in rows)
-        table.add_row(escape(kind), f"{min(ious):.6f}", f"{sum(ious) / len(ious):.6f}", f"{error:.1e}")
+        same = [row for row in parity.rows if row.prompt == kind]
+        ious = [row.mask_iou for row in same]
+        error = max(row.iou_error for row in same)
+        rows.append((kind, f"{min(ious):.6f}", f"{sum(ious) / len(ious):.6f}", f"{error:.1e}"))
+    table = rich_table(
+        None, ("prompt", "mask IoU, worst", "mask IoU, mean", "predicted IoU error"), rows, right=(1, 2, 3)
+    )
+    table.title = _parity_title(parity)
     table.add_section()
     table.add_row("all", f"{parity.mask_iou_min:.6f}", f"{parity.mask_iou_mean:.6f}", f"{parity.iou_error_max:.1e}")
     table.caption = f"embedding error {parity.embedding_error_max:.1e} over {_images(parity)} images"
@@ -42,26 +43,23 @@ def parity_table(parity: ParityRecord) -> Table:
 
 def _yolo_parity_table(parity: ParityRecord) -> Table:
     """Return the verdict of a YOLO model, with one row per probe image or the agreement of objects."""
-    title = f"parity: {_verdict(parity)} ({escape(parity.backend)})"
-    # The columns are narrow: min_width keeps the title on one line.
-    table = Table(title=title, title_justify="left", min_width=len(Text.from_markup(title)))
+    title = _parity_title(parity)
+    width = len(Text.from_markup(title))  # the columns are narrow: min_width keeps the title on one line
     if parity.objects is not None:
-        table.add_column("float32 and int8 on your images", overflow="fold")
-        table.add_row(parity.objects.sentence)
-        return table
-    table.add_column("image")
-    for name in ("mask IoU, worst", "score error"):
-        table.add_column(name, justify="right")
-    for row in parity.rows:
-        table.add_row(escape(row.image), f"{row.mask_iou:.6f}", f"{row.iou_error:.1e}")
-    table.caption = f"box error {parity.box_error_max:.1e} px over {_images(parity)} images"
-    table.caption_justify = "left"
+        rows = [(parity.objects.sentence,)]
+        table = rich_table(None, ("float32 and int8 on your images",), rows, min_width=width)
+    else:
+        lines = [(row.image, f"{row.mask_iou:.6f}", f"{row.iou_error:.1e}") for row in parity.rows]
+        table = rich_table(None, ("image", "mask IoU, worst", "score error"), lines, right=(1, 2), min_width=width)
+        table.caption = f"box error {parity.box_error_max:.1e} px over {_images(parity)} images"
+        table.caption_justify = "left"
+    table.title = title
     return table
 
 
-def _verdict(parity: ParityRecord) -> str:
+def _parity_title(parity: ParityRecord) -> str:
     colour = {"passed": "green", "failed": "red"}.get(parity.verdict, "yellow")
-    return f"[{colour}]{parity.verdict}[/]"
+    return f"parity: [{colour}]{parity.verdict}[/] ({escape(parity.backend)})"
 
 
 def _images(parity: ParityRecord) -> int:
@@ -70,38 +68,36 @@ def _images(parity: ParityRecord) -> int:
 
 def graphs_table(manifest: Manifest) -> Table:
     """Return the graphs of a bundle."""
-    table = Table(title="graphs", title_justify="left")
-    for name in ("file", "MB", "precision", "opset", "nodes"):
-        table.add_column(name, overflow="fold", justify="left" if name == "file" else "right")
-    for graph in manifest.graphs:
-        size = sum(file.size for file in graph.files) / 1e6
-        table.add_row(escape(graph.graph.file), f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes))
-    return table
+    rows = [
+        (
+            graph.graph.file,
+            f"{sum(file.size for file in graph.files) / 1e6:.1f}",
+            graph.precision,
+            str(graph.opset),
+            str(graph.nodes),
+        )
+        for graph in manifest.graphs
+    ]
+    return rich_table("graphs", ("file", "MB", "precision", "opset", "nodes"), rows, right=(1, 2, 3, 4))
 
 
 def engines_table(pairs: Sequence[EngineSet]) -> Table:
     """Return the engines of a bundle; those beside it come first."""
-    table = Table(title="engines", title_justify="left")
     roles = list(pairs[0].engines)
-    for name in ("TensorRT", "GPU", *roles, "MB", "masks", "in"):
-        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
+    rows = []
     for pair in pairs:
         key, halves = pair.main.key, list(pair.engines.values())
         rungs = [notes.rung if (notes := engine_notes(half.sidecar)) is not None else "" for half in halves]
         size = sum(half.sidecar.size for half in halves) / 1e6
         where = ", ".join(key.targets) or key.gpu or "any"
-        table.add_row(
-            f"{key.flavour} {key.version}", escape(where), *rungs, f"{size:.1f}", pair.verdict,
-            escape(str(pair.main.plan.parent)),
-        )  # fmt: skip
-    return table
+        version = f"{key.flavour} {key.version}"
+        rows.append((version, where, *rungs, f"{size:.1f}", pair.verdict, str(pair.main.plan.parent)))
+    return rich_table("engines", ("TensorRT", "GPU", *roles, "MB", "masks", "in"), rows, right=(2 + len(roles),))
 
 
 def ports_table(manifest: Manifest) -> Table:
     """Return the inputs and outputs of a bundle's graphs."""
-    table = Table(title="inputs and outputs", title_justify="left")
-    for name in ("graph", "", "name", "dtype", "shape"):
-        table.add_column(name, overflow="fold")
+    table = rich_table("inputs and outputs", ("graph", "", "name", "dtype", "shape"))
     for graph in manifest.graphs:
         for side, ports in (("in", graph.inputs), ("out", graph.outputs)):
             for name, port in ports.items():
@@ -119,17 +115,14 @@ def print_results(results: Results) -> None:
 
 
 def _results_table(results: Results) -> Table:
-    table = Table()
-    for name in ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px"):
-        table.add_column(name, justify="right")
+    rows = []
     if results.boxes is not None and results.masks is not None:
         for index, box, score, mask in zip(
             results.prompt_index, results.boxes.xyxy, results.boxes.conf, results.masks.iter_masks(), strict=True
         ):
-            table.add_row(str(index), f"{score:.3f}", *(f"{side:.0f}" for side in box), str(int(mask.sum())))
-    for index in results.dropped:
-        table.add_row(str(index), "below --conf: dropped")
-    return table
+            rows.append((str(index), f"{score:.3f}", *(f"{side:.0f}" for side in box), str(int(mask.sum()))))
+    rows += [(str(index), "below --conf: dropped") for index in results.dropped]
+    return rich_table(None, ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px"), rows, right=range(7))
 
 
 def backends_table(backends: Sequence[BackendReport]) -> PlainTable:

@@ -22,18 +22,18 @@ def verify(
     Compares them with the checkpoint's outputs that the export stored in the bundle; a YOLO model with its own graph on
     another backend, on the CPU. The exit status is 1 if they differ.
     """
-    import msgspec
     from rich.console import Console
 
     from samedge.cli.progress import shown_progress
     from samedge.cli.tables import parity_table
     from samedge.errors import ParityError
     from samedge.parity.verify import verify_bundle
+    from samedge.tables import json_text
 
     with shown_progress() as progress:
         record = verify_bundle(bundle, backend=backend, device=device, threads=threads, progress=progress)
     if json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
+        sys.stdout.write(json_text(record))
     else:
         Console().print(parity_table(record))
     sys.stdout.flush()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from samedge.engines import registry
-from samedge.engines.fake import FakeEngine
 from samedge.engines.protocol import Availability, EngineOptions
 from samedge.engines.registry import BACKENDS, Backend, availability, backend_names, find_backend, open_engine
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
+from samedge.testing.fake_engine import FakeEngine
 from samedge.types import TensorSpec
 
 SPEC = {"x": TensorSpec(("n",), np.dtype(np.float32))}

@@ -13,7 +13,6 @@ from support.exported import exported_bundle
 
 from samedge.bundle.archive import Bundle, open_bundle
 from samedge.bundle.manifest import MANIFEST_NAME, GraphRole, encode_manifest, parse_manifest, read_manifest
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.errors import BundleError, IntegrityError
@@ -21,6 +20,7 @@ from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESH
 from samedge.parity.probes import probe_set
 from samedge.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
 from samedge.parity.verify import thresholds_for, verify_bundle, verify_engines
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, Precision
 
 

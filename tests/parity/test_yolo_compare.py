@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.options import AxisRange
 from samedge.parity.yolo_compare import (
@@ -20,6 +19,7 @@ from samedge.parity.yolo_compare import (
     probe_feeds,
 )
 from samedge.runtime.yolo.input_limits import InputLimits
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 CLASSES, MASKS, ANCHORS = 2, 4, 60

@@ -20,7 +20,6 @@ from support.in_threads import in_threads
 from samedge.api.load import load
 from samedge.engines.cuda import dlpack
 from samedge.engines.cuda.device_array import DeviceArray
-from samedge.engines.fake import fake_engine
 from samedge.engines.onnxruntime import session as ort_session
 from samedge.engines.onnxruntime.binding import OrtArray
 from samedge.errors import ImageError, TensorMismatchError
@@ -28,6 +27,7 @@ from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompts.batching import bucket_of, bucketed, rows_of_bucket
 from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.runtime.results.prediction import Prediction
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import FloatArray, TensorSpec
 
 POINTS = np.array([[10, 12], [40, 30], [70, 50], [20, 55], [33, 9]], np.float32)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from samedge.bundle.manifest import Manifest
-from samedge.engines.fake import FakeEngine
 from samedge.errors import EngineError, ImageError, PromptError, StorageError, UsageError
 from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
+from samedge.testing.fake_engine import FakeEngine
 from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
 from samedge.types import ImageArray
 

@@ -17,13 +17,13 @@ from support.bundles import model_record, write_small_bundle
 
 from samedge.api.load import load
 from samedge.bundle.manifest import SCHEMA_VERSION, InputRecord, Manifest, ParityRecord
-from samedge.engines.fake import fake_engine
 from samedge.models.sam.build import empty_sam
 from samedge.models.sam.configs import SMALL_VIT
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
 from samedge.models.sam.seeded import seeded_state
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, BoolArray, ImageArray, TensorSpec
 
 F32 = np.dtype(np.float32)

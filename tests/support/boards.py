@@ -24,7 +24,6 @@ from samedge.bundle.engines import engine_roles
 from samedge.bundle.manifest import GraphRole
 from samedge.engines import registry
 from samedge.engines.cuda.memory import Gpu, no_driver
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.engines.tensorrt.api import Flavour, FlavourName
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
@@ -36,6 +35,7 @@ from samedge.export.engines import rungs
 from samedge.export.engines import target as engine_target
 from samedge.parity import verify, yolo_verify
 from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, TensorSpec
 from support.build_doubles import any_report
 from support.fake_tensorrt import FakeTensorRt

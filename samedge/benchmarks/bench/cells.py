@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rich.markup import escape
 from rich.table import Table
 
 from samedge.benchmarks.bench.options import COLUMNS, STAGE_COLUMNS
 from samedge.benchmarks.bench.records import SET_IMAGE, ModelRow, Stage
-from samedge.benchmarks.measure.report_files import NOTHING, short
-from samedge.benchmarks.measure.rounds import Spread
+from samedge.benchmarks.measure.rounds import NOTHING, Spread, short
+from samedge.tables import rich_table
 
 HEADINGS: Final = {
     "size": "size, MB",
@@ -136,20 +135,20 @@ def model_table(rows: Sequence[ModelRow], columns: Sequence[str], width: int) ->
     """
     wide = width >= _WIDE
     shown = [column for column in shown_columns(columns) if wide or column in _NARROW]
-    table = Table(title="samedge bench", title_justify="left")
-    table.add_column("model", overflow="fold")
-    for column in shown:
-        table.add_column(heading(column) if wide else HEADINGS[column], overflow="fold", justify="right")
+    lines: list[list[str]] = []
+    styles: list[str | None] = []
     for row in model_rows(rows):
         if row.skipped:
-            table.add_row(escape(row.name), escape(f"skipped: {row.skipped}"), style="dim")
+            lines.append([row.name, f"skipped: {row.skipped}"])
+            styles.append("dim")
             continue
         texts = [cell(row, column) for column in shown]
         if not wide:
             texts = [text.partition(" / ")[0] for text in texts]
-        style = "red" if row.verdict == "failed" else "yellow" if row.seeded else None
-        table.add_row(escape(model_name(row)), *(escape(text) for text in texts), style=style)
-    return table
+        lines.append([model_name(row), *texts])
+        styles.append("red" if row.verdict == "failed" else "yellow" if row.seeded else None)
+    columns = ["model", *(heading(column) if wide else HEADINGS[column] for column in shown)]
+    return rich_table("samedge bench", columns, lines, right=range(1, len(columns)), styles=styles)
 
 
 def ratio_cell(row: ModelRow, stage: str) -> str:
@@ -165,20 +164,25 @@ def ratio_cell(row: ModelRow, stage: str) -> str:
 
 
 PEER_STAGES: Final = (*STAGE_COLUMNS[:2], SET_IMAGE, *STAGE_COLUMNS[2:])
+PEER_HEADINGS: Final = (
+    "peer", *(SET_IMAGE_HEADING if stage == SET_IMAGE else stage for stage in PEER_STAGES), HEADINGS["rss"],
+)  # fmt: skip
+
+
+def peer_cells(row: ModelRow) -> list[str]:
+    """Return what the table of peers says of one."""
+    if row.skipped:
+        return [row.name, f"skipped: {row.skipped}"]
+    return [row.name, *(ratio_cell(row, stage) for stage in PEER_STAGES), cell(row, "rss")]
 
 
 def peer_table(rows: Sequence[ModelRow]) -> Table:
     """Return the peers as a terminal table."""
-    table = Table(title="peers: time, and ratio to samedge's", title_justify="left")
-    table.add_column("peer", overflow="fold")
-    for stage in PEER_STAGES:
-        table.add_column(SET_IMAGE_HEADING if stage == SET_IMAGE else stage, overflow="fold", justify="right")
-    table.add_column(HEADINGS["rss"], justify="right")
-    for row in peer_rows(rows):
-        if row.skipped:
-            table.add_row(escape(row.name), escape(f"skipped: {row.skipped}"), style="dim")
-        else:
-            table.add_row(
-                escape(row.name), *(escape(ratio_cell(row, stage)) for stage in PEER_STAGES), cell(row, "rss")
-            )
-    return table
+    peers = peer_rows(rows)
+    return rich_table(
+        "peers: time, and ratio to samedge's",
+        PEER_HEADINGS,
+        map(peer_cells, peers),
+        right=range(1, len(PEER_HEADINGS)),
+        styles=("dim" if row.skipped else None for row in peers),
+    )

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from rich.markup import escape
 from rich.table import Table
 
-from samedge.benchmarks.bench.files import markdown_lines
 from samedge.benchmarks.bench.options import STAGE_COLUMNS
 from samedge.benchmarks.bench.records import BenchReport, ModelRow
-from samedge.benchmarks.measure.report_files import NOTHING, short
-from samedge.benchmarks.measure.rounds import Spread
+from samedge.benchmarks.measure.rounds import NOTHING, Spread, short
+from samedge.tables import markdown_table, rich_table
 
 Judgement: TypeAlias = Literal[
     "faster", "slower", "within noise", "too few rounds", "other machine", "parity failed", "same", "changed"
@@ -147,16 +145,17 @@ def comparison_markdown(comparison: Comparison) -> str:
     text = "\n## Changes\n\n"
     if comparison.different:
         text += f"**The conditions differ, so times are not judged.** {'; '.join(comparison.different)}.\n\n"
-    text += markdown_lines([_HEADINGS, *(change.cells for change in comparison.changes)])
+    text += markdown_table(_HEADINGS, [change.cells for change in comparison.changes])
     return text + "".join(f"\n- {sentence}.\n" for sentence in comparison.missing)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return a comparison as a terminal table."""
-    table = Table(title="changes", title_justify="left")
-    for place, name in enumerate(_HEADINGS):
-        table.add_column(name, overflow="fold", justify="right" if 2 <= place <= 4 else "left")
     colours = {"faster": "green", "slower": "red", "changed": "yellow"}
-    for change in comparison.changes:
-        table.add_row(*(escape(text) for text in change.cells), style=colours.get(change.judgement))
-    return table
+    return rich_table(
+        "changes",
+        _HEADINGS,
+        [change.cells for change in comparison.changes],
+        right=(2, 3, 4),
+        styles=[colours.get(change.judgement) for change in comparison.changes],
+    )

@@ -8,20 +8,20 @@ from typing import Final
 
 from samedge.benchmarks.bench.cells import (
     HEADINGS,
+    PEER_HEADINGS,
     PEER_STAGES,
-    SET_IMAGE_HEADING,
     cell,
     heading,
     model_name,
     model_rows,
+    peer_cells,
     peer_rows,
-    ratio_cell,
     shown_columns,
 )
 from samedge.benchmarks.bench.options import COLUMNS, STAGE_COLUMNS
-from samedge.benchmarks.bench.records import SET_IMAGE, BenchReport, ModelRow
-from samedge.benchmarks.measure.report_files import csv_lines, json_text, markdown_cell, write_texts
+from samedge.benchmarks.bench.records import BenchReport, ModelRow
 from samedge.benchmarks.measure.rounds import Spread
+from samedge.tables import csv_records, json_text, markdown_facts, markdown_table, write_texts
 
 NAME: Final = "bench"
 
@@ -34,31 +34,19 @@ def columns_of(report: BenchReport) -> tuple[str, ...]:
     return tuple(columns.split(", ")) if columns else COLUMNS
 
 
-def markdown_lines(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first row is its heading."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(markdown_cell(text) for text in line)} |\n" for line in lines)
-
-
 def markdown(report: BenchReport) -> str:
     """Return the report as Markdown."""
     shown = shown_columns(columns_of(report))
-    text = "# samedge bench\n\n" + markdown_lines(
-        [
-            ["model", *(heading(column) for column in shown)],
-            *([model_name(row), *_cells(row, shown)] for row in model_rows(report.rows)),
-        ]
+    text = "# samedge bench\n\n" + markdown_table(
+        ["model", *map(heading, shown)],
+        ([model_name(row), *_cells(row, shown)] for row in model_rows(report.rows)),
     )
     text += (
         "\nTimes are milliseconds per image. For images/s, an image is the sum of the stages listed below for its row. "
         "Memory is that of the whole process, including Python and libraries.\n"
     )
     text += _peers(report.rows) + _includes(report.rows) + _empty(report.rows, shown) + _notes(report.rows)
-    parts = (("Machine", report.machine), ("Clocks and power", report.power), ("Settings", report.settings))
-    for title, facts in parts:
-        if facts:
-            text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    return text
+    return text + markdown_facts(Machine=report.machine, Clocks_and_power=report.power, Settings=report.settings)
 
 
 def _cells(row: ModelRow, shown: Sequence[str]) -> list[str]:
@@ -71,21 +59,13 @@ def _peers(rows: Sequence[ModelRow]) -> str:
     peers = peer_rows(rows)
     if not peers:
         return ""
-    head = [
-        "peer",
-        *(SET_IMAGE_HEADING if stage == SET_IMAGE else stage for stage in PEER_STAGES),
-        HEADINGS["rss"],
-        "version",
-    ]
-    lines = [head]
+    lines = []
     for row in peers:
-        cells = [*(ratio_cell(row, stage) for stage in PEER_STAGES), cell(row, "rss")]
-        if row.skipped:
-            cells = [f"skipped: {row.skipped}", *[""] * len(PEER_STAGES)]
-        lines.append([row.name, *cells, row.version])
+        cells = peer_cells(row)
+        lines.append([*cells, *[""] * (len(PEER_HEADINGS) - len(cells)), row.version])
     return (
         "\n## Peers\n\n"
-        + markdown_lines(lines)
+        + markdown_table([*PEER_HEADINGS, "version"], lines)
         + "\nEach peer runs the same weights on the same images in its own process. 2x means twice samedge's time: the "
         "median of the rounds' ratios, followed by the range of the middle eight in ten. There is no ratio to a model "
         "whose parity failed; a ratio to a model whose parity was not checked is marked.\n"
@@ -172,7 +152,7 @@ def _flat_spread(name: str, spread: Spread | None) -> dict[str, str | float | in
 
 def csv_text(rows: Sequence[ModelRow]) -> str:
     """Return the rows as CSV."""
-    return csv_lines([flat(row) for row in rows], "name")
+    return csv_records([flat(row) for row in rows], "name")
 
 
 def write_bench(report: BenchReport, folder: Path, more: str = "") -> list[Path]:

@@ -6,16 +6,14 @@ them, which says nothing about a user who clicks once. Here the same figure is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from rich.markup import escape
 from rich.table import Table
 
 from samedge.benchmarks.bench.cells import model_name, model_rows
-from samedge.benchmarks.bench.files import markdown_lines
 from samedge.benchmarks.bench.records import BenchReport, ModelRow, Stage
-from samedge.benchmarks.measure.report_files import NOTHING, short
+from samedge.benchmarks.measure.rounds import NOTHING, short
+from samedge.tables import markdown_table, rich_table
 
 PRESET: Final = "reference-page"
 PRESET_COLUMNS: Final = ("size", "params", "encode", "prompt", "everything", "backend", "parity")
@@ -95,24 +93,15 @@ def page_markdown(report: BenchReport) -> str:
     """Return the table, its explanation and the parts of the speed figure as Markdown."""
     return (
         "\n## As on the reference page\n\n"
-        + markdown_lines([headings(report), *page_rows(report)])
+        + markdown_table(headings(report), page_rows(report))
         + f"\n{explanation(report)}\n\n"
-        + markdown_lines([BESIDE, *beside_rows(report)])
+        + markdown_table(BESIDE, beside_rows(report))
     )
 
 
 def page_tables(report: BenchReport) -> list[Table]:
     """Return both tables as terminal tables."""
     return [
-        _table("as on the reference page", headings(report), page_rows(report)),
-        _table("parts of the speed figure", BESIDE, beside_rows(report)),
+        rich_table("as on the reference page", headings(report), page_rows(report), right=range(1, 4)),
+        rich_table("parts of the speed figure", BESIDE, beside_rows(report), right=range(1, len(BESIDE))),
     ]
-
-
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for place, head in enumerate(heads):
-        table.add_column(head, overflow="fold", justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*(escape(text) for text in row))
-    return table

@@ -13,6 +13,7 @@ from samedge.benchmarks.bench.options import STAGE_COLUMNS, WHOLE_IMAGE, BenchOp
 from samedge.benchmarks.bench.records import SET_IMAGE, Energy, ModelRow, Stage, StageResult
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, StageTiming
+from samedge.benchmarks.measure.device_memory import why_unknown
 from samedge.benchmarks.measure.power_meters import Meter
 from samedge.benchmarks.measure.rounds import Spread, spread_of
 from samedge.errors import BenchmarkError
@@ -156,25 +157,28 @@ def measured_row(one: Running) -> ModelRow:
         if one.runs.get(stage):
             stages[stage] = _result(one, stage)
     whole = one.summed(opened.image_stages)
-    unsupported = {stage: why for stage, why in opened.without.items() if stage in STAGE_COLUMNS}
+    empty: dict[str, str] = {stage: why for stage, why in opened.without.items() if stage in STAGE_COLUMNS}
     notes = row.notes
     if SET_IMAGE in one.runs:
         middle = spread_of(one.seconds(SET_IMAGE)).median * 1e3
         notes = (*notes, f"preprocess and encode together: {middle:.1f} ms ({opened.stages[SET_IMAGE]})")
     if one.failed:
         notes = (*notes, f"it failed and was not run again: {one.failed}")
+    device_memory = max((run.device for run in one.first.values() if run.device is not None), default=None)
+    if device_memory is None and not row.peer_of and not opened.device.lower().startswith("cpu"):
+        empty["device-memory"] = why_unknown()
     return msgspec.structs.replace(
         row,
         skipped=one.failed if one.failed and not stages else row.skipped,
         stages=stages,
         image_stages=opened.image_stages if whole else (),
         images_per_second=spread_of([1 / seconds for seconds in whole]) if whole and min(whole) > 0 else None,
-        device_memory=max((run.device for run in one.first.values() if run.device is not None), default=None),
+        device_memory=device_memory,
         energy=one.energy,
         backend=opened.backend,
         device=opened.device,
         details=opened.details,
-        empty={**row.empty, **unsupported},
+        empty={**row.empty, **empty},
         notes=notes,
     )
 

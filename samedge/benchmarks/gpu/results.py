@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
-from samedge.benchmarks.measure.rounds import Spread, spread_of
+from samedge.benchmarks.measure.rounds import NOTHING, Spread, spread_of
 from samedge.benchmarks.targets.results import read_record
-from samedge.errors import storage_errors
-from samedge.storage.atomic import write_whole
+from samedge.tables import csv_text, json_text, markdown_facts, markdown_table, rich_table, write_texts
 
 SCHEMA: Final = 1
 NAME: Final = "gpu"
 FORMATS: Final = (".md", ".csv", ".json")
-_NOTHING: Final = "–"
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -125,29 +120,31 @@ def columns(report: GpuReport) -> tuple[str, ...]:
 def cells(report: GpuReport, row: ContenderResult) -> tuple[str, ...]:
     """Return the cells of a contender."""
     if row.skipped:
-        return (row.name, f"skipped: {row.skipped}", *(_NOTHING for _ in columns(report)[2:]))
+        return (row.name, f"skipped: {row.skipped}", *(NOTHING for _ in columns(report)[2:]))
     steps = [_step(row.steps.get(step)) for step in report.steps]
-    peak = _NOTHING if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
-    error = _NOTHING if row.embedding_error is None else f"{row.embedding_error:.1e}"
-    iou = _NOTHING if row.mask_iou_mean is None else f"{row.mask_iou_mean:.4f} ({row.mask_iou_worst:.4f})"
+    peak = NOTHING if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
+    error = NOTHING if row.embedding_error is None else f"{row.embedding_error:.1e}"
+    iou = NOTHING if row.mask_iou_mean is None else f"{row.mask_iou_mean:.4f} ({row.mask_iou_worst:.4f})"
     return (row.name, *steps, peak, error, iou)
 
 
 def _step(latency: Latency | None) -> str:
     if latency is None:
-        return _NOTHING
+        return NOTHING
     ratio = "" if latency.ratio is None else f", {latency.ratio.median:.2f}x"
     return f"{latency.p50:.2f} / {latency.p90:.2f} / {latency.p99:.2f} ({latency.per_second:.1f}/s{ratio})"
 
 
-def rich_table(report: GpuReport) -> Table:
+def gpu_table(report: GpuReport) -> Table:
     """Return the report as a terminal table."""
-    table = Table(title=_title(report), title_justify="left", show_lines=True)
-    for heading in columns(report):
-        table.add_column(heading, overflow="fold")
-    for row in report.contenders:
-        table.add_row(*map(escape, cells(report, row)), style="dim" if row.skipped else None)
-    return table
+    rows = report.contenders
+    return rich_table(
+        _title(report),
+        columns(report),
+        [cells(report, row) for row in rows],
+        styles=["dim" if row.skipped else None for row in rows],
+        show_lines=True,
+    )
 
 
 def _title(report: GpuReport) -> str:
@@ -158,37 +155,32 @@ def markdown(report: GpuReport) -> str:
     """Return the report as Markdown: checks, table, notes, and conditions."""
     text = "# GPU benchmark\n\n## Checks\n\n"
     text += "".join(f"- {check.name}: {check.problem or 'passed'}\n" for check in report.checks)
-    lines = [columns(report), ("---",) * len(columns(report)), *(cells(report, row) for row in report.contenders)]
     text += f"\n## Latency\n\n{_title(report)[0].upper()}{_title(report)[1:]}.\n\n"
-    text += "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    text += markdown_table(columns(report), [cells(report, row) for row in report.contenders])
     for row in report.contenders:
         if row.details or row.notes or row.problem:
             remarks = [f"**{row.problem}**"] if row.problem else []
             remarks += [f"{name} {value}" for name, value in row.details.items()]
             text += f"\n- {row.name}: {'; '.join((*remarks, *row.notes))}"
-    text += "\n"
-    for title, facts in (("Machine", report.machine), ("Settings", report.settings)):
-        text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    return text
+    return f"{text}\n{markdown_facts(Machine=report.machine, Settings=report.settings)}"
 
 
-def csv_text(report: GpuReport) -> str:
+def gpu_csv(report: GpuReport) -> str:
     """Return CSV with one line per contender and step, and one number per column."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("contender", "skipped", "step", "p50_ms", "p90_ms", "p99_ms", "count", "per_second", "ratio", "ratio_p10",
-         "ratio_p90", "peak_bytes", "embedding_error", "mask_iou_mean", "mask_iou_worst", "problem")
+    heads = (
+        "contender", "skipped", "step", "p50_ms", "p90_ms", "p99_ms", "count", "per_second", "ratio", "ratio_p10",
+        "ratio_p90", "peak_bytes", "embedding_error", "mask_iou_mean", "mask_iou_worst", "problem",
     )  # fmt: skip
+    lines: list[tuple[object, ...]] = []
     for row in report.contenders:
         about = (row.peak_bytes, row.embedding_error, row.mask_iou_mean, row.mask_iou_worst, row.problem)
         if row.skipped:
-            writer.writerow((row.name, row.skipped, *(None,) * 14))
+            lines.append((row.name, row.skipped, *(None,) * 14))
         for step, value in row.steps.items():
             ratio = (None,) * 3 if value.ratio is None else (value.ratio.median, value.ratio.low, value.ratio.high)
             numbers = (value.p50, value.p90, value.p99, value.count, value.per_second)
-            writer.writerow((row.name, "", step, *numbers, *ratio, *about))
-    return text.getvalue()
+            lines.append((row.name, "", step, *numbers, *ratio, *about))
+    return csv_text(heads, lines)
 
 
 def write_gpu_report(report: GpuReport, folder: Path) -> list[Path]:
@@ -197,12 +189,5 @@ def write_gpu_report(report: GpuReport, folder: Path) -> list[Path]:
     Raises:
         StorageError: A file cannot be written.
     """
-    document = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, text in zip(FORMATS, (markdown(report), csv_text(report), document), strict=True):
-        path = folder / f"{NAME}{suffix}"
-        write_whole(path, text.encode())
-        paths.append(path)
-    return paths
+    texts = dict(zip(FORMATS, (markdown(report), gpu_csv(report), json_text(report)), strict=True))
+    return write_texts(texts, folder, NAME)

@@ -1,32 +1,39 @@
-"""Memory use on an NVIDIA device, as its driver reports it; unavailable for other accelerators."""
+"""Memory use on NVIDIA GPUs, as their driver reports it through NVML; unavailable for other accelerators."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Sequence
-from typing import Final
-
-_TOOL: Final = "nvidia-smi"
-_MIB: Final = 1 << 20
-_SECONDS: Final = 20.0
-
-Tool = Callable[[Sequence[str]], str]
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 
-def ask_tool(arguments: Sequence[str]) -> str:
-    """Return the output of ``nvidia-smi``; empty if it is missing or fails."""
+@contextmanager
+def _driver() -> Iterator[tuple[Any, list[Any]]]:
+    """Yield NVML and its handles of the GPUs.
+
+    Raises:
+        LookupError: The package or the driver is missing.
+    """
     try:
-        done = subprocess.run(  # noqa: S603 - the driver's tool, with arguments of this module
-            [_TOOL, *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        import pynvml
+    except ModuleNotFoundError as error:
+        raise LookupError("the package nvidia-ml-py is not installed: pip install 'samedge[bench]'") from error
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise LookupError(f"NVIDIA's driver does not respond: {error}") from error
+    try:
+        yield pynvml, [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        raise LookupError(f"NVIDIA's driver does not respond: {error}") from error
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
-def used_device_bytes(before: int | None, *, pid: int | None = None, tool: Tool = ask_tool) -> int | None:
-    """Return the device memory of a process; None if unavailable.
+def used_device_bytes(before: int | None, *, pid: int | None = None) -> int | None:
+    """Return the device memory of a process; None if unknown, for the reason of `why_unknown`.
 
     In a container the driver knows the process by another id. The result is then the increase in the use by all
     processes, which is right as long as no other program changes its share meanwhile.
@@ -34,28 +41,29 @@ def used_device_bytes(before: int | None, *, pid: int | None = None, tool: Tool 
     Args:
         before: Use by all processes before this one started; None to return the present use by all processes.
         pid: The process; None for this one.
-        tool: Runs the driver's tool.
     """
-    if before is not None:
-        listed = _rows(tool(("--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")))
-        own = [row[1] for row in listed if len(row) == 2 and row[0] == (os.getpid() if pid is None else pid)]
-        if own:
-            return sum(own) * _MIB
-    used = [row[0] for row in _rows(tool(("--query-gpu=memory.used", "--format=csv,noheader,nounits"))) if row]
-    if not used:
-        return None
-    return sum(used) * _MIB - (before or 0)
+    with suppress(LookupError), _driver() as (nvml, gpus):
+        own, used = [], []
+        for gpu in gpus:
+            with suppress(nvml.NVMLError):  # a Jetson, which shares the system's memory
+                used.append(nvml.nvmlDeviceGetMemoryInfo(gpu).used)
+                listed = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+                own += [one.usedGpuMemory for one in listed if one.pid == (os.getpid() if pid is None else pid)]
+        known = [size for size in own if size is not None]
+        if before is not None and known:
+            return int(sum(known))
+        if used:
+            return int(sum(used)) - (before or 0)
+    return None
 
 
-def _rows(text: str) -> list[list[int]]:
-    """Return the lines that are numbers; a Jetson reports "[N/A]" instead."""
-    rows = []
-    for line in text.splitlines():
-        try:
-            rows.append([int(cell) for cell in line.split(",")])
-        except ValueError:
-            continue
-    return rows
+def why_unknown() -> str:
+    """Return the reason why `used_device_bytes` is unavailable here."""
+    try:
+        with _driver():
+            return "NVIDIA's driver does not report memory: on a Jetson it is the system's"
+    except LookupError as error:
+        return str(error)
 
 
 def device_bytes_of(device: str, before: int | None) -> Callable[[], int | None]:

@@ -21,6 +21,9 @@ from samedge.errors import BenchmarkError
 WARM_UPS: Final = 2
 """With onnxruntime, the second call of a plain export of ViT-B takes twice as long as the third."""
 
+NOTHING: Final = "–"
+"""What a table shows where there is no figure."""
+
 _FENCE: Final = 1.5
 _FEWEST_FOR_OUTLIERS: Final = 5
 
@@ -204,3 +207,17 @@ def _ratio(baseline: float, own: float) -> float:
     if own > 0:
         return baseline / own
     return 1.0 if baseline <= 0 else float("inf")
+
+
+def spread_text(spread: Spread, unit: str, scale: float = 1.0) -> str:
+    """Return a median and, in brackets, between which values eight of ten lie; and how many are outliers."""
+    low, middle, high = (short(value * scale) for value in (spread.low, spread.median, spread.high))
+    outliers = f", {spread.outliers} outlier{'s' if spread.outliers > 1 else ''}" if spread.outliers else ""
+    return f"{middle}{unit} ({low}–{high}{outliers})"
+
+
+def short(value: float) -> str:
+    """Return a number with three digits, but never fewer than the whole ones."""
+    size = abs(value)
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:.{decimals}f}"

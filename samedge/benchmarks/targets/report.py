@@ -9,19 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, get_args
 
-from rich.markup import escape
 from rich.table import Table
 
-from samedge.benchmarks.measure.report_files import (
-    NOTHING,
-    csv_lines,
-    json_text,
-    markdown_cell,
-    short,
-    spread_text,
-    write_texts,
-)
+from samedge.benchmarks.measure.rounds import NOTHING, short, spread_text
 from samedge.benchmarks.targets.results import AT_LEAST, Figure, Goal, Outcome, Report, Row
+from samedge.tables import csv_records, json_text, markdown_facts, markdown_table, rich_table, write_texts
 
 NAME: Final = "targets"
 FORMATS: Final = (".md", ".csv", ".json")
@@ -113,35 +105,31 @@ _TELLING: Final = ("what", "ours", "ratio (p10–p90)", "error", "reach", "met")
 _WIDE: Final = 180
 
 
-def rich_table(rows: Sequence[Row], width: int) -> Table:
-    """Return the rows as a terminal table.
+def targets_table(rows: Sequence[Row], width: int) -> Table:
+    """Return the table as a terminal shows it.
 
     Args:
         rows: Measured rows.
         width: Width of the terminal in characters; a narrow one has only the main columns.
     """
-    table = Table(title="targets", title_justify="left", show_lines=True)
     columns = [column for column in COLUMNS if width >= _WIDE or column[0] in _TELLING]
-    for heading, _ in columns:
-        table.add_column(heading, overflow="fold")
+    styles = []
     for row in rows:
         lost = any(outcome.met is False for outcome in row.outcomes)
-        style = "dim" if row.skipped else "yellow" if lost else None
-        table.add_row(*(escape(cell(row)) for _, cell in columns), style=style)
-    return table
+        styles.append("dim" if row.skipped else "yellow" if lost else None)
+    headings = [heading for heading, _ in columns]
+    lines = [[cell(row) for _, cell in columns] for row in rows]
+    return rich_table("targets", headings, lines, styles=styles, show_lines=True)
 
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown: table, notes, and conditions."""
-    lines = [" | ".join(heading for heading, _ in COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(markdown_cell(cell(row)) for _, cell in COLUMNS) for row in report.rows]
-    text = "# Targets\n\n" + "".join(f"| {line} |\n" for line in lines)
+    cells = ([cell(row) for _, cell in COLUMNS] for row in report.rows)
+    text = "# Targets\n\n" + markdown_table([heading for heading, _ in COLUMNS], cells)
     noted = [row for row in report.rows if row.notes]
     if noted:
         text += "\n## Notes\n\n" + "".join(f"- {_what(row)}, {row.ours}: {'; '.join(row.notes)}.\n" for row in noted)
-    for title, facts in (("Where", report.machine), ("How", report.settings)):
-        text += f"\n## {title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    return text
+    return text + markdown_facts(Where=report.machine, How=report.settings)
 
 
 def flat(row: Row) -> dict[str, str | float | int | None]:
@@ -181,7 +169,7 @@ def flat(row: Row) -> dict[str, str | float | int | None]:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """Return the rows as CSV."""
-    return csv_lines([flat(row) for row in rows], "row")
+    return csv_records([flat(row) for row in rows], "row")
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:

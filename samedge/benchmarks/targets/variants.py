@@ -21,12 +21,12 @@ from samedge.benchmarks.measure.child import EXTRA, find_target
 from samedge.benchmarks.measure.memory import MemoryUse, measure_memory
 from samedge.bundle.archive import open_bundle
 from samedge.bundle.manifest import SPLIT_ROLES, GraphRole
-from samedge.engines.fake import fake_engine
 from samedge.engines.registry import open_engine
 from samedge.errors import missing_extra
 from samedge.runtime.decoder.decoders import SplitDecoder, WholeDecoder
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 SEED: Final = 20

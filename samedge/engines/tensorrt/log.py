@@ -10,11 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import Any, Final
 
-from samedge.engines.tensorrt.build.options import LayerRecord
 from samedge.engines.tensorrt.protocols import TensorRtModule
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """One layer of a finished engine.
+
+    Attributes:
+        name: TensorRT's name of it.
+        kind: TensorRT's kind of it, such as "gemm" or "kgen".
+        tactic: The kernel that was chosen, or an empty text.
+    """
+
+    name: str
+    kind: str
+    tactic: str = ""
 
 
 class LogRouter:

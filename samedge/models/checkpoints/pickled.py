@@ -1,9 +1,9 @@
-"""Checkpoints that hold a whole model object, read as data: every class in them becomes a plain stand-in.
+"""Pickles read as data: every class in them becomes an inert stand-in, and nothing of theirs is ever run.
 
-Ultralytics saves the model itself and not its weights: a pickle that names the classes of its package. Here the names
-are read and no class is looked up: `collections.OrderedDict` and a few builtin containers are themselves, tensors are
-rebuilt from the bytes in the file, and all else on the list is a `StandIn` that only remembers what it was given. A
-name that is not on the list ends the reading. Nothing of the file is executed, and no foreign package is imported.
+What a name in a pickle may become is in the tables below. Names are never looked up: containers are rebuilt as plain
+ones, tensors from the bytes of the file, and objects of foreign packages are a `StandIn` that only remembers what it
+was given. Other functions of Python, torch and numpy end the reading. Where the numbers lie in the file is the business
+of `samedge.models.checkpoints.torch_files`.
 """
 
 from __future__ import annotations
@@ -12,56 +12,69 @@ import io
 import math
 import pickle
 import pickletools
-import zipfile
-from collections import OrderedDict
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 
 from samedge.errors import CheckpointError, UnsafeCheckpointError
 
-FOREIGN_ROOT: Final = "ultralytics."
-"""Packages whose classes are read as stand-ins. Files that name none of them are not read here."""
-
 MAX_PICKLE: Final = 1 << 24
 """Bytes of the largest pickle that is read: the structure of a model, without its numbers."""
 
-MAX_EXPANSION: Final = 64
-"""How many times its size in the file a part may unpack to: weights hardly shrink, and zeros a thousandfold."""
+MAX_STEPS: Final = 1 << 21
+"""Instructions of the longest pickle that is read, and entries of all the containers that it copies."""
+
+MAX_KINDS: Final = 1 << 12
+"""Names in one pickle. A stand-in's class takes a few kilobytes."""
 
 MAX_REPEATED: Final = 1 << 24
 """Numbers of the largest tensor that has fewer of its own, and repeats them."""
 
-_STAND_IN_ROOTS: Final = (FOREIGN_ROOT, "torch.nn.")
-_STAND_INS: Final = frozenset(
-    {
-        "torch.device",
-        "argparse.Namespace",
-        "types.SimpleNamespace",
-        "builtins.object",
-        "_codecs.encode",
-        "numpy.dtype",
-        *(f"{module}.{name}" for module in ("pathlib", "pathlib._local")
-          for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
-        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-        "numpy.ndarray",
-    }
-)  # fmt: skip
-"""Besides modules, what training scripts keep in a checkpoint: options, paths, dates, figures."""
+_MOST_AXES: Final = 64
 
-_PLAIN: Final[dict[str, type[Any]]] = {
-    "collections.OrderedDict": OrderedDict,
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
-    "builtins.dict": dict,
-    "builtins.list": list,
-    "builtins.tuple": tuple,
-    "torch.Size": tuple,
-}
+_WIDE: Final = 1 << 64
+_MAX_WIDE: Final = 8
+"""Integers beyond 64 bits in one pickle. Any number of them can have one hash, and make a dictionary quadratic."""
+
+_INERT: Final[Mapping[str, tuple[str, ...]]] = {
+    "_codecs": ("encode",),
+    "argparse": ("Namespace",),
+    "builtins": ("object", "bool", "int", "float", "complex", "str", "bytes", "bytearray", "range", "xrange", "slice",
+                 "long", "unicode"),
+    "collections": ("Counter", "deque"),
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "types": ("SimpleNamespace",),
+    "typing": ("Any",),
+    "uuid": ("UUID",),
+    **dict.fromkeys(
+        ("pathlib", "pathlib._local"),
+        ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
+    ),
+    "numpy": ("dtype", "ndarray", "bool_", "bool", "str_", "int8", "int16", "int32", "int64",
+              "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"),
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("scalar", "_reconstruct")),
+    **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
+    "torch": ("device", "Tensor"),
+    "torch.serialization": ("_get_layout",),
+    "torch.torch_version": ("TorchVersion",),
+}  # fmt: skip
+"""What training scripts keep beside the weights: options, paths, dates and figures. All of it becomes stand-ins."""
+
+_INERT_ROOTS: Final = ("torch.nn.", "torch.optim.")
+"""Packages of torch with objects that become stand-ins, as those of all packages do but of Python, torch and numpy."""
+
+_GUARDED: Final = sys.stdlib_module_names | {"__builtin__", "copy_reg", "torch", "numpy"}
+"""Packages in which a name that is in no table is a function, or a class that no checkpoint needs."""
+
+_OLD_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
 _DTYPES: Final = {
     "Float": torch.float32,
     "Half": torch.float16,
@@ -73,9 +86,35 @@ _DTYPES: Final = {
     "Char": torch.int8,
     "Byte": torch.uint8,
     "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
 }
-_OLD_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Numbers by the beginning of the name of their storage."""
+
+_MORE_DTYPES: Final = (
+    *("uint16", "uint32", "uint64"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+)
+"""Numbers without a storage of their own."""
+
 _GET_AGAIN: Final = "Get the file again"
+
+Numbers: TypeAlias = Callable[[str, int, int], "memoryview | bytearray | None"]
+"""The bytes behind a storage, to be written to, from its name, its count of numbers, and bytes per number. They are not
+fewer than both say, or it raises. None if the numbers are not wanted: tensors are then None as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """What a pickle holds.
+
+    Attributes:
+        content: With a `StandIn` for every object, and CPU tensors of the file's own dtypes.
+        kinds: Full names of all classes and functions that the pickle refers to.
+    """
+
+    content: object
+    kinds: frozenset[str]
 
 
 class StandIn:
@@ -86,10 +125,9 @@ class StandIn:
         attributes: What the pickle set on the object.
     """
 
+    __slots__ = ("attributes",)
     kind: str = ""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.attributes: dict[str, Any] = {}
+    attributes: dict[str, Any]
 
     def __new__(cls, *_: object, **__: object) -> StandIn:
         """Take any arguments, as the class in the file may."""
@@ -100,14 +138,13 @@ class StandIn:
     def __setstate__(self, state: object) -> None:
         """Keep attributes: a dictionary, or a pair of it and that of the slots."""
         for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, Mapping):
-                self.attributes.update({str(name): value for name, value in part.items()})
+            self.attributes.update(mapping(part))
 
     def __setitem__(self, key: object, value: object) -> None:
-        """Take and forgets what a subclass of dict or list holds."""
+        """Take and forget what a subclass of dict or list holds."""
 
     def append(self, value: object) -> None:
-        """Take and forgets what a subclass of list holds."""
+        """Take and forget what a subclass of list holds."""
 
     def __hash__(self) -> int:
         return id(self)
@@ -116,14 +153,30 @@ class StandIn:
         return f"<{self.kind}>"
 
 
-class _Numbers(Tensor):
-    """A tensor whose state no pickle can set: torch's own would let it point anywhere, and grow."""
+class _Dictionary(dict[Any, Any]):
+    """In place of an OrderedDict: no pickle can hide its methods behind attributes, nor set any."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        """Forget attributes, such as torch's ``_metadata``."""
+
+
+class _Tensor(Tensor):
+    """A tensor that no pickle can change: torch's own could be pointed anywhere, and grow."""
 
     def __setstate__(self, state: object) -> NoReturn:
         raise pickle.UnpicklingError("a pickle sets the state of a tensor")
 
+    def __setitem__(self, *_: object) -> NoReturn:
+        raise pickle.UnpicklingError("a pickle sets numbers of a tensor")
 
-class _Rebuild:
+    def add(self, *_: object) -> NoReturn:  # type: ignore[override]
+        """Refuse what the instruction for sets would call, at any size."""
+        raise pickle.UnpicklingError("a pickle adds to a tensor")
+
+
+class _Function:
     """A function of the few that a pickle may call. Its own class, so that no pickle can set anything on it."""
 
     __slots__ = ("_function",)
@@ -142,155 +195,198 @@ class _Rebuild:
         raise pickle.UnpicklingError("a pickle sets the state of a function")
 
 
-def read_pickled(path: Path) -> object:
-    """Return the content of a checkpoint that holds objects of foreign classes.
+def unpickle(stream: io.BytesIO, where: Path, numbers: Numbers) -> Pickled:
+    """Read the next pickle of a stream.
 
     Args:
-        path: A zip file as ``torch.save`` writes it.
-
-    Returns:
-        What was saved, with a `StandIn` for every object and CPU tensors of the file's own dtypes.
+        stream: Left behind the pickle.
+        where: The file, for messages.
+        numbers: Called for each storage.
 
     Raises:
-        UnsafeCheckpointError: The file names a class or function that is not on the list; it was not looked up.
-        CheckpointError: The file is damaged.
+        UnsafeCheckpointError: The pickle names a function or class that is not allowed; it was not looked up.
+        CheckpointError: It asks for more memory than its bytes account for.
+        Exception: Whatever a damaged pickle makes the unpickler stumble over.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            root = _root_of(archive, path)
-            data = archive.read(f"{root}data.pkl")
-            _check_opcodes(data, path)
-            return _Unpickler(io.BytesIO(data), archive, root, path).load()
-    except CheckpointError:
-        raise
-    except MemoryError as error:
-        raise CheckpointError("there is not enough memory for this file", where=path, cure=_GET_AGAIN) from error
-    except Exception as error:  # whatever a foreign byte stream makes the unpickler stumble over
-        raise CheckpointError(
-            f"this is damaged or cut off ({type(error).__name__}: {str(error)[:200]})", where=path, cure=_GET_AGAIN
-        ) from error
+    start = stream.tell()
+    _check_steps(stream, where)
+    unpickler = _Unpickler(io.BytesIO(stream.getbuffer()[start : stream.tell()]), where, numbers)
+    content = unpickler.load()
+    return Pickled(content, frozenset(unpickler.kinds))
 
 
-def _root_of(archive: zipfile.ZipFile, path: Path) -> str:
-    """Return the folder in the archive that holds the pickle and the numbers, with a slash at its end."""
-    members = archive.namelist()
-    pickles = [name for name in members if name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise CheckpointError(f"there are {len(pickles)} pickles in this file and not one", where=path, cure=_GET_AGAIN)
-    root = pickles[0].removesuffix("data.pkl")
-    _check_expansion(archive.getinfo(pickles[0]), path)
-    if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
-        raise CheckpointError("the pickle in this file is too large for a model", where=path, cure=_GET_AGAIN)
-    if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
-        raise CheckpointError(
-            "the numbers in this file are big-endian", where=path, cure="Save it again on a little-endian machine"
-        )
-    return root
-
-
-def _check_opcodes(data: bytes, path: Path) -> None:
-    """Refuse what the unpickler would act on before it asks for a name.
+def _check_steps(stream: io.BytesIO, where: Path) -> None:
+    """Refuse what the unpickler would act on before it asks for a name, and stop behind the pickle.
 
     Raises:
         UnsafeCheckpointError: The pickle refers to objects by number, which may be there already.
-        CheckpointError: It asks for more places than it has bytes.
+        CheckpointError: It asks for more places than it has bytes, or has too many instructions.
     """
-    for opcode, argument, _ in pickletools.genops(data):
+    size, wide = len(stream.getbuffer()), 0
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        reason = None
         if opcode.name.startswith("EXT"):
-            raise UnsafeCheckpointError(
-                f"the file refers to extension {argument}, which has no place in a model; nothing was run",
-                where=path,
-                cure="Do not load it where it could run",
-                foreign=f"extension {argument}",
-            )
-        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):  # memory for so many would be taken at once
-            raise CheckpointError(f"the pickle in this file counts to {argument}", where=path, cure=_GET_AGAIN)
+            raise _unsafe(f"extension {argument}", where)
+        if isinstance(argument, int) and not -_WIDE < argument < _WIDE:
+            wide += 1
+        if opcode.name.endswith("PUT") and int(argument or 0) > size:  # memory for so many would be taken at once
+            reason = f"counts to {argument}"
+        elif step == MAX_STEPS:
+            reason = f"has more than {MAX_STEPS} instructions"
+        elif wide > _MAX_WIDE:
+            reason = "is full of integers of more than 64 bits"
+        if reason is not None:
+            raise CheckpointError(f"the pickle in this file {reason}", where=where, cure=_GET_AGAIN)
 
 
-def _check_expansion(member: zipfile.ZipInfo, path: Path) -> None:
-    if member.file_size > MAX_EXPANSION * member.compress_size:
-        raise CheckpointError(
-            f"{member.filename!r} in this file would unpack to {member.file_size / 1e6:.0f} MB, more than "
-            f"{MAX_EXPANSION} times its size",
-            where=path,
-            cure=_GET_AGAIN,
-        )
+def _unsafe(name: str, where: Path) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"the file refers to {name[:200]}, which has no place in a checkpoint; nothing was run",
+        where=where,
+        cure="Do not load it where it could run. If you trust it, load it where it was made and save its weights "
+        "alone: torch.save(model.state_dict(), path)",
+        foreign=name,
+    )
 
 
 class _Unpickler(pickle.Unpickler):
     """Reads a pickle without looking anything up."""
 
-    def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, root: str, where: Path) -> None:
-        super().__init__(file, encoding="utf-8")
-        self._archive = archive
-        self._root = root
+    def __init__(self, stream: io.BytesIO, where: Path, numbers: Numbers) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self.kinds: set[str] = set()
         self._where = where
+        self._numbers = numbers
         self._storages: dict[str, Tensor] = {}
+        self._copied = 0
+        dtypes = [*_DTYPES.values(), *(getattr(torch, name) for name in _MORE_DTYPES if hasattr(torch, name))]
         self._known: dict[str, object] = {
-            **_PLAIN,
-            **{str(dtype): dtype for dtype in _DTYPES.values()},
-            **{f"torch.{name}Storage": dtype for name, dtype in _DTYPES.items()},
-            "torch._utils._rebuild_tensor_v2": _Rebuild(_rebuild_tensor),
-            "torch._utils._rebuild_parameter": _Rebuild(lambda data, *_: data),
-            "torch._utils._rebuild_parameter_with_state": _Rebuild(lambda data, *_: data),
-            "copyreg._reconstructor": _Rebuild(_reconstruct),
+            **{str(dtype): dtype for dtype in dtypes},
+            **{f"torch.{device}{name}Storage": dtype for name, dtype in _DTYPES.items() for device in ("", "cuda.")},
+            **dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"), torch.uint8),
         }
+        functions: dict[str, Callable[..., object]] = {
+            "collections.OrderedDict": self._copier(_Dictionary),
+            "collections.defaultdict": lambda *_: _Dictionary(),
+            "builtins.dict": self._copier(_Dictionary),
+            "builtins.list": self._copier(list),
+            "builtins.set": self._copier(set),
+            "builtins.frozenset": self._copier(frozenset),
+            "builtins.tuple": self._copier(tuple),
+            "torch.Size": self._copier(tuple),
+            "copyreg._reconstructor": _reconstruct,
+            "torch._utils._rebuild_tensor": _rebuild_tensor,
+            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+            "torch._utils._rebuild_tensor_v3": _rebuild_tensor_of,
+            "torch._utils._rebuild_parameter": lambda data, *_: data,
+            "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+            "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+        }
+        self._known |= {name: _Function(function) for name, function in functions.items()}
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Return what stands for a name in the pickle.
 
         Raises:
-            UnsafeCheckpointError: The name is not on the list.
+            UnsafeCheckpointError: The name is not allowed.
+            CheckpointError: It makes a tensor of a kind that is not read.
         """
-        full = f"{_OLD_MODULES.get(module, module)}.{name}"
+        module = _OLD_MODULES.get(module, module)
+        full = f"{module}.{name}"
+        self.kinds.add(full)
         if full not in self._known:
-            if not full.startswith(_STAND_IN_ROOTS) and full not in _STAND_INS:
-                raise UnsafeCheckpointError(
-                    f"the file refers to {full}, which has no place in a model; nothing was run",
-                    where=self._where,
-                    cure="Do not load it where it could run. If you trust it, save its weights alone: "
-                    "torch.save(model.state_dict(), path)",
-                    foreign=full,
-                )
-            self._known[full] = type(name, (StandIn,), {"kind": full})
+            guarded = module.partition(".")[0] in _GUARDED and not full.startswith(_INERT_ROOTS)
+            if guarded and name not in _INERT.get(module, ()):
+                if full.startswith("torch._utils._rebuild_") or (module == "torch" and name.endswith("Storage")):
+                    raise CheckpointError(
+                        f"the file has tensors of a kind that is not read ({full[:200]}): quantised, sparse, or "
+                        "without values",
+                        where=self._where,
+                        cure="Save plain weights: torch.save(model.state_dict(), path)",
+                    )
+                raise _unsafe(full, self._where)
+            if len(self.kinds) > MAX_KINDS:
+                raise pickle.UnpicklingError(f"a pickle of more than {MAX_KINDS} classes")
+            self._known[full] = type(name, (StandIn,), {"kind": full, "__slots__": ()})
         return self._known[full]
 
-    def persistent_load(self, pid: Any, /) -> Tensor:
+    def persistent_load(self, pid: Any, /) -> object:
         """Return the numbers behind a tensor, 1-D, in the file's own dtype.
 
         Raises:
             CheckpointError: They are not there, or not as many as the file says.
         """
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(count, int):
+        if pid[0] == "module":  # old files keep the source of each class beside it
+            return pid[1]
+        kind, dtype, key, _, count, *view = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(count, int) or count < 0:
             raise pickle.UnpicklingError("a reference to something that is no storage")
         key = str(key)
         if key not in self._storages:
-            member = self._archive.getinfo(f"{self._root}data/{key}")
-            if member.file_size < count * dtype.itemsize or count < 0:
-                raise CheckpointError(
-                    f"the numbers {key!r} are cut off: {member.file_size} of {count * dtype.itemsize} bytes",
-                    where=self._where,
-                    cure=_GET_AGAIN,
-                )
-            _check_expansion(member, self._where)
-            if count == 0:
-                numbers = torch.empty(0, dtype=dtype)
-            else:
-                numbers = torch.frombuffer(bytearray(self._archive.read(member)), dtype=dtype, count=count)
-            self._storages[key] = numbers.as_subclass(_Numbers)
+            buffer = self._numbers(key, count, dtype.itemsize)
+            if buffer is None:
+                return None
+            numbers = torch.frombuffer(buffer, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+            self._storages[key] = numbers.as_subclass(_Tensor)
         storage = self._storages[key]
-        return storage if storage.dtype == dtype else storage.view(dtype)
+        if storage.nbytes != count * dtype.itemsize:
+            raise pickle.UnpicklingError(f"the numbers {key!r} have two sizes")
+        if storage.dtype != dtype:
+            storage = storage.view(dtype)
+        if view and view[0] is not None:  # of old files: a part of a storage, under a name of its own
+            _, offset, size = view[0]
+            return _rebuild_tensor(storage, offset, (size,), (1,))
+        return storage
+
+    def _copier(self, kind: Callable[..., Any]) -> Callable[..., object]:
+        """Return a function that makes a container of another, so long as the copies do not add up."""
+
+        def copy(*entries: Any) -> object:
+            self._copied += sum(len(part) for part in entries)
+            if self._copied > MAX_STEPS:
+                raise pickle.UnpicklingError("a pickle that copies containers without end")
+            return kind(*entries)
+
+        return copy
 
 
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+def _rebuild_tensor(
+    storage: Tensor | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> Tensor | None:
     """As torch's function of the name, but never past the end of the storage."""
+    if storage is None:
+        return None
+    if len(size) > _MOST_AXES:
+        raise pickle.UnpicklingError("a tensor of too many axes")
     reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
     if offset < 0 or any(number < 0 for number in (*size, *stride)) or (0 not in size and reach > len(storage)):
         raise pickle.UnpicklingError("a tensor that claims more numbers than there are")
     if math.prod(size) > max(len(storage), MAX_REPEATED):
         raise pickle.UnpicklingError("a tensor that repeats its numbers without end")
-    return storage.as_strided(size, stride, offset)
+    return storage.as_strided(size, stride, storage.storage_offset() + offset)
+
+
+def _rebuild_tensor_of(
+    storage: Tensor | None,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    _requires_grad: object,
+    _hooks: object,
+    dtype: object,
+    *_: object,
+) -> Tensor | None:
+    """As torch's function for numbers whose storage is plain bytes."""
+    if not isinstance(dtype, torch.dtype):
+        raise pickle.UnpicklingError("a tensor of numbers of no known kind")
+    return _rebuild_tensor(None if storage is None else storage.view(dtype), offset, size, stride)
+
+
+def _rebuild_from_type(function: object, _kind: object, arguments: tuple[object, ...], *_: object) -> object:
+    """As torch's function for tensors that carry attributes, which are forgotten."""
+    if not isinstance(function, _Function):
+        raise pickle.UnpicklingError("a tensor is made by something that is no function")
+    return function(*arguments)
 
 
 def _reconstruct(kind: object, *_: object) -> object:
@@ -311,7 +407,7 @@ def module_state(module: StandIn) -> dict[str, Tensor]:
         for group in ("_parameters", "_buffers"):
             for name, value in mapping(part.attributes.get(group)).items():
                 if isinstance(value, Tensor) and not (isinstance(temporary, set) and name in temporary):
-                    state[f"{prefix}{name}"] = value.as_subclass(Tensor)
+                    state[f"{prefix}{name}"] = value
     return state
 
 
@@ -334,6 +430,7 @@ def named_modules(module: StandIn) -> list[tuple[str, StandIn]]:
 
 
 def mapping(value: object) -> dict[str, Any]:
-    """Return a dictionary of the file under keys that are text; an empty one for anything else."""
-    # Not value.items(): a pickle can set an attribute of this name on an OrderedDict.
-    return {str(key): item for key, item in dict.items(value)} if isinstance(value, dict) else {}
+    """Return a dictionary of the file under keys that are text or numbers; an empty one for anything else."""
+    if not isinstance(value, dict):
+        return {}
+    return {str(key): item for key, item in value.items() if isinstance(key, (str, int, float))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samedge.errors import CheckpointError
+from samedge.models.checkpoints.pickled import StandIn, module_state
 
 WRAPPERS: Final = (
     "model",
@@ -31,7 +31,7 @@ _PREFIXES: Final = frozenset({"module", "_orig_mod", "model", "net", "network", 
 _ANYWHERE: Final = frozenset({"module", "_orig_mod"})
 """What DataParallel and torch.compile insert, also inside, where only a part was wrapped."""
 
-_MAX_DEPTH: Final = 8
+_MOST_WRAPPERS: Final = 64
 
 
 def extract_state(content: object, where: Path) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def extract_state(content: object, where: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: There are no weights, two under one name, or some that cannot be used.
     """
-    found = _find(content, _MAX_DEPTH)
+    found = _find(content, set())
     if not found:
         raise CheckpointError(
             f"there are no weights in this file; it holds {_describe(content)}",
@@ -77,22 +77,26 @@ def bare_name(key: str) -> str:
     return ".".join(part for part in parts[start:] if part not in _ANYWHERE)
 
 
-def _find(content: object, depth: int) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping) or depth == 0:  # a pickle can hold itself
+def _find(content: object, seen: set[int]) -> dict[str, Tensor]:
+    if isinstance(content, StandIn):
+        return module_state(content)
+    # A pickle can hold itself, and be as deep as it is long.
+    if not isinstance(content, dict) or id(content) in seen or len(seen) == _MOST_WRAPPERS:
         return {}
+    seen.add(id(content))
     for name in WRAPPERS:
-        found = _find(content.get(name), depth - 1)
+        found = _find(content.get(name), seen)
         if found:
             return found
     return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
 
 
 def _describe(content: object) -> str:
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         names = [repr(key) for key in list(content)[:6]]
         more = ", …" if len(content) > len(names) else ""
         return f"a dictionary with {', '.join(names)}{more}" if names else "an empty dictionary"
-    return f"an object of type {type(content).__name__!r}"
+    return repr(content) if isinstance(content, StandIn) else f"an object of type {type(content).__name__!r}"
 
 
 def _usable(key: str, value: Tensor, where: Path) -> Tensor:
@@ -113,4 +117,4 @@ def _usable(key: str, value: Tensor, where: Path) -> Tensor:
             cure="The training diverged or the file is damaged: use another checkpoint",
             key=key,
         )
-    return tensor
+    return tensor.as_subclass(Tensor)

@@ -16,6 +16,9 @@ from torch import Tensor
 from samedge.errors import CheckpointError
 from samedge.models.checkpoints.pickled import StandIn, mapping, module_state, named_modules
 
+FOREIGN_ROOT: Final = "ultralytics."
+"""Beginning of the names of the classes in these files."""
+
 NAMES: Final = "names"
 """Names of the classes: JSON, from number (as text) to name."""
 STRIDE: Final = "stride"

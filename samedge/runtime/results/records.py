@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +14,7 @@ from samedge.runtime.image.read import as_bgr
 from samedge.runtime.masks.polygons import Parts
 from samedge.runtime.masks.rle import rle_area, rle_to_box
 from samedge.runtime.results.masks import Objects
+from samedge.tables import csv_text
 
 
 def summary(results: Objects, *, normalize: bool, decimals: int) -> list[dict[str, Any]]:
@@ -50,12 +49,10 @@ def to_json(results: Objects, *, normalize: bool, decimals: int) -> str:
 def to_csv(results: Objects, *, normalize: bool, decimals: int) -> str:
     """Return the summary as CSV; see `Results.to_csv`."""
     columns = ["name", "class", "confidence", "box", *(["segments"] if results.masks is not None else [])]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in summary(results, normalize=normalize, decimals=decimals):
-        writer.writerow({name: json.dumps(cell) if isinstance(cell, dict) else cell for name, cell in row.items()})
-    return text.getvalue()
+    rows = summary(results, normalize=normalize, decimals=decimals)
+    return csv_text(
+        columns, ([json.dumps(cell) if isinstance(cell, dict) else cell for cell in row.values()] for row in rows)
+    )
 
 
 def to_df(results: Objects, *, normalize: bool, decimals: int) -> Any:

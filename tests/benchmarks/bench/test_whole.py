@@ -136,7 +136,7 @@ def test_masks_are_compared_with_torch_only_where_they_mean_something(rows: dict
     assert agreement is not None
     assert agreement.mean is not None
     assert 0.99 <= agreement.worst <= agreement.mean <= 1
-    assert agreement.judged == "probe set, masks that a user is shown, onnxruntime cpu, now"
+    assert agreement.judged == "probe set, masks shown to a user, onnxruntime cpu, in this run"
     assert rows[YOLO].mask_agreement is None
     assert "random" in rows[YOLO].empty["iou"]
     assert any("random weights of the same architecture" in note for note in rows[YOLO].notes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from support.system_tree import write_tree
 
-from samedge.benchmarks.measure.device_memory import used_device_bytes
+from samedge.benchmarks.measure.device_memory import used_device_bytes, why_unknown
 from samedge.benchmarks.measure.power_state import before_and_after, power_state
 
 CPU = "sys/devices/system/cpu"
@@ -64,11 +66,41 @@ def test_what_changed_meanwhile_is_told() -> None:
     assert before_and_after(before, after) == {**before, "temperatures, °C, after": "cpu 71"}
 
 
-def driver(listed: str, used: str) -> object:
-    def tool(arguments: tuple[str, ...]) -> str:
-        return listed if "compute-apps" in arguments[0] else used
+class FakeNvml(ModuleType):
+    """NVIDIA's driver with one GPU: "PID, MiB" of each process, and the MiB that all use."""
 
-    return tool
+    class NVMLError(Exception):
+        """What the driver refuses."""
+
+    def __init__(self, listed: str, used: str) -> None:
+        super().__init__("pynvml")
+        self._listed, self._used = listed, used
+        self.open = 0
+
+    def nvmlInit(self) -> None:
+        if not self._used:
+            raise self.NVMLError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return f"handle {index}"
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: str) -> SimpleNamespace:
+        assert gpu == "handle 0"
+        if not self._used.strip().isdecimal():
+            raise self.NVMLError("Not Supported")
+        return SimpleNamespace(used=int(self._used) << 20)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: str) -> list[SimpleNamespace]:
+        assert gpu == "handle 0"
+        rows = [line.split(",") for line in self._listed.splitlines()]
+        return [SimpleNamespace(pid=int(pid), usedGpuMemory=int(size) << 20) for pid, size in rows]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +114,19 @@ def driver(listed: str, used: str) -> object:
     ],
 )
 def test_device_memory_is_what_the_driver_tells(
-    listed: str, used: str, before: int | None, mebibytes: int | None
+    listed: str, used: str, before: int | None, mebibytes: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    driver = FakeNvml(listed, used)
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
     given = None if before is None else before << 20
-    found = used_device_bytes(given, pid=77, tool=driver(listed, used))  # type: ignore[arg-type]  # a function
+    found = used_device_bytes(given, pid=77)
     assert found == (None if mebibytes is None else mebibytes << 20)
+    assert driver.open == 0
+    if mebibytes is None:
+        assert "NVIDIA's driver does not" in why_unknown()
 
 
-def test_without_the_drivers_tool_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_without_the_package_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert used_device_bytes(None) is None
+    assert "pip install 'samedge[bench]'" in why_unknown()

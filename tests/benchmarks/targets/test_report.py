@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 
 from samedge.benchmarks.measure.memory import MemoryUse
-from samedge.benchmarks.measure.report_files import spread_text
-from samedge.benchmarks.measure.rounds import Timing, spread_of
-from samedge.benchmarks.targets.report import COLUMNS, csv_text, markdown, rich_table, write_report
+from samedge.benchmarks.measure.rounds import Timing, spread_of, spread_text
+from samedge.benchmarks.targets.report import COLUMNS, csv_text, markdown, targets_table, write_report
 from samedge.benchmarks.targets.results import SCHEMA, Goal, Report, Row, judged, read_report
 from samedge.benchmarks.targets.targets import ROWS, TARGETS, chosen_targets
 from samedge.errors import BenchmarkError, StorageError, UsageError
@@ -105,7 +104,7 @@ def test_csv_has_one_number_a_column_and_every_row_the_same_columns() -> None:
 
 @pytest.mark.parametrize(("width", "columns"), [(240, len(COLUMNS)), (100, 6)])
 def test_a_narrow_terminal_shows_what_tells_most(width: int, columns: int) -> None:
-    table = rich_table(report().rows, width)
+    table = targets_table(report().rows, width)
     assert len(table.columns) == columns
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(table)

@@ -18,7 +18,6 @@ from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import CPU, capsule
 from samedge.engines.cuda.memory import Gpu
 from samedge.engines.cuda.pool import DevicePool
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine, EngineOptions, Value
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.options import BuildOptions
@@ -26,6 +25,7 @@ from samedge.engines.tensorrt.engine import TensorRtEngine
 from samedge.errors import EngineError, TensorMismatchError
 from samedge.options import AxisRange
 from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -20,7 +20,8 @@ from support.traced_graphs import DEMO, SMALL_GRAPHS, TINY_VIT, VIT, YOLO, loade
 from samedge.engines.tensorrt import log as build_log
 from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
-from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport, LayerRecord
+from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
+from samedge.engines.tensorrt.log import LayerRecord
 from samedge.errors import EngineError, UsageError
 from samedge.export.graphs.plans import plan_graphs
 from samedge.export.graphs.trace import trace

@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from samedge.errors import CheckpointError, UnsafeCheckpointError
-from samedge.models.checkpoints.pickled import StandIn, module_state, read_pickled
+from samedge.models.checkpoints.pickled import StandIn, module_state
 from samedge.models.checkpoints.read import read_checkpoint
+from samedge.models.checkpoints.torch_files import read_pickled
 
 TASKS = "ultralytics.nn.tasks"
 
@@ -135,7 +136,7 @@ class TestModels:
     def test_tensors_that_share_and_views(self, tmp_path: Path) -> None:
         whole = torch.arange(24.0)
         content = {"whole": whole, "part": whole[4:10].reshape(2, 3).T, "empty": torch.zeros(0, 3), "one": whole[23]}
-        found: Any = read_pickled(save(content, tmp_path / "a.pt"))
+        found: Any = read_pickled(save(content, tmp_path / "a.pt")).content
         for name, value in content.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=0)
 
@@ -144,7 +145,7 @@ class TestModels:
     )
     def test_dtypes(self, tmp_path: Path, dtype: torch.dtype) -> None:
         value = torch.tensor([0, 1, 1], dtype=dtype)
-        found: Any = read_pickled(save([value], tmp_path / "a.pt"))
+        found: Any = read_pickled(save([value], tmp_path / "a.pt")).content
         assert found[0].dtype == dtype
         assert torch.equal(found[0], value)
 
@@ -313,7 +314,7 @@ class TestAttacks:
         ],
     )
     def test_names_inside_a_foreign_package_are_only_names(self, tmp_path: Path, data: bytes) -> None:
-        found = read_pickled(write_zip(tmp_path / "a.pt", FOREIGN + data))
+        found = read_pickled(write_zip(tmp_path / "a.pt", FOREIGN + data)).content
         assert isinstance(found, StandIn)
         assert type(found).__mro__[1] is StandIn
         assert type(found).__setstate__ is StandIn.__setstate__

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from samedge.bundle.manifest import GraphRecord, Manifest, TensorRecord
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.errors import BundleError, IntegrityError
 from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.decoder.schemes import SamGraphs, check_graph
 from samedge.runtime.predictor import Predictor
+from samedge.testing.fake_engine import fake_engine
 from samedge.testing.fake_predictor import fake_predictor
 from samedge.types import IOScheme, TensorSpec
 

@@ -21,13 +21,13 @@ from PIL import Image
 from support.bundles import write_small_bundle
 
 import samedge
-from samedge.engines.fake import FakeEngine
 from samedge.errors import CancelledError, EngineError, ImageError, PromptError, SamedgeError, UsageError
 from samedge.runtime.everything.found import FoundMasks
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.stream import Stream
+from samedge.testing.fake_engine import FakeEngine
 from samedge.testing.fake_predictor import fake_predictor
 from samedge.types import Array, ImageArray
 

@@ -10,13 +10,13 @@ from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, OpenReque
 from samedge.benchmarks.bench.stages.serve import LoadedModel
 from samedge.benchmarks.measure.device_memory import used_device_bytes
 from samedge.benchmarks.measure.rounds import process_clocks, timed
-from samedge.engines.fake import fake_engine
 from samedge.engines.protocol import Engine
 from samedge.runtime.image.letterbox import Letterbox
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.fastsam import choose, snap_to_border
 from samedge.runtime.yolo.graph import YoloGraph
 from samedge.runtime.yolo.predictor import YoloPredictor
+from samedge.testing.fake_engine import fake_engine
 from samedge.types import Array, ImageArray
 
 INCLUDES: Final = {

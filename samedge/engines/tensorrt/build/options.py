@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from samedge.engines.tensorrt.log import LayerRecord
 from samedge.errors import EngineError, UsageError
 from samedge.options import DEFAULT_POINTS, DEFAULT_PROMPTS, DEFAULT_WORKSPACE, AxisRange, HardwareCompatibility
 from samedge.types import Precision, TensorSpec
@@ -94,21 +95,6 @@ class BuildOptions:
         """Return the options that `to_json` wrote."""
         profiles = {name: AxisRange(**sizes) for name, sizes in values["profiles"].items()}
         return BuildOptions(**{**values, "profiles": profiles, "targets": tuple(values["targets"])})
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRecord:
-    """One layer of a finished engine.
-
-    Attributes:
-        name: TensorRT's name of it.
-        kind: TensorRT's kind of it, such as "gemm" or "kgen".
-        tactic: The kernel that was chosen, or an empty text.
-    """
-
-    name: str
-    kind: str
-    tactic: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samedge.engines.fake import FakeEngine, fake_engine
 from samedge.engines.protocol import Engine
 from samedge.errors import EngineError, TensorMismatchError
+from samedge.testing.fake_engine import FakeEngine, fake_engine
 from samedge.types import Array, TensorSpec
 
 ROW = TensorSpec(("batch", 2), np.dtype(np.float32))
