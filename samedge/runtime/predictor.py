@@ -42,9 +42,8 @@ from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource
-from samedge.runtime.prompts.batching import prompts_at_once
 from samedge.runtime.prompts.shapes import PromptLike
-from samedge.runtime.prompts.tokens import parse_prompts
+from samedge.runtime.prompts.tokens import parse_prompts, prompts_at_once
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost
@@ -70,7 +69,7 @@ class Predictor:
         decoder: The decoder, or an opened graph of role "decoder".
         prompts_per_call: Prompts per call of the decoder; more are split over several calls. Fewer need less memory,
             more are faster on a large GPU; the masks are equal. None for the default of
-            `samedge.runtime.prompts.batching`.
+            `samedge.runtime.prompts.tokens`.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
@@ -273,7 +272,8 @@ class Predictor:
         self._refuse_beside_a_stream()
         image = self._present()
         start = perf_counter()
-        side = self._graphs.mask_side
+        decoder = self._graphs.decoder
+        side = decoder.mask_side
         batch = parse_prompts(image.geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
         tokens = np.arange(1, MASK_TOKENS) if multimask else np.arange(1)
         logits = np.empty((batch.count, len(tokens), side, side), np.float32)
@@ -281,15 +281,15 @@ class Predictor:
         parsed = perf_counter()
         context = self._image_context()
         for group in batch.groups:
-            most = self._graphs.prompts_at_once(self._prompts_per_call, masks=group.masks is not None)
+            most = self._prompts_at_once(masks=group.masks is not None)
             for chunk in group.chunks(most):
-                answer = self._graphs.answer(context, chunk)
+                answer = decoder.answer(context, chunk)
                 found = answer.scores[:, tokens]
                 scores[chunk.index] = found
                 # Masks dropped below are not drawn.
                 wanted = np.flatnonzero((found > (-np.inf if conf is None else conf)).any(1))
                 if len(wanted):
-                    logits[chunk.index[wanted]] = self._graphs.draw(answer, wanted)[:, tokens]
+                    logits[chunk.index[wanted]] = answer.draw(wanted)[:, tokens]
         done = perf_counter()
         prompt_index = np.repeat(np.arange(batch.count), len(tokens))
         mask_index = np.tile(tokens, batch.count)
@@ -340,7 +340,7 @@ class Predictor:
             geometry=self._present().geometry,
             context=self._image_context,
             pixels=self._pixels,
-            prompts_per_call=self._graphs.prompts_at_once(self._prompts_per_call, masks=False),
+            prompts_per_call=self._prompts_at_once(masks=False),
         )
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
         self._speed = dict(found.speed)
@@ -528,8 +528,12 @@ class Predictor:
     def _image_context(self) -> ImageContext:
         """Return the decoder's context of the image, computed at the first prompt: some embeddings are only saved."""
         if self._context is None:
-            self._context = self._graphs.context(self._present().values)
+            self._context = self._graphs.decoder.context(self._present().values)
         return self._context
+
+    def _prompts_at_once(self, *, masks: bool) -> int:
+        limit = self._graphs.decoder.most_prompts(masks=masks)
+        return self._prompts_per_call if limit is None else min(self._prompts_per_call, limit)
 
     def _present(self) -> ImageEmbedding:
         if self._image is None:
