@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, TypeAlias, cast
 
 import numpy as np
-from typing_extensions import Self
 
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import CPU, Exporter
 from samedge.errors import EngineError, TensorMismatchError
-from samedge.types import Array, TensorSpec
+from samedge.types import Array, Closing, TensorSpec
 
 Value: TypeAlias = Array | DeviceArray
 """An array on the host, or on the engine's device."""
@@ -155,7 +153,7 @@ class RawEngineFactory(Protocol):
         ...
 
 
-class Engine:
+class Engine(Closing):
     """A loaded graph that can be run; a uniform interface to every backend.
 
     Use it as a context manager, or call `close` when done; a closed engine refuses to run.
@@ -169,6 +167,8 @@ class Engine:
         backend: As given.
         device: Device actually used, such as "cpu" or "cuda:0".
         details: Facts for reports on how the graph runs: versions, threads, providers.
+        inputs: Input name to shape and dtype.
+        outputs: Output name to shape and dtype.
         name: As given.
         on_device: True if it computes on a device with its own memory, where `run_on_device` leaves results.
         axis_limits: Name of each limited free axis to its smallest and largest size.
@@ -179,22 +179,12 @@ class Engine:
         self.on_device: bool = getattr(raw, "keeps_on_device", False)
         self._array_device: str = getattr(raw, "array_device", raw.device)
         self.axis_limits: dict[str, tuple[int, int]] = dict(getattr(raw, "axis_limits", {}))
-        self._inputs = dict(raw.inputs)
-        self._outputs = dict(raw.outputs)
+        self.inputs: Mapping[str, TensorSpec] = dict(raw.inputs)
+        self.outputs: Mapping[str, TensorSpec] = dict(raw.outputs)
         self.backend = backend
         self.device = raw.device
         self.details = dict(raw.details)
         self.name = name
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the graph and return its outputs by name, on the host.
@@ -265,25 +255,25 @@ class Engine:
         )
 
     def _requested(self, outputs: Sequence[str] | None) -> list[str]:
-        requested = list(self._outputs) if outputs is None else list(outputs)
-        unknown = [name for name in requested if name not in self._outputs]
+        requested = list(self.outputs) if outputs is None else list(outputs)
+        unknown = [name for name in requested if name not in self.outputs]
         if unknown:
             raise TensorMismatchError(
                 f"the graph has no output {unknown[0]!r}",
                 where=self.name,
-                cure=f"Its outputs are {', '.join(self._outputs)}",
+                cure=f"Its outputs are {', '.join(self.outputs)}",
             )
         return requested
 
     def _checked(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        if feeds.keys() != self._inputs.keys():
-            missing = sorted(self._inputs.keys() - feeds.keys())
-            extra = sorted(feeds.keys() - self._inputs.keys())
+        if feeds.keys() != self.inputs.keys():
+            missing = sorted(self.inputs.keys() - feeds.keys())
+            extra = sorted(feeds.keys() - self.inputs.keys())
             what = f"input {missing[0]!r} is missing" if missing else f"the graph has no input {extra[0]!r}"
-            raise TensorMismatchError(what, where=self.name, cure=f"Its inputs are {', '.join(self._inputs)}")
+            raise TensorMismatchError(what, where=self.name, cure=f"Its inputs are {', '.join(self.inputs)}")
         checked: dict[str, Value] = {}
         axes: dict[str, tuple[int, str]] = {}
-        for name, spec in self._inputs.items():
+        for name, spec in self.inputs.items():
             array = feeds[name]
             have = TensorSpec(array.shape, array.dtype)
             if array.dtype != spec.dtype or not spec.accepts(array.shape):
@@ -331,11 +321,3 @@ class Engine:
     def closed(self) -> bool:
         """True once `close` was called."""
         return self._raw is None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
