@@ -234,9 +234,9 @@ def require_obtained(session: Any, target: Target) -> None:
     nothing = set(counts) == {CPU}
     if got[:1] == [target.provider] and not nothing:
         return
-    what = "has no kernel for any node of this graph" if nothing else f"gave way to {', '.join(got)}"
+    what = "has no kernel for any node of this graph" if nothing else f"fell back to {', '.join(got)}"
     raise DeviceUnavailableError(
-        f"the device {target.name!r} cannot be had: {target.provider} {what}",
+        f"the device {target.name!r} is unavailable: {target.provider} {what}",
         cure="Update onnxruntime, export the checkpoint with a lower opset, or ask for device 'cpu'",
         device=target.name,
         available=tuple(got),
@@ -247,7 +247,7 @@ def placement(session: Any) -> str:
     """Say how many nodes run on the CPU although the session runs elsewhere."""
     counts = nodes_by_provider(session)
     if not counts:
-        return "not told by this onnxruntime"
+        return "not reported by this onnxruntime"
     return f"{counts.get(CPU, 0)} of {sum(counts.values())}"
 
 
