@@ -166,6 +166,7 @@ class Engine(Closing):
     Attributes:
         backend: As given.
         device: Device actually used, such as "cpu" or "cuda:0".
+        details: Facts for reports on how the graph runs: versions, threads, providers.
         inputs: Input name to shape and dtype.
         outputs: Output name to shape and dtype.
         details: Facts for reports on how the graph runs: versions, threads, providers.

@@ -66,7 +66,7 @@ class Predictor(Closing):
     Args:
         manifest: Manifest of the bundle.
         encoder: The opened encoder graph.
-        decoder: The decoder; an opened graph of role "decoder" will do.
+        decoder: The decoder, or an opened graph of role "decoder".
         prompts_per_call: Prompts per call of the decoder; more are split over several calls. Fewer need less memory,
             more are faster on a large GPU; the masks are equal. None for the default of
             `samedge.runtime.prompts.tokens`.

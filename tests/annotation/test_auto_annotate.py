@@ -474,7 +474,7 @@ class TestResuming:
     def test_a_file_that_is_no_manifest(self, sam: SAM, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / JOURNAL_NAME).write_text("notes\nof mine\n")
-        with pytest.raises(StorageError, match="no manifest"):
+        with pytest.raises(StorageError, match="not a manifest"):
             auto_annotate(photos, one_box, sam, output_dir=tmp_path / "out")
         assert (tmp_path / "out" / JOURNAL_NAME).read_text() == "notes\nof mine\n"
 
@@ -572,7 +572,7 @@ class TestRefused:
             auto_annotate(tmp_path / "in", one_box, sam)
         with pytest.raises(ImageError, match="image not found"):
             auto_annotate(tmp_path / "none", one_box, sam)
-        with pytest.raises(UsageError, match="has no name"):
+        with pytest.raises(UsageError, match="has no file name"):
             auto_annotate(np.zeros((3, 3, 3), np.uint8), one_box, sam)  # type: ignore[arg-type]
 
     def test_a_full_disk_ends_the_run(self, sam: SAM, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_links_to_folders_are_not_followed(folder: Path) -> None:
 
 @pytest.mark.parametrize("data", [3, None, [3], b"x"])
 def test_what_is_no_path(data: object) -> None:
-    with pytest.raises(UsageError, match="has no name"):
+    with pytest.raises(UsageError, match="has no file name"):
         ImageSet(data, recursive=True)  # type: ignore[arg-type]
 
 

@@ -46,7 +46,7 @@ def test_a_folder(program: Program, fake: Path, folder: Path) -> None:
     (folder / "broken.jpg").unlink()
     again = program(*arguments)
     assert again.status == 0
-    assert "4 were done before" in again.err
+    assert "4 done by earlier runs" in again.err
 
 
 def test_options(program: Program, fake: Path, folder: Path, tmp_path: Path) -> None:

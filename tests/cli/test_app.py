@@ -187,7 +187,8 @@ main()
         with Path("/dev/full").open("w") as full:
             process = start(*(argument.format(bundle) for argument in arguments), stdout=full)
             _, err = process.communicate()
-        assert (process.returncode, err) == (1, "error: stdout: cannot write this: No space left on device\n")
+        message = "error: stdout: cannot write: No space left on device. Free some space on the disk\n"
+        assert (process.returncode, err) == (1, message)
 
     @POSIX
     def test_a_reader_that_goes_away(self, bundle: Path) -> None:

@@ -138,7 +138,7 @@ def test_engines_that_failed_are_a_failed_command(
     assert done.status == 1
     assert len(done.out.splitlines()) == 2
     last = done.err.splitlines()[-1]
-    assert last.startswith(f"error: {bundle}: no precision of the engines gives the checkpoint's masks.")
+    assert last.startswith(f"error: {bundle}: the engines reproduce the checkpoint's masks in no precision.")
 
 
 def test_a_build_that_the_system_kills_is_one_line_with_the_cure(

@@ -57,7 +57,8 @@ def test_a_failed_parity_is_a_failed_command(program: Program, tmp_path: Path, m
     assert (done.status, done.out) == (1, f"{target}\n")
     assert "parity: failed" in done.err
     assert done.err.splitlines()[-1] == (
-        f"error: {target}: the graphs do not give the checkpoint's masks. The bundle loads with --force only"
+        f"error: {target}: the graphs do not reproduce the checkpoint's masks. "
+        "Export in another precision; this bundle loads only with --force"
     )
 
 

@@ -41,7 +41,7 @@ def test_engines_are_verified_and_the_verdict_is_kept(
     board.wrong = {("decoder", "fp16"): overflown}  # a driver that was updated, say
     done = program("verify", bundle, "--backend", "tensorrt")
     assert (done.status, "parity: failed (fake cuda:0)" in done.out) == (1, True)
-    assert f"error: {bundle}: on fake cuda:0 the masks are not the checkpoint's" in done.err
+    assert f"error: {bundle}: on fake cuda:0 the masks differ from the checkpoint's" in done.err
     assert bundle_pairs(open_bundle(bundle))[0].verdict == "failed"
 
 

@@ -146,7 +146,7 @@ class OrtEngine:
         except SamedgeError:
             raise
         except Exception as error:
-            raise foreign_error(error, self._where, "onnxruntime cannot bring this array to the GPU") from error
+            raise foreign_error(error, self._where, "onnxruntime cannot copy this array to the GPU") from error
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
         """Wrap another library's memory on this GPU as an array.

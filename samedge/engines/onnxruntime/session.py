@@ -237,7 +237,7 @@ def require_obtained(session: Any, target: Target) -> None:
     what = "has no kernel for any node of this graph" if nothing else f"fell back to {', '.join(got)}"
     raise DeviceUnavailableError(
         f"the device {target.name!r} is unavailable: {target.provider} {what}",
-        cure="Update onnxruntime, export the checkpoint with a lower opset, or request device 'cpu'",
+        cure="Update onnxruntime, export the checkpoint with a lower opset, or ask for device 'cpu'",
         device=target.name,
         available=tuple(got),
     )

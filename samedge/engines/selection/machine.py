@@ -1,7 +1,7 @@
 """Machine facts that affect speed: the processor, and the share of it that may be used.
 
-Runtimes count the machine's cores. In a container with a quota, or under taskset, they then start more threads than
-there are cores, and run slower than with one.
+Runtimes count the cores of the machine. In a container with a quota, or under taskset, they then start more threads
+than there are cores to run them, and become slower than with one thread.
 """
 
 from __future__ import annotations

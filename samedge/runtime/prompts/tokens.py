@@ -4,10 +4,10 @@ Many prompts are given at once, as arrays with one row per prompt or as lists wi
 prompt has no box, for example). Prompts with equal numbers of tokens form one group, because padding short ones would
 change their masks.
 
-For engines that prepare for each batch size (CUDA graphs, and runtimes that tune themselves for a shape), the number of
-prompts is padded to the next power of two with copies of the last prompt, whose results are dropped. Prompts do not
-influence each other, so the other masks are unchanged. The number of points of a prompt is never padded: a padding
-point is one more token, which the others attend to, and changes masks.
+Engines that prepare for each batch size (CUDA graphs, shape-specific tuning) meet few sizes: the number of prompts is
+padded to the next power of two with copies of the last prompt, whose masks are dropped. Prompts do not influence each
+other, so the other masks stay the same. The number of points of a prompt is never padded: a padding point is one more
+token, which the others attend to, and it changes masks.
 """
 
 from __future__ import annotations
