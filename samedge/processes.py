@@ -24,6 +24,7 @@ import msgspec
 from typing_extensions import Self
 
 from samedge.errors import SamedgeError
+from samedge.types import Progress
 
 _POLL_SECONDS: Final = 0.1
 _END_SECONDS: Final = 10.0
@@ -141,7 +142,7 @@ def call_in_child(
     arguments: Mapping[str, Any],
     *,
     died: Callable[[int, str], SamedgeError],
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
     poll: Callable[[], None] | None = None,
 ) -> Any:
     """Return what a function returns, called in a new process.

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
 IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
@@ -45,3 +46,17 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(str(axis) for axis in self.shape)}]"
+
+
+class Closing:
+    """Context manager that calls `close` at the end."""
+
+    def close(self) -> None:
+        """Free what is held. May be called twice."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -12,16 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import BinaryIO, Final
 
 import msgspec
-from typing_extensions import Self
 
 from samedge.annotation.records import ImageKey, ImageRecord
 from samedge.errors import ImageError, StorageError, UsageError, storage_errors
 from samedge.storage.atomic import write_whole
 from samedge.storage.locks import claim
+from samedge.types import Closing
 
 JOURNAL_NAME: Final = "annotate.jsonl"
 SCHEMA: Final = 1
@@ -45,7 +44,7 @@ class _Done:
     failed: bool
 
 
-class Journal:
+class Journal(Closing):
     """The manifest of one output folder, open for appending by one process. It may be used from several threads.
 
     Only a name, an offset and a few numbers per image are held in memory.
@@ -221,14 +220,6 @@ class Journal:
         """Close the file. May be called twice."""
         with self.lock:
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:

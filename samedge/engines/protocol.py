@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, TypeAlias, cast
 
 import numpy as np
-from typing_extensions import Self
 
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import CPU, Exporter
 from samedge.errors import EngineError, TensorMismatchError
-from samedge.types import Array, TensorSpec
+from samedge.types import Array, Closing, TensorSpec
 
 Value: TypeAlias = Array | DeviceArray
 """What an engine takes: an array of the host, or one that lies on its device."""
@@ -156,7 +154,7 @@ class RawEngineFactory(Protocol):
         ...
 
 
-class Engine:
+class Engine(Closing):
     """A loaded graph that can be run: the same for every backend.
 
     Use it as a context manager, or call `close` when done; a closed engine refuses to run.
@@ -170,6 +168,8 @@ class Engine:
         backend: As given.
         device: The device really used, such as "cpu" or "cuda:0".
         details: What a report should say about how the graph runs here: versions, threads, providers.
+        inputs: Input name to shape and dtype.
+        outputs: Output name to shape and dtype.
         name: As given.
         on_device: Whether it computes on a device with memory of its own, where `run_on_device` leaves results.
         axis_limits: Name of a free axis to its least and largest size, where there are limits.
@@ -180,22 +180,12 @@ class Engine:
         self.on_device: bool = getattr(raw, "keeps_on_device", False)
         self._array_device: str = getattr(raw, "array_device", raw.device)
         self.axis_limits: dict[str, tuple[int, int]] = dict(getattr(raw, "axis_limits", {}))
-        self._inputs = dict(raw.inputs)
-        self._outputs = dict(raw.outputs)
+        self.inputs: Mapping[str, TensorSpec] = dict(raw.inputs)
+        self.outputs: Mapping[str, TensorSpec] = dict(raw.outputs)
         self.backend = backend
         self.device = raw.device
         self.details = dict(raw.details)
         self.name = name
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the graph and return its outputs by name, on the host.
@@ -266,25 +256,25 @@ class Engine:
         )
 
     def _wanted(self, outputs: Sequence[str] | None) -> list[str]:
-        wanted = list(self._outputs) if outputs is None else list(outputs)
-        unknown = [name for name in wanted if name not in self._outputs]
+        wanted = list(self.outputs) if outputs is None else list(outputs)
+        unknown = [name for name in wanted if name not in self.outputs]
         if unknown:
             raise TensorMismatchError(
                 f"the graph has no output {unknown[0]!r}",
                 where=self.name,
-                cure=f"Its outputs are {', '.join(self._outputs)}",
+                cure=f"Its outputs are {', '.join(self.outputs)}",
             )
         return wanted
 
     def _checked(self, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        if feeds.keys() != self._inputs.keys():
-            missing = sorted(self._inputs.keys() - feeds.keys())
-            extra = sorted(feeds.keys() - self._inputs.keys())
+        if feeds.keys() != self.inputs.keys():
+            missing = sorted(self.inputs.keys() - feeds.keys())
+            extra = sorted(feeds.keys() - self.inputs.keys())
             what = f"input {missing[0]!r} is missing" if missing else f"the graph has no input {extra[0]!r}"
-            raise TensorMismatchError(what, where=self.name, cure=f"Its inputs are {', '.join(self._inputs)}")
+            raise TensorMismatchError(what, where=self.name, cure=f"Its inputs are {', '.join(self.inputs)}")
         checked: dict[str, Value] = {}
         axes: dict[str, tuple[int, str]] = {}
-        for name, spec in self._inputs.items():
+        for name, spec in self.inputs.items():
             array = feeds[name]
             have = TensorSpec(array.shape, array.dtype)
             if array.dtype != spec.dtype or not spec.accepts(array.shape):
@@ -328,11 +318,3 @@ class Engine:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._raw is None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

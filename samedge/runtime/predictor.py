@@ -18,11 +18,11 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, overload
 
 import numpy as np
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.dlpack import Exporter
@@ -49,7 +49,7 @@ from samedge.runtime.prompts.tokens import parse_prompts
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost
-from samedge.types import FloatArray, ImageArray
+from samedge.types import Closing, FloatArray, ImageArray
 
 __all__ = ["Prediction", "Predictor"]
 
@@ -59,7 +59,7 @@ _WARM_UP_ROUNDS: Final = 3
 """A CUDA graph is captured at the second call of a shape, if memory did not have to grow for another one since."""
 
 
-class Predictor:
+class Predictor(Closing):
     """Segments one image at a time by prompts.
 
     `samedge.load` makes one from a bundle. Use it as a context manager, or call `close` when done. It holds the state
@@ -515,14 +515,6 @@ class Predictor:
         self.reset_image()
         if self._owns_graphs:
             self._graphs.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _image_context(self) -> ImageContext:
         """What the decoder computes once an image; at the first prompt, because embeddings may only be saved."""

@@ -45,32 +45,13 @@ class FakeEngine:
         *,
         device: str = "cpu",
     ) -> None:
-        self._inputs = dict(inputs)
-        self._outputs = dict(outputs)
+        self.inputs = dict(inputs)
+        self.outputs = dict(outputs)
         self._function = function
-        self._device = device
+        self.device = device
+        self.details: Mapping[str, str] = {}  # no runtime to report
         self.calls: list[dict[str, Array]] = []
         self.closed = False
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
-
-    @property
-    def device(self) -> str:
-        """As given."""
-        return self._device
-
-    @property
-    def details(self) -> Mapping[str, str]:
-        """Nothing: there is no runtime to report."""
-        return {}
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Call the function and returns the outputs that were asked for.
@@ -82,11 +63,11 @@ class FakeEngine:
             raise EngineError("this fake engine was run after it was closed")
         self.calls.append(dict(feeds))
         results = self._function(dict(feeds))
-        if results.keys() != self._outputs.keys():
+        if results.keys() != self.outputs.keys():
             raise TensorMismatchError(
-                f"the function of this fake engine returned {sorted(results)}, and announces {sorted(self._outputs)}"
+                f"the function of this fake engine returned {sorted(results)}, and announces {sorted(self.outputs)}"
             )
-        for name, spec in self._outputs.items():
+        for name, spec in self.outputs.items():
             array = results[name]
             if array.dtype != spec.dtype or not spec.accepts(array.shape):
                 have = TensorSpec(array.shape, array.dtype)

@@ -56,14 +56,17 @@ class OrtEngine:
         self._where = path.name
         with foreign_errors(self._where, f"onnxruntime {ort.__version__} cannot open this graph"):
             self._session, self._binding, copies = bound_session(ort, str(path), target, threads, profile)
-        self._device = target.name
+        self.device = target.name
+        self.keeps_on_device = self._binding is not None
+        self.array_device = self.device if self._binding is None else self._binding.device
+        self.axis_limits: Mapping[str, tuple[int, int]] = {}  # graphs take any sizes
         try:
-            self._inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
-            self._outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
+            self.inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
+            self.outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}
         except BaseException:
             self.close()
             raise
-        self._details = {
+        self.details = {
             "onnxruntime": str(ort.__version__),
             "providers": ", ".join(self._session.get_providers()),
             "threads": str(threads),
@@ -88,41 +91,6 @@ class OrtEngine:
         devices = tuple(name for name, provider in PROVIDERS.items() if provider in known and name != "directml")
         version = str(ort.__version__)
         return Availability(True, f"onnxruntime {version} with {', '.join(devices)}", devices=devices, version=version)
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
-
-    @property
-    def device(self) -> str:
-        """The device really used."""
-        return self._device
-
-    @property
-    def details(self) -> Mapping[str, str]:
-        """Version, threads, and the providers in order: nodes that the first lacks run on those after it."""
-        return self._details
-
-    @property
-    def keeps_on_device(self) -> bool:
-        """Whether it computes on a GPU of NVIDIA, where results can stay."""
-        return self._binding is not None
-
-    @property
-    def array_device(self) -> str:
-        """Where its arrays lie."""
-        return self._device if self._binding is None else self._binding.device
-
-    @property
-    def axis_limits(self) -> Mapping[str, tuple[int, int]]:
-        """None: graphs take any sizes."""
-        return {}
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
         """Run the graph.

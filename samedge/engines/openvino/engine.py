@@ -89,11 +89,11 @@ class OpenVinoEngine:
         refused = f"OpenVINO {found.version} cannot open this graph"
         with _foreign_errors(self._where, refused):
             model = _core().read_model(str(path))
-        self._inputs = _specs(model.inputs, ports.inputs, self._where)
-        self._outputs = _specs(model.outputs, ports.outputs, self._where)
+        self.inputs = _specs(model.inputs, ports.inputs, self._where)
+        self.outputs = _specs(model.outputs, ports.outputs, self._where)
         with _foreign_errors(self._where, refused):
             if self._for_one:
-                model.reshape({at: [1, *spec.shape[1:]] for at, spec in enumerate(self._inputs.values())})
+                model.reshape({at: [1, *spec.shape[1:]] for at, spec in enumerate(self.inputs.values())})
             compiled = _core().compile_model(model, device, self._settings)
             del model  # nobody but OpenVINO holds the graph
             self._compiled: Any = compiled
@@ -108,8 +108,8 @@ class OpenVinoEngine:
                 cure="Ask for one of those",
                 device=options.device,
             )
-        self._device = device.lower()
-        self._details = {
+        self.device = device.lower()
+        self.details = {
             "openvino": str(found.version),
             "processor": _full_name(device),
             **{_REPORTED[name]: _plain(value) for name, value in told.items()},
@@ -141,34 +141,14 @@ class OpenVinoEngine:
             True, f"OpenVINO {version} with {names}", devices=tuple(map(str.lower, ordered)), version=version
         )
 
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
-
-    @property
-    def device(self) -> str:
-        """The device really used."""
-        return self._device
-
-    @property
-    def details(self) -> Mapping[str, str]:
-        """Version, the processor's name, and what OpenVINO really took for precision, threads and streams."""
-        return self._details
-
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run the graph.
 
         Raises:
             EngineError: OpenVINO failed.
         """
-        numbered = {at: feeds[name] for at, name in enumerate(self._inputs)}
-        places = {name: at for at, name in enumerate(self._outputs)}
+        numbered = {at: feeds[name] for at, name in enumerate(self.inputs)}
+        places = {name: at for at, name in enumerate(self.outputs)}
         with self._lock, _foreign_errors(self._where, "OpenVINO failed while running this graph"):
             # Feeds are read where they lie. Results lie in memory that the next run writes to: they are copied, and
             # only those that were asked for.

@@ -15,7 +15,7 @@ from torch import Tensor
 from samedge.errors import CheckpointError, UnknownArchitectureError
 from samedge.models.checkpoints import ultralytics as facts
 from samedge.models.checkpoints.batch_norm import fold_batch_norms
-from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.shapes import MisfitError
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
@@ -59,7 +59,7 @@ class LoadedYolo:
     seeded: bool
 
 
-def load_yolo(source: str | Path, *, progress: Progress | None = None) -> LoadedYolo:
+def load_yolo(source: str | Path, *, progress: DownloadProgress | None = None) -> LoadedYolo:
     """Return the YOLOv8 or FastSAM of a checkpoint.
 
     Args:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from typing_extensions import Self
@@ -26,7 +26,7 @@ from samedge.runtime.stream.request import (
     require_prompts,
 )
 from samedge.runtime.stream.work_ahead import WorkAhead
-from samedge.types import ImageArray
+from samedge.types import Closing, ImageArray
 
 R = TypeVar("R")
 
@@ -125,7 +125,7 @@ class _Reader:
         return _Ready(index, path, None if isinstance(common, Mapping) else source, own, image)
 
 
-class Stream(Iterator[StreamItem[R]]):
+class Stream(Closing, Iterator[StreamItem[R]]):
     """The items of `Predictor.stream`, in the order of the images. For one consumer, in one thread.
 
     Reading begins with the first item that is asked for. The worker ends at the end of the source, at an error, at
@@ -212,14 +212,6 @@ class Stream(Iterator[StreamItem[R]]):
         self._closed = True
         if self._end is not None:
             self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _named(error: SamedgeError, index: int, path: str | None) -> SamedgeError:
