@@ -9,7 +9,8 @@ Each field is documented only here. Records validate everything that needs no mo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
@@ -32,6 +33,7 @@ DEFAULT_OPSET: Final = 17
 """Supported by every runtime. From 19 on, scales of Q and DQ can be float16."""
 FP8_OPSET: Final = 19
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Record = TypeVar("_Record", bound="SamExportOptions | YoloExportOptions | EngineBuildOptions | ExportOptions")
 
 
@@ -344,6 +346,29 @@ def unknown_keyword(name: str, known: Collection[str]) -> TypeError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
+
+
+def with_keywords(keywords: type, **defaults: object) -> Callable[[_Function], _Function]:
+    """Return a decorator that spells the ``**keywords`` of a function out in its signature, for `help` and editors.
+
+    Args:
+        keywords: Their `TypedDict`.
+        defaults: Defaults that are not those of the records.
+    """
+    records = (ExportOptions, SamExportOptions, YoloExportOptions, EngineBuildOptions)
+    found = {**{each.name: each.default for record in records for each in fields(record)}, **defaults}
+
+    def spell(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        kept = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        spelled = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=found[name], annotation=annotation)
+            for name, annotation in inspect.get_annotations(keywords).items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*kept, *spelled])  # type: ignore[attr-defined]
+        return function
+
+    return spell
 
 
 def _with(record: _Record, given: dict[str, Any]) -> _Record:
