@@ -63,8 +63,16 @@ class ImageEmbedding:
         kind, number = self.values.__dlpack_device__()
         return int(kind), int(number)
 
-    def __dlpack__(self, **asked: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
         values: Any = self.values
+        asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
         return values.__dlpack__(**{name: value for name, value in asked.items() if value is not None})
 
 
