@@ -89,7 +89,7 @@ def _segment(bundle: Path, sample: _Sample, output: Path) -> bool:
     import samedge
     from samedge.cli.tables import print_results
     from samedge.runtime.image.read import read_image
-    from samedge.runtime.results.overlay import draw_prompts, write_picture
+    from samedge.runtime.results.overlay import draw_prompts, write_image
     from samedge.runtime.results.results import Results
 
     image = read_image(sample.path)
@@ -100,7 +100,7 @@ def _segment(bundle: Path, sample: _Sample, output: Path) -> bool:
         def show(name: str, results: Results, **prompt: Sequence[Sequence[float]]) -> None:
             print_results(results)
             overlay = output / f"overlay-{name}.png"
-            write_picture(overlay, draw_prompts(results.plot(), **prompt))
+            write_image(overlay, draw_prompts(results.plot(), **prompt))
             sys.stdout.write(f"{overlay}\n")
 
         point = Results.from_prediction(predictor.predict(points=sample.point), image, path="point")

@@ -57,7 +57,7 @@ def why(
     sys.stdout.flush()
     if explanation.obstacles:
         raise EngineError(
-            f"this engine must not be opened here: {'; '.join(explanation.obstacles)}",
+            f"this engine cannot be opened safely here: {'; '.join(explanation.obstacles)}",
             where=path.name,
             cure=explanation.cure,
         )

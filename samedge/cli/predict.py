@@ -187,11 +187,11 @@ def bundle_of(model: str) -> str:
 
 
 def _write(results: Results, prompts: dict[str, Any], *, save: Path | None, txt: Path | None) -> None:
-    from samedge.runtime.results.overlay import draw_prompts, write_picture
+    from samedge.runtime.results.overlay import draw_prompts, write_image
 
     if save is not None:
         shown = draw_prompts(results.plot(), prompts.get("points"), prompts.get("labels"), prompts.get("bboxes"))
-        write_picture(save, shown)
+        write_image(save, shown)
     if txt is not None:
         results.save_txt(txt)
 

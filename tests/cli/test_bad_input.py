@@ -177,7 +177,7 @@ def test_images_that_only_look_bad_work(program: Program, fake: Path, tmp_path: 
         (("--point", "1,2,7"), "label"),
         (("--box", "0,0,9,9", "--box", "9,9,20,20", "--point", "3,3"), "all points describe one object"),
         (("--multimask",), "no prompt given"),
-        (("--pred-iou-thresh", "nan"), "pred_iou_thresh is nan"),
+        (("--pred-iou-thresh", "nan"), "invalid pred_iou_thresh nan"),
         (("--crop-n-layers", "9"), "its last layer would have 262,144 crops"),
     ],
 )

@@ -73,7 +73,7 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
         ("pickle.npy", PromptError, "cannot read the mask"),
         ("text.npy", PromptError, "cannot read the mask"),
         ("missing.npy", StorageError, "No such file"),
-        ("text.png", ImageError, "this is not an image"),
+        ("text.png", ImageError, "the file is not an image"),
     ]
     for name, kind, message in cases:
         with pytest.raises(kind) as caught:

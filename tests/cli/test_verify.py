@@ -46,6 +46,6 @@ def test_engines_are_verified_and_the_verdict_is_kept(
 
 
 def test_what_cannot_be_verified_says_why(program: Program, bundle: Path, tmp_path: Path) -> None:
-    assert "the bundle keeps no answers" in program("verify", write_small_bundle(tmp_path / "old")).err
-    assert "there is no backend 'abacus'" in program("verify", bundle, "--backend", "abacus").err
+    assert "the bundle has no stored reference" in program("verify", write_small_bundle(tmp_path / "old")).err
+    assert "unknown backend 'abacus'" in program("verify", bundle, "--backend", "abacus").err
     assert "tensorrt is not installed" in program("verify", bundle, "--backend", "tensorrt").err

@@ -107,11 +107,11 @@ def test_options_of_a_sam(program: Program, option: list[str]) -> None:
     point = [] if option[0] in {"--mode", "--crop-n-layers"} else ["--point", "3,4"]
     done = program("predict", bundle(SMALL), COFFEE, *point, *option)
     assert done.status == 1
-    assert f"{option[0]}: this means nothing for a YOLO" in done.err
+    assert f"{option[0]}: not supported for a YOLO" in done.err
 
 
 @pytest.mark.parametrize("option", [["--iou", "0.5"], ["--max-det", "3"], ["--class", "1"], ["--imgsz", "64"]])
 def test_options_of_a_yolo(program: Program, tmp_path: Path, option: list[str]) -> None:
     done = program("predict", write_small_bundle(tmp_path / "sam"), COFFEE, *option)
     assert done.status == 1
-    assert f"{option[0]}: this means nothing for a SAM" in done.err
+    assert f"{option[0]}: not supported for a SAM" in done.err

@@ -22,7 +22,7 @@ WARM_UPS: Final = 2
 """With onnxruntime, the second call of a plain export of ViT-B takes twice as long as the third."""
 
 NOTHING: Final = "–"
-"""Cell of a table without a figure."""
+"""Table cell without a figure."""
 
 _FENCE: Final = 1.5
 _FEWEST_FOR_OUTLIERS: Final = 5
