@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from samedge.moved import install as find_moved_modules
 from samedge.version import __version__
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ __all__ = [
     "load",
     "verify_bundle",
 ]
+
+find_moved_modules()
 
 
 def __getattr__(name: str) -> object:

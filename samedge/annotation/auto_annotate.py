@@ -25,7 +25,7 @@ from samedge.annotation.pace import Pace
 from samedge.annotation.pipeline import Pipeline, Task
 from samedge.annotation.records import ImageRecord, Reason
 from samedge.api.sam import DEFAULT_CONF, SAM
-from samedge.engines.selection.cores import usable_cores
+from samedge.engines.selection.machine import usable_cores
 from samedge.errors import UsageError
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.yolo.detections import Thresholds

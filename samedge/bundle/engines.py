@@ -159,6 +159,8 @@ def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[Engin
     sets: list[EngineSet] = []
     for shelf in (EngineStore(engines_folder(bundle.path)), store or EngineStore()):
         noted = [(entry, notes) for entry in shelf.entries() if (notes := engine_notes(entry.sidecar)) is not None]
+        if not noted:
+            continue
         found: list[list[tuple[StoredEngine, EngineNotes]]] = []
         for role in roles:
             digest = source_digest(bundle.manifest, role)

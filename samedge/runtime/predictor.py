@@ -43,9 +43,8 @@ from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource
-from samedge.runtime.prompts.batching import prompts_at_once
 from samedge.runtime.prompts.shapes import PromptLike
-from samedge.runtime.prompts.tokens import parse_prompts
+from samedge.runtime.prompts.tokens import parse_prompts, prompts_at_once
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost
@@ -70,7 +69,7 @@ class Predictor(Closing):
         encoder: The opened encoder graph.
         decoder: The decoder; an opened graph of role "decoder" will do.
         prompts_per_call: Prompts that the decoder gets at once; more are done in several calls. Less memory, or more
-            speed on a large GPU; the masks are the same. None for what `samedge.runtime.prompts.batching` says.
+            speed on a large GPU; the masks are the same. None for what `samedge.runtime.prompts.tokens` says.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
@@ -272,7 +271,8 @@ class Predictor(Closing):
         self._refuse_beside_a_stream()
         image = self._present()
         start = perf_counter()
-        side = self._graphs.mask_side
+        decoder = self._graphs.decoder
+        side = decoder.mask_side
         batch = parse_prompts(image.geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
         tokens = np.arange(1, MASK_TOKENS) if multimask else np.arange(1)
         logits = np.empty((batch.count, len(tokens), side, side), np.float32)
@@ -280,15 +280,15 @@ class Predictor(Closing):
         parsed = perf_counter()
         context = self._image_context()
         for group in batch.groups:
-            most = self._graphs.prompts_at_once(self._prompts_per_call, masks=group.masks is not None)
+            most = self._prompts_at_once(masks=group.masks is not None)
             for chunk in group.chunks(most):
-                answer = self._graphs.answer(context, chunk)
+                answer = decoder.answer(context, chunk)
                 found = answer.scores[:, tokens]
                 scores[chunk.index] = found
                 # What is dropped below is not drawn.
                 wanted = np.flatnonzero((found > (-np.inf if conf is None else conf)).any(1))
                 if len(wanted):
-                    logits[chunk.index[wanted]] = self._graphs.draw(answer, wanted)[:, tokens]
+                    logits[chunk.index[wanted]] = answer.draw(wanted)[:, tokens]
         done = perf_counter()
         prompt_index = np.repeat(np.arange(batch.count), len(tokens))
         mask_index = np.tile(tokens, batch.count)
@@ -339,7 +339,7 @@ class Predictor(Closing):
             geometry=self._present().geometry,
             context=self._image_context,
             pixels=self._pixels,
-            prompts_per_call=self._graphs.prompts_at_once(self._prompts_per_call, masks=False),
+            prompts_per_call=self._prompts_at_once(masks=False),
         )
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
         self._speed = dict(found.speed)
@@ -519,8 +519,12 @@ class Predictor(Closing):
     def _image_context(self) -> ImageContext:
         """What the decoder computes once an image; at the first prompt, because embeddings may only be saved."""
         if self._context is None:
-            self._context = self._graphs.context(self._present().values)
+            self._context = self._graphs.decoder.context(self._present().values)
         return self._context
+
+    def _prompts_at_once(self, *, masks: bool) -> int:
+        limit = self._graphs.decoder.most_prompts(masks=masks)
+        return self._prompts_per_call if limit is None else min(self._prompts_per_call, limit)
 
     def _present(self) -> ImageEmbedding:
         if self._image is None:

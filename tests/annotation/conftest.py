@@ -8,7 +8,7 @@ import pytest
 from support.pictures import write_picture
 
 from samedge.api.sam import SAM
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 
 @pytest.fixture

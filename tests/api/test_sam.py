@@ -38,7 +38,7 @@ from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.results.results import Results
-from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
+from samedge.testing.predictor import FAKE_SCORES, fake_predictor
 from samedge.types import FloatArray, ImageArray
 
 SIDE = 256

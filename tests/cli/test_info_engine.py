@@ -14,7 +14,7 @@ from support.program import Program
 
 from samedge.bundle import engine_file
 from samedge.engines.protocol import Engine
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

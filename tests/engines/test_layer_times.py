@@ -20,7 +20,7 @@ from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.layers import ProfiledTensorRtEngine
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array
 
 

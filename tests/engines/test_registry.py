@@ -11,7 +11,7 @@ from samedge.engines import registry
 from samedge.engines.protocol import Availability, EngineOptions
 from samedge.engines.registry import BACKENDS, Backend, availability, backend_names, find_backend, open_engine
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
-from samedge.testing.fake_engine import FakeEngine
+from samedge.testing.engine import FakeEngine
 from samedge.types import TensorSpec
 
 SPEC = {"x": TensorSpec(("n",), np.dtype(np.float32))}

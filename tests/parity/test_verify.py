@@ -20,7 +20,7 @@ from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESH
 from samedge.parity.probes import probe_set
 from samedge.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
 from samedge.parity.verify import thresholds_for, verify_bundle, verify_engines
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, Precision
 
 

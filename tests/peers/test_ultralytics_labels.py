@@ -15,7 +15,7 @@ from support.pictures import write_picture
 
 from samedge.annotation.auto_annotate import auto_annotate
 from samedge.api.sam import SAM
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 SCRIPT = Path(__file__).with_name("ultralytics_labels.py")
 NOT_INSTALLED = 3

@@ -24,10 +24,9 @@ from samedge.engines.onnxruntime import session as ort_session
 from samedge.engines.onnxruntime.binding import OrtArray
 from samedge.errors import ImageError, TensorMismatchError
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.prompts.batching import bucket_of, bucketed, rows_of_bucket
-from samedge.runtime.prompts.tokens import PromptGroup
+from samedge.runtime.prompts.tokens import PromptGroup, bucket_of, bucketed, rows_of_bucket
 from samedge.runtime.results.prediction import Prediction
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import FloatArray, TensorSpec
 
 POINTS = np.array([[10, 12], [40, 30], [70, 50], [20, 55], [33, 9]], np.float32)

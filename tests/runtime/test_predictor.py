@@ -16,8 +16,8 @@ from samedge.errors import EngineError, ImageError, PromptError, StorageError, U
 from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
-from samedge.testing.fake_engine import FakeEngine
-from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
+from samedge.testing.engine import FakeEngine
+from samedge.testing.predictor import FAKE_SCORES, fake_predictor
 from samedge.types import ImageArray
 
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)

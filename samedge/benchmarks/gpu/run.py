@@ -49,7 +49,7 @@ from samedge.errors import SamedgeError, UsageError
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import BoolArray, FloatArray, Precision
 
 _CPU: Final = "cpu"

@@ -26,7 +26,7 @@ from samedge.errors import missing_extra
 from samedge.runtime.decoder.decoders import SplitDecoder, WholeDecoder
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 SEED: Final = 20

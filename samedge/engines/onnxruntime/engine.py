@@ -16,13 +16,19 @@ import numpy as np
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.onnxruntime.binding import ORT_DTYPES, OrtBinding
-from samedge.engines.onnxruntime.devices import CPU, PROVIDERS, parse_device, placement
-from samedge.engines.onnxruntime.session import bound_session, default_target, require_device
+from samedge.engines.onnxruntime.session import (
+    PROVIDERS,
+    bound_session,
+    default_target,
+    parse_device,
+    placement,
+    require_device,
+)
 from samedge.engines.onnxruntime.staged import OrtStaged
-from samedge.engines.onnxruntime.wheels import foreign_errors, reinstall_cure
+from samedge.engines.onnxruntime.wheels import CPU, foreign_error, reinstall_cure
 from samedge.engines.protocol import Availability, EngineOptions
-from samedge.engines.selection.cores import usable_cores
-from samedge.errors import BackendUnavailableError, EngineError
+from samedge.engines.selection.machine import usable_cores
+from samedge.errors import BackendUnavailableError, EngineError, SamedgeError
 from samedge.types import Array, TensorSpec
 
 
@@ -54,8 +60,12 @@ class OrtEngine:
             require_device(ort, target)
         threads = options.threads or usable_cores()
         self._where = path.name
-        with foreign_errors(self._where, f"onnxruntime {ort.__version__} cannot open this graph"):
+        try:
             self._session, self._binding, copies = bound_session(ort, str(path), target, threads, profile)
+        except SamedgeError:
+            raise
+        except Exception as error:
+            raise foreign_error(error, self._where, f"onnxruntime {ort.__version__} cannot open this graph") from error
         self.device = target.name
         self.keeps_on_device = self._binding is not None
         self.array_device = self.device if self._binding is None else self._binding.device
@@ -98,10 +108,14 @@ class OrtEngine:
         Raises:
             EngineError: onnxruntime failed.
         """
-        with foreign_errors(self._where, "onnxruntime failed while running this graph"):
+        try:
             if self._binding is not None:
                 return self._binding.run(feeds, outputs)
             results = self._session.run(list(outputs), dict(feeds))
+        except SamedgeError:
+            raise
+        except Exception as error:
+            raise foreign_error(error, self._where, "onnxruntime failed while running this graph") from error
         return dict(zip(outputs, results, strict=True))
 
     def end_profiling(self) -> Path:
@@ -114,8 +128,12 @@ class OrtEngine:
         Raises:
             EngineError: onnxruntime failed, or does not run on a GPU here.
         """
-        with foreign_errors(self._where, "onnxruntime failed while running this graph"):
+        try:
             return self._bound().run_on_device(feeds, outputs)
+        except SamedgeError:
+            raise
+        except Exception as error:
+            raise foreign_error(error, self._where, "onnxruntime failed while running this graph") from error
 
     def to_device(self, array: Array) -> DeviceArray:
         """Return a copy of an array of the host on the GPU.
@@ -123,8 +141,12 @@ class OrtEngine:
         Raises:
             EngineError: onnxruntime failed, or does not run on a GPU here.
         """
-        with foreign_errors(self._where, "onnxruntime cannot bring this array to the GPU"):
+        try:
             return self._bound().to_device(array)
+        except SamedgeError:
+            raise
+        except Exception as error:
+            raise foreign_error(error, self._where, "onnxruntime cannot bring this array to the GPU") from error
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
         """Return an array over memory of another library on this GPU.

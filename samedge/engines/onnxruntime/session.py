@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime on the device that was asked for, with the memory of a GPU bound to them.
+"""Sessions of onnxruntime on the device that a user named, with the memory of a GPU bound to them.
 
 onnxruntime gives way to the CPU with a log line at most: here a tiny session is asked first, and then the real one.
 """
@@ -6,23 +6,36 @@ onnxruntime gives way to the CPU with a log line at most: here a tiny session is
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from samedge.engines.onnxruntime.binding import OrtBinding
-from samedge.engines.onnxruntime.devices import (
+from samedge.engines.onnxruntime.staged import OrtStaged, OwnStream, open_stream
+from samedge.engines.onnxruntime.wheels import (
     CPU,
     CUDA,
     TENSORRT,
-    Target,
-    nodes_by_provider,
-    parse_device,
-    require_obtained,
+    double_install,
+    first_line,
+    library_cause,
+    preload_libraries,
+    wheel_cure,
 )
-from samedge.engines.onnxruntime.staged import OrtStaged, OwnStream, open_stream
-from samedge.engines.onnxruntime.wheels import double_install, first_line, library_cause, preload_libraries, wheel_cure
 from samedge.errors import DeviceUnavailableError
 
+PROVIDERS: Final = {
+    "tensorrt": TENSORRT,
+    "cuda": CUDA,
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cpu": CPU,
+}
+_INDEXED: Final = (TENSORRT, CUDA, "ROCMExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
 BOUND: Final = {TENSORRT: "cuda:{}", CUDA: "cuda:{}"}
 """Providers whose inputs and outputs are bound to memory of a device, and how that is called."""
 RECORD_PLACEMENT: Final = "session.record_ep_graph_assignment_info"
@@ -31,6 +44,55 @@ IDENTITY: Final = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A device as onnxruntime knows it. `name` is what reports call it: "cpu", "cuda:0"."""
+
+    name: str
+    provider: str
+    index: int
+
+    def providers(self, own: OwnStream | None = None) -> list[str | tuple[str, dict[str, str]]]:
+        """The list for a session, on that stream if there is one. The CPU is last, for nodes without another kernel."""
+        if self.provider == CPU:
+            return [CPU]
+        options: dict[str, str] = {}
+        if self.provider in _INDEXED:
+            options["device_id"] = str(self.index)
+        if self.provider == CUDA:
+            # The exhaustive search of convolutions makes the first call of every new shape take seconds, and arena
+            # blocks that double hold memory that a board shares with its CPU.
+            options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+            options |= {} if own is None else own.provider_options()
+        chain: list[str | tuple[str, dict[str, str]]] = [(self.provider, options)]
+        if self.provider == TENSORRT:
+            chain.append((CUDA, {"device_id": str(self.index)}))
+        return [*chain, CPU]
+
+
+def parse_device(device: str) -> Target:
+    """Return the device of a name such as "cuda:1".
+
+    Raises:
+        DeviceUnavailableError: onnxruntime has none of this name.
+    """
+    name, colon, number = device.partition(":")
+    provider = name if name.endswith("ExecutionProvider") else PROVIDERS.get(name.lower())
+    if provider is None or (colon and not number.isdecimal()):
+        raise DeviceUnavailableError(
+            f"onnxruntime knows no device {device!r}",
+            cure=f"Choose one of {', '.join(PROVIDERS)}, with a number as in cuda:1 where there are several",
+            device=device,
+        )
+    if colon and provider not in _INDEXED:
+        raise DeviceUnavailableError(
+            f"onnxruntime's device {name!r} takes no number", where=device, cure=f"Ask for {name!r}", device=device
+        )
+    index = int(number) if colon else 0
+    short = {"directml": "dml"}.get(name.lower(), name if provider == name else name.lower())
+    return Target(f"{short}:{index}" if provider in _INDEXED else short, provider, index)
 
 
 def bound_session(
@@ -159,3 +221,41 @@ def require_device(ort: Any, target: Target) -> None:
         device=target.name,
         available=tuple(got),
     )
+
+
+def require_obtained(session: Any, target: Target) -> None:
+    """Ask the session of the real graph what it got, and whether any of the graph runs there.
+
+    Raises:
+        DeviceUnavailableError: Not what was asked for.
+    """
+    got = session.get_providers()
+    counts = {} if target.provider == CPU else nodes_by_provider(session)
+    nothing = set(counts) == {CPU}
+    if got[:1] == [target.provider] and not nothing:
+        return
+    what = "has no kernel for any node of this graph" if nothing else f"gave way to {', '.join(got)}"
+    raise DeviceUnavailableError(
+        f"the device {target.name!r} cannot be had: {target.provider} {what}",
+        cure="Update onnxruntime, export the checkpoint with a lower opset, or ask for device 'cpu'",
+        device=target.name,
+        available=tuple(got),
+    )
+
+
+def placement(session: Any) -> str:
+    """Say how many nodes run on the CPU although the session runs elsewhere."""
+    counts = nodes_by_provider(session)
+    if not counts:
+        return "not told by this onnxruntime"
+    return f"{counts.get(CPU, 0)} of {sum(counts.values())}"
+
+
+def nodes_by_provider(session: Any) -> dict[str, int]:
+    """Count the nodes of each provider; empty where onnxruntime is too old to tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    return counts

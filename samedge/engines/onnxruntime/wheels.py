@@ -7,13 +7,15 @@ import ctypes
 import io
 import platform
 import re
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from samedge.engines.onnxruntime.devices import CUDA, TENSORRT
-from samedge.errors import EngineError, SamedgeError
+from samedge.errors import EngineError
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
 
 _WHEELS: Final = {
     TENSORRT: "onnxruntime-gpu",
@@ -83,25 +85,19 @@ def wheel_cure(provider: str) -> str:
     return f"Run: pip uninstall -y {installed} && pip install {wheel}, or ask for device 'cpu'"
 
 
-@contextlib.contextmanager
-def foreign_errors(where: str, what: str) -> Iterator[None]:
-    """Turn whatever onnxruntime raises inside the block into an `EngineError` with a cure."""
-    try:
-        yield
-    except SamedgeError:
-        raise
-    except Exception as error:
-        cause = first_line(error)
-        cures = (
-            ("alloc", "There is not enough memory: close other programs, or take a smaller model or precision"),
-            ("external", "A file with weights that belongs beside the graph is missing or damaged: copy it again"),
-            ("Protobuf", "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again"),
-            ("opset", "Update onnxruntime, or export the checkpoint with a lower opset"),
-            ("IR version", "Update onnxruntime, or export the checkpoint with a lower opset"),
-            ("NOT_IMPLEMENTED", "The graph has an operator that this build lacks: update onnxruntime"),
-        )
-        cure = next((cure for sign, cure in cures if sign.lower() in cause.lower()), "Export the checkpoint again")
-        raise EngineError(f"{what} ({cause})", where=where, cure=cure, kind=type(error).__name__) from error
+def foreign_error(error: Exception, where: str, what: str) -> EngineError:
+    """Return whatever onnxruntime raised as an `EngineError` with a cure."""
+    cause = first_line(error)
+    cures = (
+        ("alloc", "There is not enough memory: close other programs, or take a smaller model or precision"),
+        ("external", "A file with weights that belongs beside the graph is missing or damaged: copy it again"),
+        ("Protobuf", "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again"),
+        ("opset", "Update onnxruntime, or export the checkpoint with a lower opset"),
+        ("IR version", "Update onnxruntime, or export the checkpoint with a lower opset"),
+        ("NOT_IMPLEMENTED", "The graph has an operator that this build lacks: update onnxruntime"),
+    )
+    cure = next((cure for sign, cure in cures if sign.lower() in cause.lower()), "Export the checkpoint again")
+    return EngineError(f"{what} ({cause})", where=where, cure=cure, kind=type(error).__name__)
 
 
 def first_line(error: Exception) -> str:

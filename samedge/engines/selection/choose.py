@@ -20,9 +20,8 @@ from typing import Final
 
 from samedge.engines import registry
 from samedge.engines.protocol import Engine
-from samedge.engines.selection.cores import usable_cores
 from samedge.engines.selection.decisions import Decision, Question, Trial, find_decision, keep_decision, new_decision
-from samedge.engines.selection.machine import machine_facts
+from samedge.engines.selection.machine import machine_facts, usable_cores
 from samedge.engines.selection.trials import DEFAULT_SECONDS, Candidate, Clock, measure
 from samedge.errors import EngineError, UsageError
 from samedge.storage.digest import sha256_file

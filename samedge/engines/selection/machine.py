@@ -1,13 +1,18 @@
-"""What a measurement of speed depends on, apart from the graph: the processor, and how much of it may be used."""
+"""What a measurement of speed depends on, apart from the graph: the processor, and how much of it may be used.
+
+Runtimes count the cores of the machine. In a container with a quota, or under taskset, they then start more threads
+than there are cores to run them, and get slower than with one. Knows nothing of graphs.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Final
 
-from samedge.engines.selection.cores import usable_cores
-
+_SYSFS: Final = Path("/sys/devices/system/cpu")
+_CGROUP: Final = Path("/sys/fs/cgroup")
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _BOARD: Final = Path("/proc/device-tree/model")
 _CPU_FIELDS: Final = ("model name", "cpu model", "hardware")
@@ -35,6 +40,43 @@ def _processor() -> str:
     named = next((fields[name] for name in _CPU_FIELDS if fields.get(name)), platform.processor())
     numbers = " ".join(f"{name} {fields[name]}" for name in _IDENTITY_FIELDS if fields.get(name))
     return f"{named} ({numbers})" if numbers else named
+
+
+def usable_cores() -> int:
+    """Return the number of physical cores that this process may use, at least 1.
+
+    Affinity (taskset, cpusets) and the CPU quota of the container are respected; hyper-threads are counted once where
+    the system tells which they are.
+    """
+    allowed = _allowed_cpus()
+    cores = {_core_of(cpu) for cpu in allowed}
+    quota = _quota()
+    return max(1, len(cores) if quota is None else min(len(cores), int(quota + 0.5)))
+
+
+def _allowed_cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _core_of(cpu: int) -> str:
+    """The hyper-threads of a core share one list of siblings; a CPU that the system says nothing of is its own core."""
+    text = _read(_SYSFS / f"cpu{cpu}" / "topology" / "thread_siblings_list").strip()
+    return text or str(cpu)
+
+
+def _quota() -> float | None:
+    """CPUs that the control group (version 2, then 1) allows, or None."""
+    limit, _, period = _read(_CGROUP / "cpu.max").strip().partition(" ")
+    if not period:
+        limit = _read(_CGROUP / "cpu" / "cpu.cfs_quota_us")
+        period = _read(_CGROUP / "cpu" / "cpu.cfs_period_us")
+    try:
+        quota = int(limit) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return quota if quota > 0 else None
 
 
 def _read(path: Path) -> str:

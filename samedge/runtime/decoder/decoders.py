@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
 from samedge.errors import BundleError
-from samedge.runtime.prompts.batching import bucketed, most_of_axis, rows_of_bucket
 from samedge.runtime.prompts.shapes import PADDING
-from samedge.runtime.prompts.tokens import PromptGroup
+from samedge.runtime.prompts.tokens import PromptGroup, bucketed, most_of_axis, rows_of_bucket
 from samedge.types import Array, FloatArray, IOScheme, TensorSpec
 
 if TYPE_CHECKING:

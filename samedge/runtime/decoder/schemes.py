@@ -10,16 +10,14 @@ from threading import Lock
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samedge.bundle.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine
 from samedge.errors import IntegrityError
-from samedge.runtime.decoder.decoders import Answer, Decoder, ImageContext, as_specified, require_names
+from samedge.runtime.decoder.decoders import Decoder, as_specified, require_names
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_input
-from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.types import FloatArray, ImageArray, IOScheme, TensorSpec
 
 _ENCODER_INPUT: Final[dict[IOScheme, str]] = {"native": "image", "meta": "image", "samexporter": "input_image"}
@@ -44,11 +42,6 @@ class SamGraphs:
         self._encoding = Lock()
         require_names(encoder, encoder.inputs, (_ENCODER_INPUT[manifest.io],), manifest.io)
         require_names(encoder, encoder.outputs, ("image_embeddings",), manifest.io)
-
-    @property
-    def mask_side(self) -> int:
-        """Rows and columns of low-resolution masks."""
-        return self.decoder.mask_side
 
     def prepare(self, bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
         """Return the encoder's input for an image.
@@ -88,42 +81,6 @@ class SamGraphs:
         if isinstance(embedding, np.ndarray):
             return embedding
         return self.encoder.to_device(embedding)
-
-    def prompts_at_once(self, most: int, *, masks: bool) -> int:
-        """Return how many prompts the decoder should get in one call.
-
-        Args:
-            most: As the user wants it.
-            masks: Whether there are mask prompts among them.
-        """
-        limit = self.decoder.most_prompts(masks=masks)
-        return most if limit is None else min(most, limit)
-
-    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Prepare an image for any number of calls of `answer`.
-
-        Args:
-            embedding: ``[1, C, g, g]``, as `run_encoder` returned it, or float32.
-        """
-        return self.decoder.context(embedding)
-
-    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
-        """Return predicted IoUs of every prompt of the group, and what is needed to draw its masks.
-
-        Args:
-            context: Of the image.
-            group: As many prompts as the decoder should take in one call.
-        """
-        return self.decoder.answer(context, group)
-
-    def draw(self, answer: Answer, prompts: NDArray[np.intp]) -> FloatArray:
-        """Return all four masks of some of the prompts of an answer: float32 ``[K, 4, side, side]`` logits.
-
-        Args:
-            answer: As `answer` returned it.
-            prompts: int ``[K]``: places in the group that was answered.
-        """
-        return answer.draw(prompts)
 
     def close(self) -> None:
         """Free the graphs. May be called twice."""

@@ -73,7 +73,7 @@ class Scene:
             return self.context(), self.geometry
         geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
         part = np.ascontiguousarray(self.known_pixels()[crop.top : crop.bottom, crop.left : crop.right])
-        return self.graphs.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
+        return self.graphs.decoder.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
 
 
 def find_everything(scene: Scene, run: EverythingRun, watch: Watch, speed: Mapping[str, float]) -> FoundMasks:

@@ -107,7 +107,7 @@ def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Leve
 def _weighted(inside: BoolArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
     """Return the areas of masks ``[K, h, w]`` whose rows and columns count for so much: float32 ``[K]``."""
     # Not a matrix product, for which numpy's BLAS would start threads; see
-    # `samedge.runtime.masks.resampling.ONE_THREAD`.
+    # `samedge.runtime.masks.masks.ONE_THREAD`.
     by_row = np.einsum("khw,w->kh", inside, columns)
     area: FloatArray = np.einsum("kh,h->k", by_row, rows)
     return area

@@ -116,7 +116,7 @@ class Sweep:
             The masks with enough predicted IoU and stability that the crop does not cut, in the order of the points.
         """
         with self.tally.timed():
-            answer = self.graphs.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
+            answer = self.graphs.decoder.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
         scores = answer.scores[:, 1:]  # the first mask is for prompts that are not ambiguous; a click is
         sure_by = self._sure_by(scores)
         good = sure_by > 0
@@ -127,7 +127,7 @@ class Sweep:
         found: list[Candidate] = []
         if len(wanted):
             with self.tally.timed():
-                drawn = self.graphs.draw(answer, wanted)
+                drawn = answer.draw(wanted)
             self.tally.masks_drawn += len(wanted) * MASK_TOKENS
             at, token = np.nonzero(good[wanted])
             drawn = drawn[:, 1:][at, token]

@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from samedge.errors import PromptError
 from samedge.runtime.image.geometry import ImageGeometry
-from samedge.runtime.masks.masks import mask_to_logits
-from samedge.types import FloatArray, IntArray
+from samedge.types import BoolArray, FloatArray, IntArray
 
 PromptLike: TypeAlias = ArrayLike | Sequence[ArrayLike | None]
 Numbers: TypeAlias = NDArray[np.float64]
 
 PADDING: Final = -1
+# What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
+_PROMPT_LOGIT: Final = np.float32(10)
 _POINT_SHAPES: Final = (
     "Give [x, y] for one prompt, (N, 2) for N prompts of one point each, or (N, P, 2) for N prompts of P points"
 )
@@ -206,6 +207,28 @@ def _read_mask(mask: NDArray[Any], at: int, geometry: ImageGeometry, side: int) 
     if mask.shape != size:
         raise PromptError(f"the mask has the shape {mask.shape}", where=where, cure=cure, index=at)
     return mask_to_logits(mask != 0, geometry, side)
+
+
+def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> FloatArray:
+    """Return a mask of the image as low-resolution logits, the form in which SAM takes masks as prompts.
+
+    The mask goes the way of the image (antialiased resize, top left of the square), is averaged down to ``side``, and
+    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with masks that users draw. Outside the image
+    it is -10.
+
+    Args:
+        mask: bool ``[H, W]``.
+        geometry: Of the image.
+        side: Rows and columns of the decoder's ``mask_input``.
+    """
+    from PIL import Image
+
+    square = np.zeros((geometry.image_size, geometry.image_size), np.uint8)
+    square[: geometry.resized_height, : geometry.resized_width] = geometry.resize(mask.astype(np.uint8) * np.uint8(255))
+    coverage = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BOX), np.float32) / np.float32(
+        255
+    )
+    return (np.float32(2) * coverage - np.float32(1)) * _PROMPT_LOGIT
 
 
 def _numbers(values: object, where: str) -> Numbers | None:

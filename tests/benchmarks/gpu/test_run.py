@@ -36,7 +36,7 @@ from samedge.engines.registry import find_backend
 from samedge.errors import BackendUnavailableError, BenchmarkError, DeviceUnavailableError, EngineError, UsageError
 from samedge.export.engines.rungs import rung_graph
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import TensorSpec
 
 torch = pytest.importorskip("torch")

@@ -24,8 +24,8 @@ from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.engine import TensorRtEngine
 from samedge.errors import EngineError, TensorMismatchError
 from samedge.options import AxisRange
-from samedge.testing.fake_cuda import FakeCuda
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.cuda import FakeCuda
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

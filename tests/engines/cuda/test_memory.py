@@ -19,8 +19,8 @@ from samedge.engines.cuda.memory import LEGACY_STREAM, CudaMemory, Gpu, as_bytes
 from samedge.engines.cuda.providers import open_cuda
 from samedge.engines.cuda.pycuda import PycudaMemory
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
-from samedge.testing.fake_cuda import FakeCuda
-from samedge.testing.fake_cuda_state import CudaMisuseError
+from samedge.testing.cuda import FakeCuda
+from samedge.testing.cuda_state import CudaMisuseError
 
 Misuse = Callable[[FakeCuda], object]
 

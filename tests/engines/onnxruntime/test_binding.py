@@ -22,12 +22,17 @@ from samedge.engines.cuda.pool import DevicePool
 from samedge.engines.onnxruntime import binding as ort_binding
 from samedge.engines.onnxruntime import session as ort_session
 from samedge.engines.onnxruntime.binding import KEPT_INPUTS, OrtArray, OrtBinding
-from samedge.engines.onnxruntime.devices import nodes_by_provider, parse_device, placement, require_obtained
 from samedge.engines.onnxruntime.engine import OrtEngine
-from samedge.engines.onnxruntime.session import RECORD_PLACEMENT
+from samedge.engines.onnxruntime.session import (
+    RECORD_PLACEMENT,
+    nodes_by_provider,
+    parse_device,
+    placement,
+    require_obtained,
+)
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError, TensorMismatchError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -32,7 +32,7 @@ from samedge.errors import (
 )
 from samedge.options import AxisRange
 from samedge.storage.digest import sha256_file
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 GENERATIONS = tuple(VERSIONS)

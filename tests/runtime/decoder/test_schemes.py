@@ -14,8 +14,8 @@ from samedge.errors import BundleError, IntegrityError
 from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.decoder.schemes import SamGraphs, check_graph
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_engine import fake_engine
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.engine import fake_engine
+from samedge.testing.predictor import fake_predictor
 from samedge.types import IOScheme, TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -18,7 +18,7 @@ from samedge.runtime.everything.coarse_to_fine import grid_levels
 from samedge.runtime.everything.point_grids import point_grid
 from samedge.runtime.everything.sweep import Sweep
 from samedge.runtime.everything.watch import Watch
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 SURE: dict[str, Any] = {"points_per_side": 32, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
 

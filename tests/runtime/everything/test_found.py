@@ -11,7 +11,7 @@ import pytest
 from samedge.errors import UsageError
 from samedge.runtime.everything.found import FoundMasks
 from samedge.runtime.masks.rle import decode_rle, encode_rle, encode_uncompressed_rle
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 DISCS: dict[str, Any] = {"points_per_side": 4, "pred_iou_thresh": 0.75}
 

@@ -19,7 +19,7 @@ from samedge.errors import MissingExtraError, SamedgeError, StorageError, UsageE
 from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.results.results import Boxes, Masks, Results
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 from samedge.types import BoolArray, ImageArray
 
 HEIGHT, WIDTH = 100, 200

@@ -27,8 +27,8 @@ from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.stream import Stream
-from samedge.testing.fake_engine import FakeEngine
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.engine import FakeEngine
+from samedge.testing.predictor import fake_predictor
 from samedge.types import Array, ImageArray
 
 LONG_S = 60.0
@@ -528,7 +528,7 @@ class TestEnd:
     def test_at_the_end_of_the_process(self) -> None:
         code = (
             "import numpy as np; from itertools import repeat;"
-            "from samedge.testing.fake_predictor import fake_predictor;"
+            "from samedge.testing.predictor import fake_predictor;"
             "images = repeat(np.zeros((64, 64, 3), np.uint8));"
             "stream = fake_predictor().stream(images, {'points': [1, 1]}); print(next(stream).index)"
         )

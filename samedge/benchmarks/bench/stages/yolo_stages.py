@@ -16,7 +16,7 @@ from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.fastsam import choose, snap_to_border
 from samedge.runtime.yolo.graph import YoloGraph
 from samedge.runtime.yolo.predictor import YoloPredictor
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, ImageArray
 
 INCLUDES: Final = {

@@ -19,7 +19,7 @@ from samedge.engines.tensorrt.build.guarded import build_in_child
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.errors import EngineError, SamedgeError, UsageError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from samedge.errors import UsageError
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 
 @pytest.fixture

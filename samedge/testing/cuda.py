@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.engines.cuda.memory import ALIGNMENT, LEGACY_STREAM, Gpu, PinnedBuffer, out_of_memory
-from samedge.testing.fake_cuda_state import (
+from samedge.testing.cuda_state import (
     CudaMisuseError,
     FakeMemory,
     FakePinned,

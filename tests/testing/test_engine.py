@@ -7,7 +7,7 @@ import pytest
 
 from samedge.engines.protocol import Engine
 from samedge.errors import EngineError, TensorMismatchError
-from samedge.testing.fake_engine import FakeEngine, fake_engine
+from samedge.testing.engine import FakeEngine, fake_engine
 from samedge.types import Array, TensorSpec
 
 ROW = TensorSpec(("batch", 2), np.dtype(np.float32))

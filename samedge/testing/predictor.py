@@ -28,7 +28,7 @@ from samedge.bundle.manifest import (
 )
 from samedge.errors import UsageError
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 FAKE_SCORES: Final = (0.9, 0.8, 0.7, 0.6)
