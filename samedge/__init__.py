@@ -5,7 +5,7 @@
     predictor.set_image("photo.jpg")
     prediction = predictor.predict(points=[[400, 300]])
 
-Names are loaded when they are first used, so that ``import samedge`` costs milliseconds.
+Names are loaded on first use, so that ``import samedge`` takes milliseconds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Modules under the names that they had in samedge 0.1.0: importing one warns, and gives what its new home has.
+"""Modules under the names that they had in samedge 0.1.0: importing one warns and gives the contents of its new home.
 
-They go with the next release. Nothing is imported before an old name is asked for.
+They are removed in the next release. Nothing is imported before an old name is requested.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def moved_names(folder: str) -> Callable[[str], Any]:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds old names, after everything else has failed to."""
+    """Finder of old names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -83,7 +83,7 @@ class _MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=fullname in _FOLDERS)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Let a module give what its new home has."""
+        """Fill a module of an old name from its new home."""
         new = new_name(module.__name__) or ""
         try:
             home = import_module(new)
@@ -101,6 +101,7 @@ def _warn(old: str, new: str, level: int) -> None:
 
 
 def install() -> None:
-    """Let old names be found; once."""
+    """Make old names importable. Idempotent."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(_MovedModules())
+        # First: a folder of an old name may be left with a bytecode cache, and would be found as a namespace.
+        sys.meta_path.insert(0, _MovedModules())

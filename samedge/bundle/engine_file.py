@@ -45,12 +45,12 @@ class EngineFile:
 
     @property
     def producer(self) -> str:
-        """Who made it, as far as that can be told."""
+        """The tool that made it, if known."""
         if self.notes is not None:
             return "samedge"
         if self.header:
             return "Ultralytics" if "task" in self.header or "names" in self.header else "a tool that writes a header"
-        return self.convention.producer if self.convention is not None else "not known"
+        return self.convention.producer if self.convention is not None else "unknown"
 
 
 def describe_engine(path: Path, *, opened: bool = False) -> EngineFile:

@@ -1,7 +1,7 @@
-"""What a measurement of speed depends on, apart from the graph: the processor, and how much of it may be used.
+"""Machine facts that affect speed: the processor, and the share of it that may be used.
 
 Runtimes count the cores of the machine. In a container with a quota, or under taskset, they then start more threads
-than there are cores to run them, and get slower than with one. Knows nothing of graphs.
+than there are cores to run them, and become slower than with one thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _IDENTITY_FIELDS: Final = ("cpu family", "model", "cpu implementer", "cpu part")
 
 
 def machine_facts() -> dict[str, str]:
-    """Return the processor, the board if the system names it, the cores that may be used, and the system."""
+    """Return the processor, the board if known, the usable cores, and the system."""
     facts = {
         "processor": _processor(),
         "board": _read(_BOARD).rstrip("\0").strip(),
@@ -32,7 +32,7 @@ def machine_facts() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name and numbers: some names, in virtual machines above all, are shared by different ones."""
+    """Return the processor's name and model numbers: names alone are ambiguous, notably in virtual machines."""
     fields: dict[str, str] = {}
     for line in _read(_CPU_INFO).splitlines():
         name, _, value = line.partition(":")

@@ -39,7 +39,14 @@ from samedge.export.engines.rung_memory import RungKey, remember_rungs, remember
 from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
 from samedge.export.engines.target import EngineTarget, build_options, find_target
 from samedge.export.engines.yolo_profiles import yolo_profiles
-from samedge.options import DEFAULT_POINTS, DEFAULT_PROMPTS, EngineBuildOptions, EngineKeywords, refuse_foreign
+from samedge.options import (
+    DEFAULT_POINTS,
+    DEFAULT_PROMPTS,
+    EngineBuildOptions,
+    EngineKeywords,
+    refuse_foreign,
+    with_keywords,
+)
 from samedge.parity.verify import verify_pair
 from samedge.parity.yolo_verify import verify_yolo_engine, why_not_comparable
 from samedge.types import Precision, Progress, Verdict
@@ -98,6 +105,7 @@ class BuiltEngines:
         return self.parity.verdict
 
 
+@with_keywords(EngineKeywords)
 def build_engines(
     bundle: str | os.PathLike[str],
     *,

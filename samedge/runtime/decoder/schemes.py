@@ -1,7 +1,4 @@
-"""The graphs of a bundle, the same to call whatever names and shapes their I/O scheme gives them.
-
-Knows names and shapes of inputs, and nothing of files or image formats.
-"""
+"""The graphs of a bundle behind a uniform interface, whatever the names and shapes of their I/O scheme."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ class SamGraphs:
 
         Args:
             bgr: uint8 ``(H, W, 3)``.
-            geometry: Of this image.
+            geometry: Geometry of this image.
         """
         record = self._manifest.input
         if self._manifest.io == "samexporter":
@@ -56,11 +53,11 @@ class SamGraphs:
         return normalised_input(bgr, geometry, record.pixel_mean, record.pixel_std)
 
     def run_encoder(self, prepared: FloatArray) -> FloatArray | DeviceArray:
-        """Return the image embedding of what `prepare` returned: ``[1, C, g, g]``.
+        """Return the image embedding of a prepared input, ``[1, C, g, g]``.
 
-        It stays where the encoder computes if the decoder takes it there; on the host it is float32.
+        It stays on the encoder's device if the decoder can read it there; on the host it is float32.
 
-        Calls from several threads take turns: two at once would take twice the memory.
+        Calls from several threads are serialised: two at once would take twice the memory.
         """
         name = _ENCODER_INPUT[self._manifest.io]
         feeds = as_specified(self.encoder, {name: prepared})
@@ -73,23 +70,23 @@ class SamGraphs:
         return embedding.astype(np.float32, copy=False)
 
     def placed(self, embedding: FloatArray | DeviceArray | Exporter) -> FloatArray | DeviceArray:
-        """Return an embedding as `context` takes it; one of another library is read where it lies.
+        """Return an embedding in the form that `context` accepts, reading another library's array in place.
 
         Raises:
-            TensorMismatchError: It lies on another device than the encoder computes on, or cannot be read as it is.
+            TensorMismatchError: It is on another device than the encoder, or has an unsupported dtype or layout.
         """
         if isinstance(embedding, np.ndarray):
             return embedding
         return self.encoder.to_device(embedding)
 
     def close(self) -> None:
-        """Free the graphs. May be called twice."""
+        """Release the graphs. Idempotent."""
         self.encoder.close()
         self.decoder.close()
 
 
 def check_graph(record: GraphRecord, engine: Engine) -> None:
-    """Compare what a graph really takes and gives with what the manifest says.
+    """Verify that the inputs and outputs of a graph match the manifest.
 
     Raises:
         IntegrityError: A name, dtype or shape differs.
@@ -103,15 +100,17 @@ def _check_ports(kind: str, said: Mapping[str, TensorRecord], real: Mapping[str,
     for name in sorted(said.keys() | real.keys()):
         if name not in real or name not in said:
             owner, other = ("manifest", "graph") if name in said else ("graph", "manifest")
-            raise IntegrityError(f"the {owner} has the {kind} {name!r} and the {other} has not", where=where, cure=cure)
+            raise IntegrityError(
+                f"the {owner} has the {kind} {name!r} but the {other} lacks it", where=where, cure=cure
+            )
         have, want = real[name], said[name]
-        # A size that one of them leaves free is not a contradiction: backends infer more or less of a graph.
+        # A size free in only one of them is no contradiction: backends differ in shape inference.
         differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
         sizes = zip(have.shape, want.shape, strict=False)
         if differs or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
             axes = ", ".join(map(str, want.shape))
             raise IntegrityError(
-                f"the {kind} {name!r} is {have} in the graph and {want.dtype}[{axes}] in the manifest",
+                f"the {kind} {name!r} is {have} in the graph but {want.dtype}[{axes}] in the manifest",
                 where=where,
                 cure=cure,
             )

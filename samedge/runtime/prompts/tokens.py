@@ -1,13 +1,13 @@
-"""From points, labels, boxes and masks as users write them to the tokens that the decoder takes.
+"""Conversion of points, labels, boxes and masks to the decoder's tokens.
 
-Many prompts are given at once, as arrays with one row a prompt or as lists with one entry a prompt (None where a prompt
-has no box, say). Prompts of equally many tokens are put in one group, because filling up short ones with padding tokens
-would change their masks.
+Many prompts are given at once, as arrays with one row per prompt or as lists with one entry per prompt (None if a
+prompt has no box, for example). Prompts with equal numbers of tokens form one group, because padding short ones would
+change their masks.
 
-Engines that prepare themselves for each size of a batch (CUDA graphs, and what a runtime tunes for a shape) meet few
-sizes: the number of prompts is filled up to the next power of two with copies of the last prompt, whose answers are
-dropped. Prompts do not influence each other, so that the masks of the others stay what they are. The number of points
-of a prompt is never filled up: a padding point is one token more, which the others attend to, and changes masks.
+Engines that prepare for each batch size (CUDA graphs, shape-specific tuning) meet few sizes: the number of prompts is
+padded to the next power of two with copies of the last prompt, whose masks are dropped. Prompts do not influence each
+other, so the other masks stay the same. The number of points of a prompt is never padded: a padding point is one more
+token, which the others attend to, and it changes masks.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _CORNERS: Final = np.array([2, 3], np.int32)
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """B prompts of T tokens each.
+    """A group of B prompts of T tokens each.
 
     Attributes:
-        index: int ``[B]``: the place of each prompt in the order in which they were given.
+        index: int ``[B]``: the position of each prompt in the input order.
         coords: float32 ``[B, T, 2]``, (x, y) in px of the resized image.
         labels: int32 ``[B, T]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
-        masks: float32 ``[B, side, side]`` logits, or None where no prompt of the group has a mask.
-        has_mask: float32 ``[B]``: 1 where the mask counts.
+        masks: float32 ``[B, side, side]`` logits, or None if no prompt of the group has a mask.
+        has_mask: float32 ``[B]``: 1 for prompts with a mask.
     """
 
     index: NDArray[np.intp]
@@ -77,8 +77,8 @@ class PromptBatch:
     """All prompts of one call.
 
     Attributes:
-        count: How many.
-        groups: Together they hold each prompt once.
+        count: Number of prompts.
+        groups: Groups that together hold each prompt once.
     """
 
     count: int
@@ -94,26 +94,26 @@ def parse_prompts(
     boxes: PromptLike | None = None,
     masks: PromptLike | None = None,
 ) -> PromptBatch:
-    """Check prompts and turn them into tokens, as Meta's `SamPredictor` does.
+    """Check prompts and convert them to tokens, as Meta's `SamPredictor` does.
 
     Where points, boxes and masks are given together, the i-th of each make up the i-th prompt. A prompt without a box
     gets one padding token after its points; a box follows the points as its two corners; a prompt that is only a mask
     has no tokens.
 
     Args:
-        geometry: Of the image.
+        geometry: Geometry of the image.
         mask_side: Rows and columns of the decoder's ``mask_input``.
         points: (x, y) in px of the original image: ``[x, y]``, ``(N, 2)`` for N prompts of one point each,
             ``(N, P, 2)``, or a list of N entries ``(P_i, 2)`` or None.
         labels: 1 foreground, 0 background (-1: a padding token, its point is ignored), in the shape of the points
-            without the last axis. All 1 where None.
-        boxes: (x1, y1, x2, y2) in px of the original image: ``(4,)``, ``(N, 4)``, or a list with None entries. Cut off
-            at the border of the image.
+            without the last axis. All 1 if None.
+        boxes: (x1, y1, x2, y2) in px of the original image: ``(4,)``, ``(N, 4)``, or a list with None entries. Clipped
+            to the image.
         masks: ``(h, w)``, ``(N, h, w)``, or a list with None entries. Floats are low-resolution logits as a prediction
             returns them, ``mask_side`` square; bools and integers are masks of the image's size, not 0 inside.
 
     Raises:
-        PromptError: Which prompt is wrong, and how.
+        PromptError: A prompt is invalid; the message names it and the reason.
     """
     if labels is not None and points is None:
         raise PromptError("labels were given without points", where="labels", cure="Give points= as well")
@@ -124,9 +124,9 @@ def parse_prompts(
     given = {"points": parsed_points, "boxes": parsed_boxes, "masks": parsed_masks}
     counts = {name: len(entries) for name, entries in given.items() if entries is not None}
     if not counts:
-        raise PromptError("there is no prompt", cure="Give points=, boxes= or masks=")
+        raise PromptError("no prompt given", cure="Give points=, boxes= or masks=")
     if len(set(counts.values())) > 1:
-        cure = "Give one entry a prompt in each, or None where a prompt has none"
+        cure = "Give one entry per prompt in each, or None if a prompt has none"
         if counts.get("points", 0) > 1 and 1 in counts.values():
             cure = "To give one prompt several points, write points=[[[x, y], [x, y]]]"
         raise PromptError(

@@ -1,4 +1,4 @@
-"""From what a YOLO graph says about every anchor to the few boxes that count. Knows numpy alone."""
+"""Selection of boxes from a YOLO graph's output for every anchor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Detections:
     coefficients: FloatArray
 
     def __len__(self) -> int:
-        """Number of boxes."""
+        """Return the number of boxes."""
         return len(self.scores)
 
 
