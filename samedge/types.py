@@ -49,10 +49,10 @@ class TensorSpec:
 
 
 class Closing:
-    """Context manager that calls `close` at the end."""
+    """A context manager that calls `close` on exit."""
 
     def close(self) -> None:
-        """Free what is held. May be called twice."""
+        """Release the resources. Idempotent."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

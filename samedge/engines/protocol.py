@@ -169,6 +169,7 @@ class Engine(Closing):
         details: Facts for reports on how the graph runs: versions, threads, providers.
         inputs: Input name to shape and dtype.
         outputs: Output name to shape and dtype.
+        details: Facts for reports on how the graph runs: versions, threads, providers.
         name: As given.
         on_device: True if it computes on a device with its own memory, where `run_on_device` leaves results.
         axis_limits: Name of each limited free axis to its smallest and largest size.

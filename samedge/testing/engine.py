@@ -49,7 +49,7 @@ class FakeEngine:
         self.outputs = dict(outputs)
         self._function = function
         self.device = device
-        self.details: Mapping[str, str] = {}  # no runtime to report
+        self.details: Mapping[str, str] = {}  # no runtime to describe
         self.calls: list[dict[str, Array]] = []
         self.closed = False
 

@@ -69,7 +69,7 @@ class OrtEngine:
         self.device = target.name
         self.keeps_on_device = self._binding is not None
         self.array_device = self.device if self._binding is None else self._binding.device
-        self.axis_limits: Mapping[str, tuple[int, int]] = {}  # graphs take any sizes
+        self.axis_limits: Mapping[str, tuple[int, int]] = {}  # sizes are unlimited
         try:
             self.inputs = {node.name: _spec(node, self._where) for node in self._session.get_inputs()}
             self.outputs = {node.name: _spec(node, self._where) for node in self._session.get_outputs()}

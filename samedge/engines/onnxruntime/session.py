@@ -48,22 +48,22 @@ IDENTITY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A device as onnxruntime knows it. `name` is what reports call it: "cpu", "cuda:0"."""
+    """An onnxruntime device. `name` is the one used in reports: "cpu", "cuda:0"."""
 
     name: str
     provider: str
     index: int
 
     def providers(self, own: OwnStream | None = None) -> list[str | tuple[str, dict[str, str]]]:
-        """The list for a session, on that stream if there is one. The CPU is last, for nodes without another kernel."""
+        """Return a session's providers, on the given stream if any; the CPU last, for nodes without another kernel."""
         if self.provider == CPU:
             return [CPU]
         options: dict[str, str] = {}
         if self.provider in _INDEXED:
             options["device_id"] = str(self.index)
         if self.provider == CUDA:
-            # The exhaustive search of convolutions makes the first call of every new shape take seconds, and arena
-            # blocks that double hold memory that a board shares with its CPU.
+            # The exhaustive convolution search makes the first call of every new shape take seconds, and an arena that
+            # doubles its blocks holds memory that a board shares with its CPU.
             options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
             options |= {} if own is None else own.provider_options()
         chain: list[str | tuple[str, dict[str, str]]] = [(self.provider, options)]
@@ -73,22 +73,22 @@ class Target:
 
 
 def parse_device(device: str) -> Target:
-    """Return the device of a name such as "cuda:1".
+    """Parse a device name such as "cuda:1".
 
     Raises:
-        DeviceUnavailableError: onnxruntime has none of this name.
+        DeviceUnavailableError: onnxruntime has no device of this name.
     """
     name, colon, number = device.partition(":")
     provider = name if name.endswith("ExecutionProvider") else PROVIDERS.get(name.lower())
     if provider is None or (colon and not number.isdecimal()):
         raise DeviceUnavailableError(
-            f"onnxruntime knows no device {device!r}",
-            cure=f"Choose one of {', '.join(PROVIDERS)}, with a number as in cuda:1 where there are several",
+            f"onnxruntime has no device {device!r}",
+            cure=f"Choose one of {', '.join(PROVIDERS)}, with an index such as cuda:1 if there are several",
             device=device,
         )
     if colon and provider not in _INDEXED:
         raise DeviceUnavailableError(
-            f"onnxruntime's device {name!r} takes no number", where=device, cure=f"Ask for {name!r}", device=device
+            f"onnxruntime's device {name!r} takes no index", where=device, cure=f"Request {name!r}", device=device
         )
     index = int(number) if colon else 0
     short = {"directml": "dml"}.get(name.lower(), name if provider == name else name.lower())
@@ -224,10 +224,10 @@ def require_device(ort: Any, target: Target) -> None:
 
 
 def require_obtained(session: Any, target: Target) -> None:
-    """Ask the session of the real graph what it got, and whether any of the graph runs there.
+    """Verify that a session obtained its provider, and that some of the graph runs there.
 
     Raises:
-        DeviceUnavailableError: Not what was asked for.
+        DeviceUnavailableError: It did not.
     """
     got = session.get_providers()
     counts = {} if target.provider == CPU else nodes_by_provider(session)
@@ -244,7 +244,7 @@ def require_obtained(session: Any, target: Target) -> None:
 
 
 def placement(session: Any) -> str:
-    """Say how many nodes run on the CPU although the session runs elsewhere."""
+    """Return how many nodes of an accelerated session run on the CPU, as text."""
     counts = nodes_by_provider(session)
     if not counts:
         return "not reported by this onnxruntime"
@@ -252,7 +252,7 @@ def placement(session: Any) -> str:
 
 
 def nodes_by_provider(session: Any) -> dict[str, int]:
-    """Count the nodes of each provider; empty where onnxruntime is too old to tell."""
+    """Count the nodes of each provider; empty if onnxruntime is too old to report them."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     counts: dict[str, int] = {}

@@ -45,8 +45,8 @@ def _processor() -> str:
 def usable_cores() -> int:
     """Return the number of physical cores that this process may use, at least 1.
 
-    Affinity (taskset, cpusets) and the CPU quota of the container are respected; hyper-threads are counted once where
-    the system tells which they are.
+    Affinity (taskset, cpusets) and the container's CPU quota are respected; hyper-threads count once if the system
+    identifies them.
     """
     allowed = _allowed_cpus()
     cores = {_core_of(cpu) for cpu in allowed}
@@ -61,13 +61,13 @@ def _allowed_cpus() -> set[int]:
 
 
 def _core_of(cpu: int) -> str:
-    """The hyper-threads of a core share one list of siblings; a CPU that the system says nothing of is its own core."""
+    """Return the sibling list shared by the hyper-threads of a core; an unlisted CPU is its own core."""
     text = _read(_SYSFS / f"cpu{cpu}" / "topology" / "thread_siblings_list").strip()
     return text or str(cpu)
 
 
 def _quota() -> float | None:
-    """CPUs that the control group (version 2, then 1) allows, or None."""
+    """Return the CPUs allowed by the control group (version 2, then 1), or None."""
     limit, _, period = _read(_CGROUP / "cpu.max").strip().partition(" ")
     if not period:
         limit = _read(_CGROUP / "cpu" / "cpu.cfs_quota_us")

@@ -95,15 +95,15 @@ def check_graph(record: GraphRecord, engine: Engine) -> None:
     _check_ports("output", record.outputs, engine.outputs, engine.name)
 
 
-def _check_ports(kind: str, said: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
+def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
     cure = "Copy the bundle again, or export the checkpoint again"
-    for name in sorted(said.keys() | real.keys()):
-        if name not in real or name not in said:
-            owner, other = ("manifest", "graph") if name in said else ("graph", "manifest")
+    for name in sorted(recorded.keys() | real.keys()):
+        if name not in real or name not in recorded:
+            owner, other = ("manifest", "graph") if name in recorded else ("graph", "manifest")
             raise IntegrityError(
                 f"the {owner} has the {kind} {name!r} but the {other} lacks it", where=where, cure=cure
             )
-        have, want = real[name], said[name]
+        have, want = real[name], recorded[name]
         # A size free in only one of them is no contradiction: backends differ in shape inference.
         differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
         sizes = zip(have.shape, want.shape, strict=False)

@@ -1,10 +1,9 @@
-"""From low-resolution logits to masks of the image, in bands of rows.
+"""Masks of the image from low-resolution logits, in bands of rows.
 
-Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each of
-which treats rows and columns alike and apart. Here their product is applied at once: a row of the image is a mixture of
-at most four rows of logits. A block of rows taps few rows of logits, so that a block is a small matrix product, which
-one thread computes. Nothing of the size of the image is made but the masks that were asked for. Knows nothing of
-engines.
+Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each
+separable into rows and columns. Here their product is applied at once: a row of the image is a mixture of at most four
+rows of logits, and a block of rows a small matrix product, computed by one thread. Only requested masks are made at
+image size.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from samedge.runtime.image.geometry import ImageGeometry
 from samedge.types import BoolArray, FloatArray
 
 ONE_THREAD: Final = 1 << 18
-"""Multiplications in a matrix product up to which numpy's BLAS (OpenBLAS) leaves it to the thread that asks. Above, it
-wakes others, however few threads the caller wants: the one that asked waits until they get a core, and they go on
-spinning for a tenth of a second on a core that the graphs should have."""
+"""Multiplications in a matrix product up to which numpy's BLAS (OpenBLAS) stays on the calling thread. Above, it wakes
+others, however few threads the caller wants: the calling one waits until they get a core, and they keep spinning for a
+tenth of a second on a core that the graphs should have."""
 
 _MOST_ROWS: Final = 64
-# Logits of so many pixels are at hand at a time, in float32.
+# Pixels of float32 logits in memory at a time.
 _BAND_PIXELS: Final = 1 << 18
 _BAND_ROWS: Final = 1 << 9
 
@@ -53,16 +52,16 @@ class Window:
 def upscale_bands(
     logits: FloatArray, geometry: ImageGeometry, window: Window | None = None
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Yield the logits of one mask at the size of the image, some rows at a time.
+    """Yield the logits of one mask at image size, some rows at a time.
 
     Args:
-        logits: float32 ``[h, w]`` as the decoder gives them; they cover the whole square input.
-        geometry: Of the image.
-        window: The part of the image to go over; all of it if left out.
+        logits: float32 ``[h, w]`` from the decoder, covering the whole square input.
+        geometry: Geometry of the image.
+        window: Part of the image; by default all of it.
 
     Yields:
-        The number of the band's first row, from the top of the window, and the band: float32 ``[rows, columns]``. The
-        next band may reuse its memory.
+        The band's first row, counted from the top of the window, and the band: float32 ``[rows, columns]``, whose
+        memory the next band may reuse.
     """
     window = window or Window(slice(0, geometry.height), slice(0, geometry.width))
     columns = column_taps(logits.shape[1], geometry).within(window.columns)
@@ -75,19 +74,19 @@ def upscale_bands(
 
 
 def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> list[Window | None]:
-    """Return for each mask a window outside of which no logit is above the level at the size of the image.
+    """Return for each mask a window outside which no logit at image size is above the level.
 
-    A logit at the size of the image is a mean of the logits that it taps, with weights that are not negative and sum up
-    to 1: where it is above the level, one of those is. So rows and columns that tap no row and no column with a logit
-    above the level can be left out. The level is lowered by what the rounding of such a mean can amount to.
+    A logit at image size is a mean of the logits that it taps, with non-negative weights that sum to 1: if it is above
+    the level, so is one of those. So rows and columns that tap no row and no column with a logit above the level can be
+    skipped. The level is lowered by the possible rounding error of such a mean.
 
     Args:
         logits: float32 ``[K, h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         level: In logits.
 
     Returns:
-        None for a mask without any such logit.
+        The windows; None for a mask without any such logit.
     """
     rows, columns = row_taps(logits.shape[1], geometry), column_taps(logits.shape[2], geometry)
     low = logits[:, : int(rows.index.max()) + 1, : int(columns.index.max()) + 1]
@@ -102,13 +101,13 @@ def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> 
 
 
 def low_res_shares(side: int, geometry: ImageGeometry) -> tuple[FloatArray, FloatArray]:
-    """Return for how many rows and columns of the image each row and column of logits counts, float32 ``[side]`` each.
+    """Return the number of image rows and columns per row and column of logits, float32 ``[side]`` each.
 
-    0 for those that lie beside the image. With them, an area at the size of the image can be told from logits.
+    0 for those outside the image. They allow estimating areas at image size from logits.
 
     Args:
         side: Rows and columns of the logits.
-        geometry: Of the image.
+        geometry: Geometry of the image.
     """
     rows, columns = row_taps(side, geometry), column_taps(side, geometry)
     return rows.shares(side), columns.shares(side)
@@ -120,22 +119,22 @@ def _span(hit: BoolArray) -> slice:
 
 
 def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> Iterator[tuple[int, BoolArray]]:
-    """Yield one mask at the size of the image, some rows at a time: where the logit is greater than the threshold.
+    """Yield one mask at image size, some rows at a time: True where the logit is greater than the threshold.
 
     Args:
         logits: float32 ``[h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         threshold: The manifest's `mask_threshold`.
 
     Yields:
-        The number of the band's first row, and the band: bool ``[rows, W]``.
+        The band's first row, and the band: bool ``[rows, W]``.
     """
     for top, band in upscale_bands(logits, geometry):
         yield top, band > threshold
 
 
 def empty_masks(count: int, height: int, width: int) -> BoolArray:
-    """Return room for masks, bool ``[count, height, width]``.
+    """Allocate masks, bool ``[count, height, width]``.
 
     Raises:
         UsageError: There is not enough memory for all of them at once.
@@ -150,7 +149,7 @@ def empty_masks(count: int, height: int, width: int) -> BoolArray:
 
 
 def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out: BoolArray) -> None:
-    """Write one mask into ``out``, bool ``[H, W]``; for the arguments see `mask_bands`."""
+    """Write one mask into ``out``, bool ``[H, W]``; see `mask_bands` for the arguments."""
     for top, band in upscale_bands(logits, geometry):
         np.greater(band, threshold, out=out[top : top + len(band)])
 
@@ -158,8 +157,8 @@ def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out
 def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> FloatArray:
     """Return the tight box of one mask without drawing the mask: float32 ``(x1, y1, x2, y2)``.
 
-    As in Meta's ``batched_mask_to_box``: the first and the last column and row that belong to the mask, in px; zeros
-    where the mask is empty. For the arguments see `mask_bands`.
+    As in Meta's ``batched_mask_to_box``: the first and last column and row of the mask, in px; zeros if the mask is
+    empty. See `mask_bands` for the arguments.
     """
     columns = np.zeros(geometry.width, np.bool_)
     top_row, bottom_row = -1, -1
@@ -188,11 +187,11 @@ class Taps:
     weight: FloatArray
 
     def within(self, targets: slice) -> Taps:
-        """Some of the targets."""
+        """Return the taps of some of the targets."""
         return Taps(self.index[targets], self.weight[targets])
 
     def shares(self, sources: int) -> FloatArray:
-        """How much of all targets comes from each source: float32 ``[sources]``."""
+        """Return the total weight of each source: float32 ``[sources]``."""
         return np.bincount(self.index.ravel(), self.weight.ravel(), sources).astype(np.float32)
 
     def stretch(self, rows: FloatArray) -> FloatArray:
@@ -228,13 +227,13 @@ def column_taps(low: int, geometry: ImageGeometry) -> Taps:
     return _taps(low, geometry.image_size, geometry.resized_width, geometry.width)
 
 
-@lru_cache(maxsize=8)  # every mask of an image has the same
+@lru_cache(maxsize=8)  # equal for every mask of an image
 def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
-    """Return all rows of an image in blocks of one size (but the last), so small that one thread computes each.
+    """Return all rows of an image in blocks of one size (except the last), small enough for a single thread.
 
     Args:
         low: Rows of the logits.
-        geometry: Of the image.
+        geometry: Geometry of the image.
     """
     taps = row_taps(low, geometry)
     size = _MOST_ROWS
@@ -245,13 +244,13 @@ def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
 
 
 def mix_rows(logits: FloatArray, geometry: ImageGeometry, rows: slice, columns: Taps, out: FloatArray) -> FloatArray:
-    """Write logits at the size of the image: of some rows, at some columns.
+    """Write logits at image size: of some rows, at some columns.
 
     Args:
         logits: float32 ``[h, w]``.
-        geometry: Of the image.
-        rows: Of the image, at least one, without a step.
-        columns: Taps of those columns.
+        geometry: Geometry of the image.
+        rows: At least one row of the image, without a step.
+        columns: Taps of the columns.
         out: float32 ``[rows, columns]``.
 
     Returns:
@@ -271,7 +270,7 @@ def mix_rows(logits: FloatArray, geometry: ImageGeometry, rows: slice, columns: 
 
 
 def _most_sources(taps: Taps, size: int) -> int:
-    """Return how many rows of logits a block of so many rows taps at most."""
+    """Return the most rows of logits tapped by a block of this many rows."""
     tops = np.arange(0, len(taps.index), size)
     lowest = np.minimum.reduceat(taps.index.min(axis=1), tops)
     highest = np.maximum.reduceat(taps.index.max(axis=1), tops)
@@ -309,10 +308,11 @@ def _taps(low: int, square: int, cropped: int, original: int) -> Taps:
 
 
 def _bilinear(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
-    """For each target, the two sources and the weight of the second.
+    """Return the two sources of each target, and the weight of the second.
 
     torch's ``interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, clamped at 0. Rounded where torch
-    rounds (the scale to float32, then one fused multiply-subtract), or weights would differ by 1e-4 at the far end.
+    rounds (the scale to float32, then one fused multiply-subtract), otherwise weights would differ by 1e-4 at the far
+    end.
     """
     scale = np.float32(source) / np.float32(target)
     at = (np.float64(scale) * (np.arange(target) + 0.5) - 0.5).astype(np.float32)

@@ -34,11 +34,11 @@ from samedge.runtime.prompts.shapes import (
 from samedge.types import FloatArray, IntArray, TensorSpec
 
 MOST: Final = 16
-"""Enough for an accelerator to be busy. Where an image has few tokens, as many keep the steps of a call from being too
-small to be worth their start."""
+"""Enough to keep an accelerator busy, and, for images with few tokens, to keep the steps of a call large enough to be
+worth their start."""
 CPU_IMAGE_TOKENS: Final = 16384
-"""On a CPU, at most so many image tokens, those of all prompts together. The steps of a prompt on SAM's 4096 are long
-enough: one at a time or 16, each takes as long. 16 need 850 MB in all, 4 need 315 (onnxruntime, one thread)."""
+"""Limit on a CPU, image tokens of all prompts together. A prompt on SAM's 4096 tokens has large enough steps: one at a
+time or 16, each takes as long. 16 need 850 MB in all, 4 need 315 (onnxruntime, one thread)."""
 
 _CORNERS: Final = np.array([2, 3], np.int32)
 
@@ -171,23 +171,23 @@ def _group(entries: list[tuple[int, FloatArray, IntArray]], masks: list[FloatArr
 
 
 def bucket_of(count: int, most: int | None = None) -> int:
-    """Return the next power of two, or the most that may be if that is less; 0 stays 0.
+    """Return the next power of two, at most ``most``; 0 stays 0.
 
     Args:
-        count: Prompts.
-        most: How many there may be, not less than ``count``; None for any number.
+        count: Number of prompts.
+        most: Upper limit, at least ``count``; None for no limit.
     """
     bucket = 1 << (count - 1).bit_length() if count else 0
     return bucket if most is None else max(count, min(bucket, most))
 
 
 def bucketed(group: PromptGroup, engine: Engine, most: int | None) -> PromptGroup:
-    """Return a group as an engine should get it: on a device filled up to a bucket, elsewhere as it is.
+    """Return a group in the batch size for an engine: padded to a bucket on a device, unchanged elsewhere.
 
     Args:
         group: One prompt or more.
-        engine: That will run it.
-        most: Prompts that it takes; None for any number.
+        engine: The engine that will run it.
+        most: Most prompts that it accepts; None for no limit.
     """
     more = bucket_of(len(group), most) - len(group)
     if not engine.on_device or not more:
@@ -203,28 +203,28 @@ def bucketed(group: PromptGroup, engine: Engine, most: int | None) -> PromptGrou
 
 
 def rows_of_bucket(rows: list[int], most: int) -> list[int]:
-    """Return rows of a batch, filled up to a bucket by repeating the last.
+    """Return rows of a batch, padded to a bucket by repeating the last.
 
     Args:
-        rows: Places in the batch.
+        rows: Positions in the batch.
         most: Size of the batch.
     """
     return rows + rows[-1:] * (bucket_of(len(rows), max(most, len(rows))) - len(rows))
 
 
 def most_of_axis(engine: Engine, name: str) -> int | None:
-    """Return how long the first axis of an input may be; None where there is no limit."""
+    """Return the limit of the first axis of an input, or None."""
     axis = engine.inputs[name].shape[0]
     limits = engine.axis_limits.get(axis) if isinstance(axis, str) else (axis, axis)
     return None if limits is None else limits[1]
 
 
 def prompts_at_once(device: str, embedding: TensorSpec) -> int:
-    """Return how many prompts the decoder should get at once.
+    """Return the number of prompts for one call of the decoder.
 
     Args:
-        device: Where it runs.
-        embedding: What image embeddings are: ``[1, C, g, g]``.
+        device: Device of the decoder.
+        embedding: Spec of image embeddings: ``[1, C, g, g]``.
     """
     rows, columns = embedding.shape[-2:]
     if device.partition(":")[0].lower() != "cpu" or not isinstance(rows, int) or not isinstance(columns, int):
