@@ -247,7 +247,7 @@ def test_an_embedding_of_another_library_is_read_where_it_lies(board: Board, hos
         same(predictor.predict(points=POINTS), want)
         predictor.set_embedding(torch.from_numpy(values.copy()), 60, 80)  # of the host: copied
         same(predictor.predict(points=POINTS), want)
-        with pytest.raises(TensorMismatchError, match="lies on cuda:1"):
+        with pytest.raises(TensorMismatchError, match="is on cuda:1"):
             predictor.set_embedding(Lent(embedding.values, 1), 60, 80)
         with pytest.raises(ImageError, match="float64"):
             predictor.set_embedding(torch.from_numpy(values.astype(np.float64)), 60, 80)

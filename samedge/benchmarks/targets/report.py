@@ -106,7 +106,7 @@ _WIDE: Final = 180
 
 
 def targets_table(rows: Sequence[Row], width: int) -> Table:
-    """Return the table as a terminal shows it.
+    """Return the rows as a terminal table.
 
     Args:
         rows: Measured rows.

@@ -25,6 +25,8 @@ _CONTEXTS: Final[dict[tuple[Any, int], Any]] = {}
 _CONTEXTS_LOCK: Final = Lock()
 _EVENTS: Final[dict[int, Any]] = {}
 """Events of all objects by number: engines wait for each other's events."""
+_NON_BLOCKING: Final = 1
+"""CU_STREAM_NON_BLOCKING, for which pycuda has no name."""
 
 
 class _Pinned:
@@ -124,7 +126,7 @@ class PycudaMemory:
 
     def create_stream(self) -> int:
         with self._errors():
-            stream = self._cuda.Stream(self._cuda.stream_flags.NON_BLOCKING)
+            stream = self._cuda.Stream(_NON_BLOCKING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 

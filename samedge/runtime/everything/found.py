@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
@@ -63,7 +62,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundMasks:
+class FoundMasks(RleMasks):
     """N masks of one image, by falling predicted IoU; with crops, those of small crops first.
 
     Attributes:
@@ -78,8 +77,6 @@ class FoundMasks:
         speed: Milliseconds for "preprocess", "inference" and "postprocess".
     """
 
-    rles: tuple[Rle, ...]
-    image_shape: tuple[int, int]
     boxes: FloatArray
     predicted_iou: FloatArray
     stability_score: FloatArray
@@ -108,23 +105,6 @@ class FoundMasks:
             statistics=statistics,
             speed=speed,
         )
-
-    def __len__(self) -> int:
-        """Return the number of masks."""
-        return len(self.rles)
-
-    @cached_property
-    def masks(self) -> BoolArray:
-        """The masks, bool ``[N, H, W]``; decoded once, on first use.
-
-        Raises:
-            UsageError: There is not enough memory for all of them at once.
-        """
-        return RleMasks(self.rles, self.image_shape).masks
-
-    def iter_masks(self) -> Iterator[BoolArray]:
-        """Yield the masks one by one, bool ``[H, W]`` each, keeping none."""
-        return RleMasks(self.rles, self.image_shape).iter_masks()
 
     def records(self, output_mode: OutputMode = "binary_mask") -> list[EverythingRecord]:
         """Return the masks as Meta's ``SamAutomaticMaskGenerator.generate`` does.

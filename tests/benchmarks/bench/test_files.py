@@ -157,7 +157,7 @@ def test_the_reference_page_is_its_four_columns_and_what_they_mean() -> None:
         "| YOLOv8n-seg | 20.0 | – | 25.0 | – | passed |",
     ]
     assert "everything-mode figure without prompts" in text
-    assert "1,024 clicks an image" in explanation(report(model_row()))
+    assert "1,024 clicks per image" in explanation(report(model_row()))
     first, second = page_tables(report(model_row(device="cuda:0"), yolo))
     assert "Speed (CUDA:0, CPU) (ms/im)" in shown(first)
     assert "1,024" in shown(second)

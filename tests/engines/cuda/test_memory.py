@@ -669,8 +669,9 @@ class FakePycuda(ModuleType):
                 fake.live -= 1
 
         class Stream:
-            def __init__(self, flags: int) -> None:
+            def __init__(self, flags: int = 0) -> None:
                 fake.inside()
+                assert flags == 1  # CU_STREAM_NON_BLOCKING; pycuda has no stream_flags
                 self.handle = 1000 + flags
 
             def synchronize(self) -> None:
@@ -692,7 +693,6 @@ class FakePycuda(ModuleType):
         self.Context = Context
         self.Device, self.Stream, self.Event, self.mem_alloc = Device, Stream, Event, Allocation
         self.device_attribute = SimpleNamespace(MULTIPROCESSOR_COUNT=8, INTEGRATED=1)
-        self.stream_flags = SimpleNamespace(NON_BLOCKING=1)
         self.event_flags = SimpleNamespace(DISABLE_TIMING=2)
 
     def inside(self) -> None:
