@@ -29,6 +29,7 @@ from samedge.options import (
     ExportKeywords,
     ExportOptions,
     YoloExportOptions,
+    with_keywords,
 )
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.sources import Source, iter_sources
@@ -123,7 +124,7 @@ class YOLO:
 
     @property
     def task(self) -> str:
-        """What the model does: "detect" or "segment"."""
+        """Task of the model: "detect" or "segment"."""
         return self.predictor.graph.task
 
     @overload
@@ -197,6 +198,7 @@ class YOLO:
         while together := list(islice(images, batch)):
             yield from self.predictor.predict_batch(together, thresholds=thresholds, image_size=imgsz, rect=rect)
 
+    @with_keywords(ExportKeywords, dynamic=False, batch=1)
     def export(
         self,
         format: ExportFormat | None = None,

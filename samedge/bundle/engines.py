@@ -64,7 +64,7 @@ class EngineSet:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether what they give is what the checkpoint gives."""
+        """The parity verdict."""
         return self.parity.verdict
 
     @property
@@ -89,7 +89,7 @@ class EngineSet:
 
     @property
     def agreed(self) -> bool:
-        """Whether each of them says that it was judged together with the other."""
+        """True if each engine was judged together with the other."""
         notes = {role: engine_notes(entry.sidecar) for role, entry in self.engines.items()}
         return all(each is not None and each.partner_sha256 == self.partner_of(role) for role, each in notes.items())
 
@@ -143,6 +143,8 @@ def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[Engin
     sets: list[EngineSet] = []
     for shelf in (EngineStore(engines_folder(bundle.path)), store or EngineStore()):
         noted = [(entry, notes) for entry in shelf.entries() if (notes := engine_notes(entry.sidecar)) is not None]
+        if not noted:
+            continue
         found: list[list[tuple[StoredEngine, EngineNotes]]] = []
         for role in roles:
             digest = source_digest(bundle.manifest, role)

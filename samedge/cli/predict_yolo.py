@@ -1,4 +1,4 @@
-"""``samedge predict`` with a YOLOv8 or FastSAM: which options it takes, and what is shown."""
+"""``samedge predict`` with a YOLOv8 or FastSAM model: its options and its tables."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_yolo(model: str, place: Place, *, prompted: bool) -> YOLO:
     if not prompted and (info is None or not info.model.name.startswith("fastsam")):
         return found
     if found.task != "segment":
-        raise UsageError("prompts choose among masks, and this model has none", where=model, cure="Use a segmenter")
+        raise UsageError("prompts select masks, and this model has none", where=model, cure="Use a segmenter")
     found.close()
     return FastSAM(model, backend=place.backend, device=place.device, threads=place.threads, force=place.force)
 
@@ -89,7 +89,7 @@ def find_objects(model: YOLO, image: Path, asked: Asked) -> Results:
 
 
 def print_objects(results: Results) -> None:
-    """Write the image's name and size to stdout, on one line however long it is, and the objects that were found."""
+    """Write the image's name and size, on one unwrapped line, and the table of objects to stdout."""
     from rich.console import Console
 
     from samedge.tables import rich_table
@@ -110,8 +110,8 @@ def print_objects(results: Results) -> None:
 def _rows(yolo: YoloRecord) -> dict[str, str]:
     shown = ", ".join(yolo.names[:_SHOWN_NAMES])
     more = f" and {len(yolo.names) - _SHOWN_NAMES} more" if len(yolo.names) > _SHOWN_NAMES else ""
-    free = f"any multiples of {max(yolo.strides)} px, meant for {_by(yolo.image_size)}"
-    nms = "left to the host"
+    free = f"any multiples of {max(yolo.strides)} px, default {_by(yolo.image_size)}"
+    nms = "on the host"
     if yolo.nms is not None:
         kind = "across classes" if yolo.nms.agnostic else "class by class"
         nms = f"in the graph: conf {yolo.nms.conf:g}, iou {yolo.nms.iou:g}, max_det {yolo.nms.max_det}, {kind}"

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from torch import Tensor, nn
 
 from samedge.families import DEFAULT, Family, families
-from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 
@@ -106,7 +106,7 @@ def seeded_loader(name: str) -> ModelLoader:
 
 
 def load_any(
-    source: str | Path, *, image_size: int | tuple[int, int] | None = None, progress: Progress | None = None
+    source: str | Path, *, image_size: int | tuple[int, int] | None = None, progress: DownloadProgress | None = None
 ) -> Loaded:
     """Return the model of a checkpoint; which family it is of follows from its keys alone.
 

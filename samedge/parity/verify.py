@@ -1,4 +1,4 @@
-"""Proof that a bundle still gives what its checkpoint gave, on any backend and without torch.
+"""Verification of a bundle against its checkpoint, on any backend and without torch.
 
     record = verify_bundle("sam_b-samedge", backend="openvino")
     record.verdict, record.mask_iou_min

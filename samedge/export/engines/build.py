@@ -37,7 +37,7 @@ from samedge.export.engines.ladder import Attempt, Descent, Ladder
 from samedge.export.engines.rung_memory import RungKey, remember_rungs, remembered_rungs
 from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
 from samedge.export.engines.target import EngineTarget, build_options, find_target
-from samedge.options import EngineBuildOptions, EngineKeywords
+from samedge.options import EngineBuildOptions, EngineKeywords, with_keywords
 from samedge.parity.verify import parity_of
 from samedge.types import Precision, Progress, Verdict
 
@@ -85,15 +85,16 @@ class BuiltEngines:
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """Folder of the engines."""
         return next(iter(self.plans.values())).parent
 
     @property
     def verdict(self) -> Verdict:
-        """Whether they give what the checkpoint gives."""
+        """The parity verdict."""
         return self.parity.verdict
 
 
+@with_keywords(EngineKeywords)
 def build_engines(
     bundle: str | os.PathLike[str],
     *,

@@ -1,4 +1,4 @@
-"""The engine of a YOLO: for a range of each axis that its graph leaves free."""
+"""Input ranges of a YOLO engine: one for each free axis of its graph."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from torch import Tensor
 
 from samedge.errors import UsageError
-from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
 from samedge.models.sam.encoders import known_configs
@@ -67,7 +67,9 @@ class SamLoader:
         return seeded_state(seeded_config(name))
 
 
-def load_model(source: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> LoadedModel:
+def load_model(
+    source: str | Path, *, image_size: int | None = None, progress: DownloadProgress | None = None
+) -> LoadedModel:
     """Return the model of a checkpoint.
 
     Args:

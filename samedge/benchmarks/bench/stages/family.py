@@ -14,11 +14,11 @@ from samedge.families import Family, families
 from samedge.types import ImageArray, Verdict
 
 if TYPE_CHECKING:
-    from samedge.benchmarks.bench.stages.peer_protocol import Opening
-    from samedge.benchmarks.bench.stages.serve import Loaded
+    from samedge.benchmarks.bench.stages.peer_protocol import OpenRequest
+    from samedge.benchmarks.bench.stages.serve import LoadedModel
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be measured.
 
     Attributes:
@@ -86,7 +86,7 @@ class FamilyBench(Protocol):
         """Return the agreement of masks as the export found it; None where it did not look."""
         ...
 
-    def prepare_graph(self, path: Path) -> Prepared:
+    def prepare_graph(self, path: Path) -> PreparedModel:
         """Return what is known of a graph file without a bundle.
 
         Raises:
@@ -94,7 +94,7 @@ class FamilyBench(Protocol):
         """
         ...
 
-    def open(self, opening: Opening, pictures: list[ImageArray]) -> Loaded:
+    def open(self, opening: OpenRequest, pictures: list[ImageArray]) -> LoadedModel:
         """Load a model, and return its stages.
 
         Args:

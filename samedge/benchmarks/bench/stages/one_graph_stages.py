@@ -8,9 +8,9 @@ from typing import Any, Final, cast
 
 from samedge.api.load import load
 from samedge.benchmarks.bench.records import MaskAgreement
-from samedge.benchmarks.bench.stages.family import Prepared, probed_agreement
-from samedge.benchmarks.bench.stages.peer_protocol import Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.serve import Loaded
+from samedge.benchmarks.bench.stages.family import PreparedModel, probed_agreement
+from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, OpenRequest, StageTiming
+from samedge.benchmarks.bench.stages.serve import LoadedModel
 from samedge.benchmarks.measure.device_memory import device_bytes_of, used_device_bytes
 from samedge.benchmarks.measure.rounds import timed
 from samedge.bundle.manifest import Manifest
@@ -44,18 +44,18 @@ class OneGraphBench:
         """See `FamilyBench`."""
         return probed_agreement(manifest, "probe images")
 
-    def prepare_graph(self, path: Path) -> Prepared:
+    def prepare_graph(self, path: Path) -> PreparedModel:
         """See `FamilyBench`: its graph file does not tell what it is."""
         raise UsageError("this is one graph, and a bundle is needed", where=path, cure="Give the bundle it belongs to")
 
-    def open(self, opening: Opening, pictures: list[ImageArray]) -> Loaded:
+    def open(self, opening: OpenRequest, pictures: list[ImageArray]) -> LoadedModel:
         """See `FamilyBench`."""
         before = used_device_bytes(None)
         predictor = cast(
             "OneGraphPredictor",
             load(opening.artefact, opening.backend, opening.device, threads=opening.threads, force=True),
         )
-        opened = Opened(
+        opened = OpenedModel(
             stages=INCLUDES,
             image_stages=("everything",),
             backend=predictor.backend,
@@ -63,12 +63,12 @@ class OneGraphBench:
             details=dict(predictor.engine.details),
         )
         stages = _stages(opening, predictor, pictures)
-        return Loaded(opened, stages, predictor.close, device_bytes_of(predictor.device, before))
+        return LoadedModel(opened, stages, predictor.close, device_bytes_of(predictor.device, before))
 
 
 def _stages(
-    opening: Opening, predictor: OneGraphPredictor, pictures: list[ImageArray]
-) -> dict[str, Callable[[int], Ran]]:
+    opening: OpenRequest, predictor: OneGraphPredictor, pictures: list[ImageArray]
+) -> dict[str, Callable[[int], StageTiming]]:
     source, engine = predictor.info.input, predictor.engine
     sizes = [ImageGeometry.of(image.shape[0], image.shape[1], source.image_size) for image in pictures]
     outputs: dict[int, Mapping[str, Array]] = {}
@@ -76,25 +76,25 @@ def _stages(
     def feed(picture: int) -> dict[str, Array]:
         return feed_of(pictures[picture], sizes[picture], source, engine)
 
-    def preprocess(picture: int) -> Ran:
+    def preprocess(picture: int) -> StageTiming:
         wall, cpu, _ = timed(lambda: feed(picture))
-        return Ran(wall, cpu)
+        return StageTiming(wall, cpu)
 
-    def encode(picture: int) -> Ran:
+    def encode(picture: int) -> StageTiming:
         prepared = feed(picture)
         wall, cpu, outputs[picture] = timed(lambda: engine.run(prepared))
-        return Ran(wall, cpu)
+        return StageTiming(wall, cpu)
 
-    def prompt(picture: int, **prompts: Any) -> Ran:
+    def prompt(picture: int, **prompts: Any) -> StageTiming:
         if picture not in outputs:
             outputs[picture] = engine.run(feed(picture))
         image, size, said = pictures[picture], sizes[picture], outputs[picture]
         wall, cpu, found = timed(lambda: choose(predictor.results(image, size, said), **prompts))
-        return Ran(wall, cpu, figures={"masks": len(found)})
+        return StageTiming(wall, cpu, figures={"masks": len(found)})
 
-    def everything(picture: int) -> Ran:
+    def everything(picture: int) -> StageTiming:
         wall, cpu, found = timed(lambda: predictor.predict(pictures[picture]))
-        return Ran(wall, cpu, figures={"masks": len(found)})
+        return StageTiming(wall, cpu, figures={"masks": len(found)})
 
     return {
         "preprocess": preprocess,

@@ -1,6 +1,6 @@
-"""From a source to what runs: exported into the cache if need be, and described. Called in a child process.
+"""Preparation of a model in a child process: export into the cache if needed, and description.
 
-That process may import torch; those that are timed do not.
+This child may import torch; the measured processes must not.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import msgspec
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
 from samedge.api.sam import is_bundle
-from samedge.benchmarks.bench.stages.family import Prepared, bench_of
+from samedge.benchmarks.bench.stages.family import PreparedModel, bench_of
 from samedge.bundle.archive import GRAPH_SUFFIXES, open_bundle
 from samedge.families import family_of_graph
 
 
 def prepare(source: str, backend: str, device: str | None, threads: int | None) -> dict[str, Any]:
-    """Return a `Prepared`, as JSON: exports what is not exported yet, and chooses the backend that "auto" means.
+    """Return a `PreparedModel` as JSON values; export the model and choose the backend of "auto" first, if needed.
 
     Args:
         source: Bundle, graph, checkpoint, known name, or "seeded:NAME".
@@ -28,26 +28,26 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None) 
         threads: As for `samedge.load`.
 
     Raises:
-        SamedgeError: It cannot be read or exported.
+        SamedgeError: The source cannot be read or exported.
     """
     if Path(source).suffix.lower() in GRAPH_SUFFIXES:
-        found = bench_of(family_of_graph(Path(source))).prepare_graph(Path(source))
+        model = bench_of(family_of_graph(Path(source))).prepare_graph(Path(source))
     elif is_bundle(source):
-        found = _bundle(source, "")
+        model = _bundle(source, "")
     else:
-        found = _bundle(str(cached_bundle(source)), source)
-    if is_bundle(found.artefact):
-        # "auto" measures once and keeps what it found: here, and not in the process whose memory counts.
-        load(found.artefact, backend, device, threads=threads, force=True).close()
-    described: dict[str, Any] = msgspec.to_builtins(found)
+        model = _bundle(str(cached_bundle(source)), source)
+    if is_bundle(model.artefact):
+        # "auto" measures its candidates once and stores the choice: here, not in the process whose memory counts.
+        load(model.artefact, backend, device, threads=threads, force=True).close()
+    described: dict[str, Any] = msgspec.to_builtins(model)
     return described
 
 
-def _bundle(path: str, checkpoint: str) -> Prepared:
+def _bundle(path: str, checkpoint: str) -> PreparedModel:
     manifest = open_bundle(path, force=True).manifest
     bench = bench_of(manifest.model_family)
     main = manifest.graph(manifest.model_family.main)
-    return Prepared(
+    return PreparedModel(
         family=bench.kind(manifest),
         architecture=manifest.model.name,
         artefact=path,

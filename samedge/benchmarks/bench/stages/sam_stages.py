@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from samedge.api.load import load
 from samedge.benchmarks.bench.records import MaskAgreement
-from samedge.benchmarks.bench.stages.family import Prepared, probed_agreement
-from samedge.benchmarks.bench.stages.peer_protocol import Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.serve import Loaded
+from samedge.benchmarks.bench.stages.family import PreparedModel, probed_agreement
+from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, OpenRequest, StageTiming
+from samedge.benchmarks.bench.stages.serve import LoadedModel
 from samedge.benchmarks.measure.device_memory import device_bytes_of, used_device_bytes
 from samedge.benchmarks.measure.rounds import timed
 from samedge.bundle.manifest import Manifest
@@ -23,8 +23,8 @@ from samedge.types import FloatArray, ImageArray
 INCLUDES: Final = {
     "preprocess": "resize, normalise and pad, from BGR pixels",
     "encode": "the encoder graph alone",
-    "prompt": "what the decoder does once an image, one click, its mask at the size of the image",
-    "boxes": "what the decoder does once an image, 32 boxes, their masks at the size of the image",
+    "prompt": "the decoder's work per image, one click, its mask at image size",
+    "boxes": "the decoder's work per image, 32 boxes, their masks at image size",
     "everything": "from BGR pixels: encoder, a grid of clicks, filters, masks as RLE",
 }
 
@@ -44,27 +44,29 @@ class SamBench:
         """See `FamilyBench`."""
         return probed_agreement(manifest, "probe set")
 
-    def prepare_graph(self, path: Path) -> Prepared:
+    def prepare_graph(self, path: Path) -> PreparedModel:
         """See `FamilyBench`: a SAM is more than one graph."""
         raise UsageError("this is one graph, and a bundle is needed", where=path, cure="Give the bundle it belongs to")
 
-    def open(self, opening: Opening, pictures: list[ImageArray]) -> Loaded:
+    def open(self, opening: OpenRequest, pictures: list[ImageArray]) -> LoadedModel:
         """See `FamilyBench`."""
         before = used_device_bytes(None)
         predictor = load(opening.artefact, opening.backend, opening.device, threads=opening.threads, force=True)
         stages = _stages(opening, predictor, pictures)
         encoder = predictor.graphs.encoder
-        opened = Opened(
+        opened = OpenedModel(
             stages={name: INCLUDES[name] for name in stages},
             image_stages=("preprocess", "encode", "prompt"),
             backend=predictor.backend,
             device=predictor.device,
             details=dict(encoder.details),
         )
-        return Loaded(opened, stages, predictor.close, device_bytes_of(predictor.device, before))
+        return LoadedModel(opened, stages, predictor.close, device_bytes_of(predictor.device, before))
 
 
-def _stages(opening: Opening, predictor: Predictor, pictures: list[ImageArray]) -> dict[str, Callable[[int], Ran]]:
+def _stages(
+    opening: OpenRequest, predictor: Predictor, pictures: list[ImageArray]
+) -> dict[str, Callable[[int], StageTiming]]:
     inputs: dict[int, FloatArray] = {}
     embeddings: dict[int, FloatArray | DeviceArray] = {}
 
@@ -83,26 +85,26 @@ def _stages(opening: Opening, predictor: Predictor, pictures: list[ImageArray]) 
             embeddings[picture] = predictor.graphs.run_encoder(input_of(picture))
         predictor.set_embedding(embeddings[picture], *pictures[picture].shape[:2])
 
-    def preprocess(picture: int) -> Ran:
+    def preprocess(picture: int) -> StageTiming:
         image = pictures[picture]
         wall, cpu, _ = timed(lambda: predictor.graphs.prepare(image, geometry_of(image)))
-        return Ran(wall, cpu)
+        return StageTiming(wall, cpu)
 
-    def encode(picture: int) -> Ran:
+    def encode(picture: int) -> StageTiming:
         prepared = input_of(picture)
         wall, cpu, embeddings[picture] = timed(lambda: predictor.graphs.run_encoder(prepared))
-        return Ran(wall, cpu)
+        return StageTiming(wall, cpu)
 
-    def prompted(picture: int, **prompts: Any) -> Ran:
+    def prompted(picture: int, **prompts: Any) -> StageTiming:
         show(picture)
         wall, cpu, masks = timed(lambda: predictor.predict(**prompts).masks)
-        return Ran(wall, cpu, figures={"masks": len(masks)})
+        return StageTiming(wall, cpu, figures={"masks": len(masks)})
 
-    def everything(picture: int) -> Ran:
+    def everything(picture: int) -> StageTiming:
         options: dict[str, Any] = {**opening.everything, "mode": opening.mode}
         wall, cpu, found = timed(lambda: predictor.everything(pictures[picture], **options))
         told = found.statistics
-        return Ran(
+        return StageTiming(
             wall,
             cpu,
             figures={
