@@ -28,7 +28,7 @@ class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
         image_size: Side of the input, px.
         size_bytes: Bytes of its files.
         parameters: None where nothing tells them.
-        gflops: Of the encoder, or the whole network, on one picture.
+        gflops: Of the encoder, or the whole network, on one image.
         prompt_gflops: Of one prompt.
         precision: Of the encoder.
         seeded: The weights are random.
@@ -94,12 +94,12 @@ class FamilyBench(Protocol):
         """
         ...
 
-    def open(self, opening: OpenRequest, pictures: list[ImageArray]) -> LoadedModel:
+    def open(self, opening: OpenRequest, images: list[ImageArray]) -> LoadedModel:
         """Load a model, and return its stages.
 
         Args:
             opening: What was asked for.
-            pictures: The pictures.
+            images: The images.
 
         Raises:
             SamedgeError: It cannot be loaded.

@@ -48,7 +48,7 @@ class OneGraphBench:
         """See `FamilyBench`: its graph file does not tell what it is."""
         raise UsageError("this is one graph, and a bundle is needed", where=path, cure="Give the bundle it belongs to")
 
-    def open(self, opening: OpenRequest, pictures: list[ImageArray]) -> LoadedModel:
+    def open(self, opening: OpenRequest, images: list[ImageArray]) -> LoadedModel:
         """See `FamilyBench`."""
         before = used_device_bytes(None)
         predictor = cast(
@@ -62,44 +62,44 @@ class OneGraphBench:
             device=predictor.device,
             details=dict(predictor.engine.details),
         )
-        stages = _stages(opening, predictor, pictures)
+        stages = _stages(opening, predictor, images)
         return LoadedModel(opened, stages, predictor.close, device_bytes_of(predictor.device, before))
 
 
 def _stages(
-    opening: OpenRequest, predictor: OneGraphPredictor, pictures: list[ImageArray]
+    opening: OpenRequest, predictor: OneGraphPredictor, images: list[ImageArray]
 ) -> dict[str, Callable[[int], StageTiming]]:
     source, engine = predictor.info.input, predictor.engine
-    sizes = [ImageGeometry.of(image.shape[0], image.shape[1], source.image_size) for image in pictures]
+    sizes = [ImageGeometry.of(image.shape[0], image.shape[1], source.image_size) for image in images]
     outputs: dict[int, Mapping[str, Array]] = {}
 
-    def feed(picture: int) -> dict[str, Array]:
-        return feed_of(pictures[picture], sizes[picture], source, engine)
+    def feed(index: int) -> dict[str, Array]:
+        return feed_of(images[index], sizes[index], source, engine)
 
-    def preprocess(picture: int) -> StageTiming:
-        wall, cpu, _ = timed(lambda: feed(picture))
+    def preprocess(index: int) -> StageTiming:
+        wall, cpu, _ = timed(lambda: feed(index))
         return StageTiming(wall, cpu)
 
-    def encode(picture: int) -> StageTiming:
-        prepared = feed(picture)
-        wall, cpu, outputs[picture] = timed(lambda: engine.run(prepared))
+    def encode(index: int) -> StageTiming:
+        prepared = feed(index)
+        wall, cpu, outputs[index] = timed(lambda: engine.run(prepared))
         return StageTiming(wall, cpu)
 
-    def prompt(picture: int, **prompts: Any) -> StageTiming:
-        if picture not in outputs:
-            outputs[picture] = engine.run(feed(picture))
-        image, size, said = pictures[picture], sizes[picture], outputs[picture]
+    def prompt(index: int, **prompts: Any) -> StageTiming:
+        if index not in outputs:
+            outputs[index] = engine.run(feed(index))
+        image, size, said = images[index], sizes[index], outputs[index]
         wall, cpu, found = timed(lambda: choose(predictor.results(image, size, said), **prompts))
         return StageTiming(wall, cpu, figures={"masks": len(found)})
 
-    def everything(picture: int) -> StageTiming:
-        wall, cpu, found = timed(lambda: predictor.predict(pictures[picture]))
+    def everything(index: int) -> StageTiming:
+        wall, cpu, found = timed(lambda: predictor.predict(images[index]))
         return StageTiming(wall, cpu, figures={"masks": len(found)})
 
     return {
         "preprocess": preprocess,
         "encode": encode,
-        "prompt": lambda picture: prompt(picture, points=[opening.points[picture]]),
-        "boxes": lambda picture: prompt(picture, bboxes=opening.boxes[picture]),
+        "prompt": lambda index: prompt(index, points=[opening.points[index]]),
+        "boxes": lambda index: prompt(index, bboxes=opening.boxes[index]),
         "everything": everything,
     }

@@ -48,11 +48,11 @@ class SamBench:
         """See `FamilyBench`: a SAM is more than one graph."""
         raise UsageError("this is one graph, and a bundle is needed", where=path, cure="Give the bundle it belongs to")
 
-    def open(self, opening: OpenRequest, pictures: list[ImageArray]) -> LoadedModel:
+    def open(self, opening: OpenRequest, images: list[ImageArray]) -> LoadedModel:
         """See `FamilyBench`."""
         before = used_device_bytes(None)
         predictor = load(opening.artefact, opening.backend, opening.device, threads=opening.threads, force=True)
-        stages = _stages(opening, predictor, pictures)
+        stages = _stages(opening, predictor, images)
         encoder = predictor.graphs.encoder
         opened = OpenedModel(
             stages={name: INCLUDES[name] for name in stages},
@@ -65,7 +65,7 @@ class SamBench:
 
 
 def _stages(
-    opening: OpenRequest, predictor: Predictor, pictures: list[ImageArray]
+    opening: OpenRequest, predictor: Predictor, images: list[ImageArray]
 ) -> dict[str, Callable[[int], StageTiming]]:
     inputs: dict[int, FloatArray] = {}
     embeddings: dict[int, FloatArray | DeviceArray] = {}
@@ -73,36 +73,36 @@ def _stages(
     def geometry_of(image: ImageArray) -> ImageGeometry:
         return ImageGeometry.of(image.shape[0], image.shape[1], predictor.info.input.image_size)
 
-    def input_of(picture: int) -> FloatArray:
-        if picture not in inputs:
-            geometry = geometry_of(pictures[picture])
-            inputs[picture] = predictor.graphs.prepare(pictures[picture], geometry)
-        return inputs[picture]
+    def input_of(index: int) -> FloatArray:
+        if index not in inputs:
+            geometry = geometry_of(images[index])
+            inputs[index] = predictor.graphs.prepare(images[index], geometry)
+        return inputs[index]
 
-    def show(picture: int) -> None:
-        """Make a picture the present one, and nothing of the decoder done for it."""
-        if picture not in embeddings:
-            embeddings[picture] = predictor.graphs.run_encoder(input_of(picture))
-        predictor.set_embedding(embeddings[picture], *pictures[picture].shape[:2])
+    def show(index: int) -> None:
+        """Make an image the current one, with no decoder work done for it yet."""
+        if index not in embeddings:
+            embeddings[index] = predictor.graphs.run_encoder(input_of(index))
+        predictor.set_embedding(embeddings[index], *images[index].shape[:2])
 
-    def preprocess(picture: int) -> StageTiming:
-        image = pictures[picture]
+    def preprocess(index: int) -> StageTiming:
+        image = images[index]
         wall, cpu, _ = timed(lambda: predictor.graphs.prepare(image, geometry_of(image)))
         return StageTiming(wall, cpu)
 
-    def encode(picture: int) -> StageTiming:
-        prepared = input_of(picture)
-        wall, cpu, embeddings[picture] = timed(lambda: predictor.graphs.run_encoder(prepared))
+    def encode(index: int) -> StageTiming:
+        prepared = input_of(index)
+        wall, cpu, embeddings[index] = timed(lambda: predictor.graphs.run_encoder(prepared))
         return StageTiming(wall, cpu)
 
-    def prompted(picture: int, **prompts: Any) -> StageTiming:
-        show(picture)
+    def prompted(index: int, **prompts: Any) -> StageTiming:
+        show(index)
         wall, cpu, masks = timed(lambda: predictor.predict(**prompts).masks)
         return StageTiming(wall, cpu, figures={"masks": len(masks)})
 
-    def everything(picture: int) -> StageTiming:
+    def everything(index: int) -> StageTiming:
         options: dict[str, Any] = {**opening.everything, "mode": opening.mode}
-        wall, cpu, found = timed(lambda: predictor.everything(pictures[picture], **options))
+        wall, cpu, found = timed(lambda: predictor.everything(images[index], **options))
         told = found.statistics
         return StageTiming(
             wall,
@@ -117,7 +117,7 @@ def _stages(
     return {
         "preprocess": preprocess,
         "encode": encode,
-        "prompt": lambda picture: prompted(picture, points=[opening.points[picture]]),
-        "boxes": lambda picture: prompted(picture, boxes=opening.boxes[picture]),
+        "prompt": lambda index: prompted(index, points=[opening.points[index]]),
+        "boxes": lambda index: prompted(index, boxes=opening.boxes[index]),
         "everything": everything,
     }
