@@ -18,6 +18,7 @@ from support.boards import overflown, shifted
 from support.bundles import write_small_bundle
 from support.exported import exported_bundle
 from support.fake_boards import Board, SharedGpu
+from support.shared import environment
 
 from samedge.benchmarks.gpu import contenders as gpu_contenders
 from samedge.benchmarks.gpu import engines as gpu_engines
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "samedge.benchmarks", "gpu", "--device", "cpu", "--model", TINY, "--rounds", "2",
          "--warm-ups", "0", "--prompts", "1,3", "--batches", "2", "--no-trial", "--contenders",
          "torch eager,torch eager fp16,onnxruntime,onnxruntime fp16,tensorrt,tensorrt-rtx", "--output", str(folder)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env={**environment(), "SAMEDGE_CACHE": str(folder / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Checking copies" in done.stderr
