@@ -5,7 +5,7 @@
     predictor.set_image("photo.jpg")
     prediction = predictor.predict(points=[[400, 300]])
 
-Names are loaded when they are first used, so that ``import samedge`` costs milliseconds.
+Names are loaded on first use, so that ``import samedge`` takes milliseconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from samedge.moved import install as find_moved_modules
 from samedge.version import __version__
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ __all__ = [
     "load",
     "verify_bundle",
 ]
+
+find_moved_modules()
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""``python -m samedge`` is the same program as ``samedge``."""
+"""``python -m samedge``, the same program as ``samedge``."""
 
 from samedge.cli.app import main
 

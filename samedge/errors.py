@@ -1,28 +1,28 @@
-"""Every error that samedge raises on purpose, in one tree.
+"""Errors raised by samedge, in one tree.
 
     SamedgeError
-    ├── UsageError                    an option or a combination of options that means nothing
+    ├── UsageError                    an invalid option or combination of options
     ├── MissingExtraError             an optional dependency is not installed
-    ├── StorageError                  disk full, no permission, path in the way
-    ├── DownloadError                 weights could not be fetched, or are not the known ones
+    ├── StorageError                  disk full, permission denied, path in the way
+    ├── DownloadError                 weights that cannot be downloaded, or differ from the known ones
     ├── CheckpointError               a checkpoint that cannot be read
-    │   ├── UnsafeCheckpointError     … because it asks for code to be executed
-    │   └── UnknownArchitectureError  … because its keys and shapes are of no known model
-    ├── ExportError                   a graph could not be written
-    ├── BundleError                   a bundle that is incomplete or not ours
+    │   ├── UnsafeCheckpointError     … because it asks for code execution
+    │   └── UnknownArchitectureError  … because its keys and shapes match no known model
+    ├── ExportError                   a graph that cannot be exported
+    ├── BundleError                   an incomplete or invalid bundle
     │   ├── IntegrityError            … whose files do not match its manifest
-    │   └── ParityError               … whose graphs do not give the checkpoint's masks
-    ├── EngineError                   a backend could not do its work
-    │   ├── BackendUnavailableError   … because it is not installed or not known
-    │   ├── DeviceUnavailableError    … because the device asked for cannot be had
+    │   └── ParityError               … whose graphs do not reproduce the checkpoint's masks
+    ├── EngineError                   a backend that failed
+    │   ├── BackendUnavailableError   … because it is not installed or unknown
+    │   ├── DeviceUnavailableError    … because the requested device is unavailable
     │   └── TensorMismatchError       … because names, shapes or dtypes do not fit the graph
-    ├── ImageError                    an image that cannot be used
-    ├── PromptError                   points, boxes, labels or masks that cannot be used
-    ├── BenchmarkError                something could not be measured
-    └── CancelledError                the caller asked to stop, and it stopped
+    ├── ImageError                    an unusable image
+    ├── PromptError                   unusable points, boxes, labels or masks
+    ├── BenchmarkError                a failed measurement
+    └── CancelledError                the caller asked to stop
 
-Each carries what was wrong, where, and what to do about it. Facts (sizes, names, counts) stay attributes, so
-that an application can react without parsing prose. The command line prints ``str(error)``: one line.
+Each carries the cause, the place, and the cure. Facts (sizes, names, counts) stay attributes, so that an application
+can react without parsing prose. The command line prints ``str(error)``: one line.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pathlib import Path
 
 
 class SamedgeError(Exception):
-    """What was wrong, where, and what to do about it.
+    """Base class: the cause of an error, its place, and its cure.
 
     Args:
         what: The cause, as one sentence without a full stop.
-        where: The file, option, tensor or item that it happened in.
-        cure: What the user can do, as one sentence without a full stop.
+        where: The file, option, tensor or item concerned.
+        cure: The user's remedy, as one sentence without a full stop.
         facts: Values behind the sentence, kept as a dictionary and readable as attributes.
     """
 
@@ -64,7 +64,7 @@ class SamedgeError(Exception):
 
 
 class UsageError(SamedgeError):
-    """An option or a combination of options that means nothing."""
+    """An invalid option or combination of options."""
 
 
 class MissingExtraError(SamedgeError):
@@ -72,11 +72,11 @@ class MissingExtraError(SamedgeError):
 
 
 class StorageError(SamedgeError):
-    """The file system said no: disk full, no permission, something in the way."""
+    """A file system error: disk full, permission denied, path in the way."""
 
 
 class DownloadError(SamedgeError):
-    """Weights could not be fetched, or are not the known ones."""
+    """Weights that cannot be downloaded, or differ from the known ones."""
 
 
 class CheckpointError(SamedgeError):
@@ -84,19 +84,19 @@ class CheckpointError(SamedgeError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A checkpoint that asks for code to be executed; nothing was executed."""
+    """A checkpoint that asks for code execution; nothing was executed."""
 
 
 class UnknownArchitectureError(CheckpointError):
-    """A checkpoint whose keys and shapes are of no known model."""
+    """A checkpoint whose keys and shapes match no known model."""
 
 
 class ExportError(SamedgeError):
-    """A graph could not be written."""
+    """A graph that cannot be exported."""
 
 
 class BundleError(SamedgeError):
-    """A bundle that is incomplete, or not a bundle."""
+    """An incomplete or invalid bundle."""
 
 
 class IntegrityError(BundleError):
@@ -104,39 +104,39 @@ class IntegrityError(BundleError):
 
 
 class ParityError(BundleError):
-    """A bundle whose graphs do not give the checkpoint's masks."""
+    """A bundle whose graphs do not reproduce the checkpoint's masks."""
 
 
 class EngineError(SamedgeError):
-    """A backend could not do its work."""
+    """A backend that failed."""
 
 
 class BackendUnavailableError(EngineError):
-    """The backend is not installed here, or not known."""
+    """A backend that is not installed, or unknown."""
 
 
 class DeviceUnavailableError(EngineError):
-    """The device that was asked for by name cannot be had."""
+    """A requested device that is unavailable."""
 
 
 class TensorMismatchError(EngineError):
-    """Names, shapes or dtypes do not fit the graph."""
+    """Names, shapes or dtypes that do not fit the graph."""
 
 
 class ImageError(SamedgeError):
-    """An image that cannot be used."""
+    """An unusable image."""
 
 
 class PromptError(SamedgeError):
-    """Points, boxes, labels or masks that cannot be used."""
+    """Unusable points, boxes, labels or masks."""
 
 
 class BenchmarkError(SamedgeError):
-    """Something could not be measured."""
+    """A failed measurement."""
 
 
 class CancelledError(SamedgeError):
-    """The caller asked to stop, and it stopped."""
+    """A cancellation requested by the caller."""
 
 
 @contextmanager

@@ -1,15 +1,16 @@
-"""Options of export and of engine builds: frozen records, and the one place that makes them from keyword arguments.
+"""Options of export and of engine builds: frozen records, and their construction from keyword arguments.
 
     options = ExportOptions(precision="fp16", sam=SamExportOptions(form="concat"))
     options = ExportOptions().updated(precision="fp16", form="concat")  # the same
 
-Each field is documented here and nowhere else. Records check what can be checked without a model.
+Each field is documented only here. Records validate everything that needs no model.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
@@ -23,26 +24,27 @@ ExportFormat: TypeAlias = Literal["onnx", "trt", "rtx", "engine", "tensorrt", "t
 HardwareCompatibility: TypeAlias = Literal["none", "ampere_plus", "same_compute_capability"]
 
 ENGINE_FORMATS: Final[tuple[str, ...]] = tuple(name for name in get_args(ExportFormat) if name != "onnx")
-"""Names that people type; "engine" is Ultralytics' name, and means the TensorRT that is installed."""
+"""Accepted names of engine formats; "engine" is Ultralytics' name for the installed TensorRT."""
 
 DEFAULT_WORKSPACE: Final = 0.5
 """Share of the GPU's free memory."""
 
 DEFAULT_OPSET: Final = 17
-"""What every runtime reads. From 19 on the scales of Q and DQ are float16 with the rest."""
+"""Supported by every runtime. From 19 on, scales of Q and DQ can be float16."""
 FP8_OPSET: Final = 19
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Record = TypeVar("_Record", bound="SamExportOptions | YoloExportOptions | EngineBuildOptions | ExportOptions")
 
 
 @dataclass(frozen=True, slots=True)
 class AxisRange:
-    """The sizes that an engine takes along a free axis.
+    """The range of sizes that an engine accepts along a free axis.
 
     Attributes:
-        minimum: The smallest size that it accepts.
-        optimum: The size that its kernels are chosen for.
-        maximum: The largest size that it accepts; memory is planned for it.
+        minimum: Smallest accepted size.
+        optimum: Size that its kernels are chosen for.
+        maximum: Largest accepted size; memory is planned for it.
 
     Raises:
         UsageError: The three are not in ascending order, or the smallest is less than 1.
@@ -55,8 +57,8 @@ class AxisRange:
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise UsageError(
-                f"a profile of {self} is no range",
-                cure="Give minimum/optimum/maximum in ascending order and from 1 on, such as 1/16/64",
+                f"invalid profile {self}",
+                cure="Give minimum/optimum/maximum in ascending order, starting from 1 or more, such as 1/16/64",
             )
 
     def __str__(self) -> str:
@@ -64,19 +66,19 @@ class AxisRange:
 
     @staticmethod
     def parse(text: str, option: str) -> AxisRange:
-        """Return the sizes that a text such as "1/16/64" names; one number is all three.
+        """Parse a range such as "1/16/64"; a single number is all three.
 
         Args:
-            text: What the user wrote.
-            option: What error messages call it.
+            text: User input.
+            option: Its name in error messages.
 
         Raises:
-            UsageError: It is not three numbers in ascending order.
+            UsageError: It is not one number, or three in ascending order.
         """
         parts = text.split("/")
         if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
             raise UsageError(
-                f"{text!r} is no range", where=option, cure="Give minimum/optimum/maximum, such as 1/16/64"
+                f"invalid range {text!r}", where=option, cure="Give minimum/optimum/maximum, such as 1/16/64"
             )
         sizes = [int(part) for part in parts]
         return AxisRange(sizes[0], sizes[len(sizes) // 2], sizes[-1])
@@ -84,23 +86,23 @@ class AxisRange:
 
 DEFAULT_PROMPTS: Final = AxisRange(1, 16, 64)
 DEFAULT_POINTS: Final = AxisRange(2, 3, 16)
-"""A single point is sent with a padding point, hence two points at least; a box and a point are three."""
+"""A single point is sent with a padding point, hence at least two; a box and a point make three."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamExportOptions:
-    """Options that only a SAM has.
+    """Options specific to SAM.
 
     Attributes:
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter". Engines are built from native
             bundles.
-        form: How the ViT encoder's global attention is laid out: "chunked" for processors; "mask" or, with less memory,
-            "concat" for compilers that fuse attention. The numbers are the same. None for "chunked", and for "mask"
+        form: Layout of the ViT encoder's global attention: "chunked" for CPUs; "mask" or, with less memory,
+            "concat" for compilers that fuse attention. The results are equal. None for "chunked", and for "mask"
             with fp16, fp8 and engines.
-        for_engines: The graphs will become engines elsewhere: where `form` is None, it is the one that is fused there.
+        for_engines: The graphs are for engines built elsewhere: if `form` is None, use the one that is fused there.
 
     Raises:
-        UsageError: A name that is not known.
+        UsageError: A name is unknown.
     """
 
     io: IOScheme = "native"
@@ -115,18 +117,18 @@ class SamExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class YoloExportOptions:
-    """Options that only a YOLOv8 or FastSAM has.
+    """Options specific to YOLOv8 and FastSAM.
 
     Attributes:
-        dynamic: Leave height and width of the input free, so that the host can cut the padding down.
-        nms: Suppress boxes that overlap in the graph; TensorRT for RTX has no operator for it.
-        conf: With `nms`: boxes score more.
-        iou: With `nms`: of two boxes of one class that overlap by more, the one that scores less is dropped.
-        max_det: With `nms`: rows that the graph gives for each image.
+        dynamic: Leave height and width of the input free, so that the host can trim the padding.
+        nms: Suppress overlapping boxes in the graph; TensorRT for RTX has no operator for it.
+        conf: With `nms`: minimum score of a box, exclusive.
+        iou: With `nms`: of two boxes of one class that overlap by more, the lower-scoring one is dropped.
+        max_det: With `nms`: rows per image in the output.
         agnostic_nms: With `nms`: boxes of different classes suppress each other too.
 
     Raises:
-        UsageError: A number is out of its range.
+        UsageError: A number is out of range.
     """
 
     dynamic: bool = True
@@ -142,25 +144,25 @@ class YoloExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineBuildOptions:
-    """How TensorRT builds engines. A range is an `AxisRange`, a text such as "1/16/64", or one number for all three.
+    """Options for building TensorRT engines. A range is an `AxisRange`, a text such as "1/16/64", or a single number.
 
     Attributes:
-        prompts: For a SAM: fewest, most usual and most prompts of one call.
+        prompts: For a SAM: fewest, most common and most prompts of one call.
         points: For a SAM: the same for points of a prompt; a box is two, and a single point is sent with a second one.
-        batch: For a YOLO: fewest, most usual and most images of one call; None for "1/1/4".
-        height: For a YOLO whose input size is free: rows of the input, px, multiples of 32. None for 32, the size that
-            the model is meant for, and 1280: whatever is left of an image when its padding is cut down.
+        batch: For a YOLO: fewest, most common and most images of one call; None for "1/1/4".
+        height: For a YOLO whose input size is free: rows of the input, px, multiples of 32. None for 32, the model's
+            nominal size, and 1280, which covers images with trimmed padding.
         width: The same for columns.
-        targets: Compute capabilities such as "8.6", for TensorRT for RTX; empty for the GPU at hand.
-        workspace: Share of the GPU's free memory that kernels may use as scratch space.
+        targets: Compute capabilities such as "8.6", for TensorRT for RTX; empty for the local GPU.
+        workspace: Share of the GPU's free memory for scratch space.
         optimisation_level: 0 (fast build) to 5 (fast engine); None for TensorRT's default.
-        version_compatible: Later versions of TensorRT shall load the engines too.
+        version_compatible: Make the engines loadable by later versions of TensorRT.
         hardware_compatibility: "none", "ampere_plus" or "same_compute_capability".
         device: The GPU, such as "cuda:1"; None for the first.
-        restart: Begin at the top of the precision ladder, even if an earlier build had to go down.
+        restart: Start at the top of the precision ladder, even if an earlier build had to descend.
 
     Raises:
-        UsageError: A text is no range.
+        UsageError: A range is invalid.
     """
 
     prompts: AxisRange = DEFAULT_PROMPTS
@@ -187,38 +189,38 @@ class EngineBuildOptions:
         """Return these options with some changed.
 
         Raises:
-            TypeError: A name that is not known.
-            UsageError: A value that means nothing.
+            TypeError: A name is unknown.
+            UsageError: A value is invalid.
         """
         return _with(self, _known(keywords, EngineKeywords))
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How a checkpoint becomes a bundle, and engines beside it.
+    """Options for exporting a checkpoint to a bundle, with engines beside it.
 
     Attributes:
         format: "onnx" for a bundle of graphs; "trt", "rtx" or "engine" for TensorRT engines beside it as well.
-        precision: What is computed in, where the checkpoint's masks stay (`samedge.parity.compare`); otherwise more is
-            kept in float32, in steps, and the notes say why. "fp32", the default of graphs; "fp16", the default of
-            engines; "int8" or "fp8" for the linear layers of a SAM's encoder; "int8" for the convolutions of a YOLO.
-            int8 in the form for processors must be faster on this machine as well; in the forms for GPUs, and fp8, the
-            rest of the graphs is float16. For fp16 engines the bundle stays float32: float16 is written into its graphs
-            as they are built.
-        opset: ONNX opset, 17 to 20; None for 17, which every TensorRT reads, and 19 for fp8.
-        calib: Image, folder or pattern to measure the ranges of fp8 and static int8 on. OpenVINO and TensorRT want it.
-            Without it int8 is dynamic, for onnxruntime on processors.
-        output: The bundle's folder, or a file that ends with ``.samedge``. None for ``NAME-samedge`` in the working
-            folder. An older bundle there is replaced.
-        image_size: Side of the square input, px, for architectures whose weights do not tell it. For a YOLO: any side,
-            or (height, width), in multiples of 32.
-        check: Compare graphs and engines with the checkpoint on the probe set and write the verdict down.
-        sam: For a SAM.
-        yolo: For a YOLO.
-        engines: For engines; their precision is `precision`, and they lie beside the bundle.
+        precision: Precision of computation, if it preserves the checkpoint's masks (`samedge.parity.compare`);
+            otherwise more is kept in float32, in steps, and the notes say why. "fp32", the default of graphs; "fp16",
+            the default of engines; "int8" or "fp8" for the linear layers of a SAM's encoder; "int8" for the
+            convolutions of a YOLO. int8 in the form for CPUs must also be faster on this machine; in the forms for
+            GPUs, and with fp8, the rest of the graphs is float16. For fp16 engines the bundle stays float32: float16 is
+            written into its graphs as they are built.
+        opset: ONNX opset, 17 to 20; None for 17, which every TensorRT supports, and 19 for fp8.
+        calib: Image, folder or pattern to measure the ranges of fp8 and static int8 on. OpenVINO and TensorRT need
+            it. Without it int8 is dynamic, for onnxruntime on CPUs.
+        output: The bundle's folder, or a file that ends with ``.samedge``. None for ``NAME-samedge`` in the
+            working folder. An existing bundle is replaced.
+        image_size: Side of the square input, px, for architectures whose weights do not determine it. For a YOLO: any
+            side, or (height, width), in multiples of 32.
+        check: Compare graphs and engines with the checkpoint on the probe set and record the verdict.
+        sam: Options for SAM.
+        yolo: Options for YOLO.
+        engines: Options for engines, which use `precision` and are stored beside the bundle.
 
     Raises:
-        UsageError: A name that is not known.
+        UsageError: A name is unknown.
     """
 
     format: ExportFormat = "onnx"
@@ -244,19 +246,19 @@ class ExportOptions:
 
     @property
     def graph_opset(self) -> int:
-        """The opset of the graphs: by default the oldest that has their precision."""
+        """The opset of the graphs: by default the oldest that supports their precision."""
         return self.opset or (FP8_OPSET if self.precision == "fp8" else DEFAULT_OPSET)
 
     def updated(self, format: ExportFormat | None = None, **keywords: Unpack[ExportKeywords]) -> ExportOptions:
-        """Return these options with some changed, wherever they stand: in this record or in a part.
+        """Return these options with some fields of this record or its parts changed.
 
         Args:
-            format: The format; None for the present one.
+            format: The format; None for the current one.
             keywords: Fields of this record and of its parts.
 
         Raises:
-            TypeError: A name that is not known.
-            UsageError: A value that means nothing.
+            TypeError: A name is unknown.
+            UsageError: A value is invalid.
         """
         given = _known(keywords, ExportKeywords)
         parts = {name: _with(getattr(self, name), given) for name in ("sam", "yolo", "engines")}
@@ -300,60 +302,83 @@ class GraphKeywords(TypedDict, total=False):
 
 
 class ExportKeywords(GraphKeywords, EngineKeywords, total=False):
-    """Keyword arguments of an export beside `format`: the fields of `ExportOptions` and of its parts."""
+    """Keyword arguments of an export besides `format`: the fields of `ExportOptions` and of its parts."""
 
     output: str | Path | None
 
 
 def changed_fields(record: SamExportOptions | YoloExportOptions | EngineBuildOptions) -> tuple[str, ...]:
-    """Return the names of the fields that do not have their default."""
+    """Return the names of the fields that differ from their defaults."""
     default = type(record)()
     return tuple(each.name for each in fields(record) if getattr(record, each.name) != getattr(default, each.name))
 
 
 def check_thresholds(conf: float, iou: float, max_det: int) -> None:
-    """Refuse thresholds of boxes that are out of range.
+    """Check that thresholds of boxes are in range.
 
     Raises:
-        UsageError: One is.
+        UsageError: One is out of range.
     """
     for name, value in (("conf", conf), ("iou", iou)):
         if not 0 <= value <= 1:
-            raise UsageError(f"{name} is {value}", cure="Give a number from 0 to 1")
+            raise UsageError(f"invalid {name} {value}", cure="Give a number from 0 to 1")
     if max_det < 1:
-        raise UsageError(f"max_det is {max_det}", cure="Give 1 or more")
+        raise UsageError(f"invalid max_det {max_det}", cure="Give 1 or more")
 
 
 def refuse_foreign(kind: str, given: Mapping[str, bool]) -> None:
-    """Refuse options that mean nothing for a kind of model.
+    """Reject options that are not supported for a kind of model.
 
     Args:
         kind: "a YOLO" or "a SAM".
-        given: Options as they are typed, and whether they were given.
+        given: Options as typed, mapped to True if given.
 
     Raises:
-        UsageError: One was.
+        UsageError: One was given.
     """
     for option, wrong in given.items():
         if wrong:
-            raise UsageError(f"this means nothing for {kind}", where=option, cure="Leave it out")
+            raise UsageError(f"not supported for {kind}", where=option, cure="Omit it")
 
 
 def unknown_keyword(name: str, known: Collection[str]) -> TypeError:
-    """Return the error that Python raises for a keyword that a function does not have, with the nearest that it has."""
+    """Return the error for an unknown keyword, with the closest known one."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
 
 
+def with_keywords(keywords: type, **defaults: object) -> Callable[[_Function], _Function]:
+    """Return a decorator that spells the ``**keywords`` of a function out in its signature, for `help` and editors.
+
+    Args:
+        keywords: Their `TypedDict`.
+        defaults: Defaults that are not those of the records.
+    """
+    records = (ExportOptions, SamExportOptions, YoloExportOptions, EngineBuildOptions)
+    found = {**{each.name: each.default for record in records for each in fields(record)}, **defaults}
+
+    def spell(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        kept = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        spelled = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=found[name], annotation=annotation)
+            for name, annotation in inspect.get_annotations(keywords).items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*kept, *spelled])  # type: ignore[attr-defined]
+        return function
+
+    return spell
+
+
 def _with(record: _Record, given: dict[str, Any]) -> _Record:
-    """Return a record with its fields among the given ones changed, and take them out of those."""
+    """Return a record with the given fields changed, removing them from the given ones."""
     mine = {each.name: given.pop(each.name) for each in fields(record) if each.name in given}
     return replace(record, **mine) if mine else record
 
 
 def _known(keywords: Mapping[str, Any], known: type) -> dict[str, Any]:
-    """Return keyword arguments, of which each is in a `TypedDict`."""
+    """Return keyword arguments after checking that a `TypedDict` has each."""
     for name in keywords:
         if name not in known.__annotations__:
             raise unknown_keyword(name, sorted(known.__annotations__))
@@ -362,6 +387,4 @@ def _known(keywords: Mapping[str, Any], known: type) -> dict[str, Any]:
 
 def _require_known(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise UsageError(
-            f"there is no {option} {value!r}", where=f"--{option}", cure=f"Choose one of: {', '.join(known)}"
-        )
+        raise UsageError(f"unknown {option} {value!r}", where=f"--{option}", cure=f"Choose one of: {', '.join(known)}")

@@ -24,6 +24,7 @@ import msgspec
 from typing_extensions import Self
 
 from samedge.errors import SamedgeError
+from samedge.types import Progress
 
 _POLL_SECONDS: Final = 0.1
 _END_SECONDS: Final = 10.0
@@ -69,7 +70,7 @@ class LineProcess:
 
     @property
     def closed(self) -> bool:
-        """Whether the process takes no more lines."""
+        """True once the process accepts no more lines."""
         return self._process.stdin is None or self._process.stdin.closed
 
     def send(self, line: bytes) -> None:
@@ -141,7 +142,7 @@ def call_in_child(
     arguments: Mapping[str, Any],
     *,
     died: Callable[[int, str], SamedgeError],
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
     poll: Callable[[], None] | None = None,
 ) -> Any:
     """Return what a function returns, called in a new process.
@@ -215,7 +216,7 @@ def serve(request: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the parent does, however it ended."""
+    """Exit when standard input closes: the parent has ended."""
     with suppress(OSError):
         while os.read(0, 4096):  # not sys.stdin: a thread that waits in it makes the interpreter's end a crash
             pass

@@ -1,4 +1,4 @@
-"""Tables in the forms that people and programs read: on the terminal, as Markdown, CSV and JSON."""
+"""Tables in four formats: terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FORMATS: Final = ("table", "markdown", "csv", "json")
 
 @dataclass(frozen=True, slots=True)
 class PlainTable:
-    """Rows of one kind.
+    """A table in no particular format.
 
     Attributes:
-        title: What the rows are.
-        columns: Their names.
-        rows: A text for each column.
-        records: The same with full values, for JSON.
+        title: The title; the key of the rows in JSON.
+        columns: Names of the columns.
+        rows: One text per column.
+        records: The rows with full values, for JSON.
     """
 
     title: str
@@ -43,12 +43,12 @@ def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None
     """Write tables to stdout.
 
     Args:
-        tables: JSON holds each under its title, CSV has them one after the other with an empty line between.
+        tables: JSON holds each under its title; CSV separates them by an empty line.
         form: One of `FORMATS`.
-        columns: Width of the tables where stdout is not a terminal and $COLUMNS is not set; 80 if left out.
+        columns: Width of the tables if stdout is not a terminal and $COLUMNS is unset; 80 by default.
 
     Raises:
-        UsageError: There is no such form.
+        UsageError: The format is unknown.
     """
     if form != "table":
         sys.stdout.write(tables_text(tables, form))
@@ -70,7 +70,7 @@ def tables_text(tables: Sequence[PlainTable], form: str) -> str:
         form: "markdown", "csv" or "json".
 
     Raises:
-        UsageError: There is no such form.
+        UsageError: The format is unknown.
     """
     if form == "json":
         return json_text({table.title: list(table.records) for table in tables})
@@ -78,7 +78,7 @@ def tables_text(tables: Sequence[PlainTable], form: str) -> str:
         return "\n".join(csv_text(table.columns, table.rows) for table in tables)
     if form == "markdown":
         return "\n".join(f"**{table.title}**\n\n{markdown_table(table.columns, table.rows)}" for table in tables)
-    raise UsageError(f"there is no format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+    raise UsageError(f"unknown format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
 
 
 def rich_table(
@@ -93,12 +93,12 @@ def rich_table(
     """Return a table for the terminal, without markup.
 
     Args:
-        title: Above it, or None.
-        columns: Their headings.
-        rows: A text for each column, or fewer.
-        right: Indices of the columns that are aligned to the right.
-        styles: Style of each row; rows beyond the last one have none.
-        options: Of `rich.table.Table`.
+        title: The title, or None.
+        columns: The headings.
+        rows: At most one text per column.
+        right: Indices of right-aligned columns.
+        styles: Style of each row; further rows have none.
+        options: Options of `rich.table.Table`.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -123,7 +123,7 @@ def _markdown_cell(text: str) -> str:
 
 
 def markdown_facts(**sections: Mapping[str, str]) -> str:
-    """Return facts as Markdown, a heading and a list for each section that has any."""
+    """Return facts as Markdown: a heading and a list per section, without empty sections."""
     return "".join(
         f"\n## {title.replace('_', ' ')}\n\n" + "".join(f"- {name}: {value}\n" for name, value in facts.items())
         for title, facts in sections.items()
@@ -144,8 +144,8 @@ def csv_records(records: Sequence[Mapping[str, object]], first: str) -> str:
     """Return dictionaries of the same keys as CSV.
 
     Args:
-        records: One each line.
-        first: The heading where there are none.
+        records: One record per line.
+        first: The heading if there are no records.
     """
     return csv_text(list(records[0]) if records else [first], [list(record.values()) for record in records])
 
@@ -156,15 +156,15 @@ def json_text(document: object) -> str:
 
 
 def write_texts(texts: Mapping[str, str], folder: Path, name: str) -> list[Path]:
-    """Write files of one name, in place of older ones, and return the paths.
+    """Write files of one name, replacing older ones, and return the paths.
 
     Args:
-        texts: By suffix.
-        folder: Made if it is not there.
-        name: Of the files.
+        texts: Contents by suffix.
+        folder: Created if missing.
+        name: Name of the files, without suffix.
 
     Raises:
-        StorageError: The file system refused.
+        StorageError: A file cannot be written.
     """
     paths = [folder / f"{name}{suffix}" for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):

@@ -1,4 +1,4 @@
-"""The values that cross from one stage to the next. Knows numpy and nothing else."""
+"""Types shared by all stages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
 IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
@@ -22,7 +23,7 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 ImageArray: TypeAlias = NDArray[np.uint8]
 
 Progress: TypeAlias = Callable[[str, float], None]
-"""Called with a sentence about the present step and the share of the whole that is done, 0..1."""
+"""Called with a sentence about the current step and the completed share of the whole, 0..1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class TensorSpec:
     """Shape and dtype of one input or output of a graph.
 
     Attributes:
-        shape: One entry an axis: its size, or the name of the axis where the size is free.
+        shape: One entry per axis: its size, or the name of a free axis.
         dtype: numpy dtype.
     """
 
@@ -38,10 +39,24 @@ class TensorSpec:
     dtype: np.dtype[Any]
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape fits: same rank, and the same size wherever the size is fixed."""
+        """Return True if an array of this shape fits: same rank, and same size along fixed axes."""
         return len(shape) == len(self.shape) and all(
             isinstance(want, str) or want == have for want, have in zip(self.shape, shape, strict=True)
         )
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(str(axis) for axis in self.shape)}]"
+
+
+class Closing:
+    """A context manager that calls `close` on exit."""
+
+    def close(self) -> None:
+        """Release the resources. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

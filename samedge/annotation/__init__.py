@@ -1,1 +1,1 @@
-"""Labels for folders of images: a detector proposes boxes with classes, SAM segments them."""
+"""Automatic labelling of image folders: a detector proposes boxes and classes, SAM segments them."""

@@ -1,9 +1,9 @@
-"""`auto_annotate`: a folder of images in, labels out. A detector says what is where, SAM says which pixels.
+"""`auto_annotate`: label a folder of images. A detector finds and classifies the objects, SAM segments them.
 
     samedge.auto_annotate("photos", det_model="yolov8x.pt", sam_model="sam_b.pt")
 
-writes ``photos_auto_annotate_labels/`` beside the folder: a file of YOLO's segmentation labels for each image that has
-objects, ``annotations.coco.json`` with the same objects as RLE, and ``annotate.jsonl``, the manifest of what was done.
+writes ``photos_auto_annotate_labels/`` beside the folder: one file of YOLO segmentation labels per image that contains
+objects, ``annotations.coco.json`` with the same objects as RLE, and ``annotate.jsonl``, the manifest of the run.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from samedge.annotation.pace import Pace
 from samedge.annotation.pipeline import Pipeline, Task
 from samedge.annotation.records import ImageRecord, Reason
 from samedge.api.sam import DEFAULT_CONF, SAM
-from samedge.engines.selection.cores import usable_cores
+from samedge.engines.selection.machine import usable_cores
 from samedge.errors import UsageError
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.yolo.detections import Thresholds
 
 MOST_WORKERS: Final = 4
-"""More threads than that have nothing to do: detector and encoder take longer than reading and drawing."""
+"""Further threads would be idle: detector and encoder take longer than reading and drawing."""
 _SHOWN_FAILURES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotateStep:
-    """What is told after each image.
+    """Progress after one image.
 
     Attributes:
-        record: Of the image; None at the beginning, when `pace` says how many are done already.
-        pace: How far the run is, and how fast.
+        record: Record of the image; None in the first step, where `pace` counts the images an earlier run finished.
+        pace: Images done, and the rate.
     """
 
     record: ImageRecord | None
@@ -50,20 +50,20 @@ class AnnotateStep:
 
 @dataclass(frozen=True, slots=True)
 class AnnotateReport:
-    """What a run did.
+    """Outcome of a run.
 
     Attributes:
-        output: The folder of labels.
-        coco: COCO's file.
-        manifest: What was done, one JSON line an image.
-        images: How many there are.
-        resumed: Of them, those that an earlier run had done.
-        annotated: Of those of this run, those with objects.
-        empty: Those without.
-        failed: Name and cause of those that could not be done; the first thousand.
-        failures: How many those are.
-        objects: How many were found in this run.
-        dropped: How many boxes have no labels, by reason.
+        output: Folder of the labels.
+        coco: The COCO file.
+        manifest: The record of the run, one JSON line per image.
+        images: Number of images.
+        resumed: Images that an earlier run had already done.
+        annotated: Images of this run with objects.
+        empty: Images of this run without objects.
+        failed: Name and cause of each failed image; at most the first thousand.
+        failures: Number of failed images.
+        objects: Objects labelled in this run.
+        dropped: Boxes without labels, counted by reason.
     """
 
     output: Path
@@ -104,10 +104,10 @@ def auto_annotate(
     force: bool = False,
     progress: Callable[[AnnotateStep], None] | None = None,
 ) -> AnnotateReport:
-    """Annotate images: boxes and classes of a detector, masks of SAM.
+    """Annotate images with the boxes and classes of a detector and the masks of SAM.
 
-    A run that was interrupted goes on where it stopped when it is called again. An image that cannot be done is
-    reported and tried again then; the others go on.
+    Calling it again resumes an interrupted run. An image that fails is reported and does not stop the others; the next
+    call tries it again.
 
     Args:
         data: A folder, an image, a pattern, or a list of these.
@@ -117,40 +117,41 @@ def auto_annotate(
             or (boxes, classes, scores).
         sam_model: A bundle, a checkpoint, a known name, or an opened `samedge.SAM`.
         device: "cpu", "cuda", ... of both models; empty lets the backends choose.
-        conf: Boxes must score more, where they have a score.
-        iou: Of two boxes of one class that overlap by more, the one that scores less is dropped. For a YOLO only: a
-            function and a file know which boxes they mean.
-        imgsz: Side of the detector's input, or (height, width), px; a graph of one other size takes its own.
-        max_det: At most so many boxes an image, the best.
-        classes: Only these classes, as numbers of the labels.
-        output_dir: Where labels go; ``<name of the data>_auto_annotate_labels`` beside the data if left out. They
-            mirror the folders of the images.
-        names: Names of the classes: for a function, or in place of a model's own.
-        sam_conf: Masks whose predicted IoU is not greater are dropped, and reported.
-        parts: What becomes of a mask's parts in the labels; see `MaskPolicy`. COCO's file keeps masks as they are.
-        holes: What becomes of its holes there.
-        min_area: Parts and holes of fewer px are removed and filled first.
-        recursive: Take images of subfolders as well.
-        workers: Threads that read images, and as many that draw masks; up to 4 of the physical cores if left out.
-        restart: Begin anew, and remove labels that an earlier run left in the folder.
-        backend: What runs both models; see `samedge.load`.
+        conf: Minimum score (exclusive) of a box that has one.
+        iou: Of two boxes of one class with a greater IoU, the one with the lower score is dropped. Applies to YOLO
+            models only: the boxes of functions and files are not suppressed.
+        imgsz: Side of the detector's input, or (height, width), px; a graph of one fixed size uses its own.
+        max_det: Maximum number of boxes per image; the best are kept.
+        classes: Keep only these classes, numbered as in the labels.
+        output_dir: Folder of the labels, which mirrors the folders of the images; by default
+            ``<name of the data>_auto_annotate_labels`` beside the data.
+        names: Class names, for a function or in place of a model's own.
+        sam_conf: Masks are dropped, and reported, unless their predicted IoU exceeds this.
+        parts: Treatment of masks in several parts in the labels; see `MaskPolicy`. The COCO file keeps masks unchanged.
+        holes: Treatment of holes in the labels.
+        min_area: First remove parts and fill holes of fewer px.
+        recursive: Include images in subfolders.
+        workers: Threads that read images, and as many again that draw masks; by default one per physical core, at
+            most 4.
+        restart: Start over, and remove labels that an earlier run left in the folder.
+        backend: Backend of both models; see `samedge.load`.
         threads: CPU threads of both models.
-        force: Use models that failed their parity check as well.
-        progress: Told at the beginning and after each image, from two threads in turn.
+        force: Also use models that failed their parity check.
+        progress: Called at the start and after each image, from one of two threads at a time.
 
     Returns:
-        What was done, and where it lies.
+        The counts and the paths of the files.
 
     Raises:
-        UsageError: An option that means nothing; labels of other settings are in the folder; what a function returned
-            are no boxes.
+        UsageError: An option is invalid, the folder holds labels made with other settings, or a function returned
+            something other than boxes.
         ImageError: There are no images.
-        StorageError: The file system said no.
+        StorageError: A file cannot be read or written.
         SamedgeError: A model cannot be opened.
     """
-    Thresholds(conf, iou, max_det)  # raises for what means nothing
+    Thresholds(conf, iou, max_det)  # validates them
     if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}", cure="Give 1 or more")
+        raise UsageError(f"invalid workers: {workers}", cure="Give 1 or more")
     images = ImageSet(data, recursive=recursive)
     total = images.count()
     options = DetectOptions(conf, iou, imgsz, max_det, None if classes is None else sorted(set(classes)))
@@ -165,7 +166,7 @@ def auto_annotate(
         if not isinstance(sam, SAM):
             sam = SAM(sam, backend=backend, device=device or None, threads=threads, force=force)
             stack.callback(sam.close)
-        predictor = sam.predictor.twin()  # so that the caller may use an opened one beside it
+        predictor = sam.predictor.twin()  # leaves the caller's predictor free for other images
         settings = {"folder": images.root.name, **_settings(options, policy, sam_conf, detector, predictor)}
         journal = stack.enter_context(Journal(output, settings, restart=restart))
         run = _Run(journal, detector, total, progress)
@@ -181,7 +182,7 @@ def auto_annotate(
 
 
 class _Run:
-    """What is counted while images are done."""
+    """Counts of a run in progress."""
 
     def __init__(
         self, journal: Journal, detector: Detector, total: int, progress: Callable[[AnnotateStep], None] | None
@@ -199,13 +200,13 @@ class _Run:
             detector.remember(image)
 
     def tasks(self, images: ImageSet) -> Iterator[Task]:
-        """Yield the images that are still to be done."""
+        """Yield the images not yet done."""
         self._tell(None)
         for entry in images:
             try:
                 file = entry.path.stat()
             except OSError:
-                size, changed = 0, 0  # reading it will tell why
+                size, changed = 0, 0  # reading it reports the cause
             else:
                 size, changed = file.st_size, file.st_mtime_ns
             if self._journal.is_done(entry.name, size, changed):
@@ -216,7 +217,7 @@ class _Run:
                 yield Task(entry, size, changed)
 
     def finish(self, record: ImageRecord, labels: str) -> None:
-        """Keep an image's record and labels, and counts it."""
+        """Store an image's record and labels, and count it."""
         if not self._journal.finish(record, labels):
             return
         with self._journal.lock:
@@ -233,7 +234,7 @@ class _Run:
             self._progress(AnnotateStep(record, self._pace))
 
     def report(self, output: Path, coco: Path) -> AnnotateReport:
-        """Return what was done."""
+        """Return the outcome of the run."""
         return AnnotateReport(
             output=output,
             coco=coco,
@@ -252,7 +253,7 @@ class _Run:
 def _settings(
     options: DetectOptions, policy: MaskPolicy, sam_conf: float, detector: Detector, predictor: Predictor
 ) -> dict[str, object]:
-    """What the labels depend on. Where things run, and on how many threads, is not among it."""
+    """Return all settings that the labels depend on; backend, device and threads are not among them."""
     encoder = predictor.info.graph("encoder")
     return {
         **detector.settings,

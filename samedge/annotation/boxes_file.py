@@ -1,11 +1,11 @@
-"""Boxes from a JSON file: COCO's annotations, COCO's detections, or a simple mapping from image to boxes.
+"""Boxes from a JSON file: COCO annotations, COCO detections, or a simple mapping from image to boxes.
 
     {"images": [...], "annotations": [{"image_id": 7, "category_id": 3, "bbox": [x, y, w, h]}], "categories": [...]}
     [{"image_id": 139, "category_id": 3, "bbox": [x, y, w, h], "score": 0.9}, ...]
     {"names": ["cat", "dog"], "sub/a.jpg": [[x1, y1, x2, y2, 0], [x1, y1, x2, y2, 1, 0.9]], "b.jpg": [...]}
 
-An image's boxes are looked for under its path in the folder, then under its name, its stem, and the number that its
-stem is, as COCO's detections have it.
+An image's boxes are looked up by its path in the folder, then by its name, by its stem, and by its stem read as a
+number, which is the key in COCO detections.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from samedge.annotation.proposals import Category, Proposals, read_proposals
 from samedge.errors import ImageError, UsageError, storage_errors
 
-_CURE: Final = "Give COCO's annotations or detections, or {image: [[x1, y1, x2, y2, class], ...]}"
+_CURE: Final = "Give COCO annotations or detections, or {image: [[x1, y1, x2, y2, class], ...]}"
 _NAMES: Final = "names"
 
 
@@ -34,7 +34,7 @@ class _Box:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a file says. ``ranked``: its classes are numbered anew for YOLO."""
+    """Content of a file. ``ranked``: its classes are renumbered for YOLO."""
 
     boxes: dict[str, list[_Box]]
     names: Mapping[int, str]
@@ -42,10 +42,10 @@ class _Content:
 
 
 class BoxesFile:
-    """The boxes of a file, by image. All of it is kept in memory.
+    """The boxes of a file by image, all held in memory.
 
-    Classes keep their numbers. Only where a COCO file lists its categories are they numbered anew for YOLO, from 0 in
-    the order of their ids, because those of COCO begin at 1 and have gaps.
+    Classes keep their numbers, except where a COCO file lists its categories: COCO ids start at 1 and have gaps, so
+    they are renumbered for YOLO from 0, in the order of the ids.
 
     Args:
         path: The file.
@@ -54,8 +54,8 @@ class BoxesFile:
         categories: The classes.
 
     Raises:
-        UsageError: The file is none of the three.
-        StorageError: It cannot be read.
+        UsageError: The file has none of the three formats.
+        StorageError: The file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,17 +71,17 @@ class BoxesFile:
                 f"the boxes cannot be read: {type(error).__name__} {error}", where=path, cure=_CURE
             ) from error
         self._boxes = content.boxes
-        self._taken: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
 
     def boxes_of(self, name: str) -> Proposals:
-        """Return the boxes of an image; none where the file has no entry for it.
+        """Return the boxes of an image; empty if the file has no entry for it.
 
         Args:
             name: Path of the image in its folder, with slashes.
 
         Raises:
-            ImageError: The entry has been taken for another image of the same name.
-            UsageError: A box is none.
+            ImageError: The entry already belongs to another image of the same name.
+            UsageError: A box is invalid.
         """
         key = self.claim(name)
         entries = [] if key is None else self._boxes[key]
@@ -94,10 +94,10 @@ class BoxesFile:
         )
 
     def claim(self, name: str) -> str | None:
-        """Return the entry of an image, and let no other image of the same name have it.
+        """Return the key of an image's entry, and reserve it for this image.
 
         Raises:
-            ImageError: Another image has it.
+            ImageError: The entry already belongs to another image of the same name.
         """
         path = PurePosixPath(name)
         keys = [name, path.name, path.stem]
@@ -106,12 +106,12 @@ class BoxesFile:
         key = next((key for key in keys if key in self._boxes), None)
         if key is None:
             return None
-        owner = self._taken.setdefault(key, name)
+        owner = self._owners.setdefault(key, name)
         if owner != name:
             raise ImageError(
-                f"the boxes file has one entry {key!r} for this image and {owner!r}",
+                f"the boxes file has a single entry {key!r} for this image and {owner!r}",
                 where=name,
-                cure="Name images in it by their paths in the folder",
+                cure="Use the images' paths in the folder as keys of the file",
             )
         return key
 
@@ -120,13 +120,13 @@ def _read(document: object) -> _Content:
     if isinstance(document, list):
         return _Content(_coco_detections(document), {}, ranked=False)
     if not isinstance(document, dict):
-        raise TypeError(f"it is a {type(document).__name__}")
+        raise TypeError(f"not a list or an object: {type(document).__name__}")
     if isinstance(document.get("images"), list) and isinstance(document.get("annotations"), list):
         categories = document.get("categories", [])
         names = {int(category["id"]): str(category["name"]) for category in categories}
         return _Content(_coco_annotations(document), names, ranked=bool(names))
-    told = document.get(_NAMES, {})
-    pairs = enumerate(told) if isinstance(told, list) else told.items()
+    names = document.get(_NAMES, {})
+    pairs = enumerate(names) if isinstance(names, list) else names.items()
     boxes = {_key(key): [_simple(entry) for entry in entries] for key, entries in document.items() if key != _NAMES}
     return _Content(boxes, {int(number): str(name) for number, name in pairs}, ranked=False)
 
@@ -135,7 +135,7 @@ def _coco_annotations(document: Mapping[str, Any]) -> dict[str, list[_Box]]:
     names = {image["id"]: _key(image["file_name"]) for image in document["images"]}
     boxes: dict[str, list[_Box]] = {name: [] for name in names.values()}
     for annotation in document["annotations"]:
-        if annotation.get("iscrowd", 0) != 1:  # a crowd's box is no object's
+        if annotation.get("iscrowd", 0) != 1:  # the box of a crowd does not enclose one object
             boxes[names[annotation["image_id"]]].append(_coco_box(annotation))
     return boxes
 
@@ -162,7 +162,7 @@ def _simple(entry: Any) -> _Box:
     x1, y1, x2, y2 = (float(value) for value in corners)
     if not isinstance(category, str):
         if float(category) != int(category):
-            raise ValueError(f"a class is {category!r}")
+            raise ValueError(f"invalid class {category!r}")
         category = int(category)
     return _Box((x1, y1, x2, y2), category, None if score is None else float(score))
 
@@ -172,18 +172,18 @@ def _key(name: str) -> str:
 
 
 def _numbered(content: _Content) -> tuple[list[Category], dict[int | str, int]]:
-    """Return the classes, and the number for YOLO of each that a box names."""
+    """Return the classes, and the YOLO number of every class that a box refers to."""
     used = {box.category for entries in content.boxes.values() for box in entries}
     words = sorted(kind for kind in used if isinstance(kind, str))
-    # Classes that are named and never numbered are numbered by the alphabet.
+    # Classes given only by name are numbered alphabetically.
     names = dict(content.names) or dict(enumerate(words))
     ids = sorted({*names, *(kind for kind in used if isinstance(kind, int))})
     if content.ranked and len(ids) > len(names):
-        raise KeyError(f"there is no category {next(number for number in ids if number not in names)}")
+        raise KeyError(f"no category has the id {next(number for number in ids if number not in names)}")
     number_of: dict[int | str, int] = {own: rank if content.ranked else own for rank, own in enumerate(ids)}
     for own, name in names.items():
         number_of.setdefault(name, number_of[own])
     unknown = [word for word in words if word not in number_of]
     if unknown:
-        raise KeyError(f"there is no class {unknown[0]!r} among the names")
+        raise KeyError(f"no class is named {unknown[0]!r}")
     return [Category(number_of[own], own, names.get(own, str(own))) for own in ids], number_of

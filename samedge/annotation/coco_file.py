@@ -1,6 +1,6 @@
-"""COCO's file of annotations, written from the manifest one record at a time.
+"""The COCO annotation file, written from the manifest one record at a time.
 
-Images come in natural order, so that a run that was interrupted and resumed writes the same file as one that was not.
+Images come in natural order, so that an interrupted and resumed run writes the same file as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ COCO_NAME: Final = "annotations.coco.json"
 
 
 def write_coco(folder: Path, journal: Journal, categories: Sequence[Category]) -> Path:
-    """Write the file and return its path. Images that failed are left out.
+    """Write the file, without failed images, and return its path.
 
     Args:
-        folder: Where to.
-        journal: What was found.
-        categories: The classes that the detector knows; others that occur are called by their number.
+        folder: The output folder.
+        journal: Manifest of the run.
+        categories: Classes known to the detector; any others are named by their number.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: The file cannot be written.
     """
     path = folder / COCO_NAME
     images = sorted(journal.images, key=lambda name: natural_order(Path(name)))
@@ -61,22 +61,22 @@ def _image(number: int, record: ImageRecord) -> dict[str, Any]:
 
 
 def _annotations(records: Iterable[tuple[int, ImageRecord]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of all images. Classes that are new are added to `ids`, under their number."""
+    """Yield the objects of all images; classes missing from `ids` are added to it under their number."""
     number = 0
     for image_id, record in records:
-        for found in record.objects:
+        for item in record.objects:
             number += 1
             yield {
                 "id": number,
                 "image_id": image_id,
-                "category_id": ids.setdefault(found.category, found.category),
-                "segmentation": msgspec.to_builtins(found.rle),
-                "bbox": [float(value) for value in found.box],
-                "area": found.area,
+                "category_id": ids.setdefault(item.category, item.category),
+                "segmentation": msgspec.to_builtins(item.rle),
+                "bbox": [float(value) for value in item.box],
+                "area": item.area,
                 "iscrowd": 0,
-                **({} if found.score is None else {"score": found.score}),
-                "predicted_iou": found.predicted_iou,
-                "proposal": found.proposal,
+                **({} if item.score is None else {"score": item.score}),
+                "predicted_iou": item.predicted_iou,
+                "proposal": item.proposal,
             }
 
 

@@ -1,4 +1,4 @@
-"""Who proposes boxes: a YOLO model, a function, or a file; all of them asked in one way."""
+"""Uniform interface to the sources of boxes: a YOLO model, a function, or a file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from samedge.storage.digest import sha256_file
 from samedge.types import Array, ImageArray
 
 DetectorFunction: TypeAlias = Callable[[ImageArray], Any]
-"""Given BGR uint8 ``(H, W, 3)``; returns (boxes, classes) or (boxes, classes, scores), a mapping with these names,
-`Results` or a list of one, or None."""
+"""A function of a BGR uint8 image ``(H, W, 3)`` that returns (boxes, classes) or (boxes, classes, scores), a mapping
+with these names, `Results` or a list of one, or None."""
 DetectorLike: TypeAlias = "str | os.PathLike[str] | YOLO | DetectorFunction"
 Names: TypeAlias = "Mapping[int, str] | Sequence[str] | None"
 
 MODEL_SIDE: Final = 640
-"""The known default of ``imgsz``: what YOLOv8 was trained at. Graphs of one other size take theirs."""
+"""Default of ``imgsz``: the size that YOLOv8 was trained at. Graphs of another fixed size use their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectOptions:
-    """Which boxes are proposed; see `samedge.auto_annotate`."""
+    """Selection of the proposed boxes; see `samedge.auto_annotate`."""
 
     conf: float
     iou: float
@@ -40,16 +40,16 @@ class DetectOptions:
 
 
 class Detector(Protocol):
-    """Proposes boxes for one image after the other."""
+    """A source of boxes, queried one image at a time."""
 
     @property
     def categories(self) -> Sequence[Category]:
-        """The classes that it knows."""
+        """The classes it can propose."""
         ...
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What it is, as JSON: two that differ may propose other boxes."""
+        """Its identity, as JSON values: detectors of different settings may propose different boxes."""
         ...
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
@@ -60,16 +60,16 @@ class Detector(Protocol):
             name: Path of the image in its folder, with slashes.
 
         Raises:
-            SamedgeError: The image has none because something failed.
+            SamedgeError: Detection failed.
         """
         ...
 
     def remember(self, name: str) -> None:
-        """Told of each image that an earlier run has done."""
+        """Take note of an image that an earlier run finished."""
         ...
 
     def close(self) -> None:
-        """Free what it opened."""
+        """Release the resources it opened."""
         ...
 
 
@@ -83,31 +83,31 @@ def open_detector(
     threads: int | None = None,
     force: bool = False,
 ) -> Detector:
-    """Return the detector that somebody named.
+    """Return the detector for a source.
 
     Args:
-        source: A YOLO or what one is made of; a ``.json`` file of boxes; or a function.
-        options: Which boxes are proposed.
-        names: Names of the classes of a function, or other names for a YOLO's.
-        backend: What runs a YOLO.
-        device: Where.
-        threads: CPU threads.
-        force: Run a graph that failed its parity check as well.
+        source: A YOLO model, or any source one is opened from; a ``.json`` file of boxes; or a function.
+        options: Selection of the boxes.
+        names: Class names of a function, or replacements for those of a YOLO model.
+        backend: Backend of a YOLO model.
+        device: Its device.
+        threads: Its CPU threads.
+        force: Also run a graph that failed its parity check.
 
     Raises:
-        UsageError: It is none of these.
-        SamedgeError: It cannot be opened.
+        UsageError: The source is none of these.
+        SamedgeError: The source cannot be opened.
     """
-    told = _names(names)
+    class_names = _names(names)
     if isinstance(source, YOLO):
-        return YoloDetector(source, options, told, owned=False)
+        return YoloDetector(source, options, class_names, owned=False)
     if isinstance(source, (str, os.PathLike)):
         if Path(source).suffix.lower() == ".json" and Path(source).name != MANIFEST_NAME:
             return FileDetector(Path(source), options)
         model = YOLO(source, backend=backend, device=device, threads=threads, force=force)
-        return YoloDetector(model, options, told, owned=True)
+        return YoloDetector(model, options, class_names, owned=True)
     if callable(source):
-        return FunctionDetector(source, options, told)
+        return FunctionDetector(source, options, class_names)
     raise UsageError(
         f"a {type(source).__name__} cannot propose boxes",
         where="det_model",
@@ -116,7 +116,7 @@ def open_detector(
 
 
 class YoloDetector:
-    """A YOLOv8 detector or segmenter; of a segmenter, the boxes."""
+    """A YOLOv8 detector, or a segmenter used for its boxes."""
 
     def __init__(self, model: YOLO, options: DetectOptions, names: Mapping[int, str], *, owned: bool) -> None:
         self._model, self._options, self._owned = model, options, owned
@@ -132,7 +132,7 @@ class YoloDetector:
         }
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Return the boxes that score well enough and do not overlap a better one."""
+        """Return the boxes that pass the score threshold and non-maximum suppression."""
         options = self._options
         classes = None if options.classes is None else list(options.classes)
         (results,) = YOLO.predict(
@@ -147,43 +147,42 @@ class YoloDetector:
         return _of_results(results, {}, name)
 
     def remember(self, name: str) -> None:
-        """Nothing: images do not depend on each other."""
+        """Do nothing: images are independent."""
 
     def close(self) -> None:
-        """Free the graph, if it was opened here."""
+        """Close the model if this detector opened it."""
         if self._owned:
             self._model.close()
 
 
 class FunctionDetector:
-    """A function of an image. Its boxes are not suppressed: it knows which ones it means."""
+    """A function of an image. Its boxes are not suppressed."""
 
     def __init__(self, function: DetectorFunction, options: DetectOptions, names: Mapping[int, str]) -> None:
         self._function, self._options = function, options
-        told = names or _names(getattr(function, "names", None))
-        self._names = told
-        self.categories = [Category(number, number, name) for number, name in sorted(told.items())]
-        kind = function if hasattr(function, "__qualname__") else type(function)
+        self._names = names or _names(getattr(function, "names", None))
+        self.categories = [Category(number, number, name) for number, name in sorted(self._names.items())]
+        named = function if hasattr(function, "__qualname__") else type(function)
         self.settings: Mapping[str, object] = {
             "detector": "function",
-            "detector_name": f"{kind.__module__}.{kind.__qualname__}",
+            "detector_name": f"{named.__module__}.{named.__qualname__}",
         }
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Return what the function says, checked."""
+        """Return the validated boxes of the function."""
         options = self._options
-        found = _of_answer(self._function(image), self._names, name)
-        return found.chosen(options.conf, options.max_det, options.classes)
+        proposals = _parse_result(self._function(image), self._names, name)
+        return proposals.chosen(options.conf, options.max_det, options.classes)
 
     def remember(self, name: str) -> None:
-        """Nothing: images do not depend on each other."""
+        """Do nothing: images are independent."""
 
     def close(self) -> None:
-        """Nothing: the function is the caller's."""
+        """Do nothing: the function belongs to the caller."""
 
 
 class FileDetector:
-    """Boxes that lie in a file. They are not suppressed."""
+    """Boxes stored in a file. They are not suppressed."""
 
     def __init__(self, path: Path, options: DetectOptions) -> None:
         self._file, self._options = BoxesFile(path), options
@@ -196,15 +195,15 @@ class FileDetector:
         return self._file.boxes_of(name).chosen(options.conf, options.max_det, options.classes)
 
     def remember(self, name: str) -> None:
-        """Let no other image of the same name have the entry."""
+        """Reserve the image's entry, so that no other image of the same name gets it."""
         self._file.claim(name)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 def identity_of(source: str) -> str:
-    """Return the SHA-256 of a file, of a bundle that of its manifest; a name that is no path as it is."""
+    """Return the SHA-256 of a file or of a bundle's manifest; a name that is not a path is returned unchanged."""
     path = Path(source)
     if (path / MANIFEST_NAME).is_file():
         path = path / MANIFEST_NAME
@@ -218,29 +217,29 @@ def _names(names: object) -> dict[int, str]:
         return {int(number): str(name) for number, name in names.items()}
     if isinstance(names, Sequence) and not isinstance(names, str):
         return {number: str(name) for number, name in enumerate(names)}
-    raise UsageError(f"names are a {type(names).__name__}", cure="Give a list, or a mapping from number to name")
+    raise UsageError(f"invalid names: {type(names).__name__}", cure="Give a list, or a mapping from number to name")
 
 
-def _of_answer(answer: Any, names: Mapping[int, str], where: str) -> Proposals:
-    if isinstance(answer, list) and len(answer) == 1 and hasattr(answer[0], "boxes"):
-        answer = answer[0]
-    if answer is None:
+def _parse_result(result: Any, names: Mapping[int, str], where: str) -> Proposals:
+    if isinstance(result, list) and len(result) == 1 and hasattr(result[0], "boxes"):
+        result = result[0]
+    if result is None:
         return read_proposals([], [], names=names, where=where)
-    if hasattr(answer, "boxes"):
-        return _of_results(answer, names, where)
-    if isinstance(answer, Mapping):
-        answer = (answer.get("boxes"), answer.get("classes"), answer.get("scores"))
-    if not isinstance(answer, (tuple, list)) or len(answer) not in (2, 3):
+    if hasattr(result, "boxes"):
+        return _of_results(result, names, where)
+    if isinstance(result, Mapping):
+        result = (result.get("boxes"), result.get("classes"), result.get("scores"))
+    if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
         raise UsageError(
-            f"the detector returned a {type(answer).__name__}",
+            f"the detector returned a {type(result).__name__}",
             where=where,
             cure="Return (boxes, classes) or (boxes, classes, scores)",
         )
-    return read_proposals(*answer, names=names, where=where)
+    return read_proposals(*result, names=names, where=where)
 
 
 def _of_results(results: Any, names: Mapping[int, str], where: str) -> Proposals:
-    """Take our own results, and others of the same shape, also where they lie in torch's tensors."""
+    """Read samedge's `Results`, or any object of the same form, including one that holds torch tensors."""
     boxes = results.boxes
     if boxes is None:
         return read_proposals([], [], names=names, where=where)

@@ -1,7 +1,7 @@
-"""Which images are annotated, and where the labels of each go: names that no two images share.
+"""The images to annotate, each with a label path of its own.
 
-Labels mirror the folders of the images, so that images of one name in different folders keep labels of their own.
-Folders are listed one at a time; what is kept of a data set is no more than the names in one folder.
+Labels mirror the folders of the images, so images of the same name in different folders do not share labels. Folders
+are listed one at a time, so no more than the names in one folder are in memory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class ImageEntry:
     """An image of a set.
 
     Attributes:
-        path: Where it is.
-        name: Its path below the set's root, with slashes. Bytes that are no text are escaped.
-        label: That of its labels below the output folder, likewise.
+        path: The image file.
+        name: Its path below the set's root, with slashes; bytes that are not valid text are escaped.
+        label: Path of its labels below the output folder, in the same form.
     """
 
     path: Path
@@ -35,19 +35,18 @@ class ImageEntry:
 
 
 class ImageSet:
-    """The images that somebody named.
+    """The images of a file, a folder, a pattern, or a list of these.
 
     Args:
         data: An image, a folder, a pattern, or a list of these.
-        recursive: Take images of subfolders as well. Those whose names begin with a dot, and links to folders, are left
-            out.
+        recursive: Include images in subfolders, except hidden folders and links to folders.
 
     Attributes:
         root: The folder that names are relative to.
-        default_output: Where labels go if nobody says.
+        default_output: Default folder of the labels.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: The data is none of these.
         ImageError: There is no such image or folder.
     """
 
@@ -57,12 +56,12 @@ class ImageSet:
         if isinstance(data, (list, tuple)):
             self._paths = [image for path in data for image in _images_of(_path(path), recursive=recursive)]
             if not self._paths:
-                raise ImageError("there are no images in this list", cure="Name some")
+                raise ImageError("the list contains no images", cure="Give at least one image, folder or pattern")
             self._paths = sorted({Path(os.path.abspath(path)) for path in self._paths}, key=natural_order)  # noqa: PTH100
             self.root = Path(os.path.commonpath([path.parent for path in self._paths]))
             named = self.root
         else:
-            given = Path(os.path.abspath(_path(data)))  # noqa: PTH100 - links stay as they are named
+            given = Path(os.path.abspath(_path(data)))  # noqa: PTH100 - does not resolve links
             if given.is_dir():
                 self.root, named = given, given
             else:
@@ -73,7 +72,7 @@ class ImageSet:
         self.default_output = named.parent / f"{named.stem}_auto_annotate_labels"
 
     def count(self) -> int:
-        """Return how many images there are now.
+        """Return the current number of images.
 
         Raises:
             ImageError: There are none.
@@ -82,7 +81,7 @@ class ImageSet:
         number = sum(len(paths) for paths in self._folders())
         if not number:
             raise ImageError(
-                "there are no images here", where=self.root, cure=f"Looked for {', '.join(IMAGE_SUFFIXES)}"
+                "no images found", where=self.root, cure=f"Give a folder with files of {', '.join(IMAGE_SUFFIXES)}"
             )
         return number
 
@@ -98,7 +97,7 @@ class ImageSet:
                 yield ImageEntry(path, _as_text(name), _as_text(name.parent / f"{stem}.txt"))
 
     def _folders(self) -> Iterator[list[Path]]:
-        """Yield the images of one folder after the other."""
+        """Yield the images of each folder."""
         if self._paths is not None:
             ordered = sorted(self._paths, key=lambda path: (natural_order(path.parent), natural_order(path)))
             yield from (list(group) for _, group in groupby(ordered, key=lambda path: path.parent))
@@ -117,7 +116,7 @@ class ImageSet:
 def _path(path: object) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(
-            f"a {type(path).__name__} has no name to give its labels",
+            f"a {type(path).__name__} has no file name for its labels",
             where="data",
             cure="Give an image file, a folder, a pattern, or a list of these",
         )
@@ -125,7 +124,7 @@ def _path(path: object) -> Path:
 
 
 def _as_text(path: Path) -> str:
-    """File names are any bytes on some systems, and JSON is text."""
+    """Return the path as valid text for JSON: file names may be arbitrary bytes."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -145,5 +144,5 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _refused(error: OSError) -> None:
     raise StorageError(
-        f"cannot read this: {error.strerror or error}", where=error.filename, cure="Check the permissions"
+        f"cannot read the folder: {error.strerror or error}", where=error.filename, cure="Check the permissions"
     ) from error

@@ -1,7 +1,7 @@
-"""The manifest of a run: one JSON line an image, appended when its labels are in place.
+"""The manifest of a run: one JSON line per image, appended once its labels are written.
 
-The first line says with which settings; a run with others must not go on with it. A line that was cut off when the
-program was killed is removed when the manifest is opened again. Where an image has several lines, the last one counts.
+The first line records the settings; a run with other settings cannot resume. A line cut off when the program was killed
+is removed when the manifest is opened again. If an image has several lines, the last one counts.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import BinaryIO, Final
 
 import msgspec
-from typing_extensions import Self
 
 from samedge.annotation.records import ImageKey, ImageRecord
 from samedge.errors import ImageError, StorageError, UsageError, storage_errors
 from samedge.storage.atomic import write_whole
 from samedge.storage.locks import claim
+from samedge.types import Closing
 
 JOURNAL_NAME: Final = "annotate.jsonl"
 SCHEMA: Final = 1
@@ -36,7 +35,7 @@ class Header(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """Where the line of an image begins, and what its file was like."""
+    """Offset of an image's line, and the state of its file at that time."""
 
     offset: int
     bytes: int
@@ -45,23 +44,23 @@ class _Done:
     failed: bool
 
 
-class Journal:
-    """The manifest of one output folder, open for appending; one process at a time. May be used from several threads.
+class Journal(Closing):
+    """The manifest of one output folder, open for appending by one process. It may be used from several threads.
 
-    What is kept in memory is a name, a place and a few numbers for each image.
+    Only a name, an offset and a few numbers per image are held in memory.
 
     Args:
-        folder: The output folder; made if it is not there.
-        settings: With which images are annotated, as JSON.
-        restart: Begin anew, and remove the labels that the manifest knows of.
+        folder: The output folder; created if missing.
+        settings: All settings that the labels depend on, as JSON values.
+        restart: Start over, and remove the labels listed in the manifest.
 
     Attributes:
         path: The file.
-        lock: Held while an image is finished; for what else is counted then.
+        lock: Held while an image is finished; guards further counters of the caller.
 
     Raises:
-        UsageError: The manifest there is of other settings; or another process is writing it.
-        StorageError: The file system said no, or the file there is no manifest.
+        UsageError: The existing manifest has other settings, or another process is writing it.
+        StorageError: The file cannot be read or written, or is not a manifest.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object], *, restart: bool = False) -> None:
@@ -74,7 +73,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.path.open("a+b")
         busy = UsageError(
-            "another run is annotating into this folder", where=folder, cure="Wait for it, or choose another"
+            "another run is writing to this folder", where=folder, cure="Wait for it, or choose another folder"
         )
         try:
             claim(self._file, busy)
@@ -99,14 +98,14 @@ class Journal:
             found = msgspec.json.decode(first, type=Header)
         except msgspec.DecodeError as error:
             raise StorageError(
-                "this file is no manifest of samedge annotate", where=self.path, cure="Choose another output folder"
+                "not a manifest of samedge annotate", where=self.path, cure="Choose another output folder"
             ) from error
         if found != wanted:
             raise UsageError(
                 f"the images here were annotated with other settings: {_difference(found.settings, wanted.settings)}",
                 where=self._folder,
-                cure="Go on with the same ones, choose another output folder, or begin anew with restart=True "
-                "(--restart), which removes the labels that were written",
+                cure="Use the same settings, choose another output folder, or start over with restart=True "
+                "(--restart), which removes the existing labels",
             )
         self._index(len(first))
 
@@ -121,7 +120,7 @@ class Journal:
                     raise StorageError(
                         f"line {len(self._done) + 2} of the manifest is damaged",
                         where=self.path,
-                        cure="Begin anew with restart=True (--restart)",
+                        cure="Start over with restart=True (--restart)",
                     ) from error
                 offset += len(line)
         with storage_errors(self.path):
@@ -131,7 +130,7 @@ class Journal:
         self._done[key.image] = _Done(offset, key.bytes, key.mtime_ns, key.label, key.status == "failed")
 
     def _forget(self) -> None:
-        """Remove labels that were written by this manifest, and its lines."""
+        """Remove the labels listed in the manifest, and its lines."""
         with storage_errors(self.path):
             self._file.seek(0)
             for line in self._file:
@@ -143,21 +142,21 @@ class Journal:
             self._file.truncate(0)
 
     def __len__(self) -> int:
-        """Number of images that have a line."""
+        """Return the number of images that have a line."""
         return len(self._done)
 
     @property
     def images(self) -> list[str]:
-        """Name of the images that have a line and did not fail."""
+        """Names of the images that have a line and did not fail."""
         return [image for image, done in self._done.items() if not done.failed]
 
     def is_done(self, image: str, size: int, mtime_ns: int) -> bool:
-        """Whether an image was done, has not changed since, and has its labels still.
+        """Return True if an image is done, has not changed since, and still has its labels.
 
         Args:
             image: Its name.
-            size: Of its file, bytes.
-            mtime_ns: When it was changed.
+            size: Size of its file, bytes.
+            mtime_ns: Modification time of its file.
         """
         done = self._done.get(image)
         if done is None or done.failed or (done.bytes, done.mtime_ns) != (size, mtime_ns):
@@ -165,20 +164,20 @@ class Journal:
         return done.label is None or (self._folder / done.label).is_file()
 
     def finish(self, record: ImageRecord, labels: str) -> bool:
-        """Put labels in place, and then says that the image is done; False if the manifest was closed before.
+        """Write the labels of an image and then its line; return False if the manifest is already closed.
 
         Args:
-            record: Of the image.
-            labels: Content of its file of labels, `record.label`.
+            record: Record of the image.
+            labels: Content of its label file, `record.label`.
 
         Raises:
-            ImageError: There are other labels in that place, and they are not from this manifest.
-            StorageError: The file system said no.
+            ImageError: The label file exists and this manifest did not write it.
+            StorageError: A file cannot be written.
         """
         line = msgspec.json.encode(record) + b"\n"
         with self.lock:
             if self._file.closed:
-                return False  # a thread that was left behind when the run ended
+                return False  # called by a thread that outlived the run
             before = self._done.get(record.image)
             old = None if before is None else before.label
             if record.label is not None:
@@ -197,17 +196,17 @@ class Journal:
     def _write_labels(self, label: str, content: bytes, *, own: bool) -> None:
         path = self._folder / label
         with storage_errors(path):
-            # The same content was written by a run that was killed before it could say so.
+            # Identical content comes from a run killed between writing the labels and the line.
             foreign = not own and path.exists() and path.read_bytes() != content
         if foreign:
             raise ImageError(
-                f"there are labels already, {label}, that this manifest did not write",
-                cure="Choose another output folder, or remove them",
+                f"the label file {label} exists and is not listed in the manifest",
+                cure="Choose another output folder, or remove the file",
             )
         write_whole(path, content)
 
     def records(self, images: list[str]) -> Iterator[ImageRecord]:
-        """Yield what is kept of some images, in their order.
+        """Yield the records of the given images, in their order.
 
         Raises:
             StorageError: The manifest cannot be read.
@@ -218,17 +217,9 @@ class Journal:
                 yield msgspec.json.decode(file.readline(), type=ImageRecord)
 
     def close(self) -> None:
-        """End writing. May be called twice."""
+        """Close the file. May be called twice."""
         with self.lock:
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
-"""From a mask of SAM to what is kept of it: RLE, box and area, and lines of YOLO's labels by a named policy.
+"""Stored forms of a mask: RLE, box, area, and the polygons of YOLO labels.
 
-YOLO's labels hold one polygon a line, which can say neither parts nor holes. `MaskPolicy` names what becomes of them;
-RLE keeps the mask as it is.
+A line of YOLO labels is one polygon, which can represent neither several parts nor holes. `MaskPolicy` chooses their
+treatment; RLE keeps the mask unchanged.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _FEWEST_POINTS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class MaskPolicy:
-    """What becomes of masks that one polygon cannot say.
+    """Treatment of masks that a single polygon cannot represent.
 
     Attributes:
-        parts: "bridge": one line an object, its parts joined along bridges without area. "all": a line for each part,
-            which readers take for objects of their own. "largest": the largest part alone.
-        holes: "fill": labels cover holes. "bridge": the polygon goes along a bridge without area round each hole.
-            "drop": an object with holes gets no line, and is reported.
-        min_area: Parts and holes of fewer px are removed and filled first, in RLE too; 0 leaves masks as they are.
+        parts: "bridge": one line per object, its parts joined by bridges without area. "all": one line per part, which
+            readers take for separate objects. "largest": the largest part only.
+        holes: "fill": labels cover holes. "bridge": a bridge without area connects the outline to each hole. "drop": an
+            object with holes gets no line, and is reported.
+        min_area: First remove parts and fill holes of fewer px, in the RLE too; 0 leaves masks unchanged.
 
     Raises:
-        UsageError: There is no such policy.
+        UsageError: A value is invalid.
     """
 
     parts: LabelParts = "bridge"
@@ -48,22 +48,22 @@ class MaskPolicy:
 
     def __post_init__(self) -> None:
         if self.parts not in _PARTS:
-            raise UsageError(f"parts is {self.parts!r}", cure=f"Choose one of: {', '.join(_PARTS)}")
+            raise UsageError(f"invalid parts: {self.parts!r}", cure=f"Choose one of: {', '.join(_PARTS)}")
         if self.holes not in _HOLES:
-            raise UsageError(f"holes is {self.holes!r}", cure=f"Choose one of: {', '.join(_HOLES)}")
+            raise UsageError(f"invalid holes: {self.holes!r}", cure=f"Choose one of: {', '.join(_HOLES)}")
         if self.min_area < 0:
-            raise UsageError(f"min_area is {self.min_area}", cure="Give 0 or more px")
+            raise UsageError(f"invalid min_area: {self.min_area}", cure="Give 0 or more px")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskForms:
-    """A mask as it is kept.
+    """Stored forms of a mask.
 
     Attributes:
         rle: The mask.
         box: x, y, width, height in px.
         area: px.
-        polygons: float32 ``[K, 2]`` each: (x, y) in px, of three points or more; a line each.
+        polygons: One per line of the labels: float32 ``[K, 2]``, (x, y) in px, of at least three points.
     """
 
     rle: RleRecord
@@ -73,11 +73,11 @@ class MaskForms:
 
 
 def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
-    """Return the forms in which a mask is kept.
+    """Return the stored forms of a mask.
 
     Args:
         mask: bool ``[H, W]``.
-        policy: What becomes of parts and holes.
+        policy: Treatment of parts and holes.
     """
     if policy.min_area and mask.any():
         filled = without_small_regions(mask, policy.min_area, "holes")
@@ -98,12 +98,12 @@ def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
 
 
 def label_line(category: int, polygon: FloatArray, width: int, height: int) -> str:
-    """Return a line of YOLO's labels: the class, then x and y of each point as shares of width and height.
+    """Return a line of YOLO labels: the class, then x and y of each point as fractions of width and height.
 
     Args:
         category: The class.
         polygon: float32 ``[K, 2]``: (x, y) in px.
-        width: Of the image, px.
-        height: Of the image, px.
+        width: Image width, px.
+        height: Image height, px.
     """
     return txt_line(category, (polygon.astype(np.float64) / (width, height)).reshape(-1).tolist())

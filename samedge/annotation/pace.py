@@ -1,4 +1,4 @@
-"""How fast a long run goes, and how long it will take. Knows a clock and numbers."""
+"""Rate and remaining time of a long run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from time import monotonic
 
 
 class Pace:
-    """The rate of a run, over the images that it did itself.
+    """The rate of a run, over the images that it processed itself.
 
     Args:
-        total: How many there are.
-        done: How many were done before it began.
-        clock: Seconds that only grow.
+        total: Number of images.
+        done: Images finished by earlier runs.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = monotonic) -> None:
@@ -23,23 +23,23 @@ class Pace:
         self._own = 0
 
     def step(self) -> None:
-        """One more is done."""
+        """Count an image that this run processed."""
         self.done += 1
         self._own += 1
 
     def skip(self) -> None:
-        """One more needed nothing: an earlier run did it."""
+        """Count an image that an earlier run processed."""
         self.done += 1
 
     @property
     def rate(self) -> float | None:
-        """Images a second; None before the first."""
+        """Images per second; None before the first."""
         elapsed = self._clock() - self._begun
         return self._own / elapsed if self._own and elapsed > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """What the rest will take at this rate; None before the first."""
+        """Estimated time for the remaining images; None before the first."""
         rate = self.rate
         return None if rate is None else max(0, self.total - self.done) / rate
 
@@ -51,7 +51,7 @@ class Pace:
 
 
 def shown_rate(rate: float) -> str:
-    """Return a rate as people read it: in a second, a minute or an hour."""
+    """Return a rate per second, minute or hour, whichever reads best."""
     for unit, seconds in (("a second", 1), ("a minute", 60)):
         if rate * seconds >= 1:
             return f"{rate * seconds:.1f} {unit}"

@@ -1,11 +1,11 @@
-"""Images through detector and SAM: read ahead by some threads, detected and encoded in another, decoded by the caller.
+"""The annotation pipeline: images are read ahead, detected and encoded in one thread, decoded in the caller's.
 
     reading threads ──► detector and encoder (the stream's thread) ──► decoder (the caller) ──► drawing threads
     workers, in order   images without boxes end here                  prompts to logits        masks to RLE and lines
 
-At most ``workers + 2`` pictures and the stream's few encoded images are in memory, and a mask for each drawing thread;
-how many images there are does not matter. Threads and not processes: decoding a JPEG, enlarging a mask and finding its
-outlines are done by native code that lets other threads run, and a picture need not be copied from process to process.
+Memory does not grow with the data set: at most ``workers + 2`` images, the stream's few encoded images, and one mask
+per drawing thread are held. Threads suffice, and save copying images between processes, because JPEG decoding, mask
+resizing and contour finding are native code that releases the GIL.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from samedge.runtime.results.prediction import Prediction
 from samedge.types import ImageArray
 
 Finish = Callable[[ImageRecord, str], None]
-"""Takes an image's record and its labels, from either of two threads; raises ImageError where it cannot keep them."""
+"""Stores an image's record and labels; called from either of two threads; raises ImageError if it cannot."""
 
-_OF_ONE_IMAGE: Final = (ImageError, PromptError, EngineError)
-"""What is wrong with one image, and does not end the run."""
+_IMAGE_FAILURES: Final = (ImageError, PromptError, EngineError)
+"""Errors that concern one image and do not end the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An image that is to be done.
+    """An image to annotate.
 
     Attributes:
-        entry: Which.
+        entry: The image.
         bytes: Size of its file.
-        mtime_ns: When it was changed.
+        mtime_ns: Modification time of its file.
     """
 
     entry: ImageEntry
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An image with boxes, on its way through SAM."""
+    """An image with boxes, queued for SAM."""
 
     task: Task
     proposals: Proposals
@@ -63,14 +63,14 @@ class _Job:
 
 
 class Pipeline:
-    """One run over some images.
+    """A run over a set of images.
 
     Args:
-        detector: Proposes boxes; called in the stream's thread.
-        policy: What becomes of parts and holes.
-        sam_conf: Masks whose predicted IoU is not greater are dropped.
-        workers: Threads that read images, and as many that draw masks; 1 or more.
-        finish: Told of each image.
+        detector: Source of the boxes; called in the stream's thread.
+        policy: Treatment of parts and holes.
+        sam_conf: Masks are dropped unless their predicted IoU exceeds this.
+        workers: Threads that read images, and as many again that draw masks; 1 or more.
+        finish: Called with the outcome of each image.
     """
 
     def __init__(
@@ -81,31 +81,31 @@ class Pipeline:
         self._sam_conf = sam_conf
         self._workers = workers
         self._finish = finish
-        self._on_the_way: deque[_Job] = deque()
+        self._queued: deque[_Job] = deque()
         self._stopped = False
 
     def run(self, predictor: Predictor, tasks: Iterable[Task]) -> None:
-        """Do all images. An image that fails is finished as such, and the rest goes on.
+        """Process all images; one that fails is recorded as failed and does not stop the others.
 
         Raises:
-            SamedgeError: Something that does not concern one image alone.
+            SamedgeError: The failure does not concern a single image.
         """
         with ThreadPoolExecutor(self._workers, "samedge-draw") as pool:
             decode = partial(self._decode, pool)
             try:
                 with predictor.stream(self._detected(tasks), decode=decode, errors="yield") as items:
                     for item in items:
-                        job = self._on_the_way.popleft()
+                        job = self._queued.popleft()
                         try:
                             self._finish(*item.result)
-                        except _OF_ONE_IMAGE as error:
+                        except _IMAGE_FAILURES as error:
                             self._fail(job.task, error)
             finally:
                 self._stopped = True
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _detected(self, tasks: Iterable[Task]) -> Iterator[tuple[ImageArray, dict[str, Any]]]:
-        """Yield images that have boxes, and finishes the others. Runs in the stream's thread."""
+        """Yield the images that have boxes and finish the others. Runs in the stream's thread."""
         for task, image in _read_ahead(tasks, self._workers):
             if self._stopped:
                 return
@@ -114,14 +114,14 @@ class Pipeline:
                 continue
             try:
                 proposals = self._detector.propose(image, task.entry.name)
-            except _OF_ONE_IMAGE as error:
+            except _IMAGE_FAILURES as error:
                 self._fail(task, error)
                 continue
             height, width = image.shape[:2]
             usable, dropped = _usable_boxes(proposals, width, height)
             job = _Job(task, proposals, usable, dropped)
             if usable:
-                self._on_the_way.append(job)
+                self._queued.append(job)
                 yield image, {"job": job}
             else:
                 self._finish(*_finished(job, width, height, [], [], ""))
@@ -132,7 +132,7 @@ class Pipeline:
         self._finish(record, "")
 
     def _decode(self, pool: ThreadPoolExecutor, predictor: Predictor, *, job: _Job) -> tuple[ImageRecord, str]:
-        """Segment the present image of a predictor by the boxes of a job. Runs in the caller's thread."""
+        """Segment the predictor's current image with the boxes of a job. Runs in the caller's thread."""
         geometry = predictor.geometry
         prediction = predictor.predict(boxes=job.proposals.boxes[list(job.usable)])
         wanted = np.flatnonzero(prediction.scores > self._sam_conf)
@@ -144,7 +144,7 @@ class Pipeline:
         lines: list[str] = []
         forms = _ordered(pool, partial(_forms, prediction, self._policy), wanted.tolist(), self._workers)
         for row, form in zip(wanted.tolist(), forms, strict=True):
-            # Every mask says which prompt it answers, whichever others were dropped: a class stays with its box.
+            # prompt_index, not the row, links a mask to its box: masks of other boxes may have been dropped.
             number = job.usable[int(prediction.prompt_index[row])]
             category, trust = int(job.proposals.classes[number]), float(prediction.scores[row])
             if not form.area:
@@ -171,7 +171,7 @@ class Pipeline:
 
 
 def _forms(prediction: Prediction, policy: MaskPolicy, row: int) -> MaskForms:
-    """Draw one mask; in a thread of its own, with what it needs in memory until the next one."""
+    """Draw one mask and return its stored forms. Runs in a drawing thread."""
     (mask,) = prediction[[row]].iter_masks()
     return mask_forms(mask, policy)
 
@@ -195,7 +195,7 @@ def _finished(
 
 
 def _usable_boxes(proposals: Proposals, width: int, height: int) -> tuple[tuple[int, ...], tuple[DropRecord, ...]]:
-    """Return which boxes SAM can be asked for, and the others."""
+    """Return the indices of the boxes with area inside the image, and records of the others."""
     with np.errstate(invalid="ignore"):
         low = np.maximum(proposals.boxes[:, :2], 0)
         high = np.minimum(proposals.boxes[:, 2:], np.array([width, height], np.float32))
@@ -210,7 +210,7 @@ def _drop(proposals: Proposals, number: int, reason: Reason, trust: float | None
 
 
 def _read_ahead(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, ImageArray | ImageError]]:
-    """Yield images in their order, read by some threads; an error in place of one that cannot be read."""
+    """Yield images in order, read ahead by several threads; an unreadable image gives its error."""
     with ThreadPoolExecutor(workers, "samedge-read") as pool:
         try:
             yield from _ordered(pool, _read, tasks, workers)
@@ -226,7 +226,7 @@ def _read(task: Task) -> tuple[Task, ImageArray | ImageError]:
 
 
 def _ordered(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
-    """Yield what the work gives for each item, in their order; at most so many are ahead, done or being done."""
+    """Yield the result of `work` for each item, in order, with at most `ahead` items submitted in advance."""
     waiting: deque[Future[Any]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

@@ -1,4 +1,4 @@
-"""What a detector says of one image: boxes with classes and, where it has them, scores. Knows numpy alone."""
+"""Proposals of a detector for one image: boxes, classes and, where available, scores."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Category:
     """A class of objects.
 
     Attributes:
-        number: Its number in YOLO's labels, from 0.
-        coco_id: Its number in COCO's file.
-        name: What it is called.
+        number: Its number in YOLO labels, from 0.
+        coco_id: Its id in the COCO file.
+        name: Its name.
     """
 
     number: int
@@ -30,12 +30,12 @@ class Category:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposals:
-    """N boxes in one image, in the order in which the detector gave them.
+    """N boxes in one image, in the detector's order.
 
     Attributes:
         boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px.
         classes: int ``[N]``.
-        scores: float32 ``[N]``; NaN where nobody gave one.
+        scores: float32 ``[N]``; NaN where there is none.
     """
 
     boxes: FloatArray
@@ -43,16 +43,16 @@ class Proposals:
     scores: FloatArray
 
     def __len__(self) -> int:
-        """Number of boxes."""
+        """Return the number of boxes."""
         return len(self.classes)
 
     def chosen(self, conf: float, max_det: int, classes: Collection[int] | None) -> Proposals:
-        """Return the boxes that are wanted, in their order.
+        """Return the boxes that pass the thresholds, in their order.
 
         Args:
-            conf: The score must be greater, where there is one.
-            max_det: At most so many: the best, and those without a score first.
-            classes: Only these; None for all.
+            conf: Minimum score (exclusive) of a box that has one.
+            max_det: Maximum number of boxes; those without a score come first, then the best.
+            classes: Keep only these; None for all.
         """
         wanted = ~(self.scores <= np.float32(conf))
         if classes is not None:
@@ -67,32 +67,32 @@ class Proposals:
 def read_proposals(
     boxes: object, classes: object, scores: object = None, *, names: Mapping[int, str], where: str
 ) -> Proposals:
-    """Return boxes that somebody gave, checked.
+    """Validate boxes from outside and return them as `Proposals`.
 
     Args:
         boxes: ``[N, 4]``: x1, y1, x2, y2 in px.
-        classes: N whole numbers, or N of the names.
-        scores: N numbers, None where there is none; or None for all.
-        names: Names of the classes by number.
-        where: What error messages call the giver.
+        classes: N class numbers or class names.
+        scores: N numbers, None for a box without a score; or None for no scores.
+        names: Class names by number.
+        where: The source, for error messages.
 
     Raises:
-        UsageError: There are not as many of each, or one is no such thing.
+        UsageError: The numbers of boxes, classes and scores differ, or a value is invalid.
     """
     corners = _numbers(boxes, where)
     corners = corners.reshape(0, 4) if corners.size == 0 else corners
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise UsageError(f"boxes have the shape {corners.shape}", where=where, cure="Give (N, 4): x1, y1, x2, y2")
-    kinds = _class_numbers(_sequence(classes), names, where)
+    numbers = _class_numbers(_sequence(classes), names, where)
     given = [None] * len(corners) if scores is None else _sequence(scores)
-    if not len(corners) == len(kinds) == len(given):
+    if not len(corners) == len(numbers) == len(given):
         raise UsageError(
-            f"there are {len(corners)} boxes, {len(kinds)} classes and {len(given)} scores",
+            f"there are {len(corners)} boxes, {len(numbers)} classes and {len(given)} scores",
             where=where,
-            cure="Give one of each for every object",
+            cure="Give one of each per object",
         )
     confidences = _numbers([math.nan if score is None else score for score in given], where)
-    return Proposals(corners, np.array(kinds, np.intp), confidences)
+    return Proposals(corners, np.array(numbers, np.intp), confidences)
 
 
 def _sequence(values: object) -> list[object]:
@@ -108,21 +108,21 @@ def _numbers(values: object, where: str) -> FloatArray:
     try:
         return np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"these are no numbers: {error}", where=where, cure="Give (N, 4): x1, y1, x2, y2") from error
+        raise UsageError(f"not numbers: {error}", where=where, cure="Give (N, 4): x1, y1, x2, y2") from error
 
 
-def _class_numbers(kinds: Sequence[object], names: Mapping[int, str], where: str) -> list[int]:
-    numbers = {name: number for number, name in names.items()}
-    found: list[int] = []
-    for kind in kinds:
-        if isinstance(kind, str):
-            if kind not in numbers:
+def _class_numbers(classes: Sequence[object], names: Mapping[int, str], where: str) -> list[int]:
+    by_name = {name: number for number, name in names.items()}
+    numbers: list[int] = []
+    for item in classes:
+        if isinstance(item, str):
+            if item not in by_name:
                 raise UsageError(
-                    f"there is no class {kind!r}", where=where, cure="Give numbers, or name all classes in names="
+                    f"unknown class {item!r}", where=where, cure="Give numbers, or name all classes in names="
                 )
-            found.append(numbers[kind])
-        elif isinstance(kind, (int, float, np.number)) and float(kind).is_integer() and float(kind) >= 0:
-            found.append(int(kind))
+            numbers.append(by_name[item])
+        elif isinstance(item, (int, float, np.number)) and float(item).is_integer() and float(item) >= 0:
+            numbers.append(int(item))
         else:
-            raise UsageError(f"a class is {kind!r}", where=where, cure="Give whole numbers from 0, or names")
-    return found
+            raise UsageError(f"invalid class {item!r}", where=where, cure="Give whole numbers from 0, or names")
+    return numbers

@@ -1,4 +1,4 @@
-"""What is kept of each image: a line of the manifest, from which the labels and COCO's file can be made again."""
+"""Lines of the manifest: one record per image, complete enough to rebuild the labels and the COCO file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Status: TypeAlias = Literal["annotated", "empty", "failed"]
-"""Has objects, has none, or could not be done. The last kind is tried again when the run is resumed."""
+"""Has objects, has none, or failed. Failed images are tried again when the run is resumed."""
 
 Reason: TypeAlias = Literal["box", "score", "empty", "polygon"]
-"""Why an object is missing: its box has no area in the image, SAM trusts the mask too little, the mask has no pixel; or
-it is in COCO's file alone, because no polygon can say it."""
+"""Cause of a missing label: see `REASONS`."""
 
 REASONS: dict[Reason, str] = {
     "box": "its box has no area in the image",
@@ -22,24 +21,24 @@ REASONS: dict[Reason, str] = {
 
 
 class RleRecord(msgspec.Struct, frozen=True):
-    """A mask in COCO's compressed form: [height, width], and the runs."""
+    """A mask in COCO's compressed RLE: [height, width], and the runs."""
 
     size: tuple[int, int]
     counts: str
 
 
 class ObjectRecord(msgspec.Struct, frozen=True):
-    """An object that was found.
+    """A segmented object.
 
     Attributes:
-        proposal: Which of the detector's boxes it answers, from 0.
-        category: Its class, as a number of YOLO's labels.
-        score: The detector's; None where it gives none.
-        predicted_iou: SAM's.
+        proposal: Index of the detector's box.
+        category: Its class, numbered as in the labels.
+        score: The detector's score; None if it gives none.
+        predicted_iou: SAM's predicted IoU of the mask.
         rle: The mask.
         box: Tight box of the mask: x, y, width, height in px.
-        area: Of the mask, px.
-        lines: Lines that it has in the labels.
+        area: Area of the mask, px.
+        lines: Number of its lines in the labels.
     """
 
     proposal: int
@@ -53,14 +52,14 @@ class ObjectRecord(msgspec.Struct, frozen=True):
 
 
 class DropRecord(msgspec.Struct, frozen=True):
-    """A box of the detector that has no labels.
+    """A box of the detector without labels.
 
     Attributes:
-        proposal: Which, from 0.
+        proposal: Index of the box.
         category: Its class.
         box: x1, y1, x2, y2 in px.
-        reason: Why.
-        predicted_iou: SAM's, where it was asked.
+        reason: The cause.
+        predicted_iou: SAM's predicted IoU, if the box was segmented.
     """
 
     proposal: int
@@ -71,19 +70,19 @@ class DropRecord(msgspec.Struct, frozen=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
-    """An image that is done with.
+    """A processed image.
 
     Attributes:
         image: Its path below the root, with slashes.
-        status: How it went.
-        bytes: Size of the file, and
-        mtime_ns: when it was changed: a file that differs is done again.
+        status: The outcome.
+        bytes: Size of the file; an image whose size or time has changed is processed again.
+        mtime_ns: Modification time of the file.
         width: px.
         height: px.
-        label: Path of its labels below the output folder; None where it has none.
-        objects: In the order of the detector's boxes.
-        dropped: Boxes without labels.
-        error: Why it failed.
+        label: Path of its labels below the output folder; None if it has none.
+        objects: The objects, in the order of the detector's boxes.
+        dropped: The boxes without labels.
+        error: Cause of the failure.
     """
 
     image: str
@@ -99,7 +98,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class ImageKey(msgspec.Struct, frozen=True):
-    """The part of an `ImageRecord` that says whether its image is done; the rest is skipped when it is read."""
+    """The part of an `ImageRecord` that decides if its image is done; decoding it skips the rest."""
 
     image: str
     status: Status

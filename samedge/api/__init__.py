@@ -1,1 +1,8 @@
 """The public classes and functions."""
+
+from typing import TYPE_CHECKING
+
+from samedge.moved import moved_names
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)

@@ -21,7 +21,7 @@ from samedge.bundle.archive import bundle_manifest, is_bundle
 from samedge.bundle.manifest import ModelRecord
 from samedge.errors import UsageError, missing_extra
 from samedge.export.exporter import export_model
-from samedge.options import ExportFormat, ExportKeywords, ExportOptions
+from samedge.options import ExportFormat, ExportKeywords, ExportOptions, with_keywords
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
 from samedge.runtime.image.sources import Source, iter_sources
@@ -37,7 +37,7 @@ DEFAULT_CONF: Final = 0.25
 
 
 def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
-    """Whether a source is certainly one image; one image in a list or a folder is found out later."""
+    """Return True if a source is certainly one image; one in a list or folder is detected later."""
     if isinstance(source, (str, os.PathLike)):
         return Path(source).is_file()
     return not isinstance(source, (list, tuple))
@@ -235,6 +235,7 @@ class SAM:
             sys.stdout.write(line + "\n")
         return record.layers, record.parameters, 0, record.encoder_gflops
 
+    @with_keywords(ExportKeywords)
     def export(
         self,
         format: ExportFormat | None = None,

@@ -29,6 +29,7 @@ from samedge.options import (
     ExportKeywords,
     ExportOptions,
     YoloExportOptions,
+    with_keywords,
 )
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.sources import Source, iter_sources
@@ -124,7 +125,7 @@ class YOLO:
 
     @property
     def task(self) -> str:
-        """What the model does: "detect" or "segment"."""
+        """Task of the model: "detect" or "segment"."""
         return self.predictor.graph.task
 
     @overload
@@ -198,6 +199,7 @@ class YOLO:
         while together := list(islice(images, batch)):
             yield from self.predictor.predict_batch(together, thresholds=thresholds, image_size=imgsz, rect=rect)
 
+    @with_keywords(ExportKeywords, dynamic=False, batch=1)
     def export(
         self,
         format: ExportFormat | None = None,

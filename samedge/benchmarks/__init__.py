@@ -1,1 +1,1 @@
-"""The benchmarks: what samedge wins and loses against the reference packages. README.md beside this has the rules."""
+"""Benchmarks of samedge against the reference packages. The README.md beside this file has the rules."""

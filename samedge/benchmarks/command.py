@@ -26,7 +26,7 @@ from samedge.errors import BenchmarkError, SamedgeError, UsageError
 
 app = typer.Typer(
     name="samedge.benchmarks",
-    help="Measures samedge against the reference packages.",
+    help="Measure samedge against the reference packages.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,21 +44,22 @@ def targets(
     models: Annotated[
         list[str] | None, typer.Option(help="Weights in place of each row's own: path, known name, or seeded:NAME.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
-    warm_ups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not.")] = WARM_UPS,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of all contenders; 0 for their defaults.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 5,
+    warm_ups: Annotated[int, typer.Option(min=0, help="Warm-up rounds.")] = WARM_UPS,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of every contender; 0 for their defaults.")] = 1,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory in child processes.")] = True,
     masks_of: Annotated[str, typer.Option(help="Trained weights whose masks are compared.")] = DEMO,
-    form: Annotated[str, typer.Option(help="How global attention is laid out in our encoders.")] = "chunked",
+    form: Annotated[str, typer.Option(help="Form of global attention in samedge's encoders.")] = "chunked",
     everything_points: Annotated[
         int,
         typer.Option(
-            min=1, help="Grid of segment everything, each way, for large models: Meta's asks 32, in minutes an image."
+            min=1,
+            help="Points per side of the everything grid, for large models; Meta's 32 take minutes per image.",
         ),
     ] = 8,
     output: Annotated[Path | None, typer.Option(help="Folder for targets.md, targets.csv and targets.json.")] = None,
 ) -> None:
-    """Print the table of targets: ours against the baselines, what is wanted, and whether it is reached."""
+    """Print the table of targets: samedge against the baselines, each target, and if it is met."""
     settings = Settings(
         rounds=rounds,
         warm_ups=warm_ups,
@@ -74,25 +75,25 @@ def targets(
 
 @app.command()
 def gpu(
-    device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu rehearses the same without a GPU.")] = "cuda",
+    device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu for a rehearsal without a GPU.")] = "cuda",
     model: Annotated[
-        str, typer.Option(help="Weights: path, known name, or seeded:NAME; or a bundle, without torch.")
+        str, typer.Option(help="Weights: path, known name, or seeded:NAME; or a bundle, which needs no torch.")
     ] = "seeded:sam_vit_b",
     contenders: Annotated[list[str] | None, typer.Option(help=f"Some of: {', '.join(CONTENDERS)}.")] = None,
-    prompts: Annotated[str, typer.Option(help="Numbers of prompts of one point.")] = "1,4,16",
-    batches: Annotated[str, typer.Option(help="Numbers of images that are encoded at once.")] = "2,4",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 50,
-    warm_ups: Annotated[int, typer.Option(min=0, help="Rounds before them that do not.")] = 5,
-    form: Annotated[str, typer.Option(help="How global attention is laid out in the encoder.")] = "mask",
+    prompts: Annotated[str, typer.Option(help="Numbers of single-point prompts per call.")] = "1,4,16",
+    batches: Annotated[str, typer.Option(help="Numbers of images per encoder call.")] = "2,4",
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 50,
+    warm_ups: Annotated[int, typer.Option(min=0, help="Warm-up rounds.")] = 5,
+    form: Annotated[str, typer.Option(help="Form of global attention in the encoder.")] = "mask",
     trial: Annotated[
-        bool, typer.Option(help="Call each contender once in a process of its own, which may crash, before.")
+        bool, typer.Option(help="First try each contender in a separate process, which may crash.")
     ] = True,
     checks_only: Annotated[
         bool, typer.Option("--checks-only", help="Check the memory layer, and measure nothing.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for gpu.md, gpu.csv and gpu.json.")] = None,
 ) -> None:
-    """Check the GPU's memory layer, and measures samedge on its backends and torch there; compare with the CPU."""
+    """Check the memory layer on the GPU, measure samedge's backends and torch there, and compare with the CPU."""
     settings = GpuSettings(
         device=device,
         model=model,
@@ -122,39 +123,41 @@ def gpu(
     for row in report.contenders:
         for sentence in filter(None, (row.problem, *row.notes)):
             console.print(f"{row.name}: {sentence}", markup=False, highlight=False, soft_wrap=True)
-    said = [(check.name, check.problem) for check in report.checks]
-    said += [(row.name, row.problem) for row in report.contenders]
-    problems = [f"{name}: {problem}" for name, problem in said if problem]
+    outcomes = [(check.name, check.problem) for check in report.checks]
+    outcomes += [(row.name, row.problem) for row in report.contenders]
+    problems = [f"{name}: {problem}" for name, problem in outcomes if problem]
     if problems:
-        raise BenchmarkError("; ".join(problems))
+        raise BenchmarkError("; ".join(problems), cure="See the table above, and report this with it")
     if report.contenders and all(row.skipped for row in report.contenders):
-        raise BenchmarkError("nothing could be measured: every contender was skipped, for the reasons above")
+        raise BenchmarkError(
+            "nothing could be measured: every contender was skipped", cure="See the reasons above, or give --contenders"
+        )
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
     parts = _split([text])
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{text!r} are no numbers", where=option, cure="Give numbers from 1 on, such as 1,4,16")
+        raise UsageError(f"invalid numbers {text!r}", where=option, cure="Give numbers from 1, such as 1,4,16")
     return tuple(int(part) for part in parts)
 
 
 def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) -> Report:
-    """Measure rows, show them as they come, and write them; return the report.
+    """Measure rows, show and write them as they complete, and return the report.
 
     Args:
-        settings: How to measure.
+        settings: Settings of the measurement.
         rows: Names; none for all.
-        output: Folder for the files; None for none. They are written after each row, so that nothing is lost.
+        output: Folder for the files, rewritten after each row; None to write nothing.
 
     Raises:
-        UsageError: There is no such row.
-        SamedgeError: A row failed in a way that concerns all of them.
+        UsageError: A row is unknown.
+        SamedgeError: A failure concerns all rows.
     """
     chosen_targets(rows)
     report = Report(SCHEMA, measured_where(_command()), _shown(settings), ())
     screen = Screen(lambda width: targets_table(report.rows, width))
     if is_busy():
-        screen.warn("This machine is busy: times say little, ratios something, memory and errors all they should")
+        screen.warn("This machine is busy: times are unreliable, ratios less so; memory and errors are unaffected")
     with screen:
         bench = Bench(settings, Artefacts(say=screen.say), screen.say)
         for row in measure_targets(bench, rows):
@@ -167,7 +170,7 @@ def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) 
 
 
 def _split(values: list[str] | None) -> list[str]:
-    """Take ``--rows a,b`` and ``--rows a --rows b`` alike."""
+    """Return the parts of ``--rows a,b`` and of ``--rows a --rows b``."""
     return [part for value in values or () for part in value.split(",") if part]
 
 
@@ -183,7 +186,7 @@ def _shown(settings: Settings) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run the program: errors of this package are one line on stderr and a status that is not 0."""
+    """Run the program; an error of this package is one line on stderr and a non-zero status."""
     try:
         app(prog_name="python -m samedge.benchmarks")
     except SamedgeError as error:

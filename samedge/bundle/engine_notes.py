@@ -1,4 +1,4 @@
-"""What samedge keeps in the sidecar of an engine that was built from a bundle: whose half it is, and the verdict.
+"""samedge's notes in the sidecar of an engine built from a bundle: its role and its parity verdict.
 
 An engine is judged together with its other half: a mask needs both.
 """
@@ -18,16 +18,16 @@ _NAME: Final = "samedge"
 
 
 class EngineNotes(msgspec.Struct, frozen=True):
-    """Notes of one engine.
+    """Notes on one engine.
 
     Attributes:
         model: Name of the bundle's model.
-        role: What the engine is in the bundle.
-        source_sha256: Of the bundle's graph that it was made from, its weights included.
-        precision: What was asked for.
-        rung: The rung of the precision ladder that the graph was written in.
-        partner_sha256: Of the plan of the other half that it was judged with; empty before that.
-        parity: The verdict of both together.
+        role: Role of the engine in the bundle.
+        source_sha256: SHA-256 of the bundle's graph that it was built from, including weights.
+        precision: The requested precision.
+        rung: The rung of the precision ladder used for the graph.
+        partner_sha256: SHA-256 of the other half's plan at the parity check; empty before one.
+        parity: The verdict on both together.
     """
 
     model: str
@@ -40,7 +40,7 @@ class EngineNotes(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether its masks are the checkpoint's."""
+        """The parity verdict."""
         return self.parity.verdict
 
     def to_notes(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class EngineNotes(msgspec.Struct, frozen=True):
 
 
 def engine_notes(sidecar: Sidecar) -> EngineNotes | None:
-    """Return what samedge noted of an engine; None for an engine of somebody else's, or of a later samedge."""
+    """Return the notes in a sidecar; None for an engine of another tool or of a later samedge."""
     values = sidecar.notes.get(_NAME)
     if not isinstance(values, Mapping):
         return None

@@ -1,4 +1,4 @@
-"""What the manifest of a bundle says of a YOLOv8 or FastSAM, beside what it says of every model."""
+"""The part of the manifest specific to YOLOv8 and FastSAM."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ YoloTask: TypeAlias = Literal["detect", "segment"]
 
 
 class SuppressionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a graph suppresses boxes that overlap, where that is in the graph; see `samedge.runtime.yolo.detections`.
+    """Suppression of overlapping boxes inside the graph; see `samedge.runtime.yolo.detections`.
 
     Attributes:
-        conf: Boxes score more.
-        iou: Of two boxes of one class that overlap by more, the one that scores less is dropped.
-        max_det: Rows that the graph gives for each image; rows that are not needed are zeros.
+        conf: Minimum score of a box, exclusive.
+        iou: Of two boxes of one class that overlap by more, the lower-scoring one is dropped.
+        max_det: Rows per image in the output; unused rows are zeros.
         agnostic: Boxes of different classes suppress each other too.
     """
 
@@ -31,10 +31,10 @@ class YoloRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         task: "detect" for boxes, "segment" for masks too.
         names: Names of the classes in order.
-        strides: Of the levels, px; height and width of the input are multiples of the coarsest.
-        image_size: (height, width) of the input, px: what the graph fixes, or what it is meant for if they are free.
-        dynamic: Height and width are free.
-        nms: How the graph suppresses boxes; None where it leaves that to the host.
+        strides: Strides of the levels, px; height and width of the input are multiples of the coarsest.
+        image_size: (height, width) of the input, px: fixed by the graph, or nominal if they are free.
+        dynamic: True if height and width are free.
+        nms: Suppression in the graph; None if the host does it.
     """
 
     task: YoloTask

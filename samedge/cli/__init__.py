@@ -1,1 +1,1 @@
-"""The command line: a thin face over the public API, one file a command, no logic."""
+"""The command line: a thin layer over the public API, one file per command."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from samedge.annotation.auto_annotate import AnnotateReport, AnnotateStep
 
 _SHOWN: Final = 20
-"""So many boxes without labels are named; all of them are in the manifest."""
+"""Number of dropped boxes that are listed on stderr; the manifest lists all of them."""
 _MASKS: Final[Any] = {"rich_help_panel": "Masks"}
 
 
@@ -21,42 +21,47 @@ def annotate(
     det_model: Annotated[
         str, typer.Option("--det-model", help="YOLOv8 checkpoint or graph file, or a .json of boxes.")
     ] = "yolov8x.pt",
-    sam_model: Annotated[str, typer.Option("--sam-model", help="Bundle, or checkpoint.")] = "sam_b.pt",
+    sam_model: Annotated[str, typer.Option("--sam-model", help="Bundle or checkpoint.")] = "sam_b.pt",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the labels; DATA_auto_annotate_labels beside DATA.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the labels; by default DATA_auto_annotate_labels beside DATA."),
     ] = None,
-    conf: Annotated[float, typer.Option(help="Boxes must score more.")] = 0.25,
+    conf: Annotated[float, typer.Option(help="Minimum score of a box.")] = 0.25,
     iou: Annotated[
-        float, typer.Option(help="Boxes of one class that overlap a better one by more are dropped.")
+        float, typer.Option(help="IoU with a better box of the same class above which a box is dropped.")
     ] = 0.45,
     imgsz: Annotated[int, typer.Option(help="Side of the detector's input, px.")] = 640,
-    max_det: Annotated[int, typer.Option(help="Boxes an image, the best.")] = 300,
+    max_det: Annotated[int, typer.Option(help="Maximum number of boxes per image; the best are kept.")] = 300,
     class_: Annotated[
-        list[int] | None, typer.Option("--class", help="Only this class, as a number. Can be repeated.")
+        list[int] | None, typer.Option("--class", help="Number of a class to keep. Can be repeated.")
     ] = None,
-    sam_conf: Annotated[float, typer.Option(help="Drop masks whose predicted IoU is not above this.", **_MASKS)] = 0.25,
+    sam_conf: Annotated[
+        float, typer.Option(help="Drop masks unless their predicted IoU exceeds this.", **_MASKS)
+    ] = 0.25,
     parts: Annotated[
-        str, typer.Option(help="A mask's parts in the labels: bridge, all (a line each) or largest.", **_MASKS)
+        str, typer.Option(help="Masks in several parts: bridge, all (one line per part) or largest.", **_MASKS)
     ] = "bridge",
     holes: Annotated[
-        str, typer.Option(help="A mask's holes in the labels: fill, bridge, or drop (the object).", **_MASKS)
+        str, typer.Option(help="Masks with holes: fill, bridge, or drop (the object).", **_MASKS)
     ] = "fill",
     min_area: Annotated[int, typer.Option(help="Remove parts and fill holes of fewer px.", **_MASKS)] = 0,
-    recursive: Annotated[bool, typer.Option(help="Take images of subfolders as well.")] = True,
+    recursive: Annotated[bool, typer.Option(help="Include images in subfolders.")] = True,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew: remove the labels of earlier runs in the folder.")
+        bool, typer.Option("--restart", help="Start over: remove the labels of earlier runs in the folder.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Threads that read images, and as many that draw masks.")] = None,
-    backend: Annotated[str, typer.Option(help="What runs the graphs.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...: had, or an error.")] = "",
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read images, and as many again that draw masks.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Backend of both models: see samedge info --backends.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; an error if unavailable.")] = "",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the models.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Use models that failed their parity check.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also use models that failed their parity check.")] = False,
 ) -> None:
-    """Annotate images: a detector proposes boxes with classes, SAM segments them.
+    """Annotate images: a detector proposes boxes and classes, SAM segments them.
 
-    Writes YOLO segmentation labels, one COCO JSON with RLE, and a manifest, with which an interrupted run goes on where
-    it stopped. An image that cannot be done is named on stderr and skipped, and the program ends with status 1. Prints
-    the folder of the labels last, on stdout.
+    Writes YOLO segmentation labels, one COCO JSON file with RLE masks, and a manifest, from which an interrupted run
+    resumes. An image that fails is reported on stderr and skipped, and the exit status is 1. The folder of the labels
+    is printed last, on stdout.
     """
     from samedge.annotation.auto_annotate import auto_annotate
     from samedge.cli.predict import bundle_of
@@ -65,10 +70,10 @@ def annotate(
 
     sam_bundle = bundle_of(sam_model)
     with shown_counter() as show:
-        talk = _Talk()
+        report_skipped = _SkippedReport()
 
         def progress(step: AnnotateStep) -> None:
-            talk.about(step)
+            report_skipped(step)
             show(step.pace.done, step.pace.total, str(step.pace))
 
         report = auto_annotate(
@@ -83,7 +88,7 @@ def annotate(
             class_,
             output,
             sam_conf=sam_conf,
-            parts=parts,  # type: ignore[arg-type]  # checked where it is used
+            parts=parts,  # type: ignore[arg-type]  # validated by MaskPolicy
             holes=holes,  # type: ignore[arg-type]
             min_area=min_area,
             recursive=recursive,
@@ -102,18 +107,18 @@ def annotate(
         raise UsageError(
             f"{report.failures} of {report.images} images were skipped",
             where=data,
-            cure="See the lines above, or the manifest; the same command tries them again",
+            cure="See the lines above or the manifest, and run the same command to try them again",
         )
 
 
-class _Talk:
-    """Names what is missing, on stderr."""
+class _SkippedReport:
+    """Failed images and dropped boxes, listed on stderr as they occur."""
 
     def __init__(self) -> None:
         self._dropped = 0
 
-    def about(self, step: AnnotateStep) -> None:
-        """Name an image that failed, and boxes without labels until there were enough of them."""
+    def __call__(self, step: AnnotateStep) -> None:
+        """List a failed image, or the dropped boxes until `_SHOWN` have been listed."""
         from samedge.annotation.records import REASONS
 
         record = step.record
@@ -131,7 +136,7 @@ class _Talk:
                     f"{REASONS[drop.reason]}{trust}\n"
                 )
             elif self._dropped == _SHOWN + 1:
-                sys.stderr.write("dropped: more, which the manifest names\n")
+                sys.stderr.write("dropped: further boxes, listed in the manifest\n")
 
 
 def _summary(report: AnnotateReport) -> list[str]:
@@ -139,6 +144,6 @@ def _summary(report: AnnotateReport) -> list[str]:
 
     done = f"{report.annotated} images with {report.objects} objects, {report.empty} without, {report.failures} skipped"
     if report.resumed:
-        done += f"; {report.resumed} were done before"
+        done += f"; {report.resumed} done by earlier runs"
     reasons = [f"{count} boxes have no label: {REASONS[reason]}" for reason, count in report.dropped.items()]
     return [done, *reasons, f"COCO: {report.coco}", f"manifest: {report.manifest}"]

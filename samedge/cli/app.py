@@ -1,4 +1,4 @@
-"""The program ``samedge``: its commands, and how errors are shown: one line, no traceback, a status that is not 0."""
+"""The program ``samedge``: its commands, and its errors, each one line without a traceback and a non-zero status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# typer may bring a click of its own: the base of its usage errors is found through the one that it shows.
+# typer may vendor its own click: the base class of its usage errors is reached through the one it exports.
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 
@@ -59,16 +59,16 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exits: 0 if all went well, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    """Run the program and exit: 0 for success, 1 for an error, 2 for wrong usage, 130 if interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # File names are any bytes, and not every terminal has every character: neither may stop the program.
+            # File names may be arbitrary bytes, and a terminal may lack characters: neither may stop the program.
             stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "replace")
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the program and returns its status; errors that are not ours are bugs and keep their traceback."""
+    """Run the program and return its status; foreign errors are bugs and keep their traceback."""
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="samedge", standalone_mode=False)
         sys.stdout.flush()
@@ -83,15 +83,16 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         _forget_stdout()
         if error.errno == errno.EPIPE:
-            return 1  # as ``| head`` does when it has enough
-        return _fail(str(StorageError(f"cannot write this: {error.strerror}", where="stdout")), 1)
+            return 1  # the reader of a pipe, such as ``head``, has closed it
+        full = StorageError(f"cannot write: {error.strerror}", where="stdout", cure="Free some space on the disk")
+        return _fail(str(full), 1)
     if status == _INTERRUPTED:  # some versions of typer return it
         return _fail("interrupted", _INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 
 def _forget_stdout() -> None:
-    """Let what is left go nowhere: Python would try to write it again at its end, and complain."""
+    """Discard buffered output: Python would try to write it again at exit, and fail."""
     with suppress(OSError):  # a stream in memory has no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

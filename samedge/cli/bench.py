@@ -15,53 +15,54 @@ def bench(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Bundles, graphs, checkpoints or names; SAM-b, MobileSAM, FastSAM-s, YOLOv8n-seg and sam_demo if none."
+            help="Bundles, graphs, checkpoints or names; "
+            "by default SAM-b, MobileSAM, FastSAM-s, YOLOv8n-seg and sam_demo."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count; in each, every model does every step.")] = 5,
-    warmup: Annotated[int, typer.Option(min=0, help="Rounds before them that do not.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds; every model runs every step in each.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Warm-up rounds.")] = 2,
     everything_rounds: Annotated[
-        int, typer.Option(min=1, help="Rounds of segment everything on SAM, which takes a thousand clicks an image.")
+        int, typer.Option(min=1, help="Rounds of segment everything on SAM, which takes a thousand clicks per image.")
     ] = 3,
     everything_points: Annotated[int, typer.Option(min=1, help="Points along each side of its grid.")] = 32,
-    mode: Annotated[str, typer.Option(help="How everything is segmented: exact (Meta's masks) or fast.")] = "exact",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of all; 0 for all physical cores.")] = 0,
-    backend: Annotated[str, typer.Option(help="auto, or the name of one: see samedge info --backends.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    mode: Annotated[str, typer.Option(help="Mode of segment everything: exact (Meta's masks) or fast.")] = "exact",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of every model; 0 for all physical cores.")] = 0,
+    backend: Annotated[str, typer.Option(help="Backend, or auto: see samedge info --backends.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; an error if unavailable.")] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="Picture, may be given several times; two bundled ones if left out.")
+        list[str] | None, typer.Option(help="Image; by default two bundled ones. Can be repeated.")
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="What to measure and show, such as size,encode,prompt,rss; all if left out.")
+        str | None, typer.Option(help="Columns to measure and show, such as size,encode,prompt,rss; by default all.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="reference-page: the table of Ultralytics' page about SAM, and what it means.")
+        str | None, typer.Option(help="reference-page: the table of Ultralytics' page about SAM, explained.")
     ] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also Meta's torch code, a plain ONNX export and Ultralytics, as installed.")
+        bool, typer.Option("--peers", help="Add the installed ones of Meta's torch code, plain ONNX and Ultralytics.")
     ] = False,
     peer: Annotated[
-        list[str] | None, typer.Option(help="A peer of your own, NAME=COMMAND: docs/bench.md has the protocol.")
+        list[str] | None, typer.Option(help="Your own peer, NAME=COMMAND: see docs/bench.md. Can be repeated.")
     ] = None,
     apart: Annotated[
-        bool, typer.Option("--apart", help="One model after the other, where memory does not hold all at once.")
+        bool, typer.Option("--apart", help="Measure one model after another, if memory cannot hold all at once.")
     ] = False,
-    compare: Annotated[Path | None, typer.Option(help="bench.json of an earlier run: show what changed.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="bench.json of an earlier run, to show the differences.")] = None,
     measured: Annotated[
-        Path | None, typer.Option("--from", help="bench.json to show, compare or draw in place of measuring.")
+        Path | None, typer.Option("--from", help="bench.json to show, compare or plot instead of measuring.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for bench.md, .csv, .json, .png and .svg.")
     ] = None,
 ) -> None:
-    """Measure models beside each other: size, speed of each step, memory, energy, and whether the masks are right.
+    """Compare models: size, time of each step, memory, energy, and agreement of the masks.
 
-    Shows the table while it grows. Random weights of the same architecture stand in for those that are not here.
+    Updates the table as it measures. Missing weights are replaced by random ones of the same architecture.
     """
     from samedge.benchmarks.bench.options import COLUMNS, BenchOptions
     from samedge.benchmarks.bench.reference_page import PRESET, PRESET_COLUMNS
     from samedge.benchmarks.bench.session import run_bench
-    from samedge.engines.selection.cores import usable_cores
+    from samedge.engines.selection.machine import usable_cores
 
     shown = PRESET_COLUMNS if preset == PRESET else COLUMNS
     defaults = BenchOptions()
@@ -73,7 +74,7 @@ def bench(
         warm_ups=warmup,
         everything_rounds=everything_rounds,
         everything_points=everything_points,
-        mode=mode,  # type: ignore[arg-type]  # checked there
+        mode=mode,  # type: ignore[arg-type]  # validated by BenchOptions
         threads=threads or usable_cores(),
         backend=backend,
         device=device,
@@ -89,9 +90,9 @@ def _peer(text: str) -> tuple[str, tuple[str, ...]]:
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
-        raise UsageError(f"this command cannot be read: {error}", where="--peer", cure="Check the quotes") from error
+        raise UsageError(f"invalid command: {error}", where="--peer", cure="Check the quotes") from error
     if not name or not words:
         raise UsageError(
-            f"{text!r} names no peer", where="--peer", cure="Give NAME=COMMAND, such as mine='python it.py'"
+            f"invalid peer {text!r}", where="--peer", cure="Give NAME=COMMAND, such as mine='python peer.py'"
         )
     return name, words

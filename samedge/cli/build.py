@@ -17,31 +17,29 @@ _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 def build(
     bundle: Annotated[str, typer.Argument(help="Bundle: the folder or .samedge file that samedge export wrote.")],
-    flavour: Annotated[str, typer.Option(help="TensorRT: trt, rtx, or auto for what is installed.")] = "auto",
+    flavour: Annotated[str, typer.Option(help="TensorRT: trt, rtx, or auto for the installed one.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp16 (as much of it as the masks allow), fp32, or int8 if the bundle is.")
+        str | None, typer.Option(help="fp16 (as far as the masks allow), fp32, or int8 for an int8 bundle.")
     ] = None,
-    prompts: Annotated[str, typer.Option(help="Prompts of one call: fewest/usual/most.")] = "1/16/64",
-    points: Annotated[str, typer.Option(help="Points of a prompt: fewest/usual/most.")] = "2/3/16",
-    batch: Annotated[
-        str | None, typer.Option(help="Images of one call: fewest/usual/most; 1/1/4 by default.", **_YOLO)
-    ] = None,
+    prompts: Annotated[str, typer.Option(help="Prompts per call: min/opt/max.")] = "1/16/64",
+    points: Annotated[str, typer.Option(help="Points per prompt: min/opt/max.")] = "2/3/16",
+    batch: Annotated[str | None, typer.Option(help="Images per call: min/opt/max; 1/1/4 by default.", **_YOLO)] = None,
     height: Annotated[
-        str | None, typer.Option(help="Rows of the input in px; 32/the model's/1280 by default.", **_YOLO)
+        str | None, typer.Option(help="Input height in px: min/opt/max; 32/the model's/1280 by default.", **_YOLO)
     ] = None,
-    width: Annotated[str | None, typer.Option(help="Columns of the input, likewise.", **_YOLO)] = None,
+    width: Annotated[str | None, typer.Option(help="Input width, likewise.", **_YOLO)] = None,
     targets: Annotated[
-        str | None, typer.Option(help="Compute capabilities such as 8.6,8.9 instead of the GPU here (rtx only).")
+        str | None, typer.Option(help="Compute capabilities such as 8.6,8.9, instead of the local GPU (rtx only).")
     ] = None,
-    workspace: Annotated[float, typer.Option(help="Share of the free GPU memory for scratch space, 0 to 1.")] = 0.5,
+    workspace: Annotated[float, typer.Option(help="Fraction of the free GPU memory for scratch space, 0 to 1.")] = 0.5,
     optimisation_level: Annotated[
         int | None, typer.Option("--optimisation-level", "--optimization-level", help="0 (fast build) to 5.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Later versions of TensorRT shall load the engines too.")
+        bool, typer.Option("--version-compatible", help="Build engines that later versions of TensorRT also load.")
     ] = False,
     hardware_compatibility: Annotated[
-        str, typer.Option(help="Other GPUs: none, ampere_plus or same_compute_capability.")
+        str, typer.Option(help="GPUs that may load the engines: none, ampere_plus or same_compute_capability.")
     ] = "none",
     device: Annotated[str | None, typer.Option(help="GPU, such as cuda:1.")] = None,
     output: Annotated[
@@ -49,12 +47,12 @@ def build(
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare the engines' masks with the checkpoint's.")] = True,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin at the top of the precision ladder, whatever served before.")
+        bool, typer.Option("--restart", help="Start at the top of the precision ladder, whatever earlier builds chose.")
     ] = False,
 ) -> None:
-    """Build a bundle's TensorRT engines on this device, and proves that they give the checkpoint's masks.
+    """Build a bundle's TensorRT engines on this device, and prove that they reproduce the checkpoint's masks.
 
-    Needs no torch. Shows progress, the verdict and what was tried on stderr, and prints the engines' paths on stdout.
+    Needs no torch. Progress, verdict and attempts go to stderr, the paths of the engines to stdout.
     """
     from samedge.cli.progress import shown_progress
     from samedge.export.engines.build import build_engines
@@ -87,7 +85,7 @@ def build(
 
 
 def show_built(built: BuiltEngines) -> None:
-    """Write what was built, how it was judged and what was tried to stderr."""
+    """Write the engines, their verdict and the attempts to stderr."""
     from rich.console import Console
 
     from samedge.cli.tables import parity_table
@@ -108,7 +106,7 @@ def show_built(built: BuiltEngines) -> None:
 
 
 def _size_of(role: str, plan: Path) -> str:
-    """Return what an engine costs, as its build told."""
+    """Return the size of an engine, as its build reported it."""
     from samedge.engines.tensorrt.store.sidecar import read_sidecar
 
     sidecar = read_sidecar(plan)
@@ -124,7 +122,7 @@ def _size_of(role: str, plan: Path) -> str:
 
 
 def refuse_failed(built: BuiltEngines, bundle: str | Path) -> None:
-    """End with an error if no rung gave the checkpoint's masks.
+    """Raise an error if no rung reproduces the checkpoint's masks.
 
     Raises:
         ParityError: The verdict is "failed".
@@ -133,8 +131,8 @@ def refuse_failed(built: BuiltEngines, bundle: str | Path) -> None:
 
     if built.verdict == "failed":
         raise ParityError(
-            "no precision of the engines gives the checkpoint's masks",
+            "the engines reproduce the checkpoint's masks in no precision",
             where=bundle,
-            cure="Run the bundle with another backend, and report this with the table above; the engines load with "
-            "--force only",
+            cure="Run the bundle with another backend, and report this with the table above; the engines load only "
+            "with --force",
         )

@@ -1,4 +1,4 @@
-"""``samedge demo``: the whole way from a checkpoint to overlays, on a picture that comes along."""
+"""``samedge demo``: every step from a checkpoint to overlays, on a bundled image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ SEEDED: Final = "seeded:mobile_sam"
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture with a point on an object of it, and a box round one, in px; and from when on a mask is shown.
-
-    The last two are the limits of predicted IoU and stability for segmenting everything.
-    """
+class _Sample:
+    """A bundled image, a point on an object in it and a box around one, in px, and thresholds for everything mode."""
 
     file: str
     point: tuple[float, float]
@@ -33,23 +30,23 @@ class _Picture:
         return ASSETS / self.file
 
 
-COFFEE: Final = _Picture("coffee.jpg", point=(330.0, 120.0), box=(120.0, 30.0, 500.0, 310.0))
-DRAWN: Final = _Picture(
+COFFEE: Final = _Sample("coffee.jpg", point=(330.0, 120.0), box=(120.0, 30.0, 500.0, 310.0))
+DRAWN: Final = _Sample(
     "scene.jpg", point=(322.0, 140.0), box=(218.0, 204.0, 306.0, 305.0), predicted_iou=0.5, stability=0.7
 )
-"""What sam_demo can do: drawn shapes of kinds that it was not trained on. It is less sure of itself than SAM."""
+"""Drawn shapes of kinds that sam_demo was not trained on. Its predicted IoU is lower than SAM's."""
 
 POINTS_PER_SIDE: Final = 16
-"""A quarter of the usual points: a demo should not take minutes."""
+"""A quarter of the default points, so that the demo does not take minutes."""
 
 
 def demo(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint or known name.")] = "mobile_sam.pt",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for bundle and overlays.")] = Path("demo"),
 ) -> None:
-    """Export a checkpoint, prove it, and segments a picture by a point, by a box, and everything on it.
+    """Export a checkpoint, verify it, and segment an image by a point, by a box, and entirely.
 
-    Without the checkpoint and without a network, the small model that comes along is used.
+    Without the checkpoint and without a network, the small bundled model is used.
     """
     from samedge.errors import DownloadError
     from samedge.models.checkpoints.weights import BUNDLED_WEIGHTS
@@ -59,17 +56,17 @@ def demo(
         bundle = _export(checkpoint, output / "bundle")
     except DownloadError as error:
         checkpoint = SAM_DEMO if BUNDLED_WEIGHTS[SAM_DEMO].is_file() else SEEDED
-        say(f"{error}\nGoing on with {checkpoint}.\n")
+        say(f"{error}\nContinuing with {checkpoint}.\n")
         bundle = _export(checkpoint, output / "bundle")
     if _segment(bundle, DRAWN if checkpoint == SAM_DEMO else COFFEE, output):
         say(
-            "NOTE: these weights are random numbers from a seed. Every step ran for real, and the masks mean nothing: "
+            "NOTE: these weights are seeded random numbers. Every step really ran, but the masks mean nothing: "
             "put mobile_sam.pt here, or allow its download, to see the cup.\n"
         )
     elif checkpoint == SAM_DEMO:
         say(
-            "NOTE: sam_demo is a small model, trained on drawn scenes. It shows that everything works; for photographs "
-            "take a checkpoint of SAM or MobileSAM: samedge demo sam_b.pt\n"
+            "NOTE: sam_demo is a small model trained on drawn scenes. It shows that everything works; for photographs, "
+            "use a checkpoint of SAM or MobileSAM: samedge demo sam_b.pt\n"
         )
 
 
@@ -87,15 +84,15 @@ def _export(checkpoint: str, target: Path) -> Path:
     return path
 
 
-def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
-    """Write overlays for the point, the box and everything; return whether the weights are random."""
+def _segment(bundle: Path, sample: _Sample, output: Path) -> bool:
+    """Write overlays for the point, the box and everything; return True if the weights are random."""
     import samedge
     from samedge.cli.tables import print_results
     from samedge.runtime.image.read import read_image
-    from samedge.runtime.results.overlay import draw_prompts, write_picture
+    from samedge.runtime.results.overlay import draw_prompts, write_image
     from samedge.runtime.results.results import Results
 
-    image = read_image(picture.path)
+    image = read_image(sample.path)
     with samedge.load(bundle) as predictor:
         sys.stdout.write(f"loaded {bundle} on {predictor.backend} {predictor.device}\n")
         predictor.set_image(image)
@@ -103,17 +100,17 @@ def _segment(bundle: Path, picture: _Picture, output: Path) -> bool:
         def show(name: str, results: Results, **prompt: Sequence[Sequence[float]]) -> None:
             print_results(results)
             overlay = output / f"overlay-{name}.png"
-            write_picture(overlay, draw_prompts(results.plot(), **prompt))
+            write_image(overlay, draw_prompts(results.plot(), **prompt))
             sys.stdout.write(f"{overlay}\n")
 
-        point = Results.from_prediction(predictor.predict(points=picture.point), image, path="point")
-        show("point", point, points=[picture.point])
-        box = Results.from_prediction(predictor.predict(boxes=picture.box), image, path="box")
-        show("box", box, boxes=[picture.box])
+        point = Results.from_prediction(predictor.predict(points=sample.point), image, path="point")
+        show("point", point, points=[sample.point])
+        box = Results.from_prediction(predictor.predict(boxes=sample.box), image, path="box")
+        show("box", box, boxes=[sample.box])
         found = predictor.everything(
             points_per_side=POINTS_PER_SIDE,
-            pred_iou_thresh=picture.predicted_iou,
-            stability_score_thresh=picture.stability,
+            pred_iou_thresh=sample.predicted_iou,
+            stability_score_thresh=sample.stability,
         )
         show("everything", found.results(image, path="everything"))
         return predictor.info.model.seeded

@@ -1,4 +1,4 @@
-"""``samedge info FILE.engine``: what an engine file is, without opening it unless that is asked for."""
+"""``samedge info FILE.engine``: description of an engine file, read without opening it unless --open is given."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from samedge.types import TensorSpec
 
 
 def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
-    """Write what an engine file is to stdout.
+    """Write the description of an engine file to stdout.
 
     Args:
         path: The engine.
-        as_json: As JSON instead of tables.
-        opened: Open it on the GPU if its inputs and outputs are not known otherwise.
+        as_json: Write JSON instead of tables.
+        opened: Open the engine on the GPU if its inputs and outputs are recorded nowhere else.
 
     Raises:
         SamedgeError: As `describe_engine`.
@@ -34,7 +34,7 @@ def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
     console = Console()
     console.print(rich_table(str(path), ("", ""), _rows(engine).items(), show_header=False))
     if engine.inputs is None or engine.outputs is None:
-        console.print("Inputs and outputs: not known. samedge info --open opens the engine on a GPU and reads them.")
+        console.print("Inputs and outputs: unknown. samedge info --open opens the engine on a GPU and reads them.")
     else:
         console.print(_ports(engine.inputs, engine.outputs))
 
@@ -57,7 +57,7 @@ def _rows(engine: EngineFile) -> dict[str, str]:
         key, report = engine.sidecar.key, engine.sidecar.report
         rows["GPU"] = ", ".join(key.targets) or key.gpu or "any"
         rows["profiles"] = ", ".join(f"{name} {sizes}" for name, sizes in key.profiles.items())
-        rows["layers"] = f"{len(report.layers)}, of these {report.fused_attentions} fused attentions"
+        rows["layers"] = f"{len(report.layers)}, including {report.fused_attentions} fused attentions"
         if report.activation_bytes is not None:
             rows["activations"] = f"{report.activation_bytes / 1e6:.1f} MB at the largest shapes"
     return rows

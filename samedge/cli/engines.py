@@ -1,4 +1,4 @@
-"""``samedge engines``: what the engine store holds, why an engine does not fit, and room for others."""
+"""``samedge engines``: list the engine store, explain an engine's fit, and clean the store up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from samedge.engines.tensorrt.store.store import StoredEngine
     from samedge.tables import PlainTable
 
-engines = typer.Typer(help="The engine store: list it, explain an engine, make room.")
+engines = typer.Typer(help="List the engine store, explain an engine, free space.")
 
 _FORM: Final = "table, markdown, csv or json."
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -26,7 +26,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 @engines.callback(invoke_without_command=True)
 def options(context: typer.Context) -> None:
-    """The engine store: list it, explain an engine, make room."""
+    """List the engine store, explain an engine, free space."""
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
         raise typer.Exit(2)
@@ -34,7 +34,7 @@ def options(context: typer.Context) -> None:
 
 @engines.command("ls")
 def list_engines(format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table") -> None:
-    """List the engines of the store, the one that was used last first."""
+    """List the engines of the store, the most recently used first."""
     from samedge.engines.tensorrt.store.store import EngineStore
     from samedge.tables import print_tables
 
@@ -44,34 +44,34 @@ def list_engines(format_: Annotated[str, typer.Option("--format", help=_FORM)] =
 
 @engines.command("why")
 def why(
-    engine: Annotated[str, typer.Argument(help="Path of an engine, or the beginning of its name in the store.")],
+    engine: Annotated[str, typer.Argument(help="Path of an engine, or a prefix of its name in the store.")],
     format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
 ) -> None:
-    """Compare an engine with this machine, field by field; ends with status 1 if it must not be opened here."""
+    """Compare an engine with this machine, field by field; the status is 1 if the engine must not be opened here."""
     from samedge.engines.tensorrt.store.explain import explain_plan, find_plan
     from samedge.tables import print_tables
 
     path = find_plan(engine)
-    found = explain_plan(path)
-    print_tables([findings_table(found, path.name)], format_)
+    explanation = explain_plan(path)
+    print_tables([findings_table(explanation, path.name)], format_)
     sys.stdout.flush()
-    if found.obstacles:
+    if explanation.obstacles:
         raise EngineError(
-            f"this engine must not be opened here: {'; '.join(found.obstacles)}", where=path.name, cure=found.cure
+            f"this engine cannot be opened safely here: {'; '.join(explanation.obstacles)}",
+            where=path.name,
+            cure=explanation.cure,
         )
 
 
 @engines.command("gc")
 def collect(
-    max_size: Annotated[
-        str | None, typer.Option(help="Size that all engines together may have, such as 4GB or 500MB.")
-    ] = None,
+    max_size: Annotated[str | None, typer.Option(help="Maximum total size of the store, such as 4GB or 500MB.")] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Remove engines that nobody asked for in that time, such as 30d or 12h.")
+        str | None, typer.Option(help="Remove engines unused for this long, such as 30d or 12h.")
     ] = None,
     format_: Annotated[str, typer.Option("--format", help=_FORM)] = "table",
 ) -> None:
-    """Remove the engines that were used longest ago, and what builds that were killed left behind.
+    """Remove the least recently used engines, and the remains of killed builds.
 
     Copies beside bundles stay.
     """
@@ -89,7 +89,7 @@ def collect(
 
 
 def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
-    """Return one row for each engine."""
+    """Return one row per engine."""
     from samedge.bundle.engine_notes import engine_notes
     from samedge.tables import PlainTable
 
@@ -128,15 +128,15 @@ def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
     return PlainTable(f"{len(entries)} engines, {total:.1f} MB, in {folder}", columns, rows, records)
 
 
-def findings_table(found: Explanation, name: str) -> PlainTable:
-    """Return one row for each part of an engine's key."""
+def findings_table(explanation: Explanation, name: str) -> PlainTable:
+    """Return one row per part of an engine's key."""
     from samedge.tables import PlainTable
 
     words = {True: "yes", False: "NO", None: ""}
-    rows = [(item.part, item.engine, item.here, words[item.fits], item.why) for item in found.findings]
+    rows = [(item.part, item.engine, item.here, words[item.fits], item.why) for item in explanation.findings]
     records = [
         {"part": item.part, "engine": item.engine, "here": item.here, "fits": item.fits, "why": item.why}
-        for item in found.findings
+        for item in explanation.findings
     ]
     return PlainTable(name, ("part", "engine", "here", "fits", "why"), rows, records)
 
@@ -145,11 +145,11 @@ def parse_size(text: str) -> int:
     """Return a size such as "4GB" in bytes.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The text is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
     if match is None:
-        raise UsageError(f"{text!r} is no size", where="--max-size", cure="Give one such as 500MB or 4GB")
+        raise UsageError(f"invalid size {text!r}", where="--max-size", cure="Give one such as 500MB or 4GB")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -157,9 +157,9 @@ def parse_age(text: str) -> float:
     """Return a time such as "30d" in seconds.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The text is not a time.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", text.lower())
     if match is None:
-        raise UsageError(f"{text!r} is no time", where="--older-than", cure="Give one such as 12h, 30d or 4w")
+        raise UsageError(f"invalid time {text!r}", where="--older-than", cure="Give one such as 12h, 30d or 4w")
     return float(match[1]) * _SECONDS[match[2]]

@@ -16,29 +16,30 @@ def export(
         str, typer.Argument(help="Checkpoint, or a known name such as sam_b.pt, mobile_sam.pt or yolov8n-seg.pt.")
     ],
     format_: Annotated[
-        str, typer.Option("--format", help="What to write: onnx, or trt, rtx, engine: and engines.")
+        str, typer.Option("--format", help="onnx, or trt, rtx or engine to build engines as well.")
     ] = "onnx",
     precision: Annotated[
         str | None,
-        typer.Option(help="What is computed in where masks stay: fp32, int8, fp16 or fp8 (GPUs). Engines: fp16."),
+        typer.Option(help="Precision, as far as the masks allow: fp32, int8, fp16 or fp8 (GPUs); fp16 for engines."),
     ] = None,
-    io: Annotated[str, typer.Option(help="Names and shapes: native, meta or samexporter.")] = "native",
+    io: Annotated[str, typer.Option(help="Names and shapes of the tensors: native, meta or samexporter.")] = "native",
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 (default; fp8: 19) to 20.")] = None,
     form: Annotated[
         str | None,
         typer.Option(
-            help="Attention of the encoder: chunked (processors; default), mask (GPUs; default of fp16 and fp8) "
+            help="Attention of the encoder: chunked (CPUs; the default), mask (GPUs; the default of fp16 and fp8) "
             "or concat (GPUs with little memory)."
         ),
     ] = None,
     calib: Annotated[
-        str | None, typer.Option(help="Images for fp8 and static int8 (OpenVINO, TensorRT): folder, file or pattern.")
+        str | None,
+        typer.Option(help="Calibration images for fp8 and static int8 (OpenVINO, TensorRT): folder, file or pattern."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Folder of the bundle, or a file that ends with .samedge.")
+        str | None, typer.Option("--output", "-o", help="Folder of the bundle, or a file ending in .samedge.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the input in px, where the weights do not tell it (TinyViT, YOLO).")
+        int | None, typer.Option(help="Side of the input in px, if the weights do not determine it (TinyViT, YOLO).")
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare the graphs with the checkpoint.")] = True,
     targets: Annotated[
@@ -46,34 +47,33 @@ def export(
         typer.Option(help="Compute capabilities of the engines, such as 8.6,8.9 (--format rtx).", **_ENGINES),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Prompts of one call: fewest/usual/most; 1/16/64 by default.", **_ENGINES)
+        str | None, typer.Option(help="Prompts per call: min/opt/max; 1/16/64 by default.", **_ENGINES)
     ] = None,
     points: Annotated[
-        str | None, typer.Option(help="Points of a prompt: fewest/usual/most; 2/3/16 by default.", **_ENGINES)
+        str | None, typer.Option(help="Points per prompt: min/opt/max; 2/3/16 by default.", **_ENGINES)
     ] = None,
     workspace: Annotated[
-        float | None, typer.Option(help="Share of the free GPU memory for scratch space; 0.5 by default.", **_ENGINES)
+        float | None,
+        typer.Option(help="Fraction of the free GPU memory for scratch space; 0.5 by default.", **_ENGINES),
     ] = None,
     optimisation_level: Annotated[
         int | None,
         typer.Option("--optimisation-level", "--optimization-level", help="0 (fast build) to 5.", **_ENGINES),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="GPU that engines are built on, such as cuda:1.", **_ENGINES)
-    ] = None,
-    dynamic: Annotated[
-        bool, typer.Option(help="Leave height and width of the input free, or fix them.", **_YOLO)
-    ] = True,
-    nms: Annotated[bool, typer.Option("--nms", help="Suppress boxes that overlap in the graph.", **_YOLO)] = False,
-    conf: Annotated[float, typer.Option(help="With --nms: boxes score more.", **_YOLO)] = 0.25,
-    iou: Annotated[float, typer.Option(help="With --nms: overlap from which a box is dropped.", **_YOLO)] = 0.7,
-    max_det: Annotated[int, typer.Option(help="With --nms: rows for each image.", **_YOLO)] = 300,
+    device: Annotated[str | None, typer.Option(help="GPU that builds the engines, such as cuda:1.", **_ENGINES)] = None,
+    dynamic: Annotated[bool, typer.Option(help="Input of any height and width, or of a fixed size.", **_YOLO)] = True,
+    nms: Annotated[bool, typer.Option("--nms", help="Non-maximum suppression inside the graph.", **_YOLO)] = False,
+    conf: Annotated[float, typer.Option(help="With --nms: minimum score of a box.", **_YOLO)] = 0.25,
+    iou: Annotated[
+        float, typer.Option(help="With --nms: IoU with a better box above which a box is dropped.", **_YOLO)
+    ] = 0.7,
+    max_det: Annotated[int, typer.Option(help="With --nms: rows per image.", **_YOLO)] = 300,
     agnostic_nms: Annotated[bool, typer.Option("--agnostic-nms", help="With --nms: across classes.", **_YOLO)] = False,
 ) -> None:
-    """Write a checkpoint as a bundle of ONNX graphs, and proves that they give its masks.
+    """Write a checkpoint as a bundle of ONNX graphs, and prove that they reproduce its masks.
 
-    With --format trt or rtx its engines are built beside it, as samedge build does, which has more options. Shows
-    progress and the parity table on stderr, and prints the bundle's path last, on stdout.
+    With --format trt or rtx, build its engines beside it as well, like samedge build, which has more options. Progress
+    and the parity table go to stderr; the path of the bundle is printed last, on stdout.
     """
     from rich.console import Console
 
@@ -109,5 +109,7 @@ def export(
         refuse_failed(built, path)
     if parity.verdict == "failed":
         raise ParityError(
-            "the graphs do not give the checkpoint's masks", where=path, cure="The bundle loads with --force only"
+            "the graphs do not reproduce the checkpoint's masks",
+            where=path,
+            cure="Export in another precision; this bundle loads only with --force",
         )

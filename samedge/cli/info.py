@@ -21,22 +21,22 @@ def info(
     model: Annotated[str | None, typer.Argument(help="Bundle, checkpoint, known name, or engine file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     backends: Annotated[
-        bool, typer.Option("--backends", help="Show the backends here, and which one each graph was given and why.")
+        bool, typer.Option("--backends", help="Show the backends, and the backend chosen for each graph and why.")
     ] = False,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Of --backends: table, markdown, csv or json.")
+        str | None, typer.Option("--format", help="With --backends: table, markdown, csv or json.")
     ] = None,
     open_: Annotated[
-        bool, typer.Option("--open", help="Open an engine of another tool on the GPU to read its inputs and outputs.")
+        bool, typer.Option("--open", help="Open another tool's engine on the GPU to read its inputs and outputs.")
     ] = False,
 ) -> None:
-    """Show model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
+    """Show the model, licence, layers, parameters, GFLOPs, sizes, I/O scheme and parity; or the backends."""
     if backends:
         _show_backends(model, "json" if json else "table", format_)
     elif model is None:
-        raise UsageError("there is nothing to show", cure="Name a bundle or a checkpoint, or give --backends")
+        raise UsageError("no model given", cure="Give a bundle or a checkpoint, or --backends")
     elif format_ is not None:
-        raise UsageError("--format belongs to --backends", cure="Leave it out, or give --json for JSON")
+        raise UsageError("--format applies to --backends only", cure="Leave it out, or give --json for JSON")
     else:
         _show_model(model, json, open_)
 
@@ -48,7 +48,7 @@ def _show_backends(model: str | None, default: str, form: str | None) -> None:
     from samedge.tables import print_tables
 
     if model is not None:
-        raise UsageError("--backends shows no model", where=model, cure="Ask for one or the other")
+        raise UsageError("--backends takes no model", where=model, cure="Give one or the other")
     tables = [backends_table(backends())]
     decisions = kept_decisions()
     form = form or default
@@ -140,16 +140,16 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
 
 def _gflops(record: ModelRecord, manifest: Manifest | None) -> str:
     if record.decoder_gflops:
-        return f"encoder {record.encoder_gflops:.1f}, decoder {record.decoder_gflops:.2f} a prompt"
+        return f"encoder {record.encoder_gflops:.1f}, decoder {record.decoder_gflops:.2f} per prompt"
     size = "" if manifest is None or manifest.yolo is None else f" at {_by(manifest.yolo.image_size)} px"
-    return f"{record.encoder_gflops:.1f} an image{size}"
+    return f"{record.encoder_gflops:.1f} per image{size}"
 
 
 def _yolo_rows(yolo: YoloRecord) -> dict[str, str]:
     shown = ", ".join(yolo.names[:_SHOWN_NAMES])
     more = f" and {len(yolo.names) - _SHOWN_NAMES} more" if len(yolo.names) > _SHOWN_NAMES else ""
-    free = f"any multiples of {max(yolo.strides)} px, meant for {_by(yolo.image_size)}"
-    nms = "left to the host"
+    free = f"any multiples of {max(yolo.strides)} px, default {_by(yolo.image_size)}"
+    nms = "on the host"
     if yolo.nms is not None:
         kind = "across classes" if yolo.nms.agnostic else "class by class"
         nms = f"in the graph: conf {yolo.nms.conf:g}, iou {yolo.nms.iou:g}, max_det {yolo.nms.max_det}, {kind}"

@@ -18,24 +18,26 @@ _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 def predict(
     model: Annotated[str, typer.Argument(help="Bundle, or checkpoint (exported once, into the cache).")],
-    image: Annotated[str, typer.Argument(help="Image, or a folder of images. Without prompts, all is segmented.")],
+    image: Annotated[str, typer.Argument(help="Image or folder of images. Without prompts, everything is segmented.")],
     point: Annotated[
         list[str] | None,
-        typer.Option(help="X,Y or X,Y,LABEL in px; 1 inside, 0 outside. Can be repeated: one object all the same."),
+        typer.Option(help="X,Y or X,Y,LABEL in px; 1 inside, 0 outside. Repeated points describe one object."),
     ] = None,
-    box: Annotated[list[str] | None, typer.Option(help="X1,Y1,X2,Y2 in px. Can be repeated: an object each.")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="X1,Y1,X2,Y2 in px. Each repetition is one object.")] = None,
     mask: Annotated[
-        list[Path] | None, typer.Option(help="Picture of the image's size, or low-resolution logits as .npy.")
+        list[Path] | None, typer.Option(help="Mask image of the same size, or low-resolution logits as .npy.")
     ] = None,
-    each_point: Annotated[bool, typer.Option("--each-point", help="Each point is an object of its own.")] = False,
-    multimask: Annotated[bool, typer.Option("--multimask", help="Three masks a prompt: part, object, group.")] = False,
-    conf: Annotated[float | None, typer.Option(help="Drop masks whose predicted IoU is not above this.")] = None,
-    backend: Annotated[str, typer.Option(help="What runs the graphs.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...: had, or an error.")] = None,
+    each_point: Annotated[bool, typer.Option("--each-point", help="Treat each point as a separate object.")] = False,
+    multimask: Annotated[
+        bool, typer.Option("--multimask", help="Give three masks per prompt: part, object, group.")
+    ] = False,
+    conf: Annotated[float | None, typer.Option(help="Drop masks unless their predicted IoU exceeds this.")] = None,
+    backend: Annotated[str, typer.Option(help="Backend of the graphs: see samedge info --backends.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; an error if unavailable.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write an overlay here; for a folder of images, a folder.")] = None,
     json: Annotated[
-        Path | None, typer.Option(help="Write masks (COCO RLE), boxes and scores here; - is stdout.")
+        Path | None, typer.Option(help="Write masks (COCO RLE), boxes and scores here; - for stdout.")
     ] = None,
     txt: Annotated[
         Path | None, typer.Option(help="Append YOLO polygons here; for a folder of images, a folder.")
@@ -44,42 +46,50 @@ def predict(
     mode: Annotated[
         str | None, typer.Option(help="exact: Meta's masks. fast: most of them, from far fewer points.", **_EVERYTHING)
     ] = None,
-    points_per_side: Annotated[int | None, typer.Option(help="Points of the grid; 32.", **_EVERYTHING)] = None,
+    points_per_side: Annotated[
+        int | None, typer.Option(help="Points along each side of the grid; default 32.", **_EVERYTHING)
+    ] = None,
     pred_iou_thresh: Annotated[
-        float | None, typer.Option(help="Drop masks whose predicted IoU is not above this; 0.88.", **_EVERYTHING)
+        float | None,
+        typer.Option(help="Drop masks unless their predicted IoU exceeds this; default 0.88.", **_EVERYTHING),
     ] = None,
     stability_score_thresh: Annotated[
-        float | None, typer.Option(help="Drop masks that are less stable; 0.95.", **_EVERYTHING)
+        float | None, typer.Option(help="Minimum stability score of a mask; default 0.95.", **_EVERYTHING)
     ] = None,
     box_nms_thresh: Annotated[
-        float | None, typer.Option(help="Drop masks whose box overlaps a better one's by more; 0.7.", **_EVERYTHING)
+        float | None,
+        typer.Option(help="IoU with a better mask's box above which a mask is dropped; default 0.7.", **_EVERYTHING),
     ] = None,
     min_mask_region_area: Annotated[
-        int | None, typer.Option(help="Remove parts and holes of fewer px; 0.", **_EVERYTHING)
+        int | None, typer.Option(help="Remove parts and holes of fewer px; default 0.", **_EVERYTHING)
     ] = None,
     crop_n_layers: Annotated[
-        int | None, typer.Option(help="Segment 4, then 16, ... crops as well; 0.", **_EVERYTHING)
+        int | None, typer.Option(help="Layers of crops (4, then 16, ...) to segment as well; default 0.", **_EVERYTHING)
     ] = None,
     time_budget_ms: Annotated[
-        float | None, typer.Option(help="Fast mode: end the search in time.", **_EVERYTHING)
+        float | None, typer.Option(help="Fast mode: time limit of the search, ms.", **_EVERYTHING)
     ] = None,
-    iou: Annotated[float | None, typer.Option(help="Overlap from which a box is dropped; 0.7.", **_YOLO)] = None,
-    max_det: Annotated[int | None, typer.Option(help="Objects an image at most; 300.", **_YOLO)] = None,
+    iou: Annotated[
+        float | None, typer.Option(help="IoU with a better box above which a box is dropped; default 0.7.", **_YOLO)
+    ] = None,
+    max_det: Annotated[
+        int | None, typer.Option(help="Maximum number of objects per image; default 300.", **_YOLO)
+    ] = None,
     classes: Annotated[
         list[int] | None, typer.Option("--class", help="Number of a class to keep. Can be repeated.", **_YOLO)
     ] = None,
     agnostic_nms: Annotated[
-        bool, typer.Option("--agnostic-nms", help="Drop boxes that overlap across classes.", **_YOLO)
+        bool, typer.Option("--agnostic-nms", help="Apply non-maximum suppression across classes.", **_YOLO)
     ] = False,
     imgsz: Annotated[int | None, typer.Option(help="Side of the input, px.", **_YOLO)] = None,
 ) -> None:
-    """Segment an image, or each image of a folder, by prompts; or everything in it, if there are none.
+    """Segment an image, or each image of a folder, by prompts; without prompts, segment everything.
 
-    With a YOLO or FastSAM: finds objects; prompts choose among them.
+    YOLO and FastSAM models detect objects; prompts select among them.
 
     All points of one command describe one object, together with the box if there is one. Several boxes are several
-    objects; so are several points with --each-point. Masks follow the order of the prompts. In a folder, an image that
-    cannot be used is named on stderr and skipped, and the program ends with status 1.
+    objects, as are several points with --each-point. Masks follow the order of the prompts. In a folder, an unusable
+    image is reported on stderr and skipped, and the exit status is 1.
     """
     from samedge.api.sam import SAM
     from samedge.cli.predict_yolo import check_kind, find_objects, is_yolo_model, open_yolo, print_objects
@@ -164,7 +174,7 @@ def predict(
 
 
 def bundle_of(model: str) -> str:
-    """Return the bundle to open: a checkpoint's is exported into the cache first, with progress."""
+    """Return the bundle to open; a checkpoint is exported into the cache first, with progress."""
     from samedge.api.cached import cached_bundle
     from samedge.api.sam import is_bundle
     from samedge.api.yolo import GRAPH_SUFFIXES
@@ -177,11 +187,11 @@ def bundle_of(model: str) -> str:
 
 
 def _write(results: Results, prompts: dict[str, Any], *, save: Path | None, txt: Path | None) -> None:
-    from samedge.runtime.results.overlay import draw_prompts, write_picture
+    from samedge.runtime.results.overlay import draw_prompts, write_image
 
     if save is not None:
         shown = draw_prompts(results.plot(), prompts.get("points"), prompts.get("labels"), prompts.get("bboxes"))
-        write_picture(save, shown)
+        write_image(save, shown)
     if txt is not None:
         results.save_txt(txt)
 

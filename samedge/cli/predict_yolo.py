@@ -1,4 +1,4 @@
-"""``samedge predict`` with a YOLOv8 or FastSAM: which options it takes, and what is shown."""
+"""``samedge predict`` with a YOLOv8 or FastSAM model: its options and its tables."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def is_yolo_model(model: str) -> bool:
-    """Whether a bundle is that of a YOLO, or the model a graph file, which a SAM is never opened from.
+    """Return True for a bundle of a YOLO model and for a graph file, from which SAM models are never opened.
 
-    Of engines only those are a YOLO's that say so, in Ultralytics' header.
+    An engine counts as a YOLO model only if it has Ultralytics' header.
     """
     from samedge.api.yolo import GRAPH_SUFFIXES
     from samedge.bundle.archive import ENGINE_SUFFIXES, bundle_manifest
@@ -30,18 +30,18 @@ def is_yolo_model(model: str) -> bool:
     try:
         return bundle_manifest(model).yolo is not None
     except BundleError:
-        return False  # opening it says what is wrong
+        return False  # opening it reports the cause
 
 
 def check_kind(kind: str, **given: bool) -> None:
-    """Refuse options that mean nothing for the kind of model that was opened.
+    """Refuse options that the opened kind of model does not support.
 
     Args:
         kind: "a YOLO" or "a SAM".
-        given: Options, as they are typed but for dashes, and whether they were given.
+        given: Names of the options, with underscores for dashes; True for those that were given.
 
     Raises:
-        UsageError: One was.
+        UsageError: An option was given.
     """
     from samedge.options import refuse_foreign
 
@@ -51,16 +51,16 @@ def check_kind(kind: str, **given: bool) -> None:
 def open_yolo(
     model: str, *, prompted: bool, backend: str, device: str | None, threads: int | None, force: bool
 ) -> YOLO:
-    """Open a YOLO; a FastSAM, or whatever is asked with prompts, as one that takes them."""
+    """Open a YOLO model; as FastSAM, which takes prompts, if it is one or if there are prompts."""
     from samedge.api.yolo import YOLO, FastSAM
 
-    found = YOLO(model, backend=backend, device=device, threads=threads, force=force)
-    info = found.predictor.info
+    opened = YOLO(model, backend=backend, device=device, threads=threads, force=force)
+    info = opened.predictor.info
     if not prompted and (info is None or not info.model.name.startswith("fastsam")):
-        return found
-    if found.task != "segment":
-        raise UsageError("prompts choose among masks, and this model has none", where=model, cure="Use a segmenter")
-    found.close()
+        return opened
+    if opened.task != "segment":
+        raise UsageError("prompts select masks, and this model has none", where=model, cure="Use a segmenter")
+    opened.close()
     return FastSAM(model, backend=backend, device=device, threads=threads, force=force)
 
 
@@ -78,7 +78,7 @@ def find_objects(
     agnostic_nms: bool,
     imgsz: int | None,
 ) -> Results:
-    """Return the objects of one image, those that the prompts mean if there are any."""
+    """Return the objects of one image, or those that the prompts select."""
     from samedge.api.yolo import FastSAM
     from samedge.runtime.yolo.detections import Thresholds
 
@@ -98,7 +98,7 @@ def find_objects(
 
 
 def print_objects(results: Results) -> None:
-    """Write the image's name and size to stdout, on one line however long it is, and the objects that were found."""
+    """Write the image's name and size, on one unwrapped line, and the table of objects to stdout."""
     from rich.console import Console
 
     from samedge.tables import rich_table

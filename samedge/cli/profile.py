@@ -12,25 +12,26 @@ if TYPE_CHECKING:
     from samedge.benchmarks.profile.profile import Profile
 
 _COLUMNS: Final = 200
-"""Of tables in a file."""
+"""Width of tables that are not shown on a terminal."""
 
 
 def profile(
     model: Annotated[str, typer.Argument(help="Bundle, checkpoint, or a graph file: .onnx, .xml, .engine.")],
     graph: Annotated[
-        str, typer.Option(help="Of a bundle: encoder, decoder, decoder_context, decoder_prompts, decoder_masks ...")
+        str,
+        typer.Option(help="Graph of a bundle: encoder, decoder, decoder_context, decoder_prompts, decoder_masks ..."),
     ] = "encoder",
-    backend: Annotated[str, typer.Option(help="What runs it: onnxruntime, openvino, tensorrt ...")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...: had, or an error.")] = None,
+    backend: Annotated[str, typer.Option(help="Backend: onnxruntime, openvino, tensorrt ...")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; an error if unavailable.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    runs: Annotated[int, typer.Option(help="Runs that count.")] = 5,
-    prompts: Annotated[int, typer.Option(help="Prompts of a decoder.")] = 1,
-    points: Annotated[int, typer.Option(help="Points of each, padding included.")] = 2,
-    batch: Annotated[int, typer.Option(help="Images of an encoder.")] = 1,
+    runs: Annotated[int, typer.Option(help="Measured runs.")] = 5,
+    prompts: Annotated[int, typer.Option(help="Prompts per call of a decoder.")] = 1,
+    points: Annotated[int, typer.Option(help="Points per prompt, including padding.")] = 2,
+    batch: Annotated[int, typer.Option(help="Images per call of an encoder.")] = 1,
     source: Annotated[
         Path | None, typer.Option(help="ONNX graph that an engine file was built from, to count operations.")
     ] = None,
-    roof: Annotated[bool, typer.Option(help="Measure what the machine can do.")] = True,
+    roof: Annotated[bool, typer.Option(help="Measure the peak performance of the machine.")] = True,
     top: Annotated[int, typer.Option(help="Layers to show.")] = 15,
     format_: Annotated[str, typer.Option("--format", help="table, markdown, csv or json.")] = "table",
     output: Annotated[
@@ -38,7 +39,7 @@ def profile(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Open a bundle that failed its parity check.")] = False,
 ) -> None:
-    """Show where the time of a graph goes: layer by layer, by kind of work, and against what the machine can do."""
+    """Profile a graph: time by layer and by kind of work, compared with the machine's peak performance."""
     from samedge.benchmarks.profile.profile_model import ProfileOptions, profile_model
     from samedge.cli.predict import bundle_of
     from samedge.cli.profile_tables import profile_tables
@@ -47,9 +48,9 @@ def profile(
     from samedge.tables import FORMATS, json_text, print_tables
 
     if format_ not in FORMATS:
-        raise UsageError(f"there is no format {format_!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {format_!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
     if min(prompts, points, batch, top) < 1:
-        raise UsageError("--prompts, --points, --batch and --top count from 1", cure="Give 1 or more")
+        raise UsageError("--prompts, --points, --batch and --top must be positive", cure="Give 1 or more")
     options = ProfileOptions(
         graph=graph,
         backend=backend,
@@ -63,27 +64,27 @@ def profile(
     )
     command = " ".join(["samedge", *sys.argv[1:]])
     with shown_progress() as progress:
-        found = profile_model(model, options, command=command, progress=progress, resolve=bundle_of)
+        profiled = profile_model(model, options, command=command, progress=progress, resolve=bundle_of)
     if output is not None:
-        _write(found, output)
+        _write(profiled, output)
     if format_ == "json":
-        sys.stdout.write(json_text(found))
+        sys.stdout.write(json_text(profiled))
     else:
-        print_tables(profile_tables(found, top), format_, columns=_COLUMNS)
+        print_tables(profile_tables(profiled, top), format_, columns=_COLUMNS)
 
 
-def _write(found: Profile, folder: Path) -> None:
+def _write(profiled: Profile, folder: Path) -> None:
     from samedge.benchmarks.profile.plot import plot_profile
     from samedge.cli.profile_tables import layers_table, profile_tables
     from samedge.errors import MissingExtraError
     from samedge.tables import json_text, tables_text, write_texts
 
-    every = layers_table(list(found.layers), len(found.layers), shorten=False)
-    tables = profile_tables(found, len(found.layers))
-    texts = {".json": json_text(found), ".md": tables_text(tables, "markdown"), ".csv": tables_text([every], "csv")}
+    every = layers_table(list(profiled.layers), len(profiled.layers), shorten=False)
+    tables = profile_tables(profiled, len(profiled.layers))
+    texts = {".json": json_text(profiled), ".md": tables_text(tables, "markdown"), ".csv": tables_text([every], "csv")}
     write_texts(texts, folder, "profile")
     try:
-        plot_profile(found, folder / "profile.png")
+        plot_profile(profiled, folder / "profile.png")
     except MissingExtraError as error:
         sys.stderr.write(f"no plot: {error}\n")
     sys.stderr.write(f"written to {folder}\n")

@@ -1,4 +1,4 @@
-"""What ``samedge profile`` shows as tables."""
+"""Tables of ``samedge profile``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LONGEST_NAME: Final = 48
 
 
 def profile_tables(profile: Profile, top: int) -> list[PlainTable]:
-    """Return what was profiled, the kinds of work, and the layers that take most.
+    """Return a summary, the kinds of work, and the slowest layers.
 
     Args:
-        profile: Of one graph.
-        top: How many layers.
+        profile: Profile of one graph.
+        top: Number of layers to show.
     """
     return [_summary(profile), kinds_table(profile.kinds), layers_table(profile.top(top), len(profile.layers))]
 
@@ -44,7 +44,7 @@ def _summary(profile: Profile) -> PlainTable:
 
 
 def kinds_table(kinds: tuple[KindRow, ...]) -> PlainTable:
-    """Return the share of each kind of work."""
+    """Return one row per kind of work."""
     rows = [
         (
             row.kind,
@@ -62,11 +62,11 @@ def kinds_table(kinds: tuple[KindRow, ...]) -> PlainTable:
 
 
 def layers_table(layers: list[LayerRow], count: int, *, shorten: bool = True) -> PlainTable:
-    """Return layers, in the order that they are given in.
+    """Return one row per layer, in the given order.
 
     Args:
-        layers: Some of a graph's.
-        count: How many the graph has.
+        layers: Layers of a graph.
+        count: Number of layers in the whole graph.
         shorten: Leave out the middle of long names.
     """
     rows = [

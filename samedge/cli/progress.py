@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr, so that stdout holds results only."""
+"""Progress display on stderr, so that stdout holds results only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from samedge.types import Progress
 
 @contextmanager
 def shown_progress(*, lines: bool = True) -> Iterator[Progress]:
-    """Give a function that takes a sentence and the share that is done, 0..1, and shows both while the block runs.
+    """Yield a function that shows a sentence and the completed fraction, 0..1, while the block runs.
 
-    On a terminal that is a bar; elsewhere each new sentence is a line.
+    On a terminal it draws a bar; elsewhere it writes a line for each new sentence.
 
     Args:
-        lines: Without a terminal, write lines; if not, nothing is shown there.
+        lines: Write lines where there is no terminal; if False, show nothing there.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -42,12 +42,12 @@ def shown_progress(*, lines: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def shown_counter(seconds: float = 10.0) -> Iterator[Callable[[int, int, str], None]]:
-    """Give a function that takes how many are done, of how many, and a sentence that says it, and shows them.
+    """Yield a function that shows the number done, the total, and a sentence about both.
 
-    On a terminal that is a bar; elsewhere the sentence is a line at the first, at the last, and every few seconds.
+    On a terminal it draws a bar; elsewhere it writes the sentence at the start, at the end, and every few seconds.
 
     Args:
-        seconds: Between two lines.
+        seconds: Minimum time between two lines.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

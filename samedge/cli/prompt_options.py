@@ -1,4 +1,4 @@
-"""Prompts as they are typed: ``--point 10,20,0``, ``--box 1,2,3,4``, ``--mask FILE``."""
+"""Prompts on the command line: ``--point 10,20,0``, ``--box 1,2,3,4``, ``--mask FILE``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
     """Return coordinates and labels of ``X,Y`` and ``X,Y,LABEL``.
 
     Raises:
-        UsageError: A value is something else.
+        UsageError: A value has another form.
     """
     points, labels = [], []
     for value in values:
@@ -28,7 +28,7 @@ def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
         label = numbers[2] if len(numbers) == 3 else 1.0
         if label not in (0, 1):
             raise UsageError(
-                f"{value!r} has the label {numbers[2]:g}", where="--point", cure="It is 1 (inside) or 0 (outside)"
+                f"invalid label {numbers[2]:g} in {value!r}", where="--point", cure="Give 1 (inside) or 0 (outside)"
             )
         labels.append(int(label))
     return points, labels
@@ -38,7 +38,7 @@ def parse_boxes(values: list[str]) -> list[list[float]]:
     """Return the corners of ``X1,Y1,X2,Y2``.
 
     Raises:
-        UsageError: A value is something else.
+        UsageError: A value has another form.
     """
     return [_numbers(value, "--box", (4,), "--box 100,80,500,420") for value in values]
 
@@ -49,26 +49,26 @@ def _numbers(text: str, option: str, counts: tuple[int, ...], example: str) -> l
     except ValueError:
         numbers = []
     if len(numbers) not in counts or not np.isfinite(numbers).all():
-        raise UsageError(f"{text!r} cannot be read", where=option, cure=f"Write it like this: {example}")
+        raise UsageError(f"invalid value {text!r}", where=option, cure=f"Write it like this: {example}")
     return numbers
 
 
 def read_mask(path: Path) -> NDArray[Any]:
-    """Read a mask prompt: low-resolution logits from ``.npy``, or a picture whose pixels are not black where it is.
+    """Read a mask prompt: low-resolution logits from ``.npy``, or an image that is black outside the mask.
 
     Raises:
         PromptError: The file is not an array of two axes.
-        ImageError: The picture cannot be read.
+        ImageError: The image cannot be read.
         StorageError: The file cannot be read.
     """
     if path.suffix != ".npy":
-        picture: NDArray[Any] = read_image(path).max(axis=2)
-        return picture > 0
+        brightest: NDArray[Any] = read_image(path).max(axis=2)
+        return brightest > 0
     with storage_errors(path, "read"):
         try:
             mask: NDArray[Any] = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise PromptError(f"the mask cannot be read: {error}", where=path, cure="Use numpy.save") from error
+            raise PromptError(f"cannot read the mask: {error}", where=path, cure="Write it with numpy.save") from error
     if mask.ndim != 2:
         raise PromptError(f"the mask has {mask.ndim} axes", where=path, cure="Save one mask, (height, width)")
     return mask
@@ -79,24 +79,24 @@ def combine(
 ) -> dict[str, Any]:
     """Return the prompts as `SAM.predict` takes them.
 
-    All points of one command describe one object, together with the box and the mask if there is one of each; each box
-    is a prompt, and so is each mask, and each point with ``--each-point``: then the first box goes with the first mask
-    and the first point, and so on.
+    All points of one command describe one object, together with the box and the mask, if any. Otherwise each box is a
+    prompt, as is each mask and, with ``--each-point``, each point: the first box then belongs to the first mask and the
+    first point, and so on.
 
     Raises:
-        UsageError: Prompts that cannot belong together, or ``--each-point`` without points.
+        UsageError: The prompts cannot be combined, or ``--each-point`` is given without points.
     """
     prompts: dict[str, Any] = {}
     if each_point and not points:
-        raise UsageError("there is no point", where="--each-point", cure="Give --point as well")
+        raise UsageError("no point given", where="--each-point", cure="Give --point as well")
     if points and not each_point:
         prompts |= {"points": [points], "labels": [labels]}
         for option, count in (("boxes", len(boxes)), ("masks", len(masks))):
             if count > 1:
                 raise UsageError(
-                    f"there are {count} {option}, and the points can belong to one object only",
+                    f"{count} {option} given, but all points describe one object",
                     where="--point",
-                    cure="Give one, or as many points with --each-point, or run the command for each object",
+                    cure="Give one, or as many points with --each-point, or run the command once per object",
                 )
     elif points:
         prompts |= {"points": [[point] for point in points], "labels": [[label] for label in labels]}
@@ -109,37 +109,37 @@ def combine(
         options = {"points": "--point", "bboxes": "--box", "masks": "--mask"}
         raise UsageError(
             " and ".join(f"{count} times {options[name]}" for name, count in counts.items()) + " do not match",
-            cure="Give as many of each, or run the command for each object",
+            cure="Give as many of each, or run the command once per object",
         )
     return prompts
 
 
 def given_options(**options: object) -> EverythingOptions:
-    """Return the options that were given: those that are not None."""
+    """Return the options that are not None."""
     return cast("EverythingOptions", {name: value for name, value in options.items() if value is not None})
 
 
 def check_request(prompts: Mapping[str, Any], options: EverythingOptions, *, multimask: bool) -> None:
-    """Find what does not go together before anything is opened.
+    """Validate the combination of prompts and options before anything is opened.
 
     Raises:
-        UsageError: Options for everything together with prompts, an option of prompts without any, or a value that
-            means nothing.
+        UsageError: Options for everything mode are combined with prompts, ``--multimask`` is given without prompts, or
+            a value is invalid.
     """
     if prompts and options:
         raise UsageError(
-            "there are prompts, and this is for segmenting everything",
+            "applies to segmenting everything, not to prompts",
             where=f"--{next(iter(options)).replace('_', '-')}",
             cure="Give one or the other",
         )
     if multimask and not prompts:
-        raise UsageError("there is no prompt", where="--multimask", cure="Give --point, --box or --mask as well")
+        raise UsageError("no prompt given", where="--multimask", cure="Give --point, --box or --mask as well")
     run_of(options)
 
 
 @contextmanager
 def shown_search(options: EverythingOptions) -> Iterator[EverythingOptions]:
-    """Give the options with what shows progress while the block runs: a bar on a terminal, and nothing elsewhere."""
+    """Yield the options with a progress function that draws a bar on a terminal, and nothing elsewhere."""
     from samedge.cli.progress import shown_progress
 
     with shown_progress(lines=False) as progress:

@@ -1,4 +1,4 @@
-"""What the commands show as tables."""
+"""Tables of the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samedge.tables import PlainTable, rich_table
 
 
 def parity_table(parity: ParityRecord) -> Table:
-    """Return the verdict, one row for each kind of prompt; its worst image counts."""
+    """Return the verdict, with one row per kind of prompt; its worst image counts."""
     if "box_error_max" in parity.thresholds or parity.objects is not None:
         return _yolo_parity_table(parity)
     rows = []
@@ -42,12 +42,12 @@ def parity_table(parity: ParityRecord) -> Table:
 
 
 def _yolo_parity_table(parity: ParityRecord) -> Table:
-    """Return the verdict of a YOLO: one row for each probe image, or the agreement of objects."""
+    """Return the verdict of a YOLO model, with one row per probe image or the agreement of objects."""
     title = _parity_title(parity)
-    width = len(Text.from_markup(title))  # few columns: the title is not to be folded to their width
+    width = len(Text.from_markup(title))  # the columns are narrow: min_width keeps the title on one line
     if parity.objects is not None:
         rows = [(parity.objects.sentence,)]
-        table = rich_table(None, ("float32 and int8 on your pictures",), rows, min_width=width)
+        table = rich_table(None, ("float32 and int8 on your images",), rows, min_width=width)
     else:
         lines = [(row.image, f"{row.mask_iou:.6f}", f"{row.iou_error:.1e}") for row in parity.rows]
         table = rich_table(None, ("image", "mask IoU, worst", "score error"), lines, right=(1, 2), min_width=width)
@@ -82,7 +82,7 @@ def graphs_table(manifest: Manifest) -> Table:
 
 
 def engines_table(pairs: Sequence[EngineSet]) -> Table:
-    """Return the engines of a bundle, those beside it first."""
+    """Return the engines of a bundle; those beside it come first."""
     roles = list(pairs[0].engines)
     rows = []
     for pair in pairs:
@@ -96,7 +96,7 @@ def engines_table(pairs: Sequence[EngineSet]) -> Table:
 
 
 def ports_table(manifest: Manifest) -> Table:
-    """Return what the graphs of a bundle take and give."""
+    """Return the inputs and outputs of a bundle's graphs."""
     table = rich_table("inputs and outputs", ("graph", "", "name", "dtype", "shape"))
     for graph in manifest.graphs:
         for side, ports in (("in", graph.inputs), ("out", graph.outputs)):
@@ -107,7 +107,7 @@ def ports_table(manifest: Manifest) -> Table:
 
 
 def print_results(results: Results) -> None:
-    """Write the image's name and size to stdout, on one line however long it is, and the masks that were found."""
+    """Write the image's name and size, on one unwrapped line, and the table of masks to stdout."""
     console = Console()
     title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
@@ -126,7 +126,7 @@ def _results_table(results: Results) -> Table:
 
 
 def backends_table(backends: Sequence[BackendReport]) -> PlainTable:
-    """Return one row a backend: whether it works here, and why not and the cure where it does not."""
+    """Return one row per backend: its availability, and the reason and cure if it is unavailable."""
     return PlainTable(
         title="backends",
         columns=("backend", "works", "version", "devices", "opens", "why"),
@@ -146,7 +146,7 @@ def backends_table(backends: Sequence[BackendReport]) -> PlainTable:
 
 
 def decisions_table(decisions: Sequence[Decision]) -> PlainTable:
-    """Return one row a decision: which graph, which backend won, by how much, and when."""
+    """Return one row per decision: the graph, the chosen backend, the measured candidates and the date."""
     return PlainTable(
         title="decisions",
         columns=("graph", "asked for", "chosen", "why", "candidates", "measured"),

@@ -11,16 +11,16 @@ import typer
 def verify(
     bundle: Annotated[str, typer.Argument(help="Bundle: the folder or .samedge file that samedge export wrote.")],
     backend: Annotated[
-        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the first that works.")
+        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the first available.")
     ] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or a backend's own name.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all physical cores by default.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Prove on this machine, without torch, that a bundle or its engines give the checkpoint's masks.
+    """Prove on this machine, without torch, that a bundle or its engines reproduce the checkpoint's masks.
 
-    Compares with the checkpoint's answers that the export kept in the bundle; a YOLO with the bundle's own graph on
-    another backend, on the processor. Ends with status 1 if they differ.
+    Compares them with the checkpoint's outputs that the export stored in the bundle; a YOLO model with its own graph on
+    another backend, on the CPU. The exit status is 1 if they differ.
     """
     from rich.console import Console
 
@@ -39,7 +39,7 @@ def verify(
     sys.stdout.flush()
     if record.verdict == "failed":
         raise ParityError(
-            f"on {record.backend} the masks are not the checkpoint's",
+            f"on {record.backend} the masks differ from the checkpoint's",
             where=bundle,
             cure="Use another backend, or build the engines again: samedge build",
         )

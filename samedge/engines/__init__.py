@@ -1,1 +1,1 @@
-"""The backends behind one protocol. Knows arrays and nothing of SAM."""
+"""Inference backends behind one protocol. Independent of SAM: arrays in, arrays out."""

@@ -1,8 +1,7 @@
-"""How long each layer of a graph takes, as the backend that runs it tells.
+"""Execution time of each layer of a graph, as reported by its backend.
 
-A layer is what a backend runs at once: a node of the graph, several that it fused, or something of its own, such as a
-change of layout. Each backend that can tell is a line of a table; see `samedge.engines.registry`. Knows arrays and
-nothing of SAM.
+A layer is one unit of execution: a node of the graph, several fused nodes, or an addition of the backend's own, such as
+a layout change. Each backend that supports profiling is one line of a table; see `samedge.engines.registry`.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from samedge.errors import BackendUnavailableError, EngineError, UsageError
 from samedge.types import Array
 
 WARM_UPS: Final = 2
-"""Runs that do not count: the second one of a graph in onnxruntime may still prepare something."""
+"""Uncounted runs: onnxruntime may still prepare a graph in its second run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """What one layer takes.
+    """Execution time of one layer.
 
     Attributes:
-        name: What the backend calls it.
-        operator: What the backend says that it does, such as "Gemm", "FullyConnected" or "Reorder".
-        kernel: The implementation, where the backend names it: "brgemm_avx512_f32".
-        milliseconds: Of one run; the median over runs.
-        best: Of the fastest run; 0 where there was one alone.
-        sources: Nodes of the graph that it does, by name, where the backend tells.
-        nbytes: Bytes that it reads and writes, where the backend tells.
+        name: The backend's name for it.
+        operator: Its kind as the backend reports it, such as "Gemm", "FullyConnected" or "Reorder".
+        kernel: The implementation, if the backend names it: "brgemm_avx512_f32".
+        milliseconds: Median over the runs.
+        best: Fastest run; 0 if there was only one.
+        sources: Names of the graph nodes that it computes, if the backend reports them.
+        nbytes: Bytes read and written, if the backend reports them.
     """
 
     name: str
@@ -50,16 +49,16 @@ class LayerTime:
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
-    """The layers of one graph on one backend.
+    """Layer times of one graph on one backend.
 
     Attributes:
-        backend: Which.
-        device: Where it ran.
-        details: What the backend says about how it ran.
-        layers: In the order of their execution.
-        run_ms: Wall time of one run as a caller sees it, the median; copies to and from a device are in it.
-        runs: How many there were.
-        shapes: Of each input.
+        backend: Name of the backend.
+        device: Device that ran the graph.
+        details: The engine's own description of how it ran.
+        layers: In execution order.
+        run_ms: Median wall time of one run as seen by the caller, including copies to and from the device.
+        runs: Number of counted runs.
+        shapes: Input name to shape.
     """
 
     backend: str
@@ -72,15 +71,15 @@ class LayerProfile:
 
     @property
     def layers_ms(self) -> float:
-        """What the layers take together."""
+        """Sum of the layer times, milliseconds."""
         return sum(layer.milliseconds for layer in self.layers)
 
 
 class ProfiledEngine(RawEngine, Protocol):
-    """An engine that was opened so that it tells about its layers."""
+    """An engine opened with profiling enabled."""
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
-        """Return what all runs so far took, the first ones left out; nothing runs afterwards."""
+        """End profiling and return the times of all runs so far, without the warm-ups."""
         ...
 
 
@@ -106,37 +105,39 @@ def profile_layers(
     feeds: Mapping[str, Array] | None = None,
     opener: OpenProfiled | None = None,
 ) -> LayerProfile:
-    """Run a graph some times and returns what its layers take.
+    """Run a graph repeatedly and return the execution time of each layer.
 
     Args:
         path: The graph file.
         backend: Name of a backend.
         device: As for `samedge.engines.registry.open_engine`.
         threads: CPU threads.
-        sizes: Sizes for free axes by name; 1 for those that are not named.
-        runs: Runs that count.
-        warm_ups: Runs before them that do not.
-        feeds: What to run it on; noise if left out.
-        opener: Opens the engine in place of the backend's own.
+        sizes: Size of each free axis by name; 1 for axes not named.
+        runs: Counted runs.
+        warm_ups: Uncounted runs before them.
+        feeds: Inputs to run on; noise if omitted.
+        opener: Opens the engine in place of the backend's own class.
 
     Raises:
         UsageError: `runs` or `threads` is less than 1.
         BackendUnavailableError: The backend is not installed.
-        DeviceUnavailableError: The device cannot be had.
+        DeviceUnavailableError: The device is unavailable.
         EngineError: The graph cannot be opened or run.
     """
     if runs < 1 or warm_ups < 0:
-        raise UsageError(f"{runs} runs and {warm_ups} warm-ups are wanted", cure="Ask for one run or more")
+        raise UsageError(f"invalid counts: {runs} runs and {warm_ups} warm-ups", cure="Request one run or more")
     if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}", cure="Give 1 or more, or leave it out for all physical cores")
+        raise UsageError(
+            f"invalid number of threads: {threads}", cure="Give 1 or more, or omit it for all physical cores"
+        )
     line = find_backend(backend)
     if not path.is_file():
-        raise EngineError("there is no such graph file", where=path, cure="Check the path")
+        raise EngineError("graph file not found", where=path, cure="Check the path")
     if opener is None:
         found = line.factory().probe()
         if not found.ok:
             raise BackendUnavailableError(
-                f"the backend {line.name!r} does not work here: {found.reason}", cure=line.cure(found)
+                f"the backend {line.name!r} is unavailable: {found.reason}", cure=line.cure(found)
             )
         module, _, name = _PROFILED[line.name].partition(":")
         opener = cast("OpenProfiled", getattr(import_module(module), name))
@@ -155,10 +156,10 @@ def profile_layers(
 
 
 def median_layers(runs: Sequence[Sequence[LayerTime]]) -> list[LayerTime]:
-    """Return the layers with the medians of their times; all runs have the same layers in the same order.
+    """Return the layers with the medians of their times. Every run must have the same layers in the same order.
 
     Raises:
-        EngineError: They do not.
+        EngineError: The runs have different layers.
     """
     names = [[layer.name for layer in layers] for layers in runs]
     if not runs or any(own != names[0] for own in names):

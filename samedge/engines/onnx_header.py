@@ -1,6 +1,6 @@
-"""Names and axes of an ONNX graph's inputs and outputs, read without the package onnx and without its weights.
+"""Names and axes of an ONNX graph's inputs and outputs, read without the onnx package and without loading weights.
 
-For runtimes that forget them: OpenVINO keeps no names of axes, and no order of the names of one tensor.
+Needed because OpenVINO discards axis names and the order of a tensor's names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, TypeAlias
 from samedge.errors import EngineError, storage_errors
 
 Axes: TypeAlias = "tuple[int | str | None, ...]"
-"""One entry an axis: its size, its name, or None where the file has neither."""
+"""One entry per axis: its size, its name, or None if the file gives neither."""
 
 _GRAPH: Final = 7  # of ModelProto
 _INPUT, _OUTPUT = 11, 12  # of GraphProto
@@ -22,16 +22,16 @@ _TENSOR_TYPE: Final = 1  # of TypeProto
 _SHAPE: Final = 2  # of TypeProto.Tensor
 _DIMENSION: Final = 1  # of TensorShapeProto
 _SIZE, _AXIS_NAME = 1, 2  # of TensorShapeProto.Dimension
-_LARGEST_SIZE: Final = (1 << 63) - 1  # what is more was negative
+_LARGEST_SIZE: Final = (1 << 63) - 1  # larger values are negative sizes
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxPorts:
-    """What a graph takes and gives, in the order of the file.
+    """Inputs and outputs of a graph, in file order.
 
     Attributes:
-        inputs: Name to axes; None where the file does not say how many there are. Weights may be among them.
-        outputs: The same of the outputs.
+        inputs: Name to axes; None if the rank is unknown. Initialisers may be among them.
+        outputs: Name to axes, likewise.
     """
 
     inputs: dict[str, Axes | None]
@@ -39,18 +39,18 @@ class OnnxPorts:
 
 
 def read_onnx_ports(path: Path) -> OnnxPorts:
-    """Return what the graph in an ONNX file takes and gives.
+    """Read the names and axes of an ONNX graph's inputs and outputs.
 
     Raises:
-        EngineError: It is no ONNX file, or it is cut off.
-        StorageError: It cannot be read.
+        EngineError: The file is not ONNX, or is truncated.
+        StorageError: The file cannot be read.
     """
     with storage_errors(path, "read"), path.open("rb") as file:
         try:
             return _model(file, path.stat().st_size)
         except ValueError as error:
             raise EngineError(
-                f"this is no ONNX file, or it is truncated ({error})",
+                f"not an ONNX file, or truncated ({error})",
                 where=path.name,
                 cure="Copy the file again, or export the checkpoint again",
             ) from error
@@ -67,7 +67,7 @@ def _model(file: BinaryIO, end: int) -> OnnxPorts:
                     name, axes = _port(file, field.end)
                     sides[field.number][name] = axes
     if ports is None:
-        raise ValueError("it has no graph")
+        raise ValueError("the model has no graph")
     return ports
 
 
@@ -109,10 +109,10 @@ class Field:
     """One field of a message.
 
     Attributes:
-        number: Its number in the schema.
-        value: Of an integer field, as the unsigned 64 bits that are stored; None for the others.
-        length: Bytes of its content, from where the file stands when the field is given; 0 for an integer.
-        end: Where it ends in the file.
+        number: Field number in the schema.
+        value: An integer field's 64 bits, unsigned; None for other kinds.
+        length: Bytes of content from the file's position; 0 for an integer.
+        end: End of the field in the file.
     """
 
     number: int
@@ -122,14 +122,14 @@ class Field:
 
 
 def walk_fields(file: BinaryIO, end: int) -> Iterator[Field]:
-    """Give the fields of the message that starts where the file stands; how much of each is read does not matter.
+    """Yield the fields of the message at the file's position; the caller may read any part of each.
 
     Args:
-        file: Open for reading, and seekable.
-        end: Where the message ends in the file.
+        file: Seekable file, open for reading.
+        end: End of the message in the file.
 
     Raises:
-        ValueError: It is no message, or is cut off.
+        ValueError: The bytes are not a message, or are truncated.
     """
     while file.tell() < end:
         key = _varint(file)
@@ -143,16 +143,16 @@ def walk_fields(file: BinaryIO, end: int) -> Iterator[Field]:
         elif kind in _FIXED_SIZES:
             value, length = None, _FIXED_SIZES[kind]
         else:
-            raise ValueError(f"a field of the unknown kind {kind}")
+            raise ValueError(f"unknown wire type {kind}")
         field = Field(number, value, length, file.tell() + length)
         if field.end > end:
-            raise ValueError("a field ends after its message")
+            raise ValueError("a field extends beyond its message")
         yield field
         file.seek(field.end)
 
 
 def read_text(file: BinaryIO, field: Field) -> str:
-    """Return the content of a field as text; bytes that are no UTF-8 are replaced."""
+    """Return the content of a field as text, replacing invalid UTF-8."""
     return file.read(field.length).decode("utf-8", "replace")
 
 
@@ -173,11 +173,11 @@ _MAX_ENTRY: Final = 1 << 22
 
 
 def read_onnx_metadata(path: Path) -> dict[str, str]:
-    """Return ``metadata_props`` of an ONNX file; empty where it has none.
+    """Return ``metadata_props`` of an ONNX file, or an empty dictionary.
 
     Raises:
-        EngineError: It is no ONNX file, or it is cut off.
-        StorageError: It cannot be read.
+        EngineError: The file is not ONNX, or is truncated.
+        StorageError: The file cannot be read.
     """
     pairs: dict[str, str] = {}
     with storage_errors(path, "read"), path.open("rb") as file:
@@ -188,6 +188,6 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
                     pairs[entry.get(1, "")] = entry.get(2, "")
         except ValueError as error:
             raise EngineError(
-                f"this is no ONNX file, or it is cut off ({error})", where=path, cure="Get or export the file again"
+                f"not an ONNX file, or truncated ({error})", where=path, cure="Copy or export the file again"
             ) from error
     return pairs

@@ -1,7 +1,7 @@
-"""The table of backends, and how one is chosen and opened.
+"""The table of backends, and the choice and opening of one.
 
-A backend is one file and one line here: a table of strings, so that nothing is imported before it is asked for, and
-type checkers and packaging tools see what there is. Knows arrays and nothing of SAM.
+A backend is one file and one line here: a table of strings, so that nothing is imported before it is needed, while type
+checkers and packaging tools still see every entry.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Backend:
     """One line of the table.
 
     Attributes:
-        name: What users ask for.
+        name: Public name.
         target: "module:class" of the `RawEngineFactory`.
-        extra: The extra of this package that installs what the backend needs.
+        extra: The extra of this package that installs its runtime.
         suffixes: Suffixes of the graph files that it opens.
-        aliases: Other names that users may know it by.
-        measured: Kinds of devices that are compared by measuring; those that take minutes to open a graph, or compute
-            in another precision than it is written in, have to be asked for.
+        aliases: Other accepted names.
+        measured: Kinds of devices compared by measurement. Devices that take minutes to open a graph, or that compute
+            in another precision than the graph's, must be requested explicitly.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Backend:
         return cast("RawEngineFactory", getattr(import_module(module), name))
 
     def cure(self, found: Availability) -> str:
-        """Return what to do where the backend does not work."""
+        """Return the cure for an unavailable backend."""
         return found.cure or f"Install it with: pip install 'samedge[{self.extra}]'"
 
 
@@ -79,12 +79,12 @@ BACKENDS: Final = (  # order = the preference of "auto"
 
 
 def backend_names() -> tuple[str, ...]:
-    """Name that `open_engine` takes, in the order that "auto" prefers."""
+    """Return the names that `open_engine` accepts, in the order of preference of "auto"."""
     return tuple(backend.name for backend in BACKENDS)
 
 
 def find_backend(name: str) -> Backend:
-    """Return the line of the table with this name or alias, upper or lower case.
+    """Return the backend of this name or alias, ignoring case.
 
     Raises:
         BackendUnavailableError: There is none.
@@ -93,12 +93,12 @@ def find_backend(name: str) -> Backend:
         if name.lower() in (backend.name, *backend.aliases):
             return backend
     raise BackendUnavailableError(
-        f"there is no backend {name!r}", cure=f"Choose one of: {', '.join((AUTO, *backend_names()))}", backend=name
+        f"unknown backend {name!r}", cure=f"Choose one of: {', '.join((AUTO, *backend_names()))}", backend=name
     )
 
 
 def availability(name: str) -> Availability:
-    """Whether a backend works here and, where it does not, why and what to do.
+    """Report whether a backend works here and, if not, the reason and the cure.
 
     Raises:
         BackendUnavailableError: There is no backend of this name.
@@ -107,33 +107,37 @@ def availability(name: str) -> Availability:
 
 
 def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, threads: int | None = None) -> Engine:
-    """Open a graph file; the engine says which backend and device it got.
+    """Open a graph file; the engine reports the backend and device in use.
 
     Args:
         path: The graph file.
         backend: A name of `backend_names`, or "auto" for the first that works here and can open the graph on the
             device.
-        device: "cpu", "cuda", "cuda:1", or a backend's own name for a device. A device that was named is used or is
-            an error. None lets the backend choose.
+        device: "cpu", "cuda", "cuda:1", or a backend-specific name. A named device is used or raises an error. None
+            lets the backend choose.
         threads: CPU threads for one run; None for all physical cores.
 
     Raises:
-        BackendUnavailableError: The backend is not known or not installed, or "auto" found none that is.
-        DeviceUnavailableError: The device cannot be had.
+        BackendUnavailableError: The backend is unknown or not installed, or "auto" found none.
+        DeviceUnavailableError: The device is unavailable.
         EngineError: The file cannot be opened as a graph.
         UsageError: `threads` is less than 1.
     """
     if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}", cure="Give 1 or more, or leave it out for all physical cores")
+        raise UsageError(
+            f"invalid number of threads: {threads}", cure="Give 1 or more, or omit it for all physical cores"
+        )
     if not path.is_file():
-        raise EngineError("there is no such graph file", where=path, cure="Check the path")
+        raise EngineError("graph file not found", where=path, cure="Check the path")
     options = EngineOptions(device=device, threads=threads)
     if backend != AUTO:
         return _open(find_backend(backend), path, options)
     candidates = [candidate for candidate in BACKENDS if path.suffix in candidate.suffixes]
     if not candidates:
         known = ", ".join(sorted({suffix for candidate in BACKENDS for suffix in candidate.suffixes}))
-        raise EngineError(f"no backend opens {path.suffix or 'such'} files", where=path, cure=f"They open: {known}")
+        raise EngineError(
+            f"no backend opens {path.suffix or 'such'} files", where=path, cure=f"Use one of the formats {known}"
+        )
     missing: list[EngineError] = []
     failures: list[tuple[str, EngineError]] = []
     for candidate in candidates:
@@ -145,14 +149,14 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
             failures.append((candidate.name, error))
     if not failures:
         raise BackendUnavailableError(
-            "no backend is installed that can run this graph",
+            "no installed backend can run this graph",
             where=path,
             cure="; ".join(str(error) for error in missing),
         ) from missing[0]
     first = failures[0][1]
     if len(failures) == 1:
         raise first
-    # The first is the backend that would have been used: its kind of error it is.
+    # The first backend is the preferred one: raise its kind of error.
     reasons = "; ".join(f"{name}: {error.what}" for name, error in failures)
     raise type(first)(
         f"no backend here can open this graph ({reasons})", where=path, cure=first.cure, **first.facts
@@ -160,10 +164,10 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
 
 
 def require_backend(name: str) -> Backend:
-    """Return the line of the table of a backend that works here.
+    """Return the backend of this name, which must work here.
 
     Raises:
-        BackendUnavailableError: There is none, or it does not work here: with the cause and the cure.
+        BackendUnavailableError: The name is unknown, or the backend is unavailable; with the cause and a cure.
     """
     backend = find_backend(name)
     _require(backend)
@@ -179,7 +183,7 @@ def _require(backend: Backend) -> None:
     found = backend.factory().probe()
     if not found.ok:
         raise BackendUnavailableError(
-            f"the backend {backend.name!r} does not work here: {found.reason}",
+            f"the backend {backend.name!r} is unavailable: {found.reason}",
             cure=backend.cure(found),
             backend=backend.name,
         )
@@ -187,17 +191,17 @@ def _require(backend: Backend) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """One backend, as it is here.
+    """Availability of one backend on this machine.
 
     Attributes:
-        name: What `samedge.load` takes.
-        aliases: Other names that it takes.
+        name: Public name, as in `samedge.load`.
+        aliases: Other accepted names.
         suffixes: Suffixes of the graph files that it opens.
-        available: It works here.
-        version: Of its runtime; None where it is not installed or does not say.
-        devices: The devices that can be asked for.
-        reason: Version and devices if it works, otherwise the cause.
-        cure: What to install or change; None if it works.
+        available: True if it works here.
+        version: Version of its runtime; None if unknown.
+        devices: Selectable devices.
+        reason: Version and devices if available, otherwise the cause.
+        cure: Action that makes it available; None if it already is.
     """
 
     name: str
@@ -211,7 +215,7 @@ class BackendReport:
 
 
 def backends() -> tuple[BackendReport, ...]:
-    """Return every backend in the order that "auto" prefers; opens no graph."""
+    """Return a report on every backend, in the order of preference of "auto", without opening a graph."""
     reports: list[BackendReport] = []
     for backend in BACKENDS:
         found = backend.factory().probe()

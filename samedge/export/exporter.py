@@ -9,13 +9,14 @@ from typing_extensions import Unpack
 
 from samedge.export.bundle import export_bundle
 from samedge.export.engines.export import export_with_engines
-from samedge.options import ENGINE_FORMATS, ExportFormat, ExportKeywords, ExportOptions
+from samedge.options import ENGINE_FORMATS, ExportFormat, ExportKeywords, ExportOptions, with_keywords
 from samedge.types import Progress
 
 if TYPE_CHECKING:
     from samedge.export.engines.build import BuiltEngines
 
 
+@with_keywords(ExportKeywords)
 def export_model(
     model: str | Path,
     *,

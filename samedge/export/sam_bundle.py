@@ -16,7 +16,7 @@ from samedge.export.graphs.onnx_file import file_record, save_graph
 from samedge.export.graphs.plans import plan_graphs
 from samedge.export.graphs.trace import trace
 from samedge.export.precision.gpu import default_form, gpu_graphs, is_for_gpus
-from samedge.export.precision.ladder import Calibration, int8_encoder
+from samedge.export.precision.ladder import Calibration, WrittenGraph, int8_encoder
 from samedge.export.precision.rounding import judged_graph
 from samedge.export.torch_reference import TorchRunner
 from samedge.models.sam.load import LoadedModel
@@ -62,7 +62,7 @@ def write_sam_bundle(loaded: LoadedModel, stage: Path, stem: str, options: Expor
     elif precision == "int8":
         judge = partial(_judge_int8, loaded, stage, graphs, io, report) if options.check else None
         plan, step = plan_graphs(loaded.model, io, form)[0], partial(_report_within, report, 0.4, 0.6)
-        chosen = int8_encoder(graphs[0], plan, stage, stem, calibration, judge, step)
+        chosen = int8_encoder(WrittenGraph(graphs[0], plan, stage, stem), calibration, judge, step)
         graphs, parity, notes = (chosen.graph, *graphs[1:]), chosen.parity, chosen.notes
     if not options.check:
         parity = ParityRecord(verdict="unchecked")

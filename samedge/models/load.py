@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samedge.errors import UsageError
-from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.models.sam.load import LoadedModel, load_model, model_of
@@ -14,7 +14,7 @@ from samedge.models.yolo.load import LoadedYolo, is_yolo, load_yolo, yolo_of
 
 
 def load_any(
-    source: str | Path, *, image_size: int | tuple[int, int] | None = None, progress: Progress | None = None
+    source: str | Path, *, image_size: int | tuple[int, int] | None = None, progress: DownloadProgress | None = None
 ) -> LoadedModel | LoadedYolo:
     """Return the model of a checkpoint; which kind it is follows from its keys alone.
 

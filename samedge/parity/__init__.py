@@ -1,1 +1,1 @@
-"""Whether graphs and engines give the checkpoint's masks: probes, comparison, what a bundle keeps to compare with."""
+"""Parity of graphs and engines with the checkpoint: probes, comparison, stored reference."""

@@ -1,7 +1,7 @@
-"""Parity: do the graphs give the checkpoint's masks? Compares what two ways of running a model say to the probe set.
+"""Parity: comparison of two ways of running a model on the probe set.
 
-Judged at the level that the user sees: intersection over union of the binary masks at image size, then the predicted
-IoUs, then the embeddings. Knows arrays only: the reference may be the torch model, or results that were stored.
+Judged on what the user sees: intersection over union of the binary masks at image size, then the predicted IoUs, then
+the embeddings. The reference may be the torch model or stored results.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ FP32_THRESHOLDS: Final[Mapping[str, float]] = {
     "iou_error_max": 1e-3,
     "embedding_error_max": 1e-3,
 }
-"""Mean and worst mask IoU must be at least, errors at most this. float32 sums in another order, and nothing else, may
-differ."""
+"""Minimum mean and worst mask IoU, and maximum errors. Only the order of float32 summation may differ."""
 
 HALF_THRESHOLDS: Final[Mapping[str, float]] = {"mask_iou_mean": 0.995, "mask_iou_decile": 0.99, "iou_error_max": 0.02}
-"""For float16, of the masks that a user is shown."""
+"""For float16, on the masks shown to a user."""
 
 INT8_THRESHOLDS: Final[Mapping[str, float]] = {"mask_iou_mean": 0.98, "mask_iou_decile": 0.95, "iou_error_max": 0.15}
-"""For int8, of the masks that a user is shown. The rounding of weights and activations moves borders by a pixel here
-and there, and small masks more than large ones: the mean and the worst tenth are judged, not the worst of all."""
+"""For int8, on the masks shown to a user. Rounding of weights and activations moves borders by a pixel here and there,
+which affects small masks most: the mean and the worst tenth are judged, not the worst."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a decoder says to one prompt.
+    """A decoder's output for one prompt.
 
     Attributes:
         low_res_masks: float32 ``[M, 4g, 4g]`` logits.
@@ -49,14 +48,14 @@ class Decoded:
 
 
 class ProbeRunner(Protocol):
-    """One way to run a model on a probe."""
+    """A way of running a model on a probe."""
 
     def embed(self, probe: Probe) -> FloatArray:
         """Encode the image, keep it for `decode`, and return the embedding float32 ``[1, C, g, g]``."""
         ...
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
-        """Decode a prompt on the image embedded last; one entry for each decoder graph, by role."""
+        """Decode a prompt on the last embedded image; return one entry for each decoder graph, by role."""
         ...
 
 
@@ -69,7 +68,7 @@ class _Worst:
 
 
 def mask_iou(a: BoolArray, b: BoolArray) -> float:
-    """Return intersection over union of two binary masks of one shape; 1 where both are empty."""
+    """Return intersection over union of two binary masks of one shape; 1 if both are empty."""
     union = np.count_nonzero(a | b)
     return 1.0 if union == 0 else float(np.count_nonzero(a & b) / union)
 
@@ -87,14 +86,14 @@ def compare(
     """Run both on every probe and return the verdict.
 
     Args:
-        reference: What is right; its decoders must include the candidate's roles.
-        candidate: What is judged.
+        reference: The ground truth; its decoders must include the candidate's roles.
+        candidate: The runner under test.
         probes: The probe set.
         backend: Name of the candidate's backend and device, for the record.
-        thresholds: As in `FP32_THRESHOLDS`; what is not in it is not judged.
-        shown_only: Judge of each prompt's masks the one that a user is shown: for a click the reference's best of the
-            three ambiguous ones, otherwise the first. The others are weak answers that no one sees.
-        progress: Called with the number of probes done.
+        thresholds: As in `FP32_THRESHOLDS`; figures without a threshold are not judged.
+        shown_only: Judge only the mask of each prompt that is shown to a user: for a click the reference's best of the
+            three ambiguous ones, otherwise the first. The others are weak predictions that no one sees.
+        progress: Called with the number of finished probes.
     """
     worst = _Worst()
     rows: list[ParityRow] = []
@@ -157,7 +156,7 @@ def _row(
 
 
 def _shown(prompt: ProbePrompt, reference: Decoded) -> int:
-    """Return which mask a user is shown: SAM's rule for ambiguous prompts is about single points."""
+    """Return the index of the mask shown to a user, by SAM's rule for ambiguous single points."""
     if len(reference.masks) == 1 or np.count_nonzero(prompt.labels >= 0) != 1:
         return 0
     return 1 + int(reference.iou_predictions[1:].argmax())
@@ -176,7 +175,7 @@ def _mask_ious(want: BoolArray, have: BoolArray) -> Iterator[float]:
 
 
 def _max_difference(want: FloatArray, have: FloatArray) -> float:
-    """Return the largest absolute difference; beyond all limits where shapes differ or a value is not a number."""
+    """Return the largest absolute difference, or the largest float32 for NaN or differing shapes."""
     if want.shape != have.shape or not np.isfinite(have).all():
         return float(np.finfo(np.float32).max)  # not infinity, which JSON cannot carry
     return float(np.abs(want - have).max(initial=0.0))

@@ -1,4 +1,4 @@
-"""The graphs of a bundle, or their engines, as the parity check runs them. Imports no torch: a board can check."""
+"""The graphs of a bundle, or their engines, as a parity candidate. Needs no torch, so it runs on a board."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from samedge.types import Array, BoolArray, FloatArray, IOScheme
 
 WHOLE_ROLES: Final[tuple[GraphRole, ...]] = ("decoder", "decoder_single")
 SPLIT_ROLE: Final[GraphRole] = "decoder_masks"
-"""Under which what the three graphs of a split decoder say together is judged."""
+"""Role under which the three graphs of a split decoder are judged together."""
 
 
 def judged_roles(engines: Iterable[GraphRole]) -> tuple[GraphRole, ...]:
-    """Return the roles that a bundle's decoders answer under, of all its roles."""
+    """Return the roles under which a bundle's decoders are judged, among all its roles."""
     return tuple(role for role in engines if role in (*WHOLE_ROLES, SPLIT_ROLE))
 
 
 class GraphRunner:
-    """The candidate: encoder and decoder graphs, each opened by a backend.
+    """The parity candidate: opened encoder and decoder graphs.
 
     Args:
         engines: Opened graphs by role.
         io: Their I/O scheme.
-        source: How an image becomes the encoder's input, and a logit a mask.
+        source: Preprocessing of images, and the mask threshold.
         grid: Side of the image embedding.
     """
 
@@ -50,7 +50,7 @@ class GraphRunner:
         self._grid = grid
 
     def embed(self, probe: Probe) -> FloatArray:
-        """Encode the image: float32 ``[1, C, g, g]``."""
+        """Return the embedding of the probe's image, float32 ``[1, C, g, g]``."""
         height, width = probe.image.shape[:2]
         source, encoder = self._source, self._engines["encoder"]
         self._geometry = ImageGeometry.of(height, width, source.image_size)
@@ -82,7 +82,7 @@ class GraphRunner:
                 continue
             outputs = self._engines[role].run(as_specified(self._engines[role], feeds))
             low_res = outputs["low_res_masks"][0].astype(np.float32, copy=False)
-            # Meta's graphs resize in the graph, and that is judged too; the native one leaves it to the host.
+            # Meta's graphs resize inside the graph, which is judged too; the native one leaves it to the host.
             masks = (
                 outputs["masks"][0] > self._source.mask_threshold if "masks" in outputs else self._image_masks(low_res)
             )

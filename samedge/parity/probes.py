@@ -1,7 +1,7 @@
-"""The fixed probe set: five images and five kinds of prompt that every export is judged by.
+"""The fixed probe set: five images and five kinds of prompts that every export is judged by.
 
-The images are drawn here, from fixed seeds, so that a bundle can be probed on a board that has nothing but numpy. They
-span the aspect ratios from 4:1 to 1:4, because that is where exported graphs have been wrong. Imports no torch.
+The images are drawn from fixed seeds, so that a bundle can be probed on a board with nothing but numpy. Their aspect
+ratios span 4:1 to 1:4, where exported graphs have been wrong.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PROBE_SIZES: Final = ((250, 1000), (540, 960), (700, 700), (800, 600), (1000, 25
 
 @dataclass(frozen=True, slots=True)
 class ProbePrompt:
-    """One prompt, ready for a decoder.
+    """A prompt in the form of decoder inputs.
 
     Attributes:
-        kind: What it stands for, as the parity table shows it.
+        kind: Its name in the parity table.
         coords: float32 ``[P, 2]``, (x, y) in px of the resized image.
         labels: int32 ``[P]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
         mask: float32 ``[4g, 4g]`` logits, or None.
@@ -64,8 +64,8 @@ def probe_set(image_size: int, grid: int) -> tuple[Probe, ...]:
 def _draw(height: int, width: int, seed: int) -> ImageArray:
     """Draw shaded discs and boxes on a gradient with grain: edges, flat areas and texture at every scale.
 
-    In double precision: another processor's sine differs in the last digit, and no pixel may be rounded differently for
-    that, because what the reference said to these images is compared with on other machines.
+    Double precision: sines differ between processors in the last digit, which must not change a pixel, because stored
+    references are compared on other machines.
     """
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)

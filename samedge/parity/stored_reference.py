@@ -1,8 +1,8 @@
-"""What the fp32 torch model says to the probe set, kept in the bundle: what a board without torch compares with.
+"""The fp32 torch model's outputs on the probe set, stored in the bundle for comparison on a board without torch.
 
-The probe images and prompts are drawn anew from their seeds; their digest is kept. Of the answers are kept: the masks
-at the size of the image, one bit a pixel; the predicted IoUs; of embeddings and low-resolution logits, which are large,
-the values on a coarse grid. All of it is some hundred kB. Imports no torch.
+The probe images and prompts are redrawn from their seeds; their digest is stored. Of the outputs are stored: the masks
+at image size, one bit per pixel; the predicted IoUs; and the large embeddings and low-resolution logits on a coarse
+grid. A few hundred kB in total.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PROBES_NAME: Final = "probes.npz"
 _FORMAT: Final = 1
 _EMBEDDING_SIDE: Final = 8
 _LOGITS_SIDE: Final = 16
-"""Rows and columns of the grid on which embeddings and logits are kept."""
+"""Rows and columns of the grid on which embeddings and logits are stored."""
 
 
 def on_grid(values: FloatArray, side: int) -> FloatArray:
-    """Return every so many rows and columns of ``[..., H, W]``: about ``side`` of each.
+    """Return evenly spaced rows and columns of ``[..., H, W]``: about ``side`` of each.
 
-    NaN if any value is not finite: nothing of that kind may hide in between, and a graph overflows in places.
+    NaN if any value is not finite, so that an overflow between grid points is not hidden.
     """
     step = max(1, values.shape[-1] // side)
     picked = values[..., step // 2 :: step, step // 2 :: step]
@@ -42,11 +42,11 @@ def on_grid(values: FloatArray, side: int) -> FloatArray:
 
 
 class RecordedReference:
-    """A reference that keeps what it says, to be stored.
+    """A reference that records its outputs.
 
     Args:
-        reference: Whose answers are kept.
-        probes: The probe set that it will be asked, in this order, once.
+        reference: The recorded reference.
+        probes: The probe set that it will be run on, in this order, once.
     """
 
     def __init__(self, reference: ProbeRunner, probes: Sequence[Probe]) -> None:
@@ -58,14 +58,14 @@ class RecordedReference:
         self._masks: list[list[Array]] = []
 
     def embed(self, probe: Probe) -> FloatArray:
-        """As the reference, and kept."""
+        """Return and record the reference's embedding."""
         embedding = self._reference.embed(probe)
         self._embeddings.append(on_grid(embedding[0], _EMBEDDING_SIDE))
         self._masks.append([])
         return embedding
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
-        """As the reference, and the answer with all masks is kept."""
+        """Return the reference's outputs, and record the one with all masks."""
         decoded = self._reference.decode(prompt)
         whole = next(answer for role, answer in decoded.items() if role != "decoder_single")
         self._ious.append(whole.iou_predictions)
@@ -74,7 +74,7 @@ class RecordedReference:
         return decoded
 
     def save(self, folder: Path) -> None:
-        """Write what was kept into a bundle's folder.
+        """Write the recorded outputs into a bundle's folder.
 
         Raises:
             StorageError: It cannot be written.
@@ -95,19 +95,19 @@ class RecordedReference:
 
 
 class StoredReference:
-    """The reference of a bundle, from its file.
+    """The stored reference of a bundle.
 
-    It answers with embeddings and logits on the coarse grid: compare it with a `GridRunner`.
+    It returns embeddings and logits on the coarse grid: compare it with a `GridRunner`.
 
     Args:
         bundle: The bundle.
-        roles: The decoder roles of the candidate: what to answer for.
+        roles: The decoder roles of the candidate.
 
     Attributes:
-        probes: The probe set that it can be asked, in order.
+        probes: The probe set to run, in order.
 
     Raises:
-        BundleError: The bundle keeps no reference, or it is damaged, or of other probes than this samedge draws.
+        BundleError: The bundle has no reference, or it is damaged, or uses other probes than this samedge.
         StorageError: It cannot be read.
     """
 
@@ -115,7 +115,7 @@ class StoredReference:
         record = bundle.manifest.probes
         if record is None:
             raise BundleError(
-                "the bundle keeps no answers of its checkpoint to compare with",
+                "the bundle has no stored reference to compare with",
                 where=bundle.path,
                 cure="Export the checkpoint again, without --no-check",
             )
@@ -125,14 +125,14 @@ class StoredReference:
         self.probes = probe_set(size, embedding_grid(bundle))
         if str(self._kept["digest"]) != probes_digest(self.probes):
             raise BundleError(
-                "the probe images of this bundle are not those that this samedge draws",
+                "the probe images of this bundle differ from those of this samedge",
                 where=bundle.path,
-                cure="Use the samedge that exported it, or export the checkpoint again",
+                cure="Use the samedge version that exported it, or export the checkpoint again",
             )
         self._at = -1
 
     def embed(self, probe: Probe) -> FloatArray:
-        """Return what is kept of the embedding of the next probe: float32 ``[1, C, n, n]``."""
+        """Return the stored part of the next probe's embedding, float32 ``[1, C, n, n]``."""
         self._at += 1
         self._prompt = -1
         self._shape = probe.image.shape[:2]
@@ -140,7 +140,7 @@ class StoredReference:
         return embedding
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
-        """Return what is kept of the answer to the next prompt, for each role."""
+        """Return the stored part of the next prompt's output, for each role."""
         self._prompt += 1
         index = self._at * len(self.probes[0].prompts) + self._prompt
         ious, logits = self._kept["ious"][index], self._kept["logits"][index]
@@ -151,25 +151,25 @@ class StoredReference:
 
 
 class GridRunner:
-    """A candidate whose embeddings and logits are looked at where a `StoredReference` has them.
+    """A candidate sampled on the grid of a `StoredReference`.
 
     Args:
-        candidate: Who is asked.
+        candidate: The sampled candidate.
     """
 
     def __init__(self, candidate: ProbeRunner) -> None:
         self._candidate = candidate
 
     def embed(self, probe: Probe) -> FloatArray:
-        """The candidate's embedding on the coarse grid."""
+        """Return the candidate's embedding on the coarse grid."""
         return on_grid(self._candidate.embed(probe), _EMBEDDING_SIDE)
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
-        """The candidate's answers, logits on the coarse grid; no IoU is a number if one of them is not."""
+        """Return the candidate's outputs, logits on the coarse grid; all IoUs are NaN if one is."""
         decoded: dict[GraphRole, Decoded] = {}
         for role, answer in self._candidate.decode(prompt).items():
             ious = answer.iou_predictions
-            # Of several masks the one with the highest is shown, and next to NaN nothing is.
+            # Of several masks the one with the highest IoU is shown, and NaN makes that undefined.
             ious = ious if np.isfinite(ious).all() else np.full_like(ious, np.nan)
             decoded[role] = Decoded(on_grid(answer.low_res_masks, _LOGITS_SIDE), ious, answer.masks)
         return decoded
@@ -181,7 +181,7 @@ def probes_digest(probes: Sequence[Probe]) -> str:
     for probe in probes:
         digest.update(probe.image.tobytes())
         for prompt in probe.prompts:
-            # Prompts are what a processor computes; a last digit of theirs is no other prompt.
+            # Prompts are computed: rounding in the last digit does not make another prompt.
             digest.update(np.round(prompt.coords, 2).tobytes() + prompt.labels.tobytes())
     return digest.hexdigest()
 
@@ -195,12 +195,14 @@ def embedding_grid(bundle: Bundle) -> int:
     shape = bundle.manifest.graph("encoder").outputs["image_embeddings"].shape
     side = shape[-1]
     if not isinstance(side, int):
-        raise BundleError("the encoder does not tell the size of its embedding", where=bundle.path)
+        raise BundleError(
+            "the encoder does not fix the size of its embedding", where=bundle.path, cure="Export the checkpoint again"
+        )
     return side
 
 
 def _single(whole: Decoded, prompt: ProbePrompt) -> Decoded:
-    """Return the mask that Meta's graph of one mask picks: token 0 for more than two points, else the best other."""
+    """Return the mask that Meta's single-mask graph picks: token 0 for more than two points, else the best other."""
     bonus = np.zeros(len(whole.iou_predictions), np.float32)
     bonus[0] = (len(prompt.coords) - 2.5) * 1000
     best = int(np.argmax(whole.iou_predictions + bonus))
@@ -214,7 +216,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         with storage_errors(path, "read"), np.load(path, allow_pickle=False) as kept:
             values = {name: kept[name] for name in kept.files}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"the kept answers are damaged ({error})", where=path, cure=cure) from error
+        raise BundleError(f"the stored reference is damaged ({error})", where=path, cure=cure) from error
     if values.get("format") != _FORMAT:
-        raise BundleError("the kept answers are of another samedge", where=path, cure="Update samedge, or export again")
+        raise BundleError(
+            "the stored reference is of another samedge", where=path, cure="Update samedge, or export again"
+        )
     return values

@@ -1,7 +1,7 @@
-"""How far two runs of one YOLO are apart: raw outputs on the probe images, before suppression.
+"""Difference of two runs of one YOLO: raw outputs on the probe images, before suppression.
 
-Suppression is the same host code for both and would turn a rounding error near a threshold into a missing box, so what
-is judged is what it starts from: boxes, scores, and the masks of the anchors that score best. Imports no torch.
+Suppression is the same host code for both, and would turn a rounding error near a threshold into a missing box. So its
+inputs are judged: boxes, scores, and the masks of the best-scoring anchors.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.types import FloatArray
 
 Reference: TypeAlias = Callable[[FloatArray], Sequence[FloatArray]]
-"""Returns boxes with scores and coefficients and, where the model segments, prototypes, for an input."""
+"""Maps an input to boxes with scores and coefficients and, for a segmentation model, prototypes."""
 
 
 @dataclass(frozen=True, slots=True)
 class YoloThresholds:
-    """What a verdict is made with.
+    """Thresholds of a verdict.
 
     Attributes:
         box_error: Largest distance of a box side, px of the input.
         score_error: Largest difference of a class score.
         mask_iou: Smallest overlap of masks.
-        shown_only: Boxes are those of the best anchors, and the overlap is the mean over their masks. Otherwise every
-            anchor counts, and the worst mask does.
+        shown_only: Judge the boxes of the best anchors, and the mean overlap of their masks. Otherwise every anchor
+            counts, and the worst mask.
     """
 
     box_error: float
@@ -42,7 +42,7 @@ class YoloThresholds:
     shown_only: bool = False
 
     def record(self) -> dict[str, float]:
-        """Return them as a manifest keeps them."""
+        """Return the thresholds in the manifest's form."""
         overlap = "mask_iou_mean" if self.shown_only else "mask_iou_min"
         return {"box_error_max": self.box_error, "score_error_max": self.score_error, overlap: self.mask_iou}
 
@@ -52,8 +52,8 @@ HALF_YOLO: Final = YoloThresholds(1.0, 0.01, 0.97, shown_only=True)
 """With every float16 result rounded, yolov8n-seg with random weights, whose masks are undecided, is off by 0.3 px and
 0.003."""
 INT8_YOLO: Final = YoloThresholds(16.0, 0.25, 0.8, shown_only=True)
-"""Two makers round int8 differently: on one graph with random weights onnxruntime and OpenVINO are 7 px, 0.09 and a
-mean overlap of 0.89 apart. What is found so is an engine that is broken; what int8 costs was measured at the export."""
+"""Two runtimes round int8 differently: on one graph with random weights onnxruntime and OpenVINO differ by 7 px, 0.09
+and a mean overlap of 0.89. This detects a broken engine; the cost of int8 was measured at the export."""
 
 _BEST: Final = 20
 _INFINITE: Final = float(np.finfo(np.float32).max)
@@ -73,13 +73,13 @@ def compare_yolo(
     """Run a reference and a graph on inputs and return the verdict.
 
     Args:
-        reference: Who is right.
-        engine: Who is judged, a graph without suppression.
+        reference: The ground truth.
+        engine: The graph under test, without suppression.
         classes: Number of classes.
         feeds: Name and input of each probe, float32 ``[N, 3, H, W]``.
-        thresholds: How far they may be apart. A value that is no number fails anywhere.
-        backend: What the verdict says of who was judged; its backend and device if left out.
-        progress: Called with the number of probes that are done.
+        thresholds: Allowed differences. NaN fails in any case.
+        backend: Description of the candidate in the verdict; by default its backend and device.
+        progress: Called with the number of finished probes.
     """
     box_error, rows = 0.0, []
     end = 4 + classes
@@ -124,9 +124,9 @@ def probe_feeds(
 
     Args:
         image_size: (height, width) of the input, px.
-        batch: How often each image is in its input.
-        rect: The input size is free.
-        limits: What of it is taken; None for everything.
+        batch: Copies of each image in its input.
+        rect: True if the input size is free.
+        limits: Accepted input sizes; None for any.
     """
     limits = limits or InputLimits()
     feeds = []
@@ -137,7 +137,7 @@ def probe_feeds(
 
 
 def worst_error(wanted: FloatArray, found: FloatArray) -> float:
-    """Return the largest absolute difference; the largest float32 where something is no number."""
+    """Return the largest absolute difference, or the largest float32 for NaN."""
     with np.errstate(invalid="ignore", over="ignore"):
         worst = np.abs(wanted - found).max(initial=0.0)
     return float(worst) if np.isfinite(worst) else _INFINITE
@@ -145,7 +145,7 @@ def worst_error(wanted: FloatArray, found: FloatArray) -> float:
 
 def _masks(coefficients: FloatArray, prototypes: FloatArray) -> FloatArray:
     """Return logits ``[K, H, W]``, from coefficients ``[M, K]`` and prototypes ``[M, H, W]``."""
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite has failed already
+    with np.errstate(invalid="ignore", over="ignore"):  # non-finite values have failed already
         logits: FloatArray = np.tensordot(coefficients.T, prototypes, 1)
     return logits
 

@@ -1,1 +1,1 @@
-"""The runtime: prompts in, masks out. Knows SAM and nothing of onnxruntime or TensorRT; imports no torch."""
+"""The runtime: prompts in, masks out. Needs no torch, and is independent of the inference backends."""

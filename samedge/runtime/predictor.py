@@ -4,8 +4,7 @@
         predictor.set_image("photo.jpg")
         prediction = predictor.predict(points=[[400, 300]])
 
-Encoding the image is the heavy step and is done once; each call of `predict` then costs milliseconds a prompt. Knows
-engines, and nothing of the runtimes behind them.
+Encoding the image is the heavy step and is done once; each call of `predict` then costs milliseconds per prompt.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, overload
 
 import numpy as np
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.dlpack import Exporter
@@ -43,34 +42,34 @@ from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource
-from samedge.runtime.prompts.batching import prompts_at_once
 from samedge.runtime.prompts.shapes import PromptLike
-from samedge.runtime.prompts.tokens import parse_prompts
+from samedge.runtime.prompts.tokens import parse_prompts, prompts_at_once
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost
-from samedge.types import FloatArray, ImageArray
+from samedge.types import Closing, FloatArray, ImageArray
 
 __all__ = ["Prediction", "Predictor"]
 
 R = TypeVar("R")
 
 _WARM_UP_ROUNDS: Final = 3
-"""A CUDA graph is captured at the second call of a shape, if memory did not have to grow for another one since."""
+"""A CUDA graph is captured at the second call of a shape, unless memory has grown since."""
 
 
-class Predictor:
+class Predictor(Closing):
     """Segments one image at a time by prompts.
 
     `samedge.load` makes one from a bundle. Use it as a context manager, or call `close` when done. It holds the state
-    of one image, so give each thread one of its own.
+    of one image, so give each thread its own.
 
     Args:
-        manifest: Of the bundle.
+        manifest: Manifest of the bundle.
         encoder: The opened encoder graph.
-        decoder: The decoder; an opened graph of role "decoder" will do.
-        prompts_per_call: Prompts that the decoder gets at once; more are done in several calls. Less memory, or more
-            speed on a large GPU; the masks are the same. None for what `samedge.runtime.prompts.batching` says.
+        decoder: The decoder, or an opened graph of role "decoder".
+        prompts_per_call: Prompts per call of the decoder; more are split over several calls. Fewer need less memory,
+            more are faster on a large GPU; the masks are equal. None for the default of
+            `samedge.runtime.prompts.tokens`.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
@@ -95,30 +94,30 @@ class Predictor:
         self._speed: dict[str, float] = {}
         self._encode_ms = 0.0
         self._owns_graphs = True
-        self._last_stream: Callable[[], Stream[Any] | None] = lambda: None  # weak: a stream that is forgotten ends
+        self._last_stream: Callable[[], Stream[Any] | None] = lambda: None  # weak: a garbage-collected stream ends
         if prompts_per_call is None:
             prompts_per_call = prompts_at_once(encoder.device, self._graphs.decoder.embedding_spec)
         self.prompts_per_call = prompts_per_call
 
     @property
     def prompts_per_call(self) -> int:
-        """Prompts that the decoder gets at once."""
+        """Prompts per call of the decoder."""
         return self._prompts_per_call
 
     @prompts_per_call.setter
     def prompts_per_call(self, value: int) -> None:
         if value < 1:
-            raise UsageError(f"prompts_per_call is {value}", cure="Give 1 or more")
+            raise UsageError(f"invalid prompts_per_call {value}", cure="Give 1 or more")
         self._prompts_per_call = value
 
     @property
     def info(self) -> Manifest:
-        """What the bundle says about itself: model, licence, parity."""
+        """The bundle's manifest: model, licence, parity."""
         return self._manifest
 
     @property
     def graphs(self) -> SamGraphs:
-        """The opened graphs, for who wants to run one step alone; closed with the predictor."""
+        """The opened graphs, for running a single stage; closed with the predictor."""
         return self._graphs
 
     @property
@@ -128,22 +127,22 @@ class Predictor:
 
     @property
     def device(self) -> str:
-        """The device really used, such as "cpu" or "cuda:0"."""
+        """Device actually used, such as "cpu" or "cuda:0"."""
         return self._graphs.encoder.device
 
     @property
     def speed(self) -> dict[str, float]:
-        """Milliseconds for the present image: "preprocess", "inference" and "postprocess".
+        """Milliseconds for the current image: "preprocess", "inference" and "postprocess".
 
-        Inference is the encoder and the last call of `predict`; postprocess does not count drawing masks.
+        Inference is the encoder and the last call of `predict`; postprocess excludes drawing masks.
         """
         return dict(self._speed)
 
     @property
     def image_embedding(self) -> FloatArray:
-        """What the encoder made of the present image, on the host: float32 ``[1, C, g, g]``.
+        """Embedding of the current image, on the host: float32 ``[1, C, g, g]``.
 
-        It is copied from the encoder's device if it lies there; `embedding` gives it as it lies.
+        It is copied from the encoder's device if necessary; `embedding` is the one on its device.
 
         Raises:
             UsageError: No image is set.
@@ -153,9 +152,9 @@ class Predictor:
 
     @property
     def embedding(self) -> ImageEmbedding:
-        """What the encoder made of the present image, where it lies: ``torch.from_dlpack(predictor.embedding)``.
+        """Embedding of the current image, on its device: ``torch.from_dlpack(predictor.embedding)``.
 
-        It keeps its memory when other images are set, and when the predictor is closed.
+        It stays valid when other images are set, and when the predictor is closed.
 
         Raises:
             UsageError: No image is set.
@@ -164,21 +163,22 @@ class Predictor:
 
     @property
     def image(self) -> ImageArray:
-        """The present image, BGR uint8 ``(H, W, 3)``.
+        """The current image, BGR uint8 ``(H, W, 3)``.
 
         Raises:
-            UsageError: No image is set, or only its embedding is known.
+            UsageError: No image is set, or only its embedding is available.
         """
         self._present()
         if self._pixels is None:
             raise UsageError(
-                "only the embedding of the image is known", cure="Call set_image; in a stream, give keep_images=True"
+                "only the embedding of the image is available",
+                cure="Call set_image; in a stream, give keep_images=True",
             )
         return self._pixels
 
     @property
     def geometry(self) -> ImageGeometry:
-        """Sizes of the present image.
+        """Geometry of the current image.
 
         Raises:
             UsageError: No image is set.
@@ -186,7 +186,7 @@ class Predictor:
         return self._present().geometry
 
     def set_image(self, source: ImageSource) -> None:
-        """Encode an image, which later calls of `predict` are about. If that fails, no image is set.
+        """Encode an image for later calls of `predict`. If that fails, no image is set.
 
         An array is kept, not copied, until the next image is set: `everything` may cut crops out of it.
 
@@ -209,13 +209,13 @@ class Predictor:
         self._encode_ms = image.encode_ms
 
     def warm_up(self, prompts: Iterable[int] = (1,), points: Iterable[int] = (1,)) -> None:
-        """Make the first calls as fast as later ones: on a GPU each new set of shapes costs up to seconds once.
+        """Warm-up: compile kernels and capture graphs, which on a GPU can take seconds for each new set of shapes.
 
-        The present image stays as it is.
+        The current image is kept.
 
         Args:
-            prompts: Numbers of prompts that will be asked at once.
-            points: Numbers of points that a prompt will have; boxes count as one.
+            prompts: Numbers of prompts of later calls.
+            points: Numbers of points of their prompts; boxes count as one.
 
         Raises:
             UsageError: A stream is open.
@@ -231,7 +231,7 @@ class Predictor:
                 twin.predict(points=np.full((count, each, 2), size / 2), multimask=True)
 
     def reset_image(self) -> None:
-        """Forget the present image."""
+        """Discard the current image."""
         self._image = None
         self._context = None
         self._pixels = None
@@ -247,32 +247,33 @@ class Predictor:
         multimask: bool = False,
         conf: float | None = None,
     ) -> Prediction:
-        """Segment the present image by prompts: one mask a prompt, or three with ``multimask``, in their order.
+        """Segment the current image by prompts: one mask per prompt, or three with ``multimask``, in prompt order.
 
-        Where points, boxes and masks are given together, the i-th of each make up the i-th prompt; lists may hold None
-        where a prompt has none. Prompts do not influence each other.
+        If points, boxes and masks are given together, the i-th of each make up the i-th prompt; lists may hold None for
+        prompts without one. Prompts do not influence each other.
 
         Args:
             points: (x, y) in px of the image: ``[x, y]`` is one prompt, ``(N, 2)`` N prompts of one point each,
-                ``(N, P, 2)`` N prompts of P points; a list of N arrays where their numbers differ.
+                ``(N, P, 2)`` N prompts of P points; or a list of N arrays of different lengths.
             labels: 1 for points on the object, 0 for points beside it, in the shape of the points without the last
-                axis; all 1 if left out.
-            boxes: (x1, y1, x2, y2) in px of the image: ``(4,)`` or ``(N, 4)``. Cut off at the border of the image.
-            masks: Low-resolution logits of an earlier prediction, float ``[side, side]``, or masks of the image's size,
-                bool or uint8 ``(H, W)``, not 0 inside; N of them in an array or a list.
+                axis; by default all 1.
+            boxes: (x1, y1, x2, y2) in px of the image: ``(4,)`` or ``(N, 4)``. Clipped to the image.
+            masks: Low-resolution logits of an earlier prediction, float ``[side, side]``, or masks at image size, bool
+                or uint8 ``(H, W)``, not 0 inside; N of them in an array or a list.
             multimask: Return the three masks for ambiguous prompts (a click on a shirt: shirt, person, crowd) instead
                 of the one for clear ones. This is the torch reference's rule: mask 0, or masks 1 to 3.
-            conf: Keep only masks whose predicted IoU is greater. None keeps all.
+            conf: Minimum predicted IoU, exclusive. None keeps all masks.
 
         Raises:
-            PromptError: A prompt cannot be used; says which one and why.
+            PromptError: A prompt is invalid; the message names it and the reason.
             UsageError: No image is set, or a stream is open.
             EngineError: The decoder failed.
         """
         self._refuse_beside_a_stream()
         image = self._present()
         start = perf_counter()
-        side = self._graphs.mask_side
+        decoder = self._graphs.decoder
+        side = decoder.mask_side
         batch = parse_prompts(image.geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
         tokens = np.arange(1, MASK_TOKENS) if multimask else np.arange(1)
         logits = np.empty((batch.count, len(tokens), side, side), np.float32)
@@ -280,15 +281,15 @@ class Predictor:
         parsed = perf_counter()
         context = self._image_context()
         for group in batch.groups:
-            most = self._graphs.prompts_at_once(self._prompts_per_call, masks=group.masks is not None)
+            most = self._prompts_at_once(masks=group.masks is not None)
             for chunk in group.chunks(most):
-                answer = self._graphs.answer(context, chunk)
+                answer = decoder.answer(context, chunk)
                 found = answer.scores[:, tokens]
                 scores[chunk.index] = found
-                # What is dropped below is not drawn.
+                # Masks dropped below are not drawn.
                 wanted = np.flatnonzero((found > (-np.inf if conf is None else conf)).any(1))
                 if len(wanted):
-                    logits[chunk.index[wanted]] = self._graphs.draw(answer, wanted)[:, tokens]
+                    logits[chunk.index[wanted]] = answer.draw(wanted)[:, tokens]
         done = perf_counter()
         prompt_index = np.repeat(np.arange(batch.count), len(tokens))
         mask_index = np.tile(tokens, batch.count)
@@ -308,11 +309,11 @@ class Predictor:
         )
 
     def everything(self, image: ImageSource | None = None, **options: Unpack[EverythingOptions]) -> FoundMasks:
-        """Segment all that a grid of points finds, by Meta's rules: duplicates and uncertain masks are dropped.
+        """Segment everything that a grid of points finds, by Meta's rules: duplicates and uncertain masks are dropped.
 
         Args:
-            image: As in `set_image`, and becomes the present image. If left out, the present one is segmented.
-            options: The parameters of `EverythingParameters` under Meta's names or Ultralytics' (`EverythingOptions`);
+            image: As in `set_image`; becomes the current image. By default the current one is segmented.
+            options: The parameters of `EverythingParameters` under Meta's or Ultralytics' names (`EverythingOptions`);
                 ``mode``, ``time_budget_ms``, ``progress`` and ``cancel``.
 
         Returns:
@@ -320,11 +321,11 @@ class Predictor:
             for `Results`.
 
         Raises:
-            UsageError: No image is set; crops are wanted of an image of which only the embedding is known; an option
-                means nothing; or a stream is open.
-            TypeError: An option that is not known.
+            UsageError: No image is set; crops are requested but only the image's embedding is available; an option is
+                invalid; or a stream is open.
+            TypeError: An option is unknown.
             ImageError: The image cannot be read or used.
-            CancelledError: ``cancel`` said so.
+            CancelledError: ``cancel`` requested it.
             EngineError: A graph failed.
         """
         self._refuse_beside_a_stream()
@@ -339,7 +340,7 @@ class Predictor:
             geometry=self._present().geometry,
             context=self._image_context,
             pixels=self._pixels,
-            prompts_per_call=self._graphs.prompts_at_once(self._prompts_per_call, masks=False),
+            prompts_per_call=self._prompts_at_once(masks=False),
         )
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
         self._speed = dict(found.speed)
@@ -379,36 +380,36 @@ class Predictor:
         errors: OnError = "raise",
         keep_images: bool = False,
     ) -> Stream[Any]:
-        """Segment many images; the next ones are read and encoded in a thread while the last one is decoded.
+        """Segment many images, reading and encoding the next ones in a thread while the last one is decoded.
 
             for item in predictor.stream("photos/", {"boxes": [10, 20, 200, 300]}):
                 print(item.path, item.result.scores)
             for item in predictor.stream(frames, decode=Predictor.everything): ...
 
-        The present image stays as it is. While the stream is open, this predictor refuses what would run its graphs;
-        ``decode`` is given another that may, and so is who asks for a `twin`.
+        The current image is kept. While the stream is open, this predictor refuses to run its graphs; use the one
+        passed to ``decode``, or a `twin`.
 
         Args:
-            sources: A folder or a pattern; or anything that yields images as `set_image` takes them, or pairs of an
-                image and its prompts. Read in the thread, when there is room. A source that writes each image into one
-                buffer will do, unless images are kept.
-            prompts: Keyword arguments of ``decode`` for every image, those of `predict` if that is left out; or a
-                function of an image's index and source that returns them, called just before the image is decoded, so
-                that it can use what was found in the one before. Those of an image's own come on top.
-            decode: Called as ``decode(predictor, **prompts)``, in the thread of who reads the stream, with a predictor
-                of which the image is the present one; what it returns is the item's result. `predict` if left out.
-            queue_size: At most so many images are read ahead; each is an embedding of 4 MB for SAM at 1024 px.
-            errors: "raise" ends the stream with the error of the first image that fails; "yield" gives an item with the
-                error, and goes on. Errors of the source itself, cancelling, and whatever is no `SamedgeError` are
-                raised in any case. `SamedgeError.where` says which image it is about, and so do the attributes
-                ``item_index`` and ``item_path``.
+            sources: A folder or a pattern; or any iterable of images as in `set_image`, or of pairs of an image and its
+                prompts. Read in the thread, when there is room. A source may reuse one buffer for its images, unless
+                they are kept.
+            prompts: Keyword arguments of ``decode`` for every image, by default those of `predict`; or a function of an
+                image's index and source that returns them, called just before the image is decoded, so that it can use
+                the previous result. An image's own prompts take precedence.
+            decode: Called as ``decode(predictor, **prompts)``, in the consumer's thread, with a predictor of which the
+                image is the current one; its return value is the item's result. By default `predict`.
+            queue_size: Most images read ahead; each is an embedding of 4 MB for SAM at 1024 px.
+            errors: "raise" ends the stream with the error of the first image that fails; "yield" yields an item with
+                the error, and continues. Errors of the source itself, cancellation, and anything but a `SamedgeError`
+                are raised in any case. `SamedgeError.where` names the image, and so do the attributes ``item_index``
+                and ``item_path``.
             keep_images: Keep pixels: for `StreamItem.image`, and for ``crop_n_layers`` of `everything`.
 
         Returns:
-            An iterator over `StreamItem` that can be closed. Reading begins with its first item.
+            A closable iterator over `StreamItem`. Reading begins with its first item.
 
         Raises:
-            UsageError: An argument that means nothing; when the first item is asked for: another stream is open.
+            UsageError: An argument is invalid; or, on the first item, another stream is open.
         """
         host = StreamHost(
             encode=partial(encode_image, self._graphs, image_size=self._manifest.input.image_size),
@@ -427,9 +428,9 @@ class Predictor:
         return Stream(host, request)
 
     def twin(self) -> Predictor:
-        """Return a predictor of the same graphs with an image of its own, for the same thread.
+        """Return a predictor with the same graphs and its own image, for the same thread.
 
-        The graphs are freed when this one is closed; closing the twin frees its image only.
+        The graphs are released when this predictor is closed; closing the twin releases only its image.
         """
         twin: Predictor = copy.copy(self)
         twin._owns_graphs = False
@@ -438,7 +439,7 @@ class Predictor:
         return twin
 
     def end_stream(self) -> None:
-        """Close the stream that is open, if there is one: an error in a notebook's loop leaves one behind."""
+        """Close the open stream, if any: an error in a notebook's loop leaves one behind."""
         stream = self._last_stream()
         if stream is not None:
             stream.close()
@@ -457,20 +458,20 @@ class Predictor:
         if stream is not None and stream.open:
             raise UsageError(
                 "a stream of this predictor is open",
-                cure="Read it to its end or call end_stream first; beside it, use twin()",
+                cure="Read it to its end or call end_stream first; meanwhile, use twin()",
             )
 
     def save_embedding(self, path: str | os.PathLike[str]) -> None:
-        """Write the present image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
+        """Write the current image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
 
         Raises:
             UsageError: No image is set.
-            StorageError: The file system said no.
+            StorageError: The file cannot be written.
         """
         write_embedding(Path(path), self._present(), self._manifest)
 
     def load_embedding(self, path: str | os.PathLike[str]) -> None:
-        """Set the image whose embedding was saved here, by a bundle of the same checkpoint.
+        """Set an image by its embedding, saved by a bundle of the same checkpoint.
 
         Raises:
             ImageError: The file is not an embedding, is damaged, or is of another model.
@@ -483,52 +484,48 @@ class Predictor:
     def set_embedding(
         self, values: FloatArray | ImageEmbedding | Exporter, height: int, width: int, *, where: object = None
     ) -> None:
-        """Set an image by the embedding that this model made of it.
+        """Set an image by its embedding, computed by this model.
 
         Args:
-            values: `image_embedding` or `embedding`, float32 ``[1, C, g, g]``; or a contiguous array of another library
-                that speaks DLPack, such as a torch tensor, which must not be written to as long as the image is set.
-                One that lies on the decoder's device is read there.
+            values: `image_embedding` or `embedding`, float32 ``[1, C, g, g]``; or a contiguous DLPack array of another
+                library, such as a torch tensor, which must not be modified as long as the image is set. One on the
+                decoder's device is read in place.
             height: Rows of the image.
             width: Columns of the image.
-            where: What to name in an error.
+            where: Its name in error messages.
 
         Raises:
-            ImageError: The embedding is of another shape or dtype, or the image has no pixels.
-            TensorMismatchError: It lies on another device, or not one element after the other.
+            ImageError: The embedding has another shape or dtype, or the image has no pixels.
+            TensorMismatchError: It is on another device, or not contiguous.
         """
         self.reset_image()
         spec = self._graphs.decoder.embedding_spec
         values = self._graphs.placed(values.values if isinstance(values, ImageEmbedding) else values)
         if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
             raise ImageError(
-                f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, and the "
-                f"decoder takes {spec}",
+                f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, but the "
+                f"decoder expects {spec}",
                 where=where,
                 cure="Set the image with this model and take its embedding again",
             )
         self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
 
     def close(self) -> None:
-        """End the stream that is open, if there is one, and frees the graphs. May be called twice."""
+        """Close the open stream, if any, and release the graphs. Idempotent."""
         self.end_stream()
         self.reset_image()
         if self._owns_graphs:
             self._graphs.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _image_context(self) -> ImageContext:
-        """What the decoder computes once an image; at the first prompt, because embeddings may only be saved."""
+        """Return the decoder's context of the image, computed at the first prompt: some embeddings are only saved."""
         if self._context is None:
-            self._context = self._graphs.context(self._present().values)
+            self._context = self._graphs.decoder.context(self._present().values)
         return self._context
+
+    def _prompts_at_once(self, *, masks: bool) -> int:
+        limit = self._graphs.decoder.most_prompts(masks=masks)
+        return self._prompts_per_call if limit is None else min(self._prompts_per_call, limit)
 
     def _present(self) -> ImageEmbedding:
         if self._image is None:

@@ -1,7 +1,4 @@
-"""What is asked of an image: the prompts of a caller, or everything if there are none; and the results.
-
-Knows predictors, and nothing of where images come from.
-"""
+"""A caller's request for one image: prompts, or everything without them; and its results."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ PROMPT_NAMES: Final = ("bboxes", "points", "labels", "masks")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """Prompts as users give them, or none for everything.
+    """Prompts in the user's form, or none for everything.
 
     Attributes:
         bboxes: (x1, y1, x2, y2) in px.
         points: (x, y) in px.
         labels: 1 inside, 0 outside.
-        masks: Binary masks of the image's size, or low-resolution logits.
-        multimask: Three masks a prompt instead of one. Where everything is segmented, always all three are looked at.
-        conf: Keep masks whose predicted IoU is greater; None keeps all.
-        options: How everything is segmented.
+        masks: Binary masks at image size, or low-resolution logits.
+        multimask: Return three masks per prompt instead of one. Without prompts, all three are always considered.
+        conf: Minimum predicted IoU, exclusive; None keeps all masks.
+        options: Options of segment everything.
     """
 
     bboxes: PromptLike | None = None
@@ -45,42 +42,41 @@ class Request:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether there is any."""
+        """True if there are prompts."""
         return any(getattr(self, name) is not None for name in PROMPT_NAMES)
 
     def with_prompts(self, prompts: Mapping[str, PromptLike | None]) -> Request:
-        """Return the same with other prompts."""
+        """Return the request with other prompts."""
         given = {name: prompts.get(name) for name in PROMPT_NAMES}
         return replace(
             self, bboxes=given["bboxes"], points=given["points"], labels=given["labels"], masks=given["masks"]
         )
 
     def check(self) -> None:
-        """Find what is wrong before any work is done.
+        """Check the request before any work is done.
 
         Raises:
-            UsageError: Labels without points, options for everything together with prompts, or options that mean
-                nothing.
-            TypeError: An option that is not known.
+            UsageError: Labels without points, options of segment everything together with prompts, or invalid options.
+            TypeError: An option is unknown.
         """
         run_of(self.options or {})
         if not self.has_prompts:
             return
         if self.bboxes is None and self.points is None and self.masks is None:
-            raise UsageError("there are labels and no points", cure="Give points, bboxes or masks")
+            raise UsageError("labels were given without points", cure="Give points, bboxes or masks")
         if self.options:
             raise UsageError(
-                f"{next(iter(self.options))} is for segmenting everything, and there are prompts",
+                f"{next(iter(self.options))} is an option of segment everything, but prompts were given",
                 cure="Give one or the other",
             )
 
     def answer(self, predictor: Predictor, bgr: ImageArray, path: str | None) -> Results:
-        """Return the results for the predictor's present image.
+        """Return the results for the predictor's current image.
 
         Args:
-            predictor: With the image set.
+            predictor: A predictor with the image set.
             bgr: That image, uint8 ``(H, W, 3)``.
-            path: Where it came from.
+            path: Source of the image.
         """
         if not self.has_prompts:
             found = predictor.everything(**(self.options or {}))

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writes of files and folders.
 
-Each is written under a temporary name beside its target and renamed once it is complete: a process that is killed
-leaves nothing that is taken for the target, and two that write at once do not see each other's halves.
+Each is written under a temporary name beside its target and renamed once complete: a killed process leaves nothing that
+could be mistaken for the target, and concurrent writers never see each other's partial output.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ATTEMPTS: Final = 100
 
 @contextmanager
 def temporary_file(folder: Path, name: str) -> Iterator[Path]:
-    """Give a path in a folder to write to; what is still there when the block ends is removed.
+    """Yield a path in a folder for a temporary file, which is removed if still there when the block ends.
 
     Raises:
-        StorageError: The folder cannot be made.
+        StorageError: The folder cannot be created.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,10 +41,10 @@ def temporary_file(folder: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def staged_file(target: Path) -> Iterator[Path]:
-    """Give a path to write to, and rename it to its target when the block ends well; otherwise it is removed.
+    """Yield a path to write to, which replaces the target on success and is removed on failure.
 
     Raises:
-        StorageError: The file system refused.
+        StorageError: The target cannot be written.
     """
     with temporary_file(target.parent, target.name) as stage:
         yield stage
@@ -53,10 +53,10 @@ def staged_file(target: Path) -> Iterator[Path]:
 
 
 def write_whole(target: Path, data: bytes) -> None:
-    """Write a file, replacing an older one at once.
+    """Write a file, replacing an older one atomically.
 
     Raises:
-        StorageError: The file system refused.
+        StorageError: The file cannot be written.
     """
     with staged_file(target) as stage, storage_errors(target):
         stage.write_bytes(data)
@@ -64,10 +64,10 @@ def write_whole(target: Path, data: bytes) -> None:
 
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """Give a new folder beside a target to write to; it is removed when the block ends.
+    """Yield a new folder beside a target, which is removed when the block ends.
 
     Raises:
-        StorageError: The folder cannot be made.
+        StorageError: The folder cannot be created.
     """
     stage = _temporary(target)
     with storage_errors(target):
@@ -80,15 +80,15 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a new folder to fill, and rename it to its target when the block ends well; otherwise it is removed.
+    """Yield a new folder to fill, which becomes the target on success and is removed on failure.
 
     Args:
-        target: The folder to make.
+        target: The folder to create.
         replace: Replace an older folder at the target. False keeps it, for folders named after their content: another
-            process has made the same one meanwhile.
+            process has created the same one meanwhile.
 
     Raises:
-        StorageError: The file system refused.
+        StorageError: The target cannot be written.
     """
     with temporary_folder(target) as stage:
         yield stage
@@ -97,7 +97,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what writers of this target left behind when they were killed."""
+    """Remove the leftovers of killed writers of this target."""
     for stage in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}-*"):
         owner = stage.name.rsplit("-", 2)[1]
         if owner.isdigit() and not _alive(int(owner)):
@@ -105,9 +105,9 @@ def remove_leftovers(target: Path) -> None:
 
 
 def abandoned(folder: Path, pattern: str = f"{TEMPORARY_PREFIX}*") -> Iterator[Path]:
-    """Yield what matches in a folder and has not been touched for a day.
+    """Yield matching files in a folder that have been untouched for a day.
 
-    Process numbers do not tell there: containers that share a cache each count their own.
+    Process numbers are no criterion there: containers sharing a cache each count their own.
     """
     for path in folder.glob(pattern):
         with suppress(OSError):  # another process has just removed it
@@ -121,7 +121,7 @@ def _temporary(target: Path) -> Path:
 
 def _alive(pid: int) -> bool:
     if os.name == "nt":
-        return True  # there, signal 0 is a console event and not a question
+        return True  # on Windows, signal 0 is a console event, not a probe
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -132,7 +132,7 @@ def _alive(pid: int) -> bool:
 
 
 def _rename(stage: Path, target: Path, *, replace: bool) -> None:
-    """Rename a folder to its target; an older one is moved away first and removed after."""
+    """Rename a folder to its target, moving an older one away first and removing it afterwards."""
     for _ in range(_ATTEMPTS):
         try:
             stage.rename(target)
@@ -148,4 +148,4 @@ def _rename(stage: Path, target: Path, *, replace: bool) -> None:
         with suppress(FileNotFoundError):  # another process moved it away at the same moment
             target.rename(old)
             shutil.rmtree(old, ignore_errors=True)
-    raise StorageError("other processes keep writing here", where=target, cure="Choose another output folder")
+    raise StorageError("other processes keep writing this folder", where=target, cure="Choose another output folder")

@@ -1,4 +1,4 @@
-"""Folder for everything that samedge can make or fetch again: one for each user, or the one that the user names."""
+"""The user's cache folder, for everything that samedge can recreate or download again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CACHE_VARIABLE: Final = "SAMEDGE_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder; it need not exist yet.
+    """Return the cache folder, which may not exist yet.
 
-    ``$SAMEDGE_CACHE`` if it is set, otherwise ``samedge`` in the system's place for caches: ``$XDG_CACHE_HOME`` or
+    ``$SAMEDGE_CACHE`` if set, otherwise ``samedge`` in the platform's cache folder: ``$XDG_CACHE_HOME`` or
     ``~/.cache``, ``~/Library/Caches`` on macOS, ``%LOCALAPPDATA%`` on Windows.
 
     Raises:
-        StorageError: The user has no home folder, and none was named.
+        StorageError: The user has no home folder, and the variable is not set.
     """
     import platformdirs
 
@@ -35,4 +35,4 @@ def cache_folder() -> Path:
         reason = "the home folder is unknown"
     except RuntimeError as error:
         reason = str(error)
-    raise StorageError(f"there is no place for a cache: {reason}", cure=f"Set {CACHE_VARIABLE} to a folder")
+    raise StorageError(f"no cache folder is available: {reason}", cure=f"Set {CACHE_VARIABLE} to a folder")

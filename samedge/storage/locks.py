@@ -12,15 +12,15 @@ from samedge.errors import SamedgeError, storage_errors
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Wait for a lock that other processes respect, and hold it.
+    """Acquire a lock between processes, waiting for it if necessary.
 
     Args:
-        path: The lock's file; it is left there.
+        path: The lock file, which is not removed.
 
     Raises:
-        StorageError: The file system has no locks, or the file cannot be written.
+        StorageError: The file system does not support locks, or the file cannot be written.
     """
-    import filelock  # imports asyncio: too much for every start of the package
+    import filelock  # imports asyncio: too slow for every start of the package
 
     with storage_errors(path, "lock"):
         file = path.open("ab")
@@ -31,13 +31,13 @@ def file_lock(path: Path) -> Iterator[None]:
 
 
 def claim(file: BinaryIO, busy: SamedgeError) -> None:
-    """Make this process the only one that uses an open file, until it is closed.
+    """Lock an open file for this process until it is closed.
 
-    On a file system without locks every process may use it.
+    Without effect on a file system that does not support locks.
 
     Args:
         file: An open file.
-        busy: Raised if another process has claimed it.
+        busy: Raised if another process has locked it.
 
     Raises:
         SamedgeError: `busy`.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.pictures import write_picture
+from support.pictures import write_image
 
 from samedge.api.sam import SAM
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def photos(tmp_path: Path) -> Path:
     """Ten pictures: six here, four in two subfolders, of which two share their names with others."""
     root = tmp_path / "photos"
     for number in range(6):
-        write_picture(root / f"{number}.png", number)
+        write_image(root / f"{number}.png", number)
     for seed, name in enumerate(("a/0.png", "a/x.png", "b/0.png", "b/y.png"), 6):
-        write_picture(root / name, seed)
+        write_image(root / name, seed)
     return root

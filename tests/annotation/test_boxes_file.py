@@ -89,7 +89,7 @@ def test_an_entry_is_for_one_image(tmp_path: Path) -> None:
     assert boxes.boxes_of("a/0.png").classes.tolist() == [0]
     assert boxes.boxes_of("a/0.png").classes.tolist() == [0]
     assert boxes.boxes_of("b/0.png").classes.tolist() == [1]
-    with pytest.raises(ImageError, match=r"one entry '0\.png' for this image and 'a/0\.png'"):
+    with pytest.raises(ImageError, match=r"a single entry '0\.png' for this image and 'a/0\.png'"):
         boxes.boxes_of("c/0.png")
 
 

@@ -77,14 +77,14 @@ def test_links_to_folders_are_not_followed(folder: Path) -> None:
 
 @pytest.mark.parametrize("data", [3, None, [3], b"x"])
 def test_what_is_no_path(data: object) -> None:
-    with pytest.raises(UsageError, match="has no name"):
+    with pytest.raises(UsageError, match="has no file name"):
         ImageSet(data, recursive=True)  # type: ignore[arg-type]
 
 
 def test_none(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         ImageSet([], recursive=True)
-    with pytest.raises(ImageError, match="no images here"):
+    with pytest.raises(ImageError, match="no images found"):
         ImageSet(tmp_path, recursive=True).count()
 
 

@@ -38,7 +38,7 @@ from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.results.results import Results
-from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
+from samedge.testing.predictor import FAKE_SCORES, fake_predictor
 from samedge.types import FloatArray, ImageArray
 
 SIDE = 256
@@ -151,13 +151,13 @@ class TestPrompts:
     @pytest.mark.parametrize(
         ("prompts", "message"),
         [
-            ({"labels": [1]}, "there are labels and no points"),
+            ({"labels": [1]}, "labels were given without points"),
             (
                 {"points": [1, 2], "crop_n_layers": 1},
-                "crop_n_layers is for segmenting everything, and there are prompts",
+                "crop_n_layers is an option of segment everything, but prompts were given",
             ),
-            ({"points_stride": 0}, "points_per_side: points_per_side is 0. Give a whole number, 1 or more"),
-            ({"conf_thres": 0.5, "pred_iou_thresh": 0.5}, "are two names of the same"),
+            ({"points_stride": 0}, "points_per_side: invalid points_per_side 0. Give a whole number, 1 or more"),
+            ({"conf_thres": 0.5, "pred_iou_thresh": 0.5}, "are the same parameter"),
         ],
     )
     @pytest.mark.parametrize("stream", [False, True])
@@ -290,7 +290,7 @@ class TestSources:
         assert opened == []
         assert isinstance(next(stream), Results)
         assert len(opened) == 1
-        with pytest.raises(ImageError, match=r"no such file\.png: there is no such image"):
+        with pytest.raises(ImageError, match=r"no such file\.png: image not found"):
             next(stream)
 
     @pytest.mark.parametrize("stream", [False, True])
@@ -332,7 +332,7 @@ class TestSources:
 
     def test_an_error_names_its_image(self, sam: SAM, photos: Path) -> None:
         (photos / "frame3.png").write_text("no image")
-        with pytest.raises(ImageError, match=r"image 2 \(.*frame3\.png\): this is not an image"):
+        with pytest.raises(ImageError, match=r"image 2 \(.*frame3\.png\): the file is not an image"):
             sam(photos, points=[30, 40])
         with pytest.raises(PromptError, match=r"image 1, points: .*outside"):
             sam([picture(), picture(20, 20)], points=[100, 100])
@@ -352,7 +352,7 @@ class TestSources:
     ) -> None:
         sources: list[Source] = ["no such file.png", ["no such file.png", picture()]]
         for source in sources:
-            with pytest.raises(ImageError, match=r"no such file\.png: there is no such image"):
+            with pytest.raises(ImageError, match=r"no such file\.png: image not found"):
                 sam(source, points=[30, 40])
         assert opened == []
 
@@ -548,7 +548,9 @@ class TestPredictor:
         predictor.set_prompts({"points": [10, 10]})
         assert len(predictor()[0]) == 1
         assert len(predictor(**DISCS)[0]) == 16
-        with pytest.raises(UsageError, match="points_stride is for segmenting everything, and there are prompts"):
+        with pytest.raises(
+            UsageError, match="points_stride is an option of segment everything, but prompts were given"
+        ):
             predictor(points=[1, 1], points_stride=4)
 
     def test_a_source_in_place_of_set_image(self, predictor: SAMPredictor, photos: Path) -> None:

@@ -13,7 +13,7 @@ from support.program import Outcome, Program
 from samedge.api import sam as api
 from samedge.cli.app import run
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 
 @pytest.fixture(autouse=True)

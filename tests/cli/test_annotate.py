@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.pictures import write_picture
+from support.pictures import write_image
 from support.program import Program
 
 
@@ -15,8 +15,8 @@ def folder(tmp_path: Path) -> Path:
     """Four pictures and a broken one, and boxes for them."""
     root = tmp_path / "in"
     for number in range(3):
-        write_picture(root / f"{number}.png", number)
-    write_picture(root / "deep" / "0.png", 3)
+        write_image(root / f"{number}.png", number)
+    write_image(root / "deep" / "0.png", 3)
     (root / "broken.jpg").write_bytes(b"no picture")
     boxes = {
         "names": ["cat", "dog"],
@@ -34,7 +34,7 @@ def test_a_folder(program: Program, fake: Path, folder: Path) -> None:
     output = folder.parent / "in_auto_annotate_labels"
     assert done.status == 1
     assert done.out == f"{output}\n"
-    assert "skipped: broken.jpg: this is not an image" in done.err
+    assert "skipped: broken.jpg: the file is not an image" in done.err
     assert "dropped: 0.png: box 1 of class 0 (100, 100, 120, 120): its box has no area in the image" in done.err
     assert "3 images with 3 objects, 1 without, 1 skipped" in done.err
     assert "5 of 5 images" in done.err
@@ -46,7 +46,7 @@ def test_a_folder(program: Program, fake: Path, folder: Path) -> None:
     (folder / "broken.jpg").unlink()
     again = program(*arguments)
     assert again.status == 0
-    assert "4 were done before" in again.err
+    assert "4 done by earlier runs" in again.err
 
 
 def test_options(program: Program, fake: Path, folder: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_what_means_nothing_is_one_line(program: Program, fake: Path, folder: Pa
 
 
 def test_many_boxes_without_labels_are_not_all_named(program: Program, fake: Path, tmp_path: Path) -> None:
-    write_picture(tmp_path / "in" / "0.png")
+    write_image(tmp_path / "in" / "0.png")
     (tmp_path / "boxes.json").write_text(json.dumps({"0.png": [[90, 90, 95, 95, 0]] * 30}))
     done = program("annotate", tmp_path / "in", "--det-model", tmp_path / "boxes.json", "--sam-model", fake)
     assert done.status == 0

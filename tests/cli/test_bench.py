@@ -12,7 +12,7 @@ from samedge.benchmarks.bench import session
 from samedge.benchmarks.bench.files import write_bench
 from samedge.benchmarks.bench.options import COLUMNS, BenchOptions
 from samedge.benchmarks.bench.reference_page import PRESET_COLUMNS
-from samedge.engines.selection.cores import usable_cores
+from samedge.engines.selection.machine import usable_cores
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_the_preset_measures_what_its_table_needs(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--columns", "speed"), "--columns: there is no column 'speed'"),
-        (("--mode", "quick"), "--mode: there is no mode 'quick'"),
-        (("--peer", "nothing"), "--peer: 'nothing' names no peer"),
-        (("--peer", "a='open"), "--peer: this command cannot be read"),
-        (("--peers", "--peer", "meta=it"), "--peer: 'meta' is a peer that --peers brings"),
-        (("--preset", "page"), "--preset: there is no preset 'page'"),
+        (("--columns", "speed"), "--columns: unknown column 'speed'"),
+        (("--mode", "quick"), "--mode: unknown mode 'quick'"),
+        (("--peer", "nothing"), "--peer: invalid peer 'nothing'"),
+        (("--peer", "a='open"), "--peer: invalid command"),
+        (("--peers", "--peer", "meta=it"), "--peer: 'meta' is a built-in peer of --peers"),
+        (("--preset", "page"), "--preset: unknown preset 'page'"),
         (("--compare", "none.json"), "none.json: cannot read this"),
-        (("--image", "none.png"), "none.png: there is no such picture"),
+        (("--image", "none.png"), "none.png: there is no such image"),
         (("no_such_model.pt",), "no_such_model.pt: there is no such file"),
     ],
 )

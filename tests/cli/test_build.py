@@ -138,7 +138,7 @@ def test_engines_that_failed_are_a_failed_command(
     assert done.status == 1
     assert len(done.out.splitlines()) == 2
     last = done.err.splitlines()[-1]
-    assert last.startswith(f"error: {bundle}: no precision of the engines gives the checkpoint's masks.")
+    assert last.startswith(f"error: {bundle}: the engines reproduce the checkpoint's masks in no precision.")
 
 
 def test_a_build_that_the_system_kills_is_one_line_with_the_cure(
@@ -153,7 +153,7 @@ def test_a_build_that_the_system_kills_is_one_line_with_the_cure(
     assert (done.status, done.out) == (1, "")
     graph = bundle_manifest(bundle).graph("encoder").graph.file
     assert done.err.splitlines()[-1] == (
-        f"error: {graph}: the system killed the build, most likely because the memory ran out. Close other programs, "
+        f"error: {graph}: the system killed the build, most likely for lack of memory. Close other programs, "
         "add swap, allow fewer prompts with a smaller profile, lower the optimisation level, or build on a machine "
         "with more memory"
     )
@@ -184,9 +184,9 @@ def test_a_build_for_which_the_memory_is_not_enough_is_refused(
     [
         (["--flavour", "tflite"], "--flavour: there is no flavour 'tflite'. Choose one of: auto, trt, rtx"),
         (["--flavour", "rtx"], "tensorrt_rtx is not installed. Install it with: pip install 'samedge[rtx]'"),
-        (["--prompts", "1-64"], "--prompts: '1-64' is no range. Give minimum/optimum/maximum, such as 1/16/64"),
-        (["--targets", "8.6"], "builds for the GPU at hand only, and targets were named"),
-        (["--hardware-compatibility", "all"], "hardware_compatibility is 'all'. Choose one of: none, ampere_plus"),
+        (["--prompts", "1-64"], "--prompts: invalid range '1-64'. Give minimum/optimum/maximum, such as 1/16/64"),
+        (["--targets", "8.6"], "builds for the local GPU only and accepts no targets"),
+        (["--hardware-compatibility", "all"], "invalid hardware_compatibility 'all'. Choose one of: none, ampere_plus"),
         (["--precision", "fp8"], "the bundle's encoder is fp32, and fp8 was asked for"),
     ],
 )
@@ -219,13 +219,13 @@ def test_something_that_is_no_bundle(program: Program, tmp_path: Path, monkeypat
         (["--format", "rtx"], "tensorrt_rtx is not installed. Install it with: pip install 'samedge[rtx]'"),
         (["--format", "trt", "--io", "meta"], "--io: engines are built from native bundles"),
         (["--format", "trt", "--precision", "int8"], "Add --calib IMAGES"),
-        (["--format", "trt", "--precision", "fp4"], "there is no precision 'fp4'"),
+        (["--format", "trt", "--precision", "fp4"], "unknown precision 'fp4'"),
         (["--format", "onnx", "--targets", "8.6"], "--targets: this is for engines. Add --format trt or rtx"),
         (["--prompts", "1/2/4"], "--prompts: this is for engines. Add --format trt or rtx"),
         (["--device", "cuda:1"], "--device: this is for engines. Add --format trt or rtx"),
-        (["--format", "trt", "--points", "4/2/1"], "a profile of 4/2/1 is no range"),
-        (["--format", "trt", "--workspace", "2"], "workspace_share is 2.0"),
-        (["--format", "trt", "--optimisation-level", "9"], "optimisation_level is 9"),
+        (["--format", "trt", "--points", "4/2/1"], "invalid profile 4/2/1"),
+        (["--format", "trt", "--workspace", "2"], "invalid workspace_share 2.0"),
+        (["--format", "trt", "--optimisation-level", "9"], "invalid optimisation_level 9"),
     ],
 )
 def test_what_stops_the_build_is_said_before_the_export(

@@ -41,6 +41,6 @@ def test_without_a_network_and_without_weights_that_come_along(
     done = program("demo")
     assert done.status == 0, done.err
     assert "mobile_sam.pt is not on this machine and could not be fetched" in done.out
-    assert f"Going on with {TINY}." in done.out
+    assert f"Continuing with {TINY}." in done.out
     assert "the masks mean nothing" in done.out
     assert (tmp_path / "demo" / "overlay-point.png").is_file()

@@ -57,7 +57,8 @@ def test_a_failed_parity_is_a_failed_command(program: Program, tmp_path: Path, m
     assert (done.status, done.out) == (1, f"{target}\n")
     assert "parity: failed" in done.err
     assert done.err.splitlines()[-1] == (
-        f"error: {target}: the graphs do not give the checkpoint's masks. The bundle loads with --force only"
+        f"error: {target}: the graphs do not reproduce the checkpoint's masks. "
+        "Export in another precision; this bundle loads only with --force"
     )
 
 
@@ -65,9 +66,9 @@ def test_a_failed_parity_is_a_failed_command(program: Program, tmp_path: Path, m
     ("arguments", "message"),
     [
         (["no_such.pt"], "no_such.pt: there is no such file"),
-        ([TINY, "--format", "tflite"], "--format: there is no format 'tflite'. Choose one of: onnx"),
-        ([TINY, "--precision", "fp4"], "--precision: there is no precision 'fp4'. Choose one of: fp32"),
-        ([TINY, "--io", "coreml"], "--io: there is no io 'coreml'. Choose one of: native, meta, samexporter"),
+        ([TINY, "--format", "tflite"], "--format: unknown format 'tflite'. Choose one of: onnx"),
+        ([TINY, "--precision", "fp4"], "--precision: unknown precision 'fp4'. Choose one of: fp32"),
+        ([TINY, "--io", "coreml"], "--io: unknown io 'coreml'. Choose one of: native, meta, samexporter"),
         ([TINY, "--opset", "9"], "--opset: opset 9 is not supported. Choose 17 to 20"),
         (["text.pt"], "text.pt: "),
         ([TINY, "-o", "text.pt/bundle"], "text.pt"),

@@ -101,10 +101,10 @@ def test_without_decisions_there_is_no_table_of_them(program: Program) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "there is nothing to show. Name a bundle or a checkpoint, or give --backends"),
-        (("x.pt", "--backends"), "x.pt: --backends shows no model"),
-        (("x.pt", "--format", "csv"), "--format belongs to --backends"),
-        (("--backends", "--format", "xml"), "there is no format 'xml'. Choose one of: table, markdown, csv, json"),
+        ((), "no model given. Give a bundle or a checkpoint, or --backends"),
+        (("x.pt", "--backends"), "x.pt: --backends takes no model"),
+        (("x.pt", "--format", "csv"), "--format applies to --backends only"),
+        (("--backends", "--format", "xml"), "unknown format 'xml'. Choose one of: table, markdown, csv, json"),
     ],
 )
 def test_wrong_usage(program: Program, arguments: tuple[str, ...], message: str) -> None:

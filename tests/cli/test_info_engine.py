@@ -14,7 +14,7 @@ from support.program import Program
 
 from samedge.bundle import engine_file
 from samedge.engines.protocol import Engine
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)
@@ -50,7 +50,7 @@ def test_the_version_is_read_from_the_plan(
 ) -> None:
     path = write_engine(tmp_path / "x.plan", generation=generation)
     document = json.loads(program("info", path, "--json").out)
-    assert (document["flavour"], document["version"], document["producer"]) == (flavour, version, "not known")
+    assert (document["flavour"], document["version"], document["producer"]) == (flavour, version, "unknown")
 
 
 def test_an_engine_of_another_tool_is_known_by_its_names_once_it_is_opened(
@@ -79,7 +79,7 @@ def test_an_engine_of_another_tool_is_known_by_its_names_once_it_is_opened(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04" + bytes(60), "this is no TensorRT plan"),
+        (b"PK\x03\x04" + bytes(60), "not a TensorRT plan"),
         (b"ftrt", "this plan is truncated"),
         (b"\x05\x00\x00\x00{oops" + bytes(60), "the header of this engine file is damaged"),
     ],

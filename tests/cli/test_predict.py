@@ -165,7 +165,7 @@ class TestFolders:
         assert done.status == 1
         assert len(json.loads(done.out)["images"]) == 4
         broken, outside, summary = done.err.splitlines()
-        assert broken.startswith(f"skipped: {folder / 'frame3.png'}: this is not an image")
+        assert broken.startswith(f"skipped: {folder / 'frame3.png'}: the file is not an image")
         assert outside.startswith(f"skipped: {folder / 'frame4.png'}: points: point 0 of prompt 0 is (64, 32), outside")
         assert summary == f"error: {folder}: 2 of 6 images were skipped. See the lines above"
 
@@ -177,27 +177,27 @@ class TestFolders:
         (tmp_path / "empty").mkdir()
         done = program("predict", fake, tmp_path / "empty", "--point", "64,32")
         assert done.status == 1
-        assert done.err.startswith(f"error: {tmp_path / 'empty'}: there are no images here")
+        assert done.err.startswith(f"error: {tmp_path / 'empty'}: no images found")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--multimask"], "--multimask: there is no prompt. Give --point, --box or --mask"),
+        (["--multimask"], "--multimask: no prompt given. Give --point, --box or --mask"),
         (
             ["--point", "1,2", "--points-per-side", "8"],
-            "--points-per-side: there are prompts, and this is for segmenting",
+            "--points-per-side: applies to segmenting everything, not to prompts",
         ),
-        (["--points-per-side", "0"], "points_per_side: points_per_side is 0. Give a whole number, 1 or more"),
-        (["--mode", "slow"], "mode: there is no mode 'slow'"),
-        (["--time-budget-ms", "50"], "time_budget_ms: in exact mode, all points are asked"),
-        (["--point", "1"], "--point: '1' cannot be read. Write it like this: --point 400,300"),
+        (["--points-per-side", "0"], "points_per_side: invalid points_per_side 0. Give a whole number, 1 or more"),
+        (["--mode", "slow"], "mode: unknown mode 'slow'"),
+        (["--time-budget-ms", "50"], "time_budget_ms: exact mode always prompts all points"),
+        (["--point", "1"], "--point: invalid value '1'. Write it like this: --point 400,300"),
         (["--point", "-5,10"], "points: point 0 of prompt 0 is (-5, 10), outside the image of 256 x 192 px"),
-        (["--point", "1,2,7"], "--point: '1,2,7' has the label 7"),
-        (["--box", "1,2,3"], "--box: '1,2,3' cannot be read"),
-        (["--point", "1,2", "--box", "1,2,30,40", "--box", "2,3,50,60"], "--point: there are 2 boxes"),
+        (["--point", "1,2,7"], "--point: invalid label 7 in '1,2,7'"),
+        (["--box", "1,2,3"], "--box: invalid value '1,2,3'"),
+        (["--point", "1,2", "--box", "1,2,30,40", "--box", "2,3,50,60"], "--point: 2 boxes given"),
         (["--mask", "none.npy"], "none.npy: cannot read this: No such file"),
-        (["--point", "1,2", "--save", "picture.nope"], "picture.nope: a picture cannot be written in this format"),
+        (["--point", "1,2", "--save", "picture.nope"], "picture.nope: unknown image format"),
     ],
 )
 def test_errors_are_one_line_and_a_status(
@@ -212,7 +212,7 @@ def test_errors_are_one_line_and_a_status(
 
 def test_an_image_that_is_not_there_is_told_before_the_model_is_opened(program: Program, tmp_path: Path) -> None:
     done = program("predict", "no_model.pt", tmp_path / "no_image.png", "--point", "1,2")
-    assert done.err == f"error: {tmp_path / 'no_image.png'}: there is no such image. Check the path\n"
+    assert done.err == f"error: {tmp_path / 'no_image.png'}: image not found. Check the path\n"
 
 
 @pytest.mark.parametrize("option", ["--json", "--txt", "--save"])
@@ -245,9 +245,9 @@ class TestRealBundles:
         done = program(*arguments, "--backend", "onnxruntime", "--device", "cpu", "--threads", "1")
         assert (done.status, done.err) == (0, "")
         for option, value, message in (
-            ("--backend", "abacus", "there is no backend 'abacus'"),
-            ("--device", "cuda", "the device 'cuda:0' cannot be had"),
-            ("--threads", "0", "threads is 0"),
+            ("--backend", "abacus", "unknown backend 'abacus'"),
+            ("--device", "cuda", "the device 'cuda:0' is unavailable"),
+            ("--threads", "0", "invalid number of threads: 0"),
         ):
             done = program(*arguments, option, value)
             assert done.status == 1

@@ -1,4 +1,4 @@
-"""Prompts as they are typed."""
+"""Prompts on the command line."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_what_is_no_point(typed: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_points(["5,5", typed])
     assert str(caught.value) == (
-        f"--point: {typed!r} cannot be read. Write it like this: --point 400,300 or, beside the object, "
+        f"--point: invalid value {typed!r}. Write it like this: --point 400,300 or, beside the object, "
         "--point 400,300,0"
     )
 
 
 @pytest.mark.parametrize("label", ["2", "-1", "0.5"])
 def test_labels_are_0_or_1(label: str) -> None:
-    with pytest.raises(UsageError, match=rf"--point: '1,2,{label}' has the label {label}\. It is 1 \(inside\)"):
+    with pytest.raises(UsageError, match=rf"--point: invalid label {label} in '1,2,{label}'\. Give 1 \(inside\)"):
         parse_points([f"1,2,{label}"])
 
 
@@ -49,7 +49,7 @@ def test_boxes() -> None:
 
 @pytest.mark.parametrize("typed", ["1,2,3", "1,2,3,4,5", "1 2 3 4", "a,b,c,d", "1,2,3,inf"])
 def test_what_is_no_box(typed: str) -> None:
-    with pytest.raises(UsageError, match=r"--box: .* cannot be read\. Write it like this: --box 100,80,500,420"):
+    with pytest.raises(UsageError, match=r"--box: invalid value .*\. Write it like this: --box 100,80,500,420"):
         parse_boxes([typed])
 
 
@@ -70,10 +70,10 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
     cases: list[tuple[str, type[SamedgeError], str]] = [
         ("three.npy", PromptError, "the mask has 3 axes. Save one mask, (height, width)"),
-        ("pickle.npy", PromptError, "the mask cannot be read"),
-        ("text.npy", PromptError, "the mask cannot be read"),
+        ("pickle.npy", PromptError, "cannot read the mask"),
+        ("text.npy", PromptError, "cannot read the mask"),
         ("missing.npy", StorageError, "No such file"),
-        ("text.png", ImageError, "this is not an image"),
+        ("text.png", ImageError, "the file is not an image"),
     ]
     for name, kind, message in cases:
         with pytest.raises(kind) as caught:
@@ -113,11 +113,11 @@ def test_a_mask_belongs_to_the_points_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((POINTS, LABELS, [BOX, OTHER], [], False), "--point: there are 2 boxes, and the points can belong to one"),
-        ((POINTS, LABELS, [], [MASK, MASK], False), "--point: there are 2 masks, and the points can belong to one"),
+        ((POINTS, LABELS, [BOX, OTHER], [], False), "--point: 2 boxes given, but all points describe one object"),
+        ((POINTS, LABELS, [], [MASK, MASK], False), "--point: 2 masks given, but all points describe one object"),
         ((POINTS, LABELS, [BOX], [], True), "2 times --point and 1 times --box do not match. Give as many of each"),
         (([], [], [BOX, OTHER], [MASK], False), "2 times --box and 1 times --mask do not match"),
-        (([], [], [BOX], [], True), "--each-point: there is no point. Give --point as well"),
+        (([], [], [BOX], [], True), "--each-point: no point given. Give --point as well"),
     ],
 )
 def test_what_does_not_belong_together(given: tuple[Any, ...], message: str) -> None:

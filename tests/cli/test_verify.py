@@ -41,11 +41,11 @@ def test_engines_are_verified_and_the_verdict_is_kept(
     board.wrong = {("decoder", "fp16"): overflown}  # a driver that was updated, say
     done = program("verify", bundle, "--backend", "tensorrt")
     assert (done.status, "parity: failed (fake cuda:0)" in done.out) == (1, True)
-    assert f"error: {bundle}: on fake cuda:0 the masks are not the checkpoint's" in done.err
+    assert f"error: {bundle}: on fake cuda:0 the masks differ from the checkpoint's" in done.err
     assert bundle_pairs(open_bundle(bundle))[0].verdict == "failed"
 
 
 def test_what_cannot_be_verified_says_why(program: Program, bundle: Path, tmp_path: Path) -> None:
-    assert "the bundle keeps no answers" in program("verify", write_small_bundle(tmp_path / "old")).err
-    assert "there is no backend 'abacus'" in program("verify", bundle, "--backend", "abacus").err
+    assert "the bundle has no stored reference" in program("verify", write_small_bundle(tmp_path / "old")).err
+    assert "unknown backend 'abacus'" in program("verify", bundle, "--backend", "abacus").err
     assert "tensorrt is not installed" in program("verify", bundle, "--backend", "tensorrt").err

@@ -38,7 +38,7 @@ def test_export(program: Program, tmp_path: Path) -> None:
 def test_info(program: Program) -> None:
     done = program("info", bundle(DETECTOR))
     assert (done.status, done.err) == (0, "")
-    for said in ("yolov8", "detect", "2: 0, 1", "left to the host", "any multiples of 32 px, meant for 128 x 128"):
+    for said in ("yolov8", "detect", "2: 0, 1", "on the host", "any multiples of 32 px, default 128 x 128"):
         assert said in done.out
     document = json.loads(program("info", bundle(DETECTOR), "--json").out)
     assert document["yolo"]["task"] == "detect"
@@ -48,7 +48,7 @@ def test_info(program: Program) -> None:
 def test_info_of_a_checkpoint(program: Program) -> None:
     done = program("info", "seeded:yolov8n-seg")
     assert (done.status, done.err) == (0, "")
-    assert "12.0 an image" in done.out
+    assert "12.0 per image" in done.out
     assert "3,404,320" in done.out
 
 
@@ -107,11 +107,11 @@ def test_options_of_a_sam(program: Program, option: list[str]) -> None:
     point = [] if option[0] in {"--mode", "--crop-n-layers"} else ["--point", "3,4"]
     done = program("predict", bundle(SMALL), COFFEE, *point, *option)
     assert done.status == 1
-    assert f"{option[0]}: this means nothing for a YOLO" in done.err
+    assert f"{option[0]}: not supported for a YOLO" in done.err
 
 
 @pytest.mark.parametrize("option", [["--iou", "0.5"], ["--max-det", "3"], ["--class", "1"], ["--imgsz", "64"]])
 def test_options_of_a_yolo(program: Program, tmp_path: Path, option: list[str]) -> None:
     done = program("predict", write_small_bundle(tmp_path / "sam"), COFFEE, *option)
     assert done.status == 1
-    assert f"{option[0]}: this means nothing for a SAM" in done.err
+    assert f"{option[0]}: not supported for a SAM" in done.err

@@ -83,7 +83,7 @@ def test_options_of_a_yolo_mean_nothing_for_a_sam(
     Board(monkeypatch)
     done = program("build", write_small_bundle(tmp_path / "sam"), "--batch", "1")
     assert (done.status, done.out) == (1, "")
-    assert "--batch: this means nothing for a SAM. Leave it out" in done.err
+    assert "--batch: not supported for a SAM. Omit it" in done.err
 
 
 def test_verify(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

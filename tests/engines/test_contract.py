@@ -221,7 +221,7 @@ class TestContract:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"labels": np.ones((3, 5), np.int64)}, r"input 'labels' is int64\[3, 5\].*takes int32\[batch, points\]"),
+            ({"labels": np.ones((3, 5), np.int64)}, r"input 'labels' is int64\[3, 5\].*expects int32\[batch, points\]"),
             ({"coords": np.ones((3, 5, 3), np.float32)}, r"input 'coords' is float32\[3, 5, 3\]"),
             ({"coords": np.ones((5, 2), np.float32)}, "input 'coords'"),
             ({"labels": np.ones((3, 4), np.int32)}, "axis 'points' is 4 in input 'labels' and 5 in input 'coords'"),
@@ -243,7 +243,7 @@ class TestContract:
         mixed.close()
         mixed.close()
         assert mixed.closed
-        with pytest.raises(EngineError, match=r"mixed.onnx: this engine was closed"):
+        with pytest.raises(EngineError, match=r"mixed.onnx: this engine is closed"):
             mixed.run(_mixed_feeds())
 
     def test_reads_weights_beside_the_graph(self, backend: str, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ class TestContract:
         path = tmp_path / "with-data.onnx"
         onnx.save(_affine(), path, save_as_external_data=True, location="with-data.bin", size_threshold=0)
         (tmp_path / "with-data.bin").unlink()
-        with pytest.raises(EngineError, match=r"with-data.onnx: .*belongs beside the graph"):
+        with pytest.raises(EngineError, match=r"with-data.onnx: .*weight file beside the graph"):
             open_engine(path, backend=backend, device="cpu")
 
     @pytest.mark.parametrize("keep", [0, 1, 20, -1])

@@ -20,7 +20,7 @@ from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.layers import ProfiledTensorRtEngine
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array
 
 
@@ -132,7 +132,7 @@ def test_runs_that_differ() -> None:
 def test_what_means_nothing(graph: Path, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         profile_layers(graph, **{"backend": "onnxruntime", **options})
-    with pytest.raises(EngineError, match="no such graph file"):
+    with pytest.raises(EngineError, match="graph file not found"):
         profile_layers(graph.with_name("none.onnx"), backend="onnxruntime")
 
 

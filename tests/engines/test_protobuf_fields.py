@@ -47,9 +47,9 @@ def test_negative_integers_are_given_as_stored() -> None:
     ("data", "message"),
     [
         (b"\x00\x01", "without a number"),
-        (b"\x0b", "unknown kind 3"),
-        (b"\x12\x05hell", "ends after its message"),
-        (b"\x0d\x01", "ends after its message"),
+        (b"\x0b", "unknown wire type 3"),
+        (b"\x12\x05hell", "extends beyond its message"),
+        (b"\x0d\x01", "extends beyond its message"),
         (b"\x08", "ends inside a number"),
         (b"\x08\x80", "ends inside a number"),
         (b"\x08" + b"\x80" * 11, "more than ten bytes"),

@@ -277,9 +277,9 @@ def test_progress_only_grows_and_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"io": "onnx"}, "there is no io 'onnx'"),
-        ({"precision": "fp64"}, "there is no precision"),
-        ({"format": "tflite"}, "there is no format"),
+        ({"io": "onnx"}, "unknown io 'onnx'"),
+        ({"precision": "fp64"}, "unknown precision"),
+        ({"format": "tflite"}, "unknown format"),
         ({"opset": 11}, "opset 11 is not supported"),
     ],
 )

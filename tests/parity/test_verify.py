@@ -20,7 +20,7 @@ from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESH
 from samedge.parity.probes import probe_set
 from samedge.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
 from samedge.parity.verify import thresholds_for, verify_bundle, verify_engines
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, Precision
 
 
@@ -105,13 +105,15 @@ def test_a_precision_has_its_thresholds(precision: Precision, expected: tuple[ob
 
 
 def test_a_bundle_that_keeps_no_answers_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"keeps no answers .* Export the checkpoint again, without --no-check"):
+    with pytest.raises(
+        BundleError, match=r"has no stored reference .* Export the checkpoint again, without --no-check"
+    ):
         verify_bundle(write_small_bundle(tmp_path / "bundle"))
 
 
 def test_answers_to_other_probes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samedge.parity.stored_reference.probe_set", lambda size, grid: probe_set(size, grid)[::-1])
-    with pytest.raises(BundleError, match="not those that this samedge draws"):
+    with pytest.raises(BundleError, match="differ from those of this samedge"):
         StoredReference(open_bundle(bundle), ("decoder",))
 
 
@@ -121,7 +123,7 @@ def test_answers_that_were_changed_are_noticed_like_any_file(tmp_path: Path) -> 
         file.write(b"x")
     with pytest.raises(IntegrityError, match=PROBES_NAME):
         open_bundle(bundle)
-    with pytest.raises(BundleError, match="the kept answers are damaged"):
+    with pytest.raises(BundleError, match="the stored reference is damaged"):
         StoredReference(open_bundle(bundle, verify=False), ("decoder",))
 
 

@@ -19,7 +19,7 @@ from samedge.parity.yolo_compare import (
     probe_feeds,
 )
 from samedge.runtime.yolo.input_limits import InputLimits
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 CLASSES, MASKS, ANCHORS = 2, 4, 60

@@ -13,7 +13,7 @@ from support.bench_rows import opening
 from samedge.benchmarks.bench.contenders import ULTRALYTICS_SCRIPT
 from samedge.benchmarks.bench.options import prompts_for
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
-from samedge.benchmarks.measure.artefacts import PICTURES, Artefacts
+from samedge.benchmarks.measure.artefacts import IMAGES, Artefacts
 from samedge.errors import BenchmarkError
 
 COMMAND = (sys.executable, str(ULTRALYTICS_SCRIPT))
@@ -39,7 +39,7 @@ def test_a_sam_that_it_does_not_know_by_name_is_refused() -> None:
 @installed
 @pytest.mark.full
 def test_its_sam_answers_prompts_with_the_weights_that_it_is_given(tmp_path: Path) -> None:
-    images = tuple(str(path) for path in PICTURES[:1])
+    images = tuple(str(path) for path in IMAGES[:1])
     prompts = prompts_for(images)
     asked = msgspec.structs.replace(
         opening("MobileSAM"),

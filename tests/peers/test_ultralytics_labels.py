@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.pictures import write_picture
+from support.pictures import write_image
 
 from samedge.annotation.auto_annotate import auto_annotate
 from samedge.api.sam import SAM
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 SCRIPT = Path(__file__).with_name("ultralytics_labels.py")
 NOT_INSTALLED = 3
@@ -34,7 +34,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     for seed, name in enumerate(BOXES):
         height, width = SIZES.get(name, (64, 64))
-        write_picture(folder / "images" / name, seed, height, width)
+        write_image(folder / "images" / name, seed, height, width)
     (folder / "names.json").write_text(json.dumps(NAMES))
     (folder / "boxes.json").write_text(json.dumps({"names": NAMES, **BOXES}))
     sam = SAM("fake")

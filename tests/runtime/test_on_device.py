@@ -24,10 +24,9 @@ from samedge.engines.onnxruntime import session as ort_session
 from samedge.engines.onnxruntime.binding import OrtArray
 from samedge.errors import ImageError, TensorMismatchError
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.prompts.batching import bucket_of, bucketed, rows_of_bucket
-from samedge.runtime.prompts.tokens import PromptGroup
+from samedge.runtime.prompts.tokens import PromptGroup, bucket_of, bucketed, rows_of_bucket
 from samedge.runtime.results.prediction import Prediction
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import FloatArray, TensorSpec
 
 POINTS = np.array([[10, 12], [40, 30], [70, 50], [20, 55], [33, 9]], np.float32)
@@ -248,7 +247,7 @@ def test_an_embedding_of_another_library_is_read_where_it_lies(board: Board, hos
         same(predictor.predict(points=POINTS), want)
         predictor.set_embedding(torch.from_numpy(values.copy()), 60, 80)  # of the host: copied
         same(predictor.predict(points=POINTS), want)
-        with pytest.raises(TensorMismatchError, match="lies on cuda:1"):
+        with pytest.raises(TensorMismatchError, match="is on cuda:1"):
             predictor.set_embedding(Lent(embedding.values, 1), 60, 80)
         with pytest.raises(ImageError, match="float64"):
             predictor.set_embedding(torch.from_numpy(values.astype(np.float64)), 60, 80)

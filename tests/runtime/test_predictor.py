@@ -16,8 +16,8 @@ from samedge.errors import EngineError, ImageError, PromptError, StorageError, U
 from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
-from samedge.testing.fake_engine import FakeEngine
-from samedge.testing.fake_predictor import FAKE_SCORES, fake_predictor
+from samedge.testing.engine import FakeEngine
+from samedge.testing.predictor import FAKE_SCORES, fake_predictor
 from samedge.types import ImageArray
 
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
@@ -66,7 +66,7 @@ class TestState:
     def test_a_prompt_that_fails_leaves_the_image(self, predictor: Predictor) -> None:
         with pytest.raises(PromptError):
             predictor.predict(points=[-1, 1])
-        with pytest.raises(PromptError, match=r"there is no prompt"):
+        with pytest.raises(PromptError, match=r"no prompt given"):
             predictor.predict()
         assert len(predictor.predict(points=[1, 1])) == 1
 
@@ -80,7 +80,7 @@ class TestState:
         with predictor as same:
             assert same is predictor
         predictor.close()
-        with pytest.raises(EngineError, match=r"encoder: this engine was closed"):
+        with pytest.raises(EngineError, match=r"encoder: this engine is closed"):
             predictor.set_image(IMAGE)
 
     def test_it_says_what_it_is(self, predictor: Predictor) -> None:
@@ -148,7 +148,7 @@ class TestChunks:
 
     @pytest.mark.parametrize("size", [0, -1])
     def test_at_least_one_prompt_a_call(self, predictor: Predictor, size: int) -> None:
-        with pytest.raises(UsageError, match=rf"prompts_per_call is {size}"):
+        with pytest.raises(UsageError, match=rf"invalid prompts_per_call {size}"):
             predictor.prompts_per_call = size
 
     def test_the_default_is_16(self, predictor: Predictor) -> None:
@@ -238,9 +238,7 @@ class TestEmbeddings:
     @pytest.mark.parametrize("keep", [0, 4, 100, 400, -30])
     def test_one_that_is_cut_short_is_an_error(self, predictor: Predictor, saved: Path, keep: int) -> None:
         saved.write_bytes(saved.read_bytes()[:keep])
-        with pytest.raises(
-            ImageError, match=r"image\.npz: this is not an embedding that samedge saved, or it is damaged"
-        ):
+        with pytest.raises(ImageError, match=r"image\.npz: not an embedding saved by samedge, or damaged"):
             predictor.load_embedding(saved)
         with pytest.raises(UsageError, match=r"no image is set"):
             predictor.predict(points=[1, 1])
@@ -257,13 +255,13 @@ class TestEmbeddings:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("version", np.int64(2), "format 2, and this samedge reads 1"),
+            ("version", np.int64(2), "format 2, but this samedge reads 1"),
             ("embedding", np.full((1, 3, 4, 4), np.nan, np.float32), "damaged: not finite"),
             ("embedding", np.zeros((1, 3, 4, 4)), "damaged: not finite float32"),
             (
                 "embedding",
                 np.zeros((1, 3, 5, 5), np.float32),
-                r"float32\[1, 3, 5, 5\] of a 160 x 120 px image, and the decoder takes float32",
+                r"float32\[1, 3, 5, 5\] of a 160 x 120 px image, but the decoder expects float32",
             ),
             ("embedding", np.array("text"), "damaged"),
             ("image_height", np.int64(0), "damaged"),

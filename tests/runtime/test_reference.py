@@ -23,7 +23,7 @@ from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
 from samedge.models.sam.seeded import seeded_state
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, BoolArray, ImageArray, TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 import samedge
 from samedge.engines.protocol import Engine
 from samedge.runtime.decoder.decoders import first_click
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 
 def test_each_graph_of_the_decoder_ran_with_the_shapes_of_the_first_click(

@@ -19,8 +19,8 @@ from samedge.benchmarks.bench.records import (
     Stage,
     StageResult,
 )
-from samedge.benchmarks.bench.stages.peer_protocol import Opening
-from samedge.benchmarks.bench.stages.prepare import Prepared
+from samedge.benchmarks.bench.stages.peer_protocol import OpenRequest
+from samedge.benchmarks.bench.stages.prepare import PreparedModel
 from samedge.benchmarks.measure.rounds import spread_of
 
 SCRIPT = Path(__file__).with_name("fake_peer.py")
@@ -32,9 +32,9 @@ def command(kind: str, log: Path | None = None) -> tuple[str, ...]:
     return (sys.executable, str(SCRIPT), kind, *([] if log is None else [str(log)]))
 
 
-def opening(name: str) -> Opening:
+def opening(name: str) -> OpenRequest:
     """What it is asked for."""
-    return Opening(
+    return OpenRequest(
         name=name,
         family="sam",
         architecture="sam_vit_tiny",
@@ -51,7 +51,7 @@ def contender(name: str, kind: str = "good", *, peer_of: str = "", log: Path | N
     """A fake peer, or a fake model where it is nobody's peer."""
     prepared = None
     if not peer_of:
-        prepared = Prepared(
+        prepared = PreparedModel(
             family="sam", architecture="sam_vit_tiny", artefact="nowhere", image_size=128, size_bytes=10, seeded=True
         )
     row = ModelRow(name=name, source="nothing.pt", family="sam", peer_of=peer_of, **facts)

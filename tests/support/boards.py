@@ -34,8 +34,8 @@ from samedge.export.engines import build as bundle_build
 from samedge.export.engines import rungs
 from samedge.export.engines import target as engine_target
 from samedge.parity import verify, yolo_verify
-from samedge.testing.fake_cuda import FakeCuda
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.cuda import FakeCuda
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, TensorSpec
 from support.build_doubles import any_report
 from support.fake_tensorrt import FakeTensorRt

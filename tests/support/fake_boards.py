@@ -18,7 +18,7 @@ from samedge.engines.tensorrt.engine import TensorRtEngine
 from samedge.options import AxisRange
 from samedge.runtime.decoder.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array
 from support.fake_tensorrt import FakeTensorRt, write_graph
 

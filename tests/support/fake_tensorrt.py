@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from samedge.engines.tensorrt.api import Flavour, FlavourName, describe
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array
 
 Calls = list[tuple[Any, ...]]

@@ -13,7 +13,7 @@ from samedge.engines import registry
 from samedge.engines.protocol import Availability, EngineOptions, RawEngineFactory
 from samedge.engines.registry import Backend
 from samedge.errors import DeviceUnavailableError, EngineError
-from samedge.testing.fake_engine import FakeEngine
+from samedge.testing.engine import FakeEngine
 from samedge.types import Array, TensorSpec
 
 INPUTS = {"x": TensorSpec(("batch", "height", 3), np.dtype(np.float32))}

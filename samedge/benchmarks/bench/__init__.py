@@ -1,1 +1,1 @@
-"""The table of ``samedge bench``: models beside models, to be trusted. docs/bench.md has the rules."""
+"""The table of ``samedge bench``: models compared with models. docs/bench.md has the rules."""

@@ -1,4 +1,4 @@
-"""What a cell of the table says, decided once for terminal and Markdown."""
+"""Cells of the table, the same on the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ _REFUSED: Final = "refused"
 
 
 def model_name(row: ModelRow) -> str:
-    """Return the row's name, marked where the weights are random."""
+    """Return the row's name, marked if the weights are random."""
     return f"{row.name} (random weights)" if row.seeded else row.name
 
 
 def times(spread: Spread) -> str:
-    """Return the median and two percentiles in ms, and how many outliers there were."""
+    """Return the median and two percentiles in ms, and the number of outliers."""
     values = [spread.median, spread.high, *([] if spread.p99 is None else [spread.p99])]
     outliers = f" ({spread.outliers} outlier{'s' if spread.outliers > 1 else ''})" if spread.outliers else ""
     return " / ".join(short(value * 1e3) for value in values) + outliers
 
 
 def _stage(row: ModelRow, stage: Stage) -> str:
-    found = row.stages.get(stage)
-    return NOTHING if found is None else times(found.wall)
+    result = row.stages.get(stage)
+    return NOTHING if result is None else times(result.wall)
 
 
 def _number(value: float | None, unit: float = 1.0) -> str:
@@ -60,7 +60,7 @@ def _number(value: float | None, unit: float = 1.0) -> str:
 def _gflops(row: ModelRow) -> str:
     if row.gflops is None:
         return NOTHING
-    return short(row.gflops) + (f" + {short(row.prompt_gflops)} a prompt" if row.prompt_gflops else "")
+    return short(row.gflops) + (f" + {short(row.prompt_gflops)} per prompt" if row.prompt_gflops else "")
 
 
 def _images(row: ModelRow) -> str:
@@ -68,11 +68,11 @@ def _images(row: ModelRow) -> str:
 
 
 def _iou(row: ModelRow) -> str:
-    found = row.mask_agreement
-    if found is None:
+    agreement = row.mask_agreement
+    if agreement is None:
         return NOTHING
-    worst = f"worst {found.worst:.4f}"
-    return worst if found.mean is None else f"{found.mean:.4f} ({worst})"
+    worst = f"worst {agreement.worst:.4f}"
+    return worst if agreement.mean is None else f"{agreement.mean:.4f} ({worst})"
 
 
 def _backend(row: ModelRow) -> str:
@@ -87,7 +87,7 @@ def _parity(row: ModelRow) -> str:
 
 
 def cell(row: ModelRow, column: str) -> str:
-    """Return what a column says of a row."""
+    """Return the text of a row's cell."""
     if column in STAGE_COLUMNS:
         return _stage(row, column)
     makers: dict[str, Callable[[ModelRow], str]] = {
@@ -106,7 +106,7 @@ def cell(row: ModelRow, column: str) -> str:
 
 
 def heading(column: str) -> str:
-    """Return the heading of a column, with what its three numbers are."""
+    """Return the heading of a column, which names the percentiles it holds."""
     return HEADINGS[column] + (PERCENTILES if column in STAGE_COLUMNS else "")
 
 
@@ -121,17 +121,17 @@ def peer_rows(rows: Sequence[ModelRow]) -> list[ModelRow]:
 
 
 def shown_columns(columns: Sequence[str]) -> list[str]:
-    """Return columns in the order of the table."""
+    """Return the columns in the order of the table."""
     return [column for column in COLUMNS if column in columns]
 
 
 def model_table(rows: Sequence[ModelRow], columns: Sequence[str], width: int) -> Table:
-    """Return the models as a terminal shows them; on a narrow one, what tells most, and of times the median.
+    """Return the models as a terminal table; a narrow one has only the main columns, and medians of the times.
 
     Args:
-        rows: What was measured.
-        columns: Which were asked for.
-        width: Columns of the terminal.
+        rows: Measured rows.
+        columns: Requested columns.
+        width: Width of the terminal in characters.
     """
     wide = width >= _WIDE
     shown = [column for column in shown_columns(columns) if wide or column in _NARROW]
@@ -152,15 +152,15 @@ def model_table(rows: Sequence[ModelRow], columns: Sequence[str], width: int) ->
 
 
 def ratio_cell(row: ModelRow, stage: str) -> str:
-    """Return a peer's time and how many times as long as samedge's that is; "refused" where there may be no ratio."""
-    found = row.stages[stage].wall if stage in row.stages else None
+    """Return a peer's time and its ratio to samedge's; "refused" if samedge's parity forbids a ratio."""
+    wall = row.stages[stage].wall if stage in row.stages else None
     ratio = row.ratios.get(stage)
-    own = NOTHING if found is None else f"{short(found.median * 1e3)} ms"
+    own = NOTHING if wall is None else f"{short(wall.median * 1e3)} ms"
     if ratio is not None:
         mark = ", parity unchecked" if row.own_verdict == "unchecked" else ""
         spread = f"{short(ratio.median)}x ({short(ratio.low)}–{short(ratio.high)}{mark})"
-        return spread if found is None else f"{own}: {spread}"
-    return f"{own}: {_REFUSED}" if found is not None and "ratio" in row.empty else own
+        return spread if wall is None else f"{own}: {spread}"
+    return f"{own}: {_REFUSED}" if wall is not None and "ratio" in row.empty else own
 
 
 PEER_STAGES: Final = (*STAGE_COLUMNS[:2], SET_IMAGE, *STAGE_COLUMNS[2:])
@@ -177,10 +177,10 @@ def peer_cells(row: ModelRow) -> list[str]:
 
 
 def peer_table(rows: Sequence[ModelRow]) -> Table:
-    """Return the peers as a terminal shows them."""
+    """Return the peers as a terminal table."""
     peers = peer_rows(rows)
     return rich_table(
-        "peers: their time, and how many times that of samedge it is",
+        "peers: time, and ratio to samedge's",
         PEER_HEADINGS,
         map(peer_cells, peers),
         right=range(1, len(PEER_HEADINGS)),

@@ -1,4 +1,4 @@
-"""What changed since an older report, with the spread of both taken into account."""
+"""Comparison with an older report that takes the spread of both into account."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Judgement: TypeAlias = Literal[
 ]
 
 MACHINE: Final = ("processor", "board", "cores", "architecture", "system", "memory")
-"""Facts that make two machines different; a report that lacks one is of an unknown machine."""
+"""Facts that distinguish machines; a report that lacks one comes from an unknown machine."""
 SETTINGS: Final = ("threads", "images", "mode", "everything_points")
-"""Settings that make two times different."""
+"""Settings that times depend on."""
 FEWEST: Final = 3
-"""Rounds from which on a spread says something."""
+"""Minimum number of rounds for a meaningful spread."""
 
 _SMALLEST: Final = 0.01
-_HEADINGS: Final = ("model", "what", "before", "now", "before / now", "judgement")
+_HEADINGS: Final = ("model", "figure", "before", "now", "before / now", "judgement")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one figure.
+    """Change of one figure.
 
     Attributes:
         model: Name of the row.
-        what: Which figure, with its unit.
-        before: In the older report.
-        now: In the newer one.
-        judgement: What it means.
-        unchecked: Parity was not checked, in one of both.
+        what: The figure, with its unit.
+        before: Its value in the older report.
+        now: Its value in the newer report.
+        judgement: Significance of the change.
+        unchecked: Parity was not checked in one of the reports.
     """
 
     model: str
@@ -50,7 +50,7 @@ class Change:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As a table shows it; no ratio where it may not be taken."""
+        """The cells of a table, without a ratio where none is valid."""
         silent = self.judgement in ("other machine", "parity failed") or self.now == 0
         ratio = NOTHING if silent else f"{short(self.before / self.now)}x"
         mark = ", parity unchecked" if self.unchecked and self.judgement in ("faster", "slower") else ""
@@ -59,12 +59,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two reports.
+    """Comparison of two reports.
 
     Attributes:
-        different: How machine and settings differ, as sentences; times are not judged then.
-        changes: Figures that both have.
-        missing: Rows that only one has.
+        different: Differences in machine and settings, as sentences; if there are any, times are not judged.
+        changes: Figures in both reports.
+        missing: Rows in only one report.
     """
 
     different: tuple[str, ...]
@@ -73,10 +73,10 @@ class Comparison:
 
 
 def compare_reports(before: BenchReport, now: BenchReport) -> Comparison:
-    """Return what changed.
+    """Compare two reports.
 
-    Times are judged where machine, pictures, threads, device and backend are the same; otherwise it is said how they
-    differ, and both numbers are shown without a judgement.
+    Times are judged only if machine, images, threads, device and backend are the same; otherwise the differences are
+    listed, and both numbers are shown without a judgement.
     """
     different = tuple(_differences(before, now))
     old, new = ({row.name: row for row in report.rows if not row.skipped} for report in (before, now))
@@ -95,13 +95,13 @@ def _differences(before: BenchReport, now: BenchReport) -> Iterator[str]:
     ):
         for name in names:
             if old.get(name) != new.get(name):
-                yield f"other {title}: {name} was {old.get(name, 'not known')} and is {new.get(name, 'not known')}"
+                yield f"different {title}: {name} was {old.get(name, 'unknown')} and is {new.get(name, 'unknown')}"
 
 
 def judge(before: Spread, now: Spread) -> Judgement:
-    """Return whether a time changed: where eight of ten rounds of one lie must not touch where those of the other do.
+    """Judge a change of time: significant only if the ranges of the middle eight in ten rounds do not overlap.
 
-    A difference of less than 1 % is noise even then: no machine keeps its clock that still.
+    A difference below 1 % is noise even then: no machine keeps its clock that steady.
     """
     if min(before.count, now.count) < FEWEST:
         return "too few rounds"
@@ -140,24 +140,22 @@ def _changes(old: ModelRow, new: ModelRow, different: bool) -> Iterator[Change]:
         yield Change(new.name, "mask IoU, worst", *worst, "same" if abs(worst[0] - worst[1]) < 1e-4 else "changed")
 
 
-def comparison_markdown(found: Comparison) -> str:
-    """Return it as Markdown."""
-    text = "\n## What changed\n\n"
-    if found.different:
-        text += (
-            "**These are not the same conditions, so times are not judged.** " + "; ".join(found.different) + ".\n\n"
-        )
-    text += markdown_table(_HEADINGS, [change.cells for change in found.changes])
-    return text + "".join(f"\n- {sentence}.\n" for sentence in found.missing)
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return a comparison as Markdown."""
+    text = "\n## Changes\n\n"
+    if comparison.different:
+        text += f"**The conditions differ, so times are not judged.** {'; '.join(comparison.different)}.\n\n"
+    text += markdown_table(_HEADINGS, [change.cells for change in comparison.changes])
+    return text + "".join(f"\n- {sentence}.\n" for sentence in comparison.missing)
 
 
-def comparison_table(found: Comparison) -> Table:
-    """Return it as a terminal shows it."""
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a comparison as a terminal table."""
     colours = {"faster": "green", "slower": "red", "changed": "yellow"}
     return rich_table(
-        "what changed",
+        "changes",
         _HEADINGS,
-        [change.cells for change in found.changes],
+        [change.cells for change in comparison.changes],
         right=(2, 3, 4),
-        styles=[colours.get(change.judgement) for change in found.changes],
+        styles=[colours.get(change.judgement) for change in comparison.changes],
     )

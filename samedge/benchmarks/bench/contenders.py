@@ -1,4 +1,4 @@
-"""What is timed beside what: each model of samedge and its peers on the same weights, each for a process of its own."""
+"""Contenders: each model of samedge and its peers on the same weights, each in its own process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import msgspec
 from samedge.benchmarks.bench.options import BenchOptions, Prompts
 from samedge.benchmarks.bench.records import Family, ModelRow
 from samedge.benchmarks.bench.sources import ModelSource, model_sources
-from samedge.benchmarks.bench.stages.peer_protocol import Opening
-from samedge.benchmarks.bench.stages.prepare import Prepared
+from samedge.benchmarks.bench.stages.peer_protocol import OpenRequest
+from samedge.benchmarks.bench.stages.prepare import PreparedModel
 from samedge.benchmarks.measure.artefacts import PACKAGE, Artefacts
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS
@@ -23,48 +23,48 @@ from samedge.models.checkpoints.weights import SEEDED
 
 _SERVE: Final = (sys.executable, "-m", "samedge.benchmarks.bench.stages.serve")
 OWN_PEERS: Final[dict[str, tuple[Family, ...]]] = {"meta": ("sam",), "plain-onnx": ("sam",)}
-"""Peers that this package can run itself, by the models that they know."""
+"""Peers that this package runs itself, with the families that they support."""
 ULTRALYTICS: Final = "ultralytics"
 ULTRALYTICS_SCRIPT: Final = PACKAGE.parent / "tests" / "peers" / "ultralytics_bench.py"
-"""In a checkout. It is AGPL's user, not part of the package, and never in a wheel."""
+"""Present only in a checkout: it imports AGPL code, so it is no part of the package and never in a wheel."""
 _COARSE: Final = 8
 _DEMO: Final = "sam_demo"
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Something that can be opened in a process of its own.
+    """A model to measure in its own process.
 
     Attributes:
-        row: What is known of it before it runs.
+        row: The facts known before it runs.
         command: Program and arguments of its process.
-        opening: What the process is asked to load.
-        prepared: Of a model of samedge; None for a peer.
+        opening: The request to load it.
+        prepared: The prepared model of samedge; None for a peer.
     """
 
     row: ModelRow
     command: tuple[str, ...]
-    opening: Opening
-    prepared: Prepared | None = None
+    opening: OpenRequest
+    prepared: PreparedModel | None = None
 
 
 def find_contenders(
     options: BenchOptions, prompts: Prompts, artefacts: Artefacts, say: Callable[[str], None]
 ) -> Iterator[tuple[Contender | ModelRow, ...]]:
-    """Yield, for each model, its contender and those of its peers; a row in place of what cannot be opened.
+    """Yield, for each model, its contender and those of its peers; a skipped row replaces one that cannot be opened.
 
     Args:
-        options: How to measure.
-        prompts: What is asked.
-        artefacts: Makes what peers need.
-        say: Called with what is being done, because exports take long.
+        options: Options of the measurement.
+        prompts: The prompts.
+        artefacts: Source of the files that peers need.
+        say: Called with progress, because exports take long.
 
     Raises:
-        UsageError: There is no such model, or a peer has the name of one that is known here.
+        UsageError: A model is unknown, or a peer has the name of a built-in one.
     """
     for name in options.peer_commands:
         if name in OWN_PEERS:
-            raise UsageError(f"{name!r} is a peer that --peers brings", where="--peer", cure="Give yours another name")
+            raise UsageError(f"{name!r} is a built-in peer of --peers", where="--peer", cure="Choose another name")
     for source in model_sources(options.models):
         say(f"Preparing {source.name}")
         try:
@@ -79,15 +79,16 @@ def find_contenders(
 
 
 def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Contender:
-    asked = {
+    arguments = {
         "source": source.source,
         "backend": options.backend,
         "device": options.device,
         "threads": options.threads,
     }
-    prepared = msgspec.convert(call_in_child("samedge.benchmarks.bench.stages.prepare:prepare", asked), Prepared)
+    described = call_in_child("samedge.benchmarks.bench.stages.prepare:prepare", arguments)
+    prepared = msgspec.convert(described, PreparedModel)
     everything = _everything(source, prepared, options)
-    opening = Opening(
+    opening = OpenRequest(
         name=source.name,
         family=prepared.family,
         architecture=prepared.architecture,
@@ -106,25 +107,25 @@ def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Conten
     return Contender(_known_row(source, prepared, opening), (*_SERVE, "samedge"), opening, prepared)
 
 
-def _everything(source: ModelSource, prepared: Prepared, options: BenchOptions) -> dict[str, Any]:
+def _everything(source: ModelSource, prepared: PreparedModel, options: BenchOptions) -> dict[str, Any]:
     if prepared.family != "sam" or not options.wants("everything"):
         return {}
-    found: dict[str, Any] = {"points_per_side": options.everything_points}
+    parameters: dict[str, Any] = {"points_per_side": options.everything_points}
     if prepared.seeded:
         arguments = {
             "bundle": prepared.artefact, "image": options.images[0], "threads": options.threads,
             "points_per_side": min(_COARSE, options.everything_points),
         }  # fmt: skip
-        found |= call_in_child("samedge.benchmarks.measure.thresholds:seeded_thresholds", arguments)
+        parameters |= call_in_child("samedge.benchmarks.measure.thresholds:seeded_thresholds", arguments)
     elif source.source == _DEMO:
-        found |= DEMO_THRESHOLDS
-    return found
+        parameters |= DEMO_THRESHOLDS
+    return parameters
 
 
-def _known_row(source: ModelSource, prepared: Prepared, opening: Opening) -> ModelRow:
+def _known_row(source: ModelSource, prepared: PreparedModel, opening: OpenRequest) -> ModelRow:
     notes = []
     if prepared.seeded:
-        notes.append(f"random weights of the true architecture ({source.note or 'seeded'})")
+        notes.append(f"random weights of the same architecture ({source.note or 'seeded'})")
     if opening.everything:
         shown = ", ".join(f"{name} {value}" for name, value in opening.everything.items())
         notes.append(f"everything: {opening.mode} mode, {shown}")
@@ -157,7 +158,7 @@ def _peers(own: Contender, options: BenchOptions, artefacts: Artefacts) -> Itera
         else:
             why = (
                 "its script is not part of this package (AGPL): give --peer 'ultralytics=python "
-                "tests/peers/ultralytics_bench.py' with the file of the repository"
+                "tests/peers/ultralytics_bench.py' with the file from the repository"
             )
             yield replace_skipped(_peer_row(own, ULTRALYTICS), why)
     for name, command in commands.items():
@@ -175,7 +176,7 @@ def _peer_row(own: Contender, name: str) -> ModelRow:
 
 
 def replace_skipped(row: ModelRow, why: str) -> ModelRow:
-    """Return a row of which nothing was measured, with the reason."""
+    """Return a row marked as skipped, with the reason."""
     return msgspec.structs.replace(row, skipped=why)
 
 
@@ -183,7 +184,7 @@ def _prepared_peer(own: Contender, name: str, command: tuple[str, ...], artefact
     row = _peer_row(own, name)
     checkpoint = own.prepared.checkpoint if own.prepared else ""
     if not checkpoint:
-        return replace_skipped(row, "peers run checkpoints, and this is a bundle or a graph: name its checkpoint")
+        return replace_skipped(row, "peers run checkpoints, not bundles or graphs: give the checkpoint instead")
     opening = msgspec.structs.replace(own.opening, name=row.name, source=checkpoint)
     try:
         if name == "plain-onnx":
@@ -199,8 +200,8 @@ def _prepared_peer(own: Contender, name: str, command: tuple[str, ...], artefact
     return Contender(row, command, opening)
 
 
-def _peer_weights(opening: Opening, artefacts: Artefacts) -> Path:
-    """Return a file that torch reads: the checkpoint itself, or one that is made of random weights."""
+def _peer_weights(opening: OpenRequest, artefacts: Artefacts) -> Path:
+    """Return a file that torch can read: the checkpoint itself, or one written from random weights."""
     if not opening.source.startswith(SEEDED):
         from samedge.models.checkpoints.weights import find_checkpoint
 

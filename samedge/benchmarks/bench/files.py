@@ -1,4 +1,4 @@
-"""The table as files: Markdown with all that has to be known to read it, CSV with one number a column, and JSON."""
+"""The table as files: Markdown with all conditions, CSV with one number per column, and JSON."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _SPREAD: Final = (("p50", "median"), ("p10", "low"), ("p90", "high"), ("p99", "p
 
 
 def columns_of(report: BenchReport) -> tuple[str, ...]:
-    """Return the columns that were asked for."""
-    asked = report.settings.get("columns", "")
-    return tuple(asked.split(", ")) if asked else COLUMNS
+    """Return the requested columns of a report."""
+    columns = report.settings.get("columns", "")
+    return tuple(columns.split(", ")) if columns else COLUMNS
 
 
 def markdown(report: BenchReport) -> str:
@@ -42,11 +42,11 @@ def markdown(report: BenchReport) -> str:
         ([model_name(row), *_cells(row, shown)] for row in model_rows(report.rows)),
     )
     text += (
-        "\nMilliseconds a picture. An image of images/s is the sum of the stages that its row names below. "
-        "Memory is that of a whole process, Python and libraries included.\n"
+        "\nTimes are milliseconds per image. For images/s, an image is the sum of the stages listed below for its row. "
+        "Memory is that of the whole process, including Python and libraries.\n"
     )
     text += _peers(report.rows) + _includes(report.rows) + _empty(report.rows, shown) + _notes(report.rows)
-    return text + markdown_facts(Where=report.machine, Clocks_and_power=report.power, How=report.settings)
+    return text + markdown_facts(Machine=report.machine, Clocks_and_power=report.power, Settings=report.settings)
 
 
 def _cells(row: ModelRow, shown: Sequence[str]) -> list[str]:
@@ -66,9 +66,9 @@ def _peers(rows: Sequence[ModelRow]) -> str:
     return (
         "\n## Peers\n\n"
         + markdown_table([*PEER_HEADINGS, "version"], lines)
-        + "\nEach runs the same weights on the same pictures in a process of its own. 2x: it takes twice as long as "
-        "samedge, the median of the rounds' ratios and between which values eight of ten lie. There is no ratio to a "
-        "model whose parity failed, and one to a model whose parity was never checked is marked.\n"
+        + "\nEach peer runs the same weights on the same images in its own process. 2x means twice samedge's time: the "
+        "median of the rounds' ratios, followed by the range of the middle eight in ten. There is no ratio to a model "
+        "whose parity failed; a ratio to a model whose parity was not checked is marked.\n"
     )
 
 
@@ -78,11 +78,11 @@ def _includes(rows: Sequence[ModelRow]) -> str:
         for stage, result in row.stages.items():
             counts = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in result.figures.items())
             lines.append(
-                f"- {row.name}, {stage}: {result.includes}" + (f" ({counts} on all pictures)" if counts else "")
+                f"- {row.name}, {stage}: {result.includes}" + (f" ({counts} over all images)" if counts else "")
             )
         if row.image_stages:
             lines.append(f"- {row.name}, an image: {' + '.join(row.image_stages)}")
-    return "\n## What the times include\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return "\n## Contents of the times\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _empty(rows: Sequence[ModelRow], shown: Sequence[str]) -> str:
@@ -92,7 +92,7 @@ def _empty(rows: Sequence[ModelRow], shown: Sequence[str]) -> str:
         for column, why in row.empty.items()
         if column in shown or column == "ratio"
     ]
-    return "\n## Why cells are empty\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return "\n## Empty cells\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _notes(rows: Sequence[ModelRow]) -> str:
@@ -101,7 +101,7 @@ def _notes(rows: Sequence[ModelRow]) -> str:
 
 
 def flat(row: ModelRow) -> dict[str, str | float | int | None]:
-    """Return a row as one number, or one word, a column; bytes, seconds, 1e9 operations."""
+    """Return a row as one number or word per column, in bytes, seconds and 1e9 operations."""
     values: dict[str, str | float | int | None] = {
         "name": row.name,
         "source": row.source,
@@ -116,21 +116,21 @@ def flat(row: ModelRow) -> dict[str, str | float | int | None]:
         "prompt_gflops": row.prompt_gflops,
     }
     for stage in STAGE_COLUMNS:
-        found = row.stages.get(stage)
-        values |= _flat_spread(f"{stage}_seconds", found.wall if found else None)
-        values[f"{stage}_cpu_seconds"] = found.cpu.median if found and found.cpu else None
+        result = row.stages.get(stage)
+        values |= _flat_spread(f"{stage}_seconds", result.wall if result else None)
+        values[f"{stage}_cpu_seconds"] = result.cpu.median if result and result.cpu else None
     values |= _flat_spread("images_per_second", row.images_per_second)
     for name in PEER_STAGES:
         ratio = row.ratios.get(name)
         values[f"{name}_ratio"] = ratio.median if ratio else None
-    found_masks, energy = row.mask_agreement, row.energy
+    agreement, energy = row.mask_agreement, row.energy
     values |= {
         "peak_bytes": row.peak_bytes,
         "device_bytes": row.device_memory,
         "joules_per_image": energy.joules if energy else None,
         "watts": energy.watts if energy else None,
-        "mask_iou_mean": found_masks.mean if found_masks else None,
-        "mask_iou_worst": found_masks.worst if found_masks else None,
+        "mask_iou_mean": agreement.mean if agreement else None,
+        "mask_iou_worst": agreement.worst if agreement else None,
         "backend": row.backend,
         "device": row.device,
         "precision": row.precision,
@@ -151,20 +151,20 @@ def _flat_spread(name: str, spread: Spread | None) -> dict[str, str | float | in
 
 
 def csv_text(rows: Sequence[ModelRow]) -> str:
-    """Return rows as CSV, one line each."""
+    """Return the rows as CSV."""
     return csv_records([flat(row) for row in rows], "name")
 
 
 def write_bench(report: BenchReport, folder: Path, more: str = "") -> list[Path]:
-    """Write ``bench.md``, ``bench.csv`` and ``bench.json``, in place of older ones, and return the paths.
+    """Write ``bench.md``, ``bench.csv`` and ``bench.json``, replacing older ones, and return the paths.
 
     Args:
-        report: What was measured.
-        folder: Made if it is not there.
-        more: Markdown to add: a preset, a comparison.
+        report: The report.
+        folder: Created if missing.
+        more: Markdown to append, such as a preset or a comparison.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: A file cannot be written.
     """
     texts = {".md": markdown(report) + more, ".csv": csv_text(report.rows), ".json": json_text(report)}
     return write_texts(texts, folder, NAME)

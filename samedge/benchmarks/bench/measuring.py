@@ -1,4 +1,4 @@
-"""The whole measurement: prepare, open each model in its process, rounds, energy, agreement of masks, ratios."""
+"""The whole measurement: preparation, one process per model, rounds, energy, mask agreement, ratios."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from samedge.benchmarks.measure.power_meters import find_meter
 from samedge.errors import BenchmarkError, SamedgeError
 
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-"""What numpy's, torch's and OpenCV's own threads follow, beside those of the graphs."""
-RANDOM_MASKS: Final = "the weights are random: what their masks say means nothing"
-FAILED_PARITY: Final = "parity failed: a speed-up of wrong masks is none"
+"""Variables that limit the threads of numpy, torch and OpenCV, in addition to those of the graphs."""
+RANDOM_MASKS: Final = "the weights are random, so their masks mean nothing"
+FAILED_PARITY: Final = "parity failed: a speed-up with wrong masks does not count"
 
 Show = Callable[[tuple[ModelRow, ...]], None]
 
@@ -40,10 +40,10 @@ class TableBench:
     """One run of ``samedge bench``.
 
     Attributes:
-        options: How to measure.
-        artefacts: Makes what peers need.
-        say: Called with what is being done.
-        show: Called with the rows as they are, whenever there is more in them.
+        options: Options of the measurement.
+        artefacts: Source of the files that peers need.
+        say: Called with progress.
+        show: Called with the current rows whenever they change.
     """
 
     options: BenchOptions
@@ -53,22 +53,19 @@ class TableBench:
     _rows: dict[str, ModelRow] = field(default_factory=dict)
 
     def measure(self) -> tuple[ModelRow, ...]:
-        """Return the rows.
+        """Measure all models and return the rows.
 
         Raises:
-            UsageError: There is no such model.
-            ImageError: A picture cannot be read.
+            UsageError: A model is unknown.
+            ImageError: An image cannot be read.
         """
         prompts = prompts_for(self.options.images)
         models: list[tuple[Contender, ...]] = []
         for entries in find_contenders(self.options, prompts, self.artefacts, self.say):
-            found = []
             for entry in entries:
                 row = entry.row if isinstance(entry, Contender) else entry
                 self._rows[row.name] = row
-                if isinstance(entry, Contender):
-                    found.append(entry)
-            models.append(tuple(found))
+            models.append(tuple(entry for entry in entries if isinstance(entry, Contender)))
             self._shown()
         groups = models if self.options.apart else [tuple(one for model in models for one in model)]
         for group in groups:
@@ -101,16 +98,18 @@ class TableBench:
         try:
             environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.options.threads))}
             process = stack.enter_context(MeasuredProcess(contender.command, name, environment=environment))
-            hello = process.hello()
-            if not hello.can:
-                self._rows[name] = replace_skipped(contender.row, hello.reason or "it says that it cannot work here")
+            capabilities = process.hello()
+            if not capabilities.can:
+                self._rows[name] = replace_skipped(
+                    contender.row, capabilities.reason or "it reports that it cannot run"
+                )
                 return None
             opened = process.open(contender.opening)
         except BenchmarkError as error:
             self._rows[name] = replace_skipped(contender.row, str(error))
             return None
         if contender.row.peer_of:
-            row = msgspec.structs.replace(contender.row, version=hello.version)
+            row = msgspec.structs.replace(contender.row, version=capabilities.version)
             contender = Contender(row, contender.command, contender.opening)
         return Running(contender, process, opened, wanted_stages(opened, self.options))
 
@@ -124,7 +123,7 @@ class TableBench:
                 row = msgspec.structs.replace(row, empty={**row.empty, "energy": why})
                 one.contender = Contender(row, one.contender.command, one.contender.opening, one.contender.prepared)
             else:
-                self.say(f"Energy of {row.name}")
+                self.say(f"Measuring the energy of {row.name}")
                 measure_energy(one, meter)
 
     def _ratios(self, running: Sequence[Running]) -> None:
@@ -136,18 +135,18 @@ class TableBench:
                 self._rows[row.name] = msgspec.structs.replace(row, ratios=ratios(own, one))
 
     def _agree(self, contender: Contender) -> None:
-        """Compare masks with torch, where the weights are trained and the checkpoint is there."""
+        """Compare masks with torch, if the weights are trained and the checkpoint is available."""
         row, prepared = self._rows[contender.row.name], contender.prepared
         if prepared is None or row.skipped or not self.options.wants("iou"):
             return
         if prepared.seeded:
             row = msgspec.structs.replace(row, empty={**row.empty, "iou": RANDOM_MASKS})
         elif not prepared.checkpoint:
-            found = prepared.recorded
-            why = {} if found else {"iou": "the checkpoint is not here, and the export did not compare"}
-            row = msgspec.structs.replace(row, mask_agreement=found, empty={**row.empty, **why})
+            recorded = prepared.recorded
+            why = {} if recorded else {"iou": "the checkpoint is not available, and the export made no comparison"}
+            row = msgspec.structs.replace(row, mask_agreement=recorded, empty={**row.empty, **why})
         else:
-            self.say(f"Masks of {row.name} against torch")
+            self.say(f"Comparing the masks of {row.name} with torch")
             row = self._compared(row, contender)
         self._rows[row.name] = row
         self._shown()
@@ -160,14 +159,15 @@ class TableBench:
         }  # fmt: skip
         kind, role = ("prompted", "bundle") if opening.family == "sam" else ("yolo", "graph")
         try:
-            said = call_in_child(
+            result = call_in_child(
                 f"samedge.benchmarks.measure.agreement:{kind}_masks", {**arguments, role: opening.artefact}
             )
         except SamedgeError as error:
             return msgspec.structs.replace(row, empty={**row.empty, "iou": str(error)})
-        masks = "masks that a user is shown" if opening.family == "sam" else "the 20 best anchors"
-        agreement = MaskAgreement(said["worst"], said.get("mean"), f"probe set, {masks}, {row.backend} {device}, now")
-        verdict = row.verdict if said["passed"] else "failed"
+        masks = "masks shown to a user" if opening.family == "sam" else "the 20 best anchors"
+        judged = f"probe set, {masks}, {row.backend} {device}, in this run"
+        agreement = MaskAgreement(result["worst"], result.get("mean"), judged)
+        verdict = row.verdict if result["passed"] else "failed"
         return msgspec.structs.replace(row, mask_agreement=agreement, verdict=verdict)
 
     def _shown(self) -> tuple[ModelRow, ...]:
@@ -177,13 +177,13 @@ class TableBench:
 
 
 def with_refusals(rows: dict[str, ModelRow]) -> Iterator[ModelRow]:
-    """Give the rows: peers with the verdict of their model, and without ratios to one of which parity failed."""
+    """Yield the rows; peers get the verdict of their model, and lose ratios to a model whose parity failed."""
     for row in rows.values():
         own = rows.get(row.peer_of)
         if own is None:
             yield row
             continue
-        told = msgspec.structs.replace(row, own_verdict=own.verdict)
+        judged = msgspec.structs.replace(row, own_verdict=own.verdict)
         if own.verdict == "failed" and row.ratios:
-            told = msgspec.structs.replace(told, ratios={}, empty={**row.empty, "ratio": FAILED_PARITY})
-        yield told
+            judged = msgspec.structs.replace(judged, ratios={}, empty={**row.empty, "ratio": FAILED_PARITY})
+        yield judged

@@ -1,4 +1,4 @@
-"""How ``samedge bench`` measures, and what it is shown on."""
+"""Options and prompts of ``samedge bench``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 
 from samedge.benchmarks.bench.records import BOXES, Stage
-from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.measure.rounds import WARM_UPS
 from samedge.errors import UsageError
 from samedge.runtime.image.read import as_bgr
@@ -18,41 +18,41 @@ STAGE_COLUMNS: Final[tuple[Stage, ...]] = ("preprocess", "encode", "prompt", "bo
 COLUMNS: Final = (
     "size", "params", "gflops", *STAGE_COLUMNS, "images", "rss", "device-memory", "energy", "iou", "backend", "parity",
 )  # fmt: skip
-"""What can be asked for, in the order of the table."""
+"""Available columns, in the order of the table."""
 WHOLE_IMAGE: Final = ("images", "energy")
-"""Columns that need all stages of a picture."""
+"""Columns that need all stages of an image."""
 
 _SEED: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """How to measure.
+    """Options of the measurement.
 
     Attributes:
-        models: As `samedge.benchmarks.bench.sources.model_sources` takes them; none for the default rows.
-        columns: Of `COLUMNS`; what no column needs is not measured.
-        images: Paths of pictures; each call does its work once on each.
-        rounds: Rounds that count.
-        warm_ups: Rounds before them that do not.
-        everything_rounds: Rounds of segment everything on SAM, which takes a thousand clicks a picture; it has one
-            warm-up at most.
+        models: As for `samedge.benchmarks.bench.sources.model_sources`; none for the default rows.
+        columns: Columns from `COLUMNS`; anything that no column needs is not measured.
+        images: Image files; each call processes each of them once.
+        rounds: Measured rounds.
+        warm_ups: Warm-up rounds.
+        everything_rounds: Rounds of segment everything on SAM, which takes a thousand clicks per image; it has at most
+            one warm-up.
         everything_points: Points along each side of its grid.
-        mode: How it is done: "exact" gives Meta's masks, "fast" most of them from fewer clicks.
-        threads: CPU threads of everything that is measured.
+        mode: "exact" gives Meta's masks, "fast" most of them from fewer clicks.
+        threads: CPU threads of every model.
         backend: As for `samedge.load`.
         device: As for `samedge.load`.
-        peers: Measure the peers that are known here as well.
+        peers: Also measure the built-in peers.
         peer_commands: Further peers by name: program and arguments.
-        apart: Measure one model after the other, with its peers, where memory does not hold all at once.
+        apart: Measure one model with its peers after another, if memory cannot hold all at once.
 
     Raises:
-        UsageError: A value that means nothing.
+        UsageError: A value is invalid.
     """
 
     models: tuple[str, ...] = ()
     columns: tuple[str, ...] = COLUMNS
-    images: tuple[str, ...] = tuple(str(path) for path in PICTURES)
+    images: tuple[str, ...] = tuple(str(path) for path in IMAGES)
     rounds: int = 5
     warm_ups: int = WARM_UPS
     everything_rounds: int = 3
@@ -69,30 +69,30 @@ class BenchOptions:
         for column in self.columns:
             if column not in COLUMNS:
                 raise UsageError(
-                    f"there is no column {column!r}", where="--columns", cure=f"Choose of: {', '.join(COLUMNS)}"
+                    f"unknown column {column!r}", where="--columns", cure=f"Choose from: {', '.join(COLUMNS)}"
                 )
         if self.mode not in ("exact", "fast"):
-            raise UsageError(f"there is no mode {self.mode!r}", where="--mode", cure="Give exact or fast")
+            raise UsageError(f"unknown mode {self.mode!r}", where="--mode", cure="Give exact or fast")
         least = {"rounds": 1, "warm_ups": 0, "everything_rounds": 1, "everything_points": 1, "threads": 1}
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{name} is {getattr(self, name)}", where=option, cure=f"Give {lowest} or more")
+                raise UsageError(f"invalid {name}: {getattr(self, name)}", where=option, cure=f"Give {lowest} or more")
         if not self.images:
-            raise UsageError("there is no picture to measure on", where="--image", cure="Name one")
+            raise UsageError("no image given", where="--image", cure="Give at least one")
 
     def wants(self, *columns: str) -> bool:
-        """Whether one of the columns is asked for."""
+        """Return True if any of the columns is requested."""
         return bool(set(columns).intersection(self.columns))
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What is asked about each picture.
+    """Prompts of each image.
 
     Attributes:
-        points: A click: the middle.
-        boxes: 32 boxes of all sizes from a tenth to a half of the picture, the same for every model.
+        points: One click per image, at its centre.
+        boxes: 32 boxes per image, a tenth to a half of its size, the same for every model.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -100,10 +100,10 @@ class Prompts:
 
 
 def prompts_for(images: Sequence[str]) -> Prompts:
-    """Return the prompts for pictures.
+    """Return the prompts of images.
 
     Raises:
-        ImageError: One cannot be read.
+        ImageError: An image cannot be read.
     """
     points, boxes = [], []
     for image in images:

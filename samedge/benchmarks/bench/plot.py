@@ -1,4 +1,4 @@
-"""Speed against size against agreement, as a picture. The home of matplotlib, which the extra ``bench`` installs."""
+"""Plot of speed, size and mask agreement with matplotlib, which the extra ``bench`` installs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _SALT: Final = "samedge"
 
 
 def points(rows: Sequence[ModelRow]) -> list[tuple[ModelRow, float, float]]:
-    """Return the models that can be drawn, with milliseconds an image and MB."""
-    found = []
-    for row in model_rows(rows):
-        if row.images_per_second is not None and row.size_bytes:
-            found.append((row, 1e3 / row.images_per_second.median, row.size_bytes / 1e6))
-    return found
+    """Return the models that can be plotted, with milliseconds per image and MB."""
+    return [
+        (row, 1e3 / row.images_per_second.median, row.size_bytes / 1e6)
+        for row in model_rows(rows)
+        if row.images_per_second is not None and row.size_bytes
+    ]
 
 
 def write_plot(report: BenchReport, folder: Path) -> list[Path]:
-    """Write ``bench.png`` and ``bench.svg``, and return the paths; none where no row has a time and a size.
+    """Write ``bench.png`` and ``bench.svg``, and return the paths; none if no row has both a time and a size.
 
-    A filled point has the colour of its mask IoU; a hollow one has none that means anything. Red ones failed parity.
+    A filled point shows its mask IoU by colour; a hollow one has no meaningful IoU. Red outlines mark failed parity.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        StorageError: The file system said no.
+        StorageError: A file cannot be written.
     """
     drawn = points(report.rows)
     if not drawn:
@@ -47,7 +47,7 @@ def write_plot(report: BenchReport, folder: Path) -> list[Path]:
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "matplotlib", EXTRA, "The plot") from error
     paths = []
-    # Neither date nor random ids: the same report is the same file.
+    # Without dates and random ids, the same report gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": _SALT}):
         figure = figures.Figure(figsize=_SIZE, layout="constrained")  # without pyplot: no window, no global state
         _draw(figure, report, drawn)
@@ -83,7 +83,7 @@ def _draw(figure: Any, report: BenchReport, drawn: Sequence[tuple[ModelRow, floa
         axes.legend(loc="upper left")
     for row, ms, size in drawn:
         axes.annotate(model_name(row), (ms, size), xytext=(7, 5), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("milliseconds an image: encode and one prompt; all masks for YOLO and FastSAM")
+    axes.set_xlabel("milliseconds per image: encode and one prompt; all masks for YOLO and FastSAM")
     axes.set_ylabel("size, MB")
     axes.set_title(f"{report.machine.get('processor', '')}, {report.settings.get('threads', '?')} threads", fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.3)

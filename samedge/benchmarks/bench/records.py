@@ -1,4 +1,4 @@
-"""What ``samedge bench`` says: one record a model or peer, with what was measured, and why what is empty is empty."""
+"""Report of ``samedge bench``: one record per model or peer, with its results and the reasons for missing ones."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from samedge.types import Verdict
 
 SCHEMA: Final = 1
 KIND: Final = "samedge bench"
+_CURE: Final = "Give the bench.json of samedge bench --output"
 
 Stage: TypeAlias = Literal["preprocess", "encode", "prompt", "boxes", "everything"]
-"""What is timed, each from what the step before left in memory:
+"""Timed stages, each starting from the result of the previous one in memory:
 
 * ``preprocess``: from BGR pixels to the network's input;
 * ``encode``: the image encoder; for YOLO and FastSAM the whole network;
-* ``prompt``: the mask of one click at the size of the image, with all that is done once an image after encoding;
+* ``prompt``: the mask of one click at image size, including all work done once per image after encoding;
 * ``boxes``: the same for 32 boxes at once;
 * ``everything``: from BGR pixels to all masks, without a prompt.
 """
 STAGES: Final[tuple[Stage, ...]] = ("preprocess", "encode", "prompt", "boxes", "everything")
 SET_IMAGE: Final = "set_image"
-"""``preprocess`` and ``encode`` together, which is all that some peers can be asked for."""
+"""``preprocess`` and ``encode`` together, for peers that cannot separate them."""
 BOXES: Final = 32
 
 Family: TypeAlias = Literal["sam", "yolo", "fastsam"]
 
 
 class StageResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one stage.
+    """Results of one stage.
 
     Attributes:
-        includes: What the time includes.
-        wall: Seconds a picture.
-        cpu: Seconds of processor time a picture, all threads together; None where it is not known.
-        figures: Counts of one call on all pictures: prompts, masks, calls of the decoder.
-        peak_bytes: The most resident bytes of the process until this stage had been called once; None where the system
-            does not tell.
-        rounds: Seconds a picture of each round, in their order: what ratios are taken from.
+        includes: Description of the work that the time includes.
+        wall: Seconds per image.
+        cpu: CPU seconds per image over all threads; None if unknown.
+        figures: Counts of one call on all images: prompts, masks, decoder calls.
+        peak_bytes: Peak resident memory of the process up to the end of the first call; None if unavailable.
+        rounds: Seconds per image of each round, in order; ratios are computed from these.
     """
 
     includes: str
@@ -53,13 +53,13 @@ class StageResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Energy(msgspec.Struct, frozen=True):
-    """Energy for one picture.
+    """Energy per image.
 
     Attributes:
-        joules: A picture, idle power included.
-        watts: Mean power while it was measured.
-        pictures: How many were worked on meanwhile.
-        meter: What was read.
+        joules: Joules per image, including idle power.
+        watts: Mean power during the measurement.
+        pictures: Number of images processed during the measurement.
+        meter: Name of the meter.
     """
 
     joules: float
@@ -72,9 +72,9 @@ class MaskAgreement(msgspec.Struct, frozen=True):
     """IoU of masks with those of the same weights in torch, float32.
 
     Attributes:
-        worst: The lowest.
-        mean: Their mean; None where only the lowest was kept.
-        judged: Which masks, on which backend, and when.
+        worst: The lowest IoU.
+        mean: The mean IoU; None if only the lowest was kept.
+        judged: The masks, the backend and the time of the comparison.
     """
 
     worst: float
@@ -86,33 +86,33 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the table.
 
     Attributes:
-        name: What it is called.
-        source: What was given or found: a path, a known name, or "seeded:NAME".
-        family: "sam", "fastsam" or "yolo"; empty where it is not known.
-        seeded: The weights are random numbers of the true architecture: what masks say means nothing.
-        skipped: Why nothing was measured; empty if it was.
+        name: Name of the row.
+        source: The weights: a path, a known name, or "seeded:NAME".
+        family: "sam", "fastsam" or "yolo"; empty if unknown.
+        seeded: The weights are random, of the same architecture: the masks mean nothing.
+        skipped: Reason why nothing was measured; empty if something was.
         peer_of: Name of the row that this peer is compared with; empty for a model of samedge.
         own_verdict: Parity of that row.
-        version: Of a peer.
+        version: Version of a peer.
         size_bytes: Bytes of the files that run.
-        parameters: Numbers in the checkpoint's tensors, as its own code counts them.
-        gflops: 1e9 floating point operations, 2 a multiply-add, of the network on one picture.
-        prompt_gflops: The same of one prompt.
+        parameters: Number of parameters in the checkpoint, as its own code counts them.
+        gflops: 1e9 floating point operations (2 per multiply-add) of the network on one image.
+        prompt_gflops: The same for one prompt.
         stages: Results by stage.
-        images_per_second: Of whole pictures, one after the other.
-        image_stages: Which stages such a picture is the sum of.
-        ratios: By stage, and "set_image": time of this peer over that of samedge, round by round; 2 means that samedge
-            needs half.
+        images_per_second: Rate of whole images, processed one after another.
+        image_stages: The stages that a whole image consists of.
+        ratios: By stage, and "set_image": time of this peer divided by samedge's, per round; 2 means that samedge takes
+            half the time.
         device_memory: Bytes on the device.
-        energy: Of one picture.
-        mask_agreement: With torch.
-        backend: The backend really used.
-        device: The device really used.
-        details: What it says about itself: versions, providers, threads.
-        precision: Of the network.
-        verdict: Parity; empty for a peer, which is what others are compared with.
-        outputs: Where the graphs of the row lie.
-        empty: Why a column is empty, by column.
+        energy: Energy per image.
+        mask_agreement: Agreement with torch.
+        backend: The backend actually used.
+        device: The device actually used.
+        details: Versions, providers and threads reported by the backend.
+        precision: Precision of the network.
+        verdict: Parity; empty for a peer, which is itself the reference.
+        outputs: Path of the graphs.
+        empty: Reasons for empty columns, by column.
         notes: Sentences.
     """
 
@@ -146,21 +146,21 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most resident bytes of the process, all stages included; None where they are not known."""
+        """Peak resident memory of the process over all stages; None if unavailable."""
         peaks = [stage.peak_bytes for stage in self.stages.values() if stage.peak_bytes is not None]
         return max(peaks, default=None)
 
 
 class BenchReport(msgspec.Struct, frozen=True):
-    """The table, and where and how it was measured.
+    """The table, and the conditions of the measurement.
 
     Attributes:
-        kind: Tells this file from other reports.
+        kind: Distinguishes this file from other reports.
         schema: Version of this format.
         machine: Facts by name.
-        power: Clocks, power mode and temperatures, by name; what differs at the end is there as "NAME, after".
+        power: Clocks, power mode and temperatures, by name; "NAME, after" holds a value that differs at the end.
         settings: Options by name.
-        rows: A model, then its peers, in the order that was asked for.
+        rows: Each model followed by its peers, in the requested order.
     """
 
     kind: str
@@ -172,11 +172,11 @@ class BenchReport(msgspec.Struct, frozen=True):
 
 
 def read_bench(path: Path) -> BenchReport:
-    """Read a report that ``samedge bench`` wrote as JSON.
+    """Read a JSON report of ``samedge bench``.
 
     Raises:
-        BenchmarkError: It is none, or of another schema.
-        StorageError: It cannot be read.
+        BenchmarkError: The file is not a report, or has another schema.
+        StorageError: The file cannot be read.
     """
     with storage_errors(path, "read"):
         data = path.read_bytes()
@@ -189,8 +189,8 @@ def read_bench(path: Path) -> BenchReport:
                 f"this is a {kind or 'file without kind'} of schema {schema}, and this samedge reads {KIND} of schema "
                 f"{SCHEMA}",
                 where=path,
-                cure="Give the bench.json of samedge bench --output",
+                cure=_CURE,
             )
         return msgspec.json.decode(data, type=BenchReport)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise BenchmarkError(f"this is no report of samedge bench: {error}", where=path) from error
+        raise BenchmarkError(f"not a report of samedge bench: {error}", where=path, cure=_CURE) from error

@@ -1,7 +1,7 @@
-"""The layout of the comparison on Ultralytics' page about SAM, and what its speed means.
+"""The comparison table of Ultralytics' page about SAM, with an explanation of its speed figure.
 
-That page times each model without prompts. For SAM that is segment everything: 1024 clicks and the filters behind them,
-which says nothing about a user who clicks once. The same numbers stand here with what they are made of.
+That page times each model without prompts. For SAM this means segment everything: 1024 clicks and the filters after
+them, which says nothing about a user who clicks once. Here the same figure is shown with its parts.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from samedge.tables import markdown_table, rich_table
 
 PRESET: Final = "reference-page"
 PRESET_COLUMNS: Final = ("size", "params", "encode", "prompt", "everything", "backend", "parity")
-BESIDE: Final = ("Model", "Encode (ms)", "One prompt (ms)", "Everything (ms/im)", "Clicks asked an image", "Parity")
+BESIDE: Final = ("Model", "Encode (ms)", "One prompt (ms)", "Everything (ms/im)", "Clicks per image", "Parity")
 
 
 def headings(report: BenchReport) -> tuple[str, ...]:
-    """Return the headings of that table; its device is the one that was used here."""
+    """Return the headings of that table, with the devices used here."""
     devices = list(dict.fromkeys(row.device.upper() for row in model_rows(report.rows) if row.device)) or ["CPU"]
     return "Model", "Size (MB)", "Parameters (M)", f"Speed ({', '.join(devices)}) (ms/im)"
 
 
 def page_rows(report: BenchReport) -> list[tuple[str, ...]]:
-    """Return the cells of that table."""
+    """Return the rows of that table."""
     return [
         (model_name(row), *_one(row.size_bytes), *_one(row.parameters), _milliseconds(row, "everything"))
         for row in model_rows(report.rows)
@@ -36,15 +36,15 @@ def page_rows(report: BenchReport) -> list[tuple[str, ...]]:
 
 
 def beside_rows(report: BenchReport) -> list[tuple[str, ...]]:
-    """Return what the speed is made of."""
-    pictures = _pictures(report)
+    """Return the parts of the speed figure, one row per model."""
+    image_count = _image_count(report)
     return [
         (
             model_name(row),
             _milliseconds(row, "encode"),
             _milliseconds(row, "prompt"),
             _milliseconds(row, "everything"),
-            _clicks(row, pictures),
+            _clicks(row, image_count),
             row.verdict or NOTHING,
         )
         for row in model_rows(report.rows)
@@ -53,21 +53,21 @@ def beside_rows(report: BenchReport) -> list[tuple[str, ...]]:
 
 
 def explanation(report: BenchReport) -> str:
-    """Return what is to be known of that speed, as sentences."""
-    pictures = _pictures(report)
-    asked = [count for row in model_rows(report.rows) if row.family == "sam" and (count := _asked(row, pictures))]
-    clicks = f"here {max(asked):,.0f} clicks an image" if asked else "a grid of clicks"
+    """Return an explanation of the speed figure."""
+    image_count = _image_count(report)
+    counts = [count for row in model_rows(report.rows) if row.family == "sam" and (count := _prompts(row, image_count))]
+    clicks = f"here {max(counts):,.0f} clicks per image" if counts else "a grid of clicks"
     return (
-        "The speed is an everything-mode figure without prompts, as on that page: SAM encodes the image once and then "
-        f"decodes a whole grid, {clicks}, where YOLO and FastSAM run one network. Who clicks once waits for encode and "
-        "one prompt, which stand beside it. The size is that of the graphs that run, in 1e6 bytes; the page shows that "
-        "of the checkpoints."
+        "As on that page, the speed is an everything-mode figure without prompts: SAM encodes the image once and then "
+        f"decodes a whole grid, {clicks}, while YOLO and FastSAM run one network. A user who clicks once waits for "
+        "encode and one prompt, which are shown as well. The size is that of the graphs that run, in 1e6 bytes; the "
+        "page gives the size of the checkpoints."
     )
 
 
-def _pictures(report: BenchReport) -> int:
-    told = report.settings.get("pictures", "")
-    return int(told) if told.isdecimal() and int(told) else 1
+def _image_count(report: BenchReport) -> int:
+    count = report.settings.get("pictures", "")
+    return int(count) if count.isdecimal() and int(count) else 1
 
 
 def _one(value: int | None) -> tuple[str]:
@@ -75,22 +75,22 @@ def _one(value: int | None) -> tuple[str]:
 
 
 def _milliseconds(row: ModelRow, stage: Stage) -> str:
-    found = row.stages.get(stage)
-    return NOTHING if found is None else short(found.wall.median * 1e3)
+    result = row.stages.get(stage)
+    return NOTHING if result is None else short(result.wall.median * 1e3)
 
 
-def _asked(row: ModelRow, pictures: int) -> float:
-    found = row.stages.get("everything")
-    return found.figures.get("decoder_prompts", 0.0) / pictures if found else 0.0
+def _prompts(row: ModelRow, image_count: int) -> float:
+    result = row.stages.get("everything")
+    return result.figures.get("decoder_prompts", 0.0) / image_count if result else 0.0
 
 
-def _clicks(row: ModelRow, pictures: int) -> str:
-    asked = _asked(row, pictures)
-    return f"{asked:,.0f}" if asked else NOTHING
+def _clicks(row: ModelRow, image_count: int) -> str:
+    count = _prompts(row, image_count)
+    return f"{count:,.0f}" if count else NOTHING
 
 
 def page_markdown(report: BenchReport) -> str:
-    """Return the table, what it means, and what stands beside it."""
+    """Return the table, its explanation and the parts of the speed figure as Markdown."""
     return (
         "\n## As on the reference page\n\n"
         + markdown_table(headings(report), page_rows(report))
@@ -100,8 +100,8 @@ def page_markdown(report: BenchReport) -> str:
 
 
 def page_tables(report: BenchReport) -> list[Table]:
-    """Return both tables as a terminal shows them."""
+    """Return both tables as terminal tables."""
     return [
         rich_table("as on the reference page", headings(report), page_rows(report), right=range(1, 4)),
-        rich_table("what the speed is made of", BESIDE, beside_rows(report), right=range(1, len(BESIDE))),
+        rich_table("parts of the speed figure", BESIDE, beside_rows(report), right=range(1, len(BESIDE))),
     ]

@@ -1,4 +1,4 @@
-"""The rounds: every stage of every process in turn, so that what the machine does meanwhile meets all of them alike."""
+"""Rounds: every stage of every process in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samedge.benchmarks.bench.contenders import Contender
 from samedge.benchmarks.bench.options import STAGE_COLUMNS, WHOLE_IMAGE, BenchOptions
 from samedge.benchmarks.bench.records import SET_IMAGE, Energy, ModelRow, Stage, StageResult
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
-from samedge.benchmarks.bench.stages.peer_protocol import Opened, Ran
+from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, StageTiming
 from samedge.benchmarks.measure.device_memory import why_unknown
 from samedge.benchmarks.measure.power_meters import Meter
 from samedge.benchmarks.measure.rounds import Spread, spread_of
@@ -20,7 +20,7 @@ from samedge.errors import BenchmarkError
 
 _EVERYTHING: Final = "everything"
 _ENERGY_SECONDS: Final = 3.0
-_ENERGY_PICTURES: Final = 4
+_ENERGY_IMAGES: Final = 4
 
 
 @dataclass(slots=True)
@@ -28,45 +28,45 @@ class Running:
     """A contender whose process has loaded its model.
 
     Attributes:
-        contender: What it is.
-        process: Where it is.
-        opened: What it said.
-        stages: What it is asked for, in the order of a round.
-        runs: What counts, by stage, in the order of the rounds; all pictures together.
-        first: The first run of each stage, warm-ups included: what is counted, and the memory until then.
-        failed: Why it is asked no more; empty if it works.
-        energy: Of one picture.
+        contender: The contender.
+        process: Its process.
+        opened: The reply to the open request.
+        stages: The stages to run, in the order of a round.
+        runs: Measured runs by stage, in the order of the rounds, over all images.
+        first: The first run of each stage, including warm-ups: source of the counts and of the memory.
+        failed: Reason why it is no longer run; empty if it works.
+        energy: Energy per image.
     """
 
     contender: Contender
     process: MeasuredProcess
-    opened: Opened
+    opened: OpenedModel
     stages: tuple[str, ...]
-    runs: dict[str, list[Ran]] = field(default_factory=dict)
-    first: dict[str, Ran] = field(default_factory=dict)
+    runs: dict[str, list[StageTiming]] = field(default_factory=dict)
+    first: dict[str, StageTiming] = field(default_factory=dict)
     failed: str = ""
     energy: Energy | None = None
 
     @property
-    def pictures(self) -> int:
-        """How many pictures a call works on."""
+    def image_count(self) -> int:
+        """Number of images per call."""
         return len(self.contender.opening.images)
 
     def seconds(self, stage: str) -> list[float]:
-        """Return wall seconds a picture of each round; "set_image" is the sum where it was not asked for itself."""
+        """Return wall seconds per image of each round; "set_image" is the sum of its parts if not run itself."""
         if stage == SET_IMAGE and stage not in self.runs:
             return self.summed(("preprocess", "encode"))
-        return [run.wall / self.pictures for run in self.runs.get(stage, ())]
+        return [run.wall / self.image_count for run in self.runs.get(stage, ())]
 
     def summed(self, stages: Sequence[str]) -> list[float]:
-        """Return the sum of stages, round by round; nothing where one of them is missing."""
+        """Return the sum of stages for each round that has all of them."""
         if not stages:
             return []
         return [sum(parts) for parts in zip(*(self.seconds(stage) for stage in stages), strict=False)]
 
 
-def wanted_stages(opened: Opened, options: BenchOptions) -> tuple[str, ...]:
-    """Return what a contender is asked for: what a column shows, of what it can do."""
+def wanted_stages(opened: OpenedModel, options: BenchOptions) -> tuple[str, ...]:
+    """Return the stages to run: those that a requested column needs and the contender supports."""
     wanted: set[str] = {stage for stage in STAGE_COLUMNS if stage in options.columns}
     if options.wants(*WHOLE_IMAGE):
         wanted.update(opened.image_stages)
@@ -74,7 +74,7 @@ def wanted_stages(opened: Opened, options: BenchOptions) -> tuple[str, ...]:
         wanted.add(SET_IMAGE)
     order = ("preprocess", SET_IMAGE, *STAGE_COLUMNS[1:])
     stages = tuple(stage for stage in order if stage in wanted and stage in opened.stages)
-    # Memory has to be seen at work, whatever else is asked for.
+    # Memory is meaningful only after some work, so at least one stage runs.
     return stages or (tuple(opened.stages)[:1] if options.wants("rss", "device-memory", "backend") else ())
 
 
@@ -84,13 +84,13 @@ def run_rounds(
     say: Callable[[str], None],
     done: Callable[[], None],
 ) -> None:
-    """Ask each process for each of its stages, round after round.
+    """Run each stage of each process, round after round.
 
     Args:
-        running: In the order in which they are asked.
-        options: How many rounds.
-        say: Called with what is being done.
-        done: Called after each stage of all, for who shows the table.
+        running: The contenders, in the order of a round.
+        options: Options with the numbers of rounds.
+        say: Called with progress.
+        done: Called after each stage of all contenders, to update the table.
     """
     rounds = max(_schedule(one, stage, options)[1] for one in running for stage in one.stages or ("encode",))
     order = tuple(dict.fromkeys(stage for one in running for stage in one.stages))
@@ -105,7 +105,7 @@ def run_rounds(
 
 
 def _schedule(one: Running, stage: str, options: BenchOptions) -> tuple[int, int]:
-    """Return the round from which on a stage counts, and that at which it ends."""
+    """Return the first measured round of a stage, and the end of its rounds."""
     if stage == _EVERYTHING and one.contender.opening.family == "sam":
         warm_ups = min(1, options.warm_ups)
         return warm_ups, warm_ups + options.everything_rounds
@@ -119,54 +119,54 @@ def _place(stage: str) -> int:
 
 def _run(one: Running, stage: str, *, counts: bool) -> None:
     try:
-        ran = one.process.run(stage)
+        timing = one.process.run(stage)
     except BenchmarkError as error:
         one.failed = str(error)
         return
-    one.first.setdefault(stage, ran)
+    one.first.setdefault(stage, timing)
     if counts:
-        one.runs.setdefault(stage, []).append(ran)
+        one.runs.setdefault(stage, []).append(timing)
 
 
 def measure_energy(one: Running, meter: Meter) -> None:
-    """Work on pictures for some seconds while a meter runs, and keeps what one of them took."""
+    """Process images for some seconds while a meter runs, and record the energy per image."""
     if one.failed or not one.opened.image_stages or not set(one.opened.image_stages) <= set(one.stages):
         return
-    pictures, seconds = 0, 0.0
+    image_count, seconds = 0, 0.0
     meter.start()
     try:
-        while (seconds < _ENERGY_SECONDS or pictures < _ENERGY_PICTURES) and not one.failed:
+        while (seconds < _ENERGY_SECONDS or image_count < _ENERGY_IMAGES) and not one.failed:
             for stage in one.opened.image_stages:
                 try:
                     seconds += one.process.run(stage).wall
                 except BenchmarkError as error:
                     one.failed = str(error)
                     break
-            pictures += one.pictures
+            image_count += one.image_count
     finally:
         joules = meter.stop()
     if not one.failed and seconds > 0:
-        one.energy = Energy(joules / pictures, joules / seconds, pictures, meter.name)
+        one.energy = Energy(joules / image_count, joules / seconds, image_count, meter.name)
 
 
 def measured_row(one: Running) -> ModelRow:
-    """Return a contender's row with what has been measured of it so far."""
+    """Return a contender's row with its results so far."""
     row, opened = one.contender.row, one.opened
     stages: dict[Stage, StageResult] = {}
     for stage in STAGE_COLUMNS:
         if one.runs.get(stage):
             stages[stage] = _result(one, stage)
     whole = one.summed(opened.image_stages)
-    asked: dict[str, str] = {stage: why for stage, why in opened.without.items() if stage in STAGE_COLUMNS}
+    empty: dict[str, str] = {stage: why for stage, why in opened.without.items() if stage in STAGE_COLUMNS}
     notes = row.notes
     if SET_IMAGE in one.runs:
         middle = spread_of(one.seconds(SET_IMAGE)).median * 1e3
         notes = (*notes, f"preprocess and encode together: {middle:.1f} ms ({opened.stages[SET_IMAGE]})")
     if one.failed:
-        notes = (*notes, f"it failed and was asked no more: {one.failed}")
-    device_memory = max((ran.device for ran in one.first.values() if ran.device is not None), default=None)
+        notes = (*notes, f"it failed and was not run again: {one.failed}")
+    device_memory = max((run.device for run in one.first.values() if run.device is not None), default=None)
     if device_memory is None and not row.peer_of and not opened.device.lower().startswith("cpu"):
-        asked["device-memory"] = why_unknown()
+        empty["device-memory"] = why_unknown()
     return msgspec.structs.replace(
         row,
         skipped=one.failed if one.failed and not stages else row.skipped,
@@ -178,7 +178,7 @@ def measured_row(one: Running) -> ModelRow:
         backend=opened.backend,
         device=opened.device,
         details=opened.details,
-        empty={**row.empty, **asked},
+        empty={**row.empty, **empty},
         notes=notes,
     )
 
@@ -186,7 +186,7 @@ def measured_row(one: Running) -> ModelRow:
 def _result(one: Running, stage: Stage) -> StageResult:
     runs, first = one.runs[stage], one.first[stage]
     seconds = one.seconds(stage)
-    cpu = [run.cpu / one.pictures for run in runs if run.cpu is not None]
+    cpu = [run.cpu / one.image_count for run in runs if run.cpu is not None]
     return StageResult(
         includes=one.opened.stages[stage],
         wall=spread_of(seconds),
@@ -198,10 +198,10 @@ def _result(one: Running, stage: Stage) -> StageResult:
 
 
 def ratios(own: Running, peer: Running) -> dict[str, Spread]:
-    """Return how many times as long the peer takes, by stage, from the rounds that both have."""
-    found = {}
+    """Return the ratio of the peer's time to samedge's, by stage, over the rounds that both have."""
+    by_stage = {}
     for stage in (*STAGE_COLUMNS, SET_IMAGE):
         pairs = list(zip(own.seconds(stage), peer.seconds(stage), strict=False))
         if pairs and all(mine > 0 for mine, _ in pairs):
-            found[stage] = spread_of([theirs / mine for mine, theirs in pairs])
-    return found
+            by_stage[stage] = spread_of([theirs / mine for mine, theirs in pairs])
+    return by_stage

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 
 from samedge.benchmarks.bench.cells import model_table, peer_rows, peer_table
@@ -34,24 +35,19 @@ def measure_report(options: BenchOptions, screen: Screen | None = None) -> Bench
     """Measure, and return the report.
 
     Args:
-        options: How to measure.
-        screen: Shows the table as it grows; None to show nothing.
+        options: Options of the measurement.
+        screen: Display of the growing table; None to show nothing.
 
     Raises:
-        UsageError: There is no such model.
-        ImageError: A picture cannot be read.
+        UsageError: A model is unknown.
+        ImageError: An image cannot be read.
         BenchmarkError: Nothing could be measured.
     """
-    live = _Live(options)
-    return live.measure(screen)
+    return _LiveReport(options).measure(screen)
 
 
-class _Live:
-    """A report that grows.
-
-    Args:
-        options: How to measure.
-    """
+class _LiveReport:
+    """A report that grows during the measurement."""
 
     def __init__(self, options: BenchOptions) -> None:
         self._options = options
@@ -59,11 +55,11 @@ class _Live:
         self.report = BenchReport(KIND, SCHEMA, measured_where(_command()), self._power, shown_settings(options), ())
 
     def table(self, width: int) -> RenderableType:
-        """The table as it is now."""
+        """Return the current table."""
         return rows_table(self.report.rows, self._options.columns, width)
 
     def measure(self, screen: Screen | None) -> BenchReport:
-        """Measure, and return the whole report."""
+        """Measure, and return the complete report."""
 
         def show(rows: tuple[ModelRow, ...]) -> None:
             self._keep(rows)
@@ -77,8 +73,7 @@ class _Live:
         return self.report
 
     def _keep(self, rows: tuple[ModelRow, ...]) -> None:
-        told = self.report
-        self.report = BenchReport(told.kind, told.schema, told.machine, self._power, told.settings, rows)
+        self.report = msgspec.structs.replace(self.report, power=self._power, rows=rows)
 
 
 def run_bench(
@@ -89,23 +84,23 @@ def run_bench(
     measured: Path | None = None,
     output: Path | None = None,
 ) -> BenchReport:
-    """Measure, or reads what was measured, shows it, and writes it.
+    """Measure or read a report, show it, and write it.
 
     Args:
-        options: How to measure.
+        options: Options of the measurement.
         preset: "reference-page", or None.
         compare: An older report to compare with.
-        measured: A report to show in place of measuring.
-        output: Folder for Markdown, CSV, JSON and the plot. What is there when the run is interrupted is written too.
+        measured: A report to show instead of measuring.
+        output: Folder for Markdown, CSV, JSON and the plot; an interrupted run writes its partial report there too.
 
     Raises:
-        UsageError: There is no such preset or model.
-        BenchmarkError: A report cannot be used, or nothing could be measured.
-        StorageError: A report cannot be read, or the files cannot be written.
-        ImageError: A picture cannot be read.
+        UsageError: The preset or a model is unknown.
+        BenchmarkError: A report is invalid, or nothing could be measured.
+        StorageError: A report cannot be read, or a file cannot be written.
+        ImageError: An image cannot be read.
     """
     if preset not in (None, *PRESETS):
-        raise UsageError(f"there is no preset {preset!r}", where="--preset", cure=f"Choose {', '.join(PRESETS)}")
+        raise UsageError(f"unknown preset {preset!r}", where="--preset", cure=f"Choose {', '.join(PRESETS)}")
     older = read_bench(compare) if compare is not None else None
     if measured is not None:
         report = read_bench(measured)
@@ -120,15 +115,15 @@ def run_bench(
         except MissingExtraError as error:
             sys.stderr.write(f"{error}\n")
     if report.rows and all(row.skipped for row in report.rows if not row.peer_of):
-        raise BenchmarkError("no model could be measured", cure="The rows say why")
+        raise BenchmarkError("no model could be measured", cure="See the reasons in the rows above")
     return report
 
 
 def _measured(options: BenchOptions, output: Path | None) -> BenchReport:
-    live = _Live(options)
+    live = _LiveReport(options)
     screen = Screen(live.table)
     if is_busy():
-        screen.warn("This machine is busy: times say little, ratios something, sizes and memory all they should")
+        screen.warn("This machine is busy: times are unreliable, ratios less so; sizes and memory are unaffected")
     try:
         with screen:
             return live.measure(screen)
@@ -139,13 +134,13 @@ def _measured(options: BenchOptions, output: Path | None) -> BenchReport:
 
 
 def rows_table(rows: tuple[ModelRow, ...], columns: tuple[str, ...], width: int) -> RenderableType:
-    """Return models, and below them peers, as a terminal shows them."""
+    """Return the models, and below them the peers, as terminal tables."""
     table = model_table(rows, columns, width)
     return Group(table, peer_table(rows)) if peer_rows(rows) else table
 
 
 def _shown(report: BenchReport, preset: str | None, older: BenchReport | None) -> str:
-    """Show preset and comparison, and return them as Markdown."""
+    """Show the preset and the comparison, and return them as Markdown."""
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     text = ""
     if preset == PRESET:
@@ -155,28 +150,28 @@ def _shown(report: BenchReport, preset: str | None, older: BenchReport | None) -
         console.print(tables[1])
         text += page_markdown(report)
     if older is not None:
-        found = compare_reports(older, report)
-        for sentence in found.different:
+        comparison = compare_reports(older, report)
+        for sentence in comparison.different:
             console.print(f"{sentence}: times are not judged", markup=False, highlight=False)
-        console.print(comparison_table(found))
-        for sentence in found.missing:
+        console.print(comparison_table(comparison))
+        for sentence in comparison.missing:
             console.print(sentence, markup=False, highlight=False)
-        text += comparison_markdown(found)
+        text += comparison_markdown(comparison)
     return text
 
 
 def shown_settings(options: BenchOptions) -> dict[str, str]:
-    """Return options by name, and which pictures: their names and the start of their SHA-256.
+    """Return the options by name, with the images' names and the start of their SHA-256.
 
     Raises:
-        ImageError: There is no such picture.
+        ImageError: An image does not exist.
     """
     settings = {
         field.name: _text(getattr(options, field.name)) for field in fields(options) if field.name not in _HIDDEN
     }
     for image in options.images:
         if not Path(image).is_file():
-            raise ImageError("there is no such picture", where=image, cure="Check the path")
+            raise ImageError("there is no such image", where=image, cure="Check the path")
     settings["columns"] = ", ".join(options.columns)
     settings["pictures"] = str(len(options.images))
     settings["images"] = ", ".join(

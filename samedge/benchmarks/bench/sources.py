@@ -1,4 +1,4 @@
-"""Which models stand in the table, and where their weights come from: at hand, fetched, or random from a seed."""
+"""Models of the table and the source of their weights: local, downloaded, or random from a seed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ARCHITECTURES: Final = {
     "sam_vit_h_4b8939.pth": "sam_vit_h",
     "mobile_sam.pt": "mobile_sam",
 }
-"""Of released files, for random weights in their place; those of YOLO and FastSAM are in their names."""
+"""Architectures of released files, for random weights in their place; YOLO and FastSAM files carry it in the name."""
 _YOLO: Final = re.compile(r"(yolov8[nsmlx](?:-seg)?|fastsam-[sx])\.pt", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A row to come.
+    """A model to measure.
 
     Attributes:
-        name: What the row is called.
-        source: What is loaded: a path, a known name, or "seeded:NAME".
-        note: Why it is not what was asked for; empty if it is.
+        name: Name of the row.
+        source: The weights: a path, a known name, or "seeded:NAME".
+        note: Reason for random weights; empty for real ones.
     """
 
     name: str
@@ -40,17 +40,17 @@ class ModelSource:
 
     @property
     def seeded(self) -> bool:
-        """Whether the weights are random."""
+        """True if the weights are random."""
         return self.source.startswith(SEEDED)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRow:
-    """A row by name.
+    """A row known by name.
 
     Attributes:
-        name: As the table shows it.
-        files: Names of its released weights; the first that is at hand counts.
+        name: Name in the table.
+        files: Names of its released weights; the first local one is used.
     """
 
     name: str
@@ -64,22 +64,21 @@ DEFAULT_ROWS: Final = (
     KnownRow("YOLOv8n-seg", ("yolov8n-seg.pt",)),
     KnownRow("sam_demo", ("sam_demo",)),
 )
-"""Shown where no model is named. Nothing is downloaded for them: a benchmark without arguments fetches no 375 MB."""
+"""Rows measured by default. Nothing is downloaded for them: a benchmark without arguments must not fetch 375 MB."""
 
 
 def model_sources(models: Sequence[str]) -> tuple[ModelSource, ...]:
-    """Return the rows for what a user named; `DEFAULT_ROWS` for nothing.
+    """Return the sources of the given models; of `DEFAULT_ROWS` if none are given.
 
-    A file is taken where it lies. Released weights that are not on this machine are fetched if they were named as a
-    file; where that fails, and for rows that are known by name, random weights of the same architecture take their
-    place.
+    Local files are used in place. Released weights given as a file name are downloaded if missing; if that fails, and
+    for rows known by name, random weights of the same architecture replace them.
 
     Args:
         models: Bundles, graphs, checkpoints, known names, names of `DEFAULT_ROWS`, or "seeded:NAME".
 
     Raises:
-        StorageError: There is no such file, and no such name.
-        UsageError: Two are the same.
+        StorageError: A model is neither a file nor a known name.
+        UsageError: Two models have the same name.
     """
     chosen = tuple(_source_of(model) for model in models) or tuple(_at_hand(row) for row in DEFAULT_ROWS)
     names = [row.name for row in chosen]
@@ -90,10 +89,10 @@ def model_sources(models: Sequence[str]) -> tuple[ModelSource, ...]:
 
 
 def architecture_of(file: str) -> str | None:
-    """Return the architecture of released weights by the name of their file, or None."""
+    """Return the architecture of released weights from the name of their file, or None."""
     name = Path(file).name
-    found = _YOLO.fullmatch(name)
-    return found.group(1).lower() if found else ARCHITECTURES.get(name)
+    match = _YOLO.fullmatch(name)
+    return match.group(1).lower() if match else ARCHITECTURES.get(name)
 
 
 def _source_of(model: str) -> ModelSource:
@@ -101,7 +100,7 @@ def _source_of(model: str) -> ModelSource:
         if model.lower() == row.name.lower() and not Path(model).exists():
             return _at_hand(row)
     if model.startswith(SEEDED):
-        return ModelSource(model, model, "asked for random weights")
+        return ModelSource(model, model, "random weights requested")
     if Path(model).exists() or model in BUNDLED_WEIGHTS:
         return ModelSource(_shown_name(model), model)
     architecture = architecture_of(model)
@@ -125,13 +124,11 @@ def _at_hand(row: KnownRow) -> ModelSource:
             return ModelSource(row.name, file)
     architecture = architecture_of(row.files[0])
     if architecture is None:
-        raise StorageError(
-            "these weights come with samedge and are missing", where=row.files[0], cure="Install it anew"
-        )
+        raise StorageError("the weights bundled with samedge are missing", where=row.files[0], cure="Reinstall samedge")
     known = " or ".join(file for file in row.files if file in KNOWN_WEIGHTS) or row.files[0]
     return ModelSource(row.name, SEEDED + architecture, f"no weights: {known} is not on this machine")
 
 
 def _shown_name(model: str) -> str:
-    """A file's or folder's name: paths are long, and tables narrow."""
+    """Return the name of a file or folder without its path, which would not fit into a table."""
     return Path(model).name or model

@@ -1,1 +1,1 @@
-"""The run on a machine with a GPU: speed, memory and behaviour."""
+"""Benchmark on a GPU: speed, memory and behaviour."""

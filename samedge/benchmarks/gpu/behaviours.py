@@ -1,7 +1,7 @@
-"""What a predictor on a GPU must do beside masks of one image: the same masks, whatever goes on around it.
+"""Checks that a predictor on a GPU gives the same masks under all conditions.
 
-Streams, embeddings that go out and come back, and several predictors in several threads, each compared with the same
-predictor that is left alone.
+Streams, exported and re-imported embeddings, and several predictors in several threads are compared with the same
+predictor used alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from samedge.benchmarks.gpu.contenders import GpuContender, Ready, first_calls, 
 from samedge.benchmarks.gpu.engines import MeasuredEngines
 from samedge.benchmarks.gpu.torch_engine import require_torch_device
 from samedge.benchmarks.measure.agreement import mask_ious
-from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.measure.child import foreign_failures
 from samedge.errors import SamedgeError
 from samedge.runtime.predictor import Predictor
 from samedge.types import BoolArray
 
 POINTS: Final = ((60.0, 60.0), (90.0, 40.0), (30.0, 80.0))
-"""Pixels, inside of every picture that comes along."""
+"""Pixels inside every bundled image."""
 _LEAST_IOU: Final = 0.999
 _TURNS: Final = 2
 
@@ -32,61 +32,61 @@ Masks = list[BoolArray]
 
 
 def predictor_problems(
-    contender: GpuContender, again: Callable[[], GpuContender], pictures: Sequence[Path]
+    contender: GpuContender, again: Callable[[], GpuContender], images: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield what goes wrong, as half a sentence each.
+    """Yield a description of each failure.
 
     Args:
-        contender: Who is checked; its present image is another one afterwards.
-        again: Opens the same once more.
-        pictures: Two or more.
+        contender: The contender; its current image changes.
+        again: Opens the same contender once more.
+        images: Two or more.
     """
     predictor = contender.predictor
     checks: dict[str, Callable[[], list[Masks]]] = {
-        "a stream": lambda: _streamed(predictor, pictures),
-        "an embedding that went out and came back": lambda: [_returned(predictor, picture) for picture in pictures],
-        "two predictors in threads": lambda: _in_threads(predictor, again, pictures),
+        "a stream": lambda: _streamed(predictor, images),
+        "an exported and re-imported embedding": lambda: [_returned(predictor, image) for image in images],
+        "two predictors in threads": lambda: _in_threads(predictor, again, images),
     }
-    wanted = [_masks(predictor, picture) for picture in pictures]
+    wanted = [_masks(predictor, image) for image in images]
     for name, check in checks.items():
         try:
             with foreign_failures(name):
-                found = check()
-                worst = _worst_iou(found, wanted * (len(found) // len(wanted)))
+                masks = check()
+                worst = _worst_iou(masks, wanted * (len(masks) // len(wanted)))
         except SamedgeError as error:
             yield f"{name} failed: {error.what}"
             continue
         if not worst >= _LEAST_IOU:
-            yield f"{name} has other masks than the predictor alone (IoU {worst:.4f} at worst)"
+            yield f"{name} gives different masks from the predictor alone (worst IoU {worst:.4f})"
 
 
-def _worst_iou(found: list[Masks], wanted: list[Masks]) -> float:
-    pairs = [pair for ours, theirs in zip(found, wanted, strict=True) for pair in zip(ours, theirs, strict=True)]
+def _worst_iou(masks: list[Masks], wanted: list[Masks]) -> float:
+    pairs = [pair for ours, theirs in zip(masks, wanted, strict=True) for pair in zip(ours, theirs, strict=True)]
     return min(float(mask_ious([mine], [other])[0, 0]) for mine, other in pairs)
 
 
-def _masks(predictor: Predictor, picture: Path) -> Masks:
-    predictor.set_image(picture)
+def _masks(predictor: Predictor, image: Path) -> Masks:
+    predictor.set_image(image)
     return list(predictor.predict(points=POINTS, multimask=True).masks)
 
 
-def _streamed(predictor: Predictor, pictures: Sequence[Path]) -> list[Masks]:
-    with predictor.stream([*pictures] * _TURNS, {"points": POINTS, "multimask": True}) as stream:
+def _streamed(predictor: Predictor, images: Sequence[Path]) -> list[Masks]:
+    with predictor.stream([*images] * _TURNS, {"points": POINTS, "multimask": True}) as stream:
         return [list(item.result.masks) for item in stream]
 
 
-def _returned(predictor: Predictor, picture: Path) -> Masks:
-    """By way of another library where that has the device, and while the next image takes its place."""
-    predictor.set_image(picture)
+def _returned(predictor: Predictor, image: Path) -> Masks:
+    """Return masks from an embedding lent through torch, if torch has the device, while the next image replaces it."""
+    predictor.set_image(image)
     geometry, lent = predictor.geometry, predictor.embedding
     twin = predictor.twin()
     twin.set_embedding(_by_torch(lent), geometry.height, geometry.width)
-    predictor.set_image(picture)
+    predictor.set_image(image)
     return list(twin.predict(points=POINTS, multimask=True).masks)
 
 
 def _by_torch(embedding: Any) -> Any:
-    """The embedding as torch's tensor, without a copy; as it is where torch is missing or sees no such device."""
+    """Return the embedding as a torch tensor without a copy; unchanged if torch is missing or lacks the device."""
     try:
         torch = require_torch_device(str(embedding.device))
     except SamedgeError:
@@ -94,15 +94,15 @@ def _by_torch(embedding: Any) -> Any:
     return torch.from_dlpack(embedding)
 
 
-def _in_threads(predictor: Predictor, again: Callable[[], GpuContender], pictures: Sequence[Path]) -> list[Masks]:
+def _in_threads(predictor: Predictor, again: Callable[[], GpuContender], images: Sequence[Path]) -> list[Masks]:
     other = again()
-    found: dict[int, list[Masks]] = {}
+    masks: dict[int, list[Masks]] = {}
     problems: list[BaseException] = []
 
     def work(number: int, own: Predictor) -> None:
         try:
-            found[number] = [_masks(own, picture) for _ in range(_TURNS) for picture in pictures]
-        except BaseException as problem:  # noqa: BLE001 - carried to the thread that waits
+            masks[number] = [_masks(own, image) for _ in range(_TURNS) for image in images]
+        except BaseException as problem:  # noqa: BLE001 - re-raised in the waiting thread
             problems.append(problem)
 
     try:
@@ -115,7 +115,7 @@ def _in_threads(predictor: Predictor, again: Callable[[], GpuContender], picture
         other.close()
     if problems:
         raise problems[0]
-    return [*found[0], *found[1]]
+    return [*masks[0], *masks[1]]
 
 
 def try_contender(
@@ -128,7 +128,7 @@ def try_contender(
     prompts: Sequence[int],
     batches: Sequence[int],
 ) -> None:
-    """Open a contender and calls each of its steps once: in a process of its own, which it may take down.
+    """Open a contender and call each of its steps once. Runs in a child process, which it may crash.
 
     Args:
         name: One of `CONTENDERS`.
@@ -137,11 +137,11 @@ def try_contender(
         device: "cuda:0", or "cpu".
         many: Plan of the encoder for several images.
         prepared: File of the encoder's input.
-        prompts: Numbers of prompts of one point.
+        prompts: Numbers of single-point prompts.
         batches: Numbers of images.
 
     Raises:
-        SamedgeError: It does not work here.
+        SamedgeError: The contender does not work here.
     """
     engines = None if many is None else MeasuredEngines(Path(many), {}, (), "")
     with foreign_failures(name):
@@ -150,6 +150,6 @@ def try_contender(
         try:
             first_calls(contender, np.load(prepared), prompts, batches)
             if not name.startswith("torch"):
-                list(predictor_problems(contender, lambda: open_contender(ready), PICTURES))
+                list(predictor_problems(contender, lambda: open_contender(ready), IMAGES))
         finally:
             contender.close()

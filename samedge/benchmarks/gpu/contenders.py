@@ -1,4 +1,4 @@
-"""Who is measured on a GPU: samedge on each of its backends, and torch, all behind one predictor."""
+"""Contenders on a GPU: samedge on each of its backends, and torch, all behind the same predictor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from samedge.api.load import load
 from samedge.benchmarks.gpu.engines import MeasuredEngines, make_engines
 from samedge.benchmarks.gpu.torch_engine import require_torch_device, torch_engines
-from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.targets.variants import points_of
 from samedge.bundle.archive import is_bundle, open_bundle
 from samedge.bundle.engines import ENGINE_BACKENDS
@@ -32,24 +32,24 @@ CONTENDERS: Final = (
     BASELINE, "torch eager fp16", "torch compile", "torch compile fp16", "onnxruntime", "onnxruntime fp16", "tensorrt",
     "tensorrt-rtx",
 )  # fmt: skip
-"""torch computes fp16 as its autocast does, onnxruntime as the exported graph says, engines as the ladder found."""
+"""The fp16 of torch is its autocast, that of onnxruntime is in the graph, that of engines is chosen by the ladder."""
 _HALF: Final = "fp16"
 _PROMPTS: Final = 8
 
 BundleOf = Callable[[Precision], Path]
-"""Gives the bundle in a precision, exported if it is not there."""
+"""Returns the bundle in a precision, exported if missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """All that is needed to open a contender.
+    """A contender ready to be opened.
 
     Attributes:
         name: One of `CONTENDERS`.
         source: The checkpoint: path, known name, or "seeded:NAME"; or a bundle.
         bundle: Its bundle.
         device: "cuda:0", or "cpu" for a rehearsal.
-        engines: What was built, for contenders that run engines.
+        engines: The engines, for contenders that run them.
     """
 
     name: str
@@ -64,12 +64,12 @@ class GpuContender:
     """A predictor on a device, and its parts.
 
     Attributes:
-        name: What it is called.
-        predictor: The predictor; closing it frees all but `many`.
+        name: Its name.
+        predictor: The predictor; closing it releases all but `many`.
         encoder: Its encoder.
         decoder: Its decoder.
-        batch: Most images that the encoder takes at once; None for any number.
-        many: An encoder for more images at once; None if there is none.
+        batch: Maximum batch size of the encoder; None for any number.
+        many: An encoder for larger batches; None if there is none.
     """
 
     name: str
@@ -80,11 +80,11 @@ class GpuContender:
     many: Engine | None = None
 
     def encoder_of(self, count: int) -> Engine | None:
-        """Return the encoder that takes so many images at once; None if there is none."""
+        """Return an encoder for a batch of this size; None if there is none."""
         return self.encoder if self.batch is None or count <= self.batch else self.many
 
     def close(self) -> None:
-        """Free all."""
+        """Release the predictor and the encoders."""
         with ExitStack() as stack:
             stack.callback(self.predictor.close)
             if self.many is not None:
@@ -94,18 +94,18 @@ class GpuContender:
 def ready_contender(
     name: str, source: str, bundle_of: BundleOf, device: str, batches: Sequence[int], say: Callable[[str], None]
 ) -> Ready:
-    """Export and builds what a contender runs, or finds it; nothing of that is measured.
+    """Export and build the files of a contender, or find them; none of this is measured.
 
     Args:
         name: One of `CONTENDERS`.
         source: The checkpoint, or a bundle.
-        bundle_of: Gives its bundles.
+        bundle_of: Returns its bundles.
         device: "cuda:0", or "cpu" for a rehearsal.
-        batches: Numbers of images that the encoder will be given at once.
-        say: Called with a sentence about what is being done.
+        batches: Batch sizes of the encoder.
+        say: Called with progress.
 
     Raises:
-        SamedgeError: It cannot be had here; says why.
+        SamedgeError: The contender is unavailable here.
     """
     backend, *rest = name.split()
     if backend == "torch":
@@ -121,10 +121,10 @@ def ready_contender(
 
 
 def open_contender(ready: Ready) -> GpuContender:
-    """Open a contender; ours as `samedge.load` does.
+    """Open a contender; samedge's own like `samedge.load`.
 
     Raises:
-        SamedgeError: It cannot be had here; says why.
+        SamedgeError: The contender is unavailable here.
     """
     backend, *rest = ready.name.split()
     many: Engine | None = None
@@ -146,13 +146,13 @@ def open_contender(ready: Ready) -> GpuContender:
 
 
 def shown_name(name: str) -> str:
-    """Return what a contender is called in the table."""
+    """Return the name of a contender in the table."""
     return name if name.startswith("torch") else f"samedge, {name}"
 
 
-def seen(predictor: Predictor, picture: Path) -> tuple[FloatArray, list[BoolArray]]:
-    """Return the embedding of a picture, and the masks of some points on it."""
-    predictor.set_image(picture)
+def sample_outputs(predictor: Predictor, image: Path) -> tuple[FloatArray, list[BoolArray]]:
+    """Return the embedding of an image, and the masks of some points in it."""
+    predictor.set_image(image)
     geometry = predictor.geometry
     points = points_of(_PROMPTS, 1000) * np.array([geometry.width, geometry.height], np.float32) / 1000
     return predictor.image_embedding, list(predictor.predict(points=points, multimask=True).masks)
@@ -160,12 +160,12 @@ def seen(predictor: Predictor, picture: Path) -> tuple[FloatArray, list[BoolArra
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to time.
+    """A step to time.
 
     Attributes:
-        name: What the table calls it.
-        items: Images or prompts a call.
-        call: Does it, and waits until it is done.
+        name: Its name in the table.
+        items: Images or prompts per call.
+        call: Runs it, and waits for its completion.
     """
 
     name: str
@@ -174,69 +174,69 @@ class Step:
 
 
 def steps_of(
-    contender: GpuContender, prepared: Array, picture: Path, prompts: Sequence[int], batches: Sequence[int]
+    contender: GpuContender, prepared: Array, image: Path, prompts: Sequence[int], batches: Sequence[int]
 ) -> list[Step]:
-    """Return the steps of a contender, all that it can.
+    """Return all steps that a contender supports.
 
     Args:
-        contender: Who is measured.
+        contender: The contender.
         prepared: The encoder's input, float32 ``[1, 3, S, S]``, on the host.
-        picture: The same image as a file.
-        prompts: Numbers of prompts of one point.
+        image: The same image as a file.
+        prompts: Numbers of single-point prompts.
         batches: Numbers of images.
     """
     predictor, encoder, decoder = contender.predictor, contender.encoder, contender.decoder
-    there = encoder.to_device(prepared)
-    embedding = encoder.run_on_device({"image": there})["image_embeddings"]
+    uploaded = encoder.to_device(prepared)
+    embedding = encoder.run_on_device({"image": uploaded})["image_embeddings"]
     size = predictor.info.input.image_size
-    bgr = as_bgr(picture)
+    bgr = as_bgr(image)
     twin = predictor.twin()
     twin.set_embedding(cast("Any", embedding), size, size)
     steps = [
         Step("H2D", 1, lambda: waited(encoder.to_device(prepared))),
-        Step("encode", 1, lambda: waited(*encoder.run_on_device({"image": there}).values())),
+        Step("encode", 1, lambda: waited(*encoder.run_on_device({"image": uploaded}).values())),
         Step("D2H", 1, lambda: embedding.numpy() if isinstance(embedding, DeviceArray) else embedding.copy()),
     ]
-    if isinstance(decoder, SplitDecoder):  # what is done once an image
+    if isinstance(decoder, SplitDecoder):  # its context is computed once per image
         steps.append(Step("context", 1, lambda: waited(*decoder.context(cast("Any", embedding)).tensors.values())))
     for count in prompts:
         steps.append(
             Step(f"decode {count}", count, partial(twin.predict, points=points_of(count, size), multimask=True))
         )
 
-    def image() -> object:
+    def image_and_prompt() -> object:
         predictor.set_image(bgr)
         height, width = bgr.shape[:2]
         return predictor.predict(points=[[width / 2, height / 2]])
 
-    steps.append(Step("image and prompt", 1, image))
+    steps.append(Step("image and prompt", 1, image_and_prompt))
     for count in batches:
-        able = contender.encoder_of(count)
-        if able is not None:
-            many = able.to_device(np.repeat(prepared, count, axis=0))
-            steps.append(Step(f"encode x{count}", count, partial(_encode, able, many)))
+        batch_encoder = contender.encoder_of(count)
+        if batch_encoder is not None:
+            many = batch_encoder.to_device(np.repeat(prepared, count, axis=0))
+            steps.append(Step(f"encode x{count}", count, partial(_encode, batch_encoder, many)))
     return steps
 
 
 def first_calls(
     contender: GpuContender, prepared: Array, prompts: Sequence[int], batches: Sequence[int]
 ) -> tuple[list[tuple[FloatArray, list[BoolArray]]], list[Step]]:
-    """Show the pictures to a contender and calls each of its steps once.
+    """Run a contender on the bundled images, and call each of its steps once.
 
     Args:
-        contender: Who is measured.
+        contender: The contender.
         prepared: The encoder's input, float32 ``[1, 3, S, S]``, on the host.
-        prompts: Numbers of prompts of one point.
+        prompts: Numbers of single-point prompts.
         batches: Numbers of images.
 
     Returns:
-        What it saw in each picture, and the steps.
+        Embedding and masks of each image, and the steps.
     """
-    found = [seen(contender.predictor, picture) for picture in PICTURES]
-    steps = steps_of(contender, prepared, PICTURES[0], prompts, batches)
+    outputs = [sample_outputs(contender.predictor, image) for image in IMAGES]
+    steps = steps_of(contender, prepared, IMAGES[0], prompts, batches)
     for step in steps:
         step.call()
-    return found, steps
+    return outputs, steps
 
 
 def _encode(encoder: Engine, images: Value) -> object:
@@ -258,5 +258,5 @@ def step_names(prompts: Sequence[int], batches: Sequence[int]) -> tuple[str, ...
 
 
 def details_of(contender: GpuContender) -> Mapping[str, str]:
-    """Return what a report should say about how a contender runs."""
+    """Return the device and the engine's details of a contender, for the report."""
     return {"device": contender.encoder.device, **contender.encoder.details}

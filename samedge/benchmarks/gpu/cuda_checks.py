@@ -1,6 +1,6 @@
-"""Does the memory layer work on this GPU? A list of small checks, the same on a real GPU and on the fake one.
+"""Checks of the memory layer, the same on a real GPU and on the fake one.
 
-Each takes a `CudaMemory`, frees what it made, and raises `EngineError` where a number is wrong.
+Each takes a `CudaMemory`, releases its resources, and raises `EngineError` if a number is wrong.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class CudaCheck:
     """One check.
 
     Attributes:
-        name: What it is about.
-        run: Raises where it fails.
+        name: Its subject.
+        run: Raises if it fails.
     """
 
     name: str
     run: Callable[[CudaMemory], None]
 
 
-class _Borrowed:
-    """Memory, streams and events of one check, freed in the reverse order."""
+class _Resources:
+    """Memory, streams and events of one check, released in reverse order."""
 
     def __init__(self, memory: CudaMemory, stack: ExitStack) -> None:
         self._memory, self._stack = memory, stack
@@ -65,9 +65,9 @@ class _Borrowed:
 
 
 def check_copies(memory: CudaMemory) -> None:
-    """Data goes to the device, across it, and back."""
+    """Check copies to the device, within it, and back."""
     with memory.current(), ExitStack() as stack:
-        of = _Borrowed(memory, stack)
+        of = _Resources(memory, stack)
         first, second, there, back, stream = of.device(), of.device(), of.pinned(), of.pinned(), of.stream()
         _require(first % ALIGNMENT == 0 and second % ALIGNMENT == 0, f"addresses are not multiples of {ALIGNMENT}")
         _require(memory.free_bytes() > 0, "there is no free memory")
@@ -81,9 +81,9 @@ def check_copies(memory: CudaMemory) -> None:
 
 
 def check_events(memory: CudaMemory) -> None:
-    """A stream waits for another one's event, and so does the host."""
+    """Check that a stream, and the host, wait for an event of another stream."""
     with memory.current(), ExitStack() as stack:
-        of = _Borrowed(memory, stack)
+        of = _Resources(memory, stack)
         address, there, back, event, done = of.device(), of.pinned(), of.pinned(), of.event(), of.event()
         memory.await_event(event)  # never recorded: does not wait
         writes, reads = of.stream(), of.stream()
@@ -101,11 +101,11 @@ def check_events(memory: CudaMemory) -> None:
 
 
 def check_graphs(memory: CudaMemory) -> None:
-    """Work is recorded, and done as often as it is launched, with what is in memory then."""
+    """Check that captured work runs at each launch, with the memory's current content."""
     if not memory.captures:
         return
     with memory.current(), ExitStack() as stack:
-        of = _Borrowed(memory, stack)
+        of = _Resources(memory, stack)
         first, second, there, back, stream = of.device(), of.device(), of.pinned(), of.pinned(), of.stream()
 
         def work() -> bool:
@@ -119,7 +119,7 @@ def check_graphs(memory: CudaMemory) -> None:
             data = _numbers(turn)
             there.view()[:_NBYTES] = data
             memory.copy_in(first, there, _NBYTES, stream)
-            _require(repeated.run(work, stream), "work could not be given to the stream")
+            _require(repeated.run(work, stream), "work could not be submitted to the stream")
             memory.copy_out(back, second, _NBYTES, stream)
             memory.synchronise(stream)
             _require_same(back.view()[:_NBYTES], data)
@@ -127,7 +127,7 @@ def check_graphs(memory: CudaMemory) -> None:
 
 
 def check_failed_captures(memory: CudaMemory) -> None:
-    """A capture that ends with an exception leaves a stream that works."""
+    """Check that a stream still works after a capture that ended with an exception."""
     if not memory.captures:
         return
 
@@ -135,7 +135,7 @@ def check_failed_captures(memory: CudaMemory) -> None:
         pass
 
     with memory.current(), ExitStack() as stack:
-        of = _Borrowed(memory, stack)
+        of = _Resources(memory, stack)
         first, second, stream = of.device(), of.device(), of.stream()
 
         def work() -> bool:
@@ -152,7 +152,7 @@ def check_failed_captures(memory: CudaMemory) -> None:
 
 
 def check_pool(memory: CudaMemory) -> None:
-    """Arrays keep their numbers while others are made, and their places are used again."""
+    """Check that arrays keep their values while others are made, and that freed memory is reused."""
     pool = DevicePool(kept_open(memory))
     values = [_numbers(turn)[:4096].reshape(16, 256) for turn in range(4)]
     arrays = [pool.upload(value) for value in values]
@@ -163,20 +163,20 @@ def check_pool(memory: CudaMemory) -> None:
     for array in arrays:
         array.close()
     again = pool.upload(values[0])
-    _require(again.address in places, "memory that was given back is not used again")
+    _require(again.address in places, "freed memory is not reused")
     again.close()
     pool.close()
 
 
 def check_threads(memory: CudaMemory) -> None:
-    """Several threads use the GPU at once."""
+    """Check several threads that use the GPU at once."""
     problems: list[BaseException] = []
 
     def work() -> None:
         try:
             for _ in range(5):
                 check_copies(memory)
-        except BaseException as problem:  # noqa: BLE001 - carried to the thread that waits
+        except BaseException as problem:  # noqa: BLE001 - re-raised in the waiting thread
             problems.append(problem)
 
     threads = [Thread(target=work) for _ in range(4)]
@@ -189,7 +189,7 @@ def check_threads(memory: CudaMemory) -> None:
 
 
 def check_lending(memory: CudaMemory) -> None:
-    """What is lent by DLPack can be read, and is not written over before who borrowed it is done."""
+    """Check that memory lent by DLPack is readable, and is not overwritten while it is borrowed."""
     pool = DevicePool(kept_open(memory))
     value = _numbers(7)[:4096]
     array = pool.upload(value)
@@ -210,11 +210,11 @@ CHECKS: Final = (
     CudaCheck("threads", check_threads),
     CudaCheck("lending by DLPack", check_lending),
 )
-"""What a fake GPU passes as well."""
+"""Checks that the fake GPU passes as well."""
 
 
 def kept_open(memory: CudaMemory) -> CudaMemory:
-    """Return the same memory for a pool, which would close it."""
+    """Return the memory protected from being closed by a pool."""
     return cast("CudaMemory", _Kept(memory))
 
 
@@ -235,7 +235,7 @@ def _numbers(seed: int) -> Array:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise EngineError(f"the check of the GPU's memory failed: {what}", cure="Update the driver, or report this")
+        raise EngineError(f"the GPU memory check failed: {what}", cure="Update the driver, or report this")
 
 
 def _require_same(have: Array, want: Array) -> None:

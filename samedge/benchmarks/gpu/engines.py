@@ -1,6 +1,6 @@
-"""The engines that are measured on a GPU: those that ``samedge build`` makes, and one of the encoder for many images.
+"""Measured engines: those of ``samedge build``, and one of the encoder for several images.
 
-They are what a user gets: the ladder chose their precision here, and their masks were compared with the checkpoint's.
+They are the engines a user gets: the ladder chose their precision on this GPU, by the checkpoint's masks.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class MeasuredEngines:
     """Engines of a bundle.
 
     Attributes:
-        many: The plan of the encoder for several images at once; None if there is none.
-        details: Rungs, verdict, and what the ladder tried.
-        notes: Sentences, such as why there is no encoder for several images.
-        problem: What is wrong with them, or an empty text.
+        many: The plan of the encoder for several images; None if there is none.
+        details: Rungs, verdict, and the attempts of the ladder.
+        notes: Sentences, such as the reason for a missing encoder for several images.
+        problem: Description of a failure; empty if there is none.
     """
 
     many: Path | None
@@ -42,35 +42,37 @@ class MeasuredEngines:
 def make_engines(
     backend: str, bundle: Path, device: str, batches: Sequence[int], say: Callable[[str], None]
 ) -> MeasuredEngines:
-    """Build the engines of a bundle, or find them in the store, and has them judged.
+    """Build the engines of a bundle, or find them in the store, and verify them.
 
     Args:
         backend: "tensorrt" or "tensorrt-rtx".
-        bundle: A bundle with the checkpoint's answers.
+        bundle: A bundle with the checkpoint's outputs.
         device: The GPU.
-        batches: Numbers of images that the encoder will be given at once.
-        say: Called with a sentence about what is being done.
+        batches: Batch sizes of the encoder.
+        say: Called with progress.
 
     Raises:
-        SamedgeError: They cannot be had here; says why.
+        SamedgeError: The engines are unavailable here.
     """
     require_backend(backend)
-    said: list[str] = [""]
+    last = ""
 
     def progress(step: str, _share: float) -> None:
-        if step != said[-1]:
-            said.append(step)
+        nonlocal last
+        if step != last:
+            last = step
             say(f"{backend}: {step}")
 
     built = build_engines(bundle, flavour=backend, device=device, progress=progress)
     details = {
         "rungs": ", ".join(f"{role} {rung}" for role, rung in zip(built.plans, built.rungs, strict=True)),
-        "masks": f"{built.verdict}, IoU {built.parity.mask_iou_mean:.4f} on average on the probes",
+        "masks": f"{built.verdict}, mean IoU {built.parity.mask_iou_mean:.4f} on the probe set",
     }
     tried = [str(attempt) for attempt in built.attempts if not attempt.passed]
     if tried:
         details["tried"] = " / ".join(tried)
-    problem = "" if built.verdict == "passed" else f"its engines are {built.verdict} on the bundle's probes"
+    outcome = {"passed": "", "failed": "its engines failed the bundle's probes"}
+    problem = outcome.get(built.verdict, "its engines were not checked on the bundle's probes")
     many: Path | None = None
     notes = built.notes
     if max(batches, default=1) > 1:
@@ -78,14 +80,14 @@ def make_engines(
             with foreign_failures(backend):
                 many = _encoder_of_many(backend, bundle, device, max(batches), built, say)
         except SamedgeError as error:
-            notes += (f"no encoder for {max(batches)} images at once: {error}",)
+            notes += (f"no encoder for batches of {max(batches)}: {error}",)
     return MeasuredEngines(many, details, notes, problem)
 
 
 def _encoder_of_many(
     backend: str, bundle: Path, device: str, most: int, built: BuiltEngines, say: Callable[[str], None]
 ) -> Path:
-    """Build the encoder on the rung that serves for one image, for several of them."""
+    """Build the encoder for several images, on the rung chosen for one."""
     opened = open_bundle(bundle)
     rung, ports = built.rungs[0], opened.manifest.graph("encoder")
     say(f"{backend}: Building the encoder ({rung}) for up to {most} images")

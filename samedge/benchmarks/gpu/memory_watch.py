@@ -1,4 +1,4 @@
-"""The most memory of a GPU that something takes, by looking again and again how much is free."""
+"""Peak memory use of a GPU, by sampling its free memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _WATCH_S: Final = 0.002
 
 
 class MemoryWatch:
-    """The most memory of the GPU that was taken inside a ``with`` block beyond what was taken before.
+    """Peak GPU memory allocated inside a ``with`` block, above the level at its start.
 
-    Other programs count as well: measure on a GPU that is otherwise idle.
+    Memory of other programs counts too: measure on an otherwise idle GPU.
 
     Args:
         memory: The GPU.
@@ -39,13 +39,13 @@ class MemoryWatch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._look()
+        self._sample()
 
     def _watch(self) -> None:
         while not self._ended.wait(_WATCH_S):
-            self._look()
+            self._sample()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         self.peak = max(self.peak, self._before - self._free())
 
     def _free(self) -> int:

@@ -1,4 +1,4 @@
-"""What the benchmark on a GPU says: checks, and for each contender latencies by step, memory, and agreement."""
+"""Report of the GPU benchmark: checks, and for each contender latencies by step, memory, and agreement."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FORMATS: Final = (".md", ".csv", ".json")
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Milliseconds of a call.
+    """Milliseconds per call.
 
     Attributes:
-        p50: Half are faster.
-        p90: Nine of ten are faster.
-        p99: 99 of 100 are faster; between the slowest two where there are fewer calls.
-        count: How many calls there are.
-        per_second: Images or prompts a second at p50.
-        ratio: Time of the baseline over that of this contender, round by round: 2 is twice as fast; None where the
-            baseline does not do this.
+        p50: Median.
+        p90: 90th percentile.
+        p99: 99th percentile; interpolated between the slowest two of fewer than 100 calls.
+        count: Number of calls.
+        per_second: Images or prompts per second at p50.
+        ratio: Time of the baseline divided by that of this contender, per round: 2 is twice as fast; None if the
+            baseline lacks the step.
     """
 
     p50: float
@@ -41,12 +41,12 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 def latency_of(seconds: Sequence[float], items: int, baseline: Sequence[float] | None) -> Latency:
-    """Return the latency of some calls.
+    """Return the latency of a series of calls.
 
     Args:
-        seconds: Of each call.
-        items: Images or prompts of each call.
-        baseline: Of the baseline's calls in the same rounds.
+        seconds: Time of each call.
+        items: Images or prompts per call.
+        baseline: Times of the baseline's calls in the same rounds.
     """
     p50, p90, p99 = (float(value) for value in np.percentile(np.asarray(seconds, np.float64) * 1e3, (50, 90, 99)))
     ratio = None if baseline is None else spread_of([b / max(s, 1e-9) for b, s in zip(baseline, seconds, strict=True)])
@@ -61,20 +61,20 @@ class CheckResult(msgspec.Struct, frozen=True):
 
 
 class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one contender.
+    """Results of one contender.
 
     Attributes:
-        name: Such as "onnxruntime on cuda:0".
-        skipped: Why nothing was measured; empty if it was.
+        name: For example "onnxruntime on cuda:0".
+        skipped: Reason why nothing was measured; empty if something was.
         details: Versions, provider, graphs.
         open_s: Seconds to open it, without building engines.
-        peak_bytes: Memory of the GPU that opening and a call of each step took; None where it is not known.
-        embedding_error: Largest absolute difference of an embedding from that of the CPU.
-        mask_iou_mean: Mean IoU of masks with those of the CPU.
-        mask_iou_worst: The lowest.
-        steps: Step to latency.
-        notes: Sentences, such as why a step is missing.
-        problem: What it does wrong, such as other masks than the CPU's; empty if nothing is known.
+        peak_bytes: GPU memory used by opening it and one call of each step; None if unknown.
+        embedding_error: Largest absolute difference of an embedding from the CPU's.
+        mask_iou_mean: Mean IoU of masks with the CPU's.
+        mask_iou_worst: The lowest IoU.
+        steps: Latency by step.
+        notes: Sentences, such as the reason for a missing step.
+        problem: Description of a failure, such as masks that differ from the CPU's; empty if none is known.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuReport(msgspec.Struct, frozen=True):
-    """Checks and contenders, and where and how they were measured."""
+    """Checks and contenders, and the conditions of the measurement."""
 
     schema: int
     machine: dict[str, str]
@@ -103,11 +103,11 @@ class GpuReport(msgspec.Struct, frozen=True):
 
 
 def read_gpu_report(path: Path) -> GpuReport:
-    """Read a report that was written as JSON.
+    """Read a JSON report.
 
     Raises:
-        BenchmarkError: It is none.
-        StorageError: It cannot be read.
+        BenchmarkError: The file is not a report.
+        StorageError: The file cannot be read.
     """
     return read_record(path, GpuReport, SCHEMA)
 
@@ -118,7 +118,7 @@ def columns(report: GpuReport) -> tuple[str, ...]:
 
 
 def cells(report: GpuReport, row: ContenderResult) -> tuple[str, ...]:
-    """Return what the table says of a contender."""
+    """Return the cells of a contender."""
     if row.skipped:
         return (row.name, f"skipped: {row.skipped}", *(NOTHING for _ in columns(report)[2:]))
     steps = [_step(row.steps.get(step)) for step in report.steps]
@@ -136,7 +136,7 @@ def _step(latency: Latency | None) -> str:
 
 
 def gpu_table(report: GpuReport) -> Table:
-    """Return the table as a terminal shows it."""
+    """Return the report as a terminal table."""
     rows = report.contenders
     return rich_table(
         _title(report),
@@ -148,25 +148,25 @@ def gpu_table(report: GpuReport) -> Table:
 
 
 def _title(report: GpuReport) -> str:
-    return f"milliseconds p50 / p90 / p99 (images or prompts a second, times as fast as {report.baseline})"
+    return f"milliseconds p50 / p90 / p99 (images or prompts per second, speed-up over {report.baseline})"
 
 
 def markdown(report: GpuReport) -> str:
-    """Return the report as Markdown: checks, the table, notes, and where it was measured."""
-    text = "# On a GPU\n\n## Checks\n\n"
+    """Return the report as Markdown: checks, table, notes, and conditions."""
+    text = "# GPU benchmark\n\n## Checks\n\n"
     text += "".join(f"- {check.name}: {check.problem or 'passed'}\n" for check in report.checks)
     text += f"\n## Latency\n\n{_title(report)[0].upper()}{_title(report)[1:]}.\n\n"
     text += markdown_table(columns(report), [cells(report, row) for row in report.contenders])
     for row in report.contenders:
         if row.details or row.notes or row.problem:
-            said = [f"**{row.problem}**"] if row.problem else []
-            said += [f"{name} {value}" for name, value in row.details.items()]
-            text += f"\n- {row.name}: {'; '.join((*said, *row.notes))}"
-    return f"{text}\n{markdown_facts(Where=report.machine, How=report.settings)}"
+            remarks = [f"**{row.problem}**"] if row.problem else []
+            remarks += [f"{name} {value}" for name, value in row.details.items()]
+            text += f"\n- {row.name}: {'; '.join((*remarks, *row.notes))}"
+    return f"{text}\n{markdown_facts(Machine=report.machine, Settings=report.settings)}"
 
 
 def gpu_csv(report: GpuReport) -> str:
-    """Return one line for each contender and step, one number a column."""
+    """Return CSV with one line per contender and step, and one number per column."""
     heads = (
         "contender", "skipped", "step", "p50_ms", "p90_ms", "p99_ms", "count", "per_second", "ratio", "ratio_p10",
         "ratio_p90", "peak_bytes", "embedding_error", "mask_iou_mean", "mask_iou_worst", "problem",
@@ -184,10 +184,10 @@ def gpu_csv(report: GpuReport) -> str:
 
 
 def write_gpu_report(report: GpuReport, folder: Path) -> list[Path]:
-    """Write the report in all formats, in place of an older one, and return the paths.
+    """Write the report in all formats, replacing an older one, and return the paths.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: A file cannot be written.
     """
     texts = dict(zip(FORMATS, (markdown(report), gpu_csv(report), json_text(report)), strict=True))
     return write_texts(texts, folder, NAME)

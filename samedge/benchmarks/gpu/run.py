@@ -1,7 +1,7 @@
-"""``python -m samedge.benchmarks gpu``: all that runs on a GPU, run on one, compared with the CPU and with torch.
+"""``python -m samedge.benchmarks gpu``: every GPU backend, compared with the CPU and with torch.
 
-Engines are built as ``samedge build`` does it, ladder and probes included. One contender that cannot be had, or fails,
-costs its own row. Without a GPU, ``--device cpu`` rehearses the same on the host: the checks on the fake GPU, the
+Engines are built like those of ``samedge build``, including ladder and probes. A contender that is unavailable or fails
+affects only its own row. Without a GPU, ``--device cpu`` rehearses the run on the host: the checks on the fake GPU, the
 contenders on the CPU.
 """
 
@@ -30,7 +30,7 @@ from samedge.benchmarks.gpu.contenders import (
     first_calls,
     open_contender,
     ready_contender,
-    seen,
+    sample_outputs,
     shown_name,
     step_names,
 )
@@ -39,7 +39,7 @@ from samedge.benchmarks.gpu.memory_watch import MemoryWatch
 from samedge.benchmarks.gpu.results import SCHEMA, CheckResult, ContenderResult, GpuReport, latency_of
 from samedge.benchmarks.gpu.torch_engine import check_torch, require_torch_device
 from samedge.benchmarks.measure.agreement import largest_difference, mask_ious
-from samedge.benchmarks.measure.artefacts import PICTURES, Artefacts
+from samedge.benchmarks.measure.artefacts import IMAGES, Artefacts
 from samedge.benchmarks.measure.child import call_in_child, foreign_failures
 from samedge.benchmarks.measure.rounds import Contender, times_in_turn
 from samedge.bundle.archive import is_bundle
@@ -49,29 +49,29 @@ from samedge.errors import SamedgeError, UsageError
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import BoolArray, FloatArray, Precision
 
 _CPU: Final = "cpu"
 LEAST_IOU: Final = 0.98
-"""Mean IoU with the masks of the CPU below which masks are others, and not rounded ones."""
+"""Mean IoU with the CPU's masks below which the difference is not rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSettings:
-    """How to measure.
+    """Settings of the measurement.
 
     Attributes:
         device: "cuda", "cuda:1", or "cpu" for a rehearsal.
         model: Path, known name, or "seeded:NAME"; or a bundle, which needs no torch.
         contenders: Some of `CONTENDERS`; none to check the memory layer only.
-        prompts: Numbers of prompts of one point.
-        batches: Numbers of images that are encoded at once.
-        rounds: Rounds that count.
-        warm_ups: Rounds before them that do not: graphs are captured and kernels chosen in the first ones.
-        form: How global attention is laid out in the encoder.
-        trial: Call each contender once in a process of its own before: what crashes there is a row that says so, and
-            would have ended the run here.
+        prompts: Numbers of single-point prompts.
+        batches: Batch sizes of the encoder.
+        rounds: Measured rounds.
+        warm_ups: Warm-up rounds, in which graphs are captured and kernels chosen.
+        form: Form of global attention in the encoder.
+        trial: First call each contender once in a child process: a crash there becomes a row of the report instead of
+            ending the run.
     """
 
     device: str = "cuda"
@@ -93,22 +93,22 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
-    """What all contenders are given.
+class _Context:
+    """Everything that the contenders share.
 
     Attributes:
-        settings: How to measure.
-        made: Gives bundles.
+        settings: Settings of the measurement.
+        artefacts: Source of bundles.
         device: "cuda:0" or "cpu".
         memory: The GPU.
         prepared: The encoder's input, float32 ``[1, 3, S, S]``.
-        image: The file that it is in, for processes of their own.
-        wanted: What the CPU sees in each picture.
-        say: Called with a sentence about what is being done.
+        image: The same input as a file, for child processes.
+        wanted: Embedding and masks of each image on the CPU.
+        say: Called with progress.
     """
 
     settings: GpuSettings
-    made: Artefacts
+    artefacts: Artefacts
     device: str
     memory: CudaMemory
     prepared: FloatArray
@@ -117,8 +117,8 @@ class _Setting:
     say: Callable[[str], None]
 
     def bundle(self, precision: Precision = "fp32") -> Path:
-        """Return the bundle; that in float32 has the checkpoint's answers, by which engines are judged."""
-        return _bundle(self.settings, self.made, precision)
+        """Return the bundle; in float32 it holds the checkpoint's outputs, by which engines are judged."""
+        return _bundle(self.settings, self.artefacts, precision)
 
 
 def run_gpu(
@@ -129,25 +129,25 @@ def run_gpu(
     say: Callable[[str], None] = lambda _: None,
     show: Callable[[GpuReport], None] = lambda _: None,
 ) -> GpuReport:
-    """Check, open, compare and times all contenders.
+    """Check, open, compare and time all contenders.
 
     Args:
-        settings: How.
+        settings: Settings of the measurement.
         machine: Facts for the report.
-        artefacts: Makes and finds bundles; the user's if left out.
-        say: Called with a sentence about what is being done.
-        show: Called with what is there so far, after each part.
+        artefacts: Source of bundles; by default in the user's cache.
+        say: Called with progress.
+        show: Called with the report so far after each part.
 
     Raises:
-        UsageError: A setting means nothing.
+        UsageError: A setting is invalid.
         DeviceUnavailableError: There is no such GPU.
         MissingExtraError: The CUDA bindings are not installed.
-        SamedgeError: The model cannot be exported, or does not run on the CPU. What befalls one contender is in the
-            report.
+        SamedgeError: The model cannot be exported, or does not run on the CPU. Failures of a single contender are in
+            the report instead.
     """
     unknown = [name for name in settings.contenders if name not in CONTENDERS]
     if unknown:
-        raise UsageError(f"there is no contender {unknown[0]!r}", cure=f"Choose among: {', '.join(CONTENDERS)}")
+        raise UsageError(f"unknown contender {unknown[0]!r}", cure=f"Choose from: {', '.join(CONTENDERS)}")
     with _memory(settings.device) as memory:
         device = _CPU if settings.device == _CPU else f"cuda:{memory.gpu.index}"
         report = GpuReport(
@@ -162,25 +162,25 @@ def run_gpu(
         show(report)
         if not settings.contenders:
             return report
-        made = artefacts or Artefacts(say=say)
-        bundle = _bundle(settings, made)
-        say("Masks on the CPU")
+        artefacts = artefacts or Artefacts(say=say)
+        bundle = _bundle(settings, artefacts)
+        say("Computing the masks on the CPU")
         with load(bundle, "onnxruntime", _CPU, force=True, kind="sam") as predictor:
-            wanted = [seen(predictor, picture) for picture in PICTURES]
-            prepared = _prepared(predictor, PICTURES[0])
+            wanted = [sample_outputs(predictor, image) for image in IMAGES]
+            prepared = _prepared(predictor, IMAGES[0])
         with ExitStack() as stack:
             image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samedge-gpu-"))) / "image.npy"
             np.save(image, prepared)
-            given = _Setting(settings, made, device, memory, prepared, image, wanted, say)
+            context = _Context(settings, artefacts, device, memory, prepared, image, wanted, say)
             entries: list[_Entry] = []
             for name in settings.contenders:
                 say(f"Opening {name}")
-                found = _open(name, given)
-                if isinstance(found, _Entry):
-                    stack.callback(_close, found.contender, say)
-                    entries.append(found)
-                    found = found.result
-                report = msgspec.structs.replace(report, contenders=(*report.contenders, found))
+                opened = _open(name, context)
+                if isinstance(opened, _Entry):
+                    stack.callback(_close, opened.contender, say)
+                    entries.append(opened)
+                    opened = opened.result
+                report = msgspec.structs.replace(report, contenders=(*report.contenders, opened))
                 show(report)
             for results in _timed(entries, settings, say):
                 rows = tuple(results.get(row.name, row) for row in report.contenders)
@@ -191,7 +191,7 @@ def run_gpu(
 
 
 def run_checks(memory: CudaMemory, say: Callable[[str], None]) -> Iterator[CheckResult]:
-    """Yield what the checks of the memory layer say; that of torch where it sees the GPU."""
+    """Yield the results of the memory layer's checks, including that of torch if it has the GPU."""
     for check in (*CHECKS, *_torch_checks(memory, say)):
         say(f"Checking {check.name}")
         try:
@@ -204,7 +204,7 @@ def run_checks(memory: CudaMemory, say: Callable[[str], None]) -> Iterator[Check
 
 
 def _torch_checks(memory: CudaMemory, say: Callable[[str], None]) -> tuple[CudaCheck, ...]:
-    """The check of torch on the same GPU; none for the fake one, and on boards without torch."""
+    """Return the check of torch on the same GPU; none for the fake GPU, or without torch."""
     if memory.provider == FakeCuda.provider:
         return ()
     try:
@@ -224,21 +224,21 @@ def _memory(device: str) -> Iterator[CudaMemory]:
         memory.close()
 
 
-def _bundle(settings: GpuSettings, made: Artefacts, precision: Precision = "fp32") -> Path:
+def _bundle(settings: GpuSettings, artefacts: Artefacts, precision: Precision = "fp32") -> Path:
     if not is_bundle(settings.model):
-        return made.bundle(settings.model, precision=precision, form=settings.form, checked=precision == "fp32")
+        return artefacts.bundle(settings.model, precision=precision, form=settings.form, checked=precision == "fp32")
     if precision != "fp32":
-        raise UsageError(f"a bundle has its one precision, and {precision} is another", cure="Give the checkpoint")
+        raise UsageError(f"a bundle cannot be converted to {precision}", cure="Give the checkpoint as --model")
     return Path(settings.model)
 
 
-def _prepared(predictor: Predictor, picture: Path) -> FloatArray:
-    bgr = as_bgr(picture)
+def _prepared(predictor: Predictor, image: Path) -> FloatArray:
+    bgr = as_bgr(image)
     return predictor.graphs.prepare(bgr, ImageGeometry.of(bgr.shape[0], bgr.shape[1], predictor.info.input.image_size))
 
 
 def _close(contender: GpuContender, say: Callable[[str], None]) -> None:
-    """Free a contender; that it cannot be freed any more, because the GPU has failed, costs no result."""
+    """Close a contender; a failure to do so, because the GPU has failed, costs no result."""
     try:
         with foreign_failures(contender.name):
             contender.close()
@@ -246,56 +246,60 @@ def _close(contender: GpuContender, say: Callable[[str], None]) -> None:
         say(f"Closing {contender.name}: {error}")
 
 
-def _open(name: str, given: _Setting) -> _Entry | ContenderResult:
-    """Open a contender, compare it with the CPU, and calls each of its steps once; or say why it cannot be had."""
-    settings, memory = given.settings, given.memory
+def _open(name: str, context: _Context) -> _Entry | ContenderResult:
+    """Open a contender, call each of its steps once, and compare it with the CPU; or return the reason to skip it."""
+    settings, memory = context.settings, context.memory
     with ExitStack() as stack:
         try:
             with foreign_failures(name):
-                ready = ready_contender(name, settings.model, given.bundle, given.device, settings.batches, given.say)
+                ready = ready_contender(
+                    name, settings.model, context.bundle, context.device, settings.batches, context.say
+                )
                 if settings.trial:
-                    _try(ready, given)
+                    _try(ready, context)
                 with MemoryWatch(memory) as watch:
                     start = perf_counter()
                     contender = open_contender(ready)
-                    stack.callback(_close, contender, given.say)
+                    stack.callback(_close, contender, context.say)
                     open_s = perf_counter() - start
-                    found, steps = first_calls(contender, given.prepared, settings.prompts, settings.batches)
+                    outputs, steps = first_calls(contender, context.prepared, settings.prompts, settings.batches)
                 wrong = (
                     []
                     if name.startswith("torch")
-                    else list(predictor_problems(contender, lambda: open_contender(ready), PICTURES))
+                    else list(predictor_problems(contender, lambda: open_contender(ready), IMAGES))
                 )
         except SamedgeError as error:
             return ContenderResult(name=shown_name(name), skipped=str(error))
         stack.pop_all()
     ious = [
         float(mask_ious([ours], [theirs])[0, 0])
-        for (_, mine), (_, other) in zip(found, given.wanted, strict=True)
+        for (_, mine), (_, other) in zip(outputs, context.wanted, strict=True)
         for ours, theirs in zip(mine, other, strict=True)
     ]
-    errors = [largest_difference(mine[0], other[0]) for mine, other in zip(found, given.wanted, strict=True)]
-    able = {step.name for step in steps}
+    errors = [largest_difference(mine[0], other[0]) for mine, other in zip(outputs, context.wanted, strict=True)]
+    supported = {step.name for step in steps}
     missing = [
-        f"encode x{count} is more than the engine takes" for count in settings.batches if f"encode x{count}" not in able
+        f"encode x{count} exceeds the engine's maximum batch"
+        for count in settings.batches
+        if f"encode x{count}" not in supported
     ]
-    made = ready.engines
+    engines = ready.engines
     result = ContenderResult(
         name=contender.name,
-        details={**details_of(contender), **({} if made is None else made.details)},
+        details={**details_of(contender), **({} if engines is None else engines.details)},
         open_s=open_s,
-        peak_bytes=None if given.device == _CPU else watch.peak,
+        peak_bytes=None if context.device == _CPU else watch.peak,
         embedding_error=float(np.max(errors)),  # NaN stays NaN
         mask_iou_mean=float(np.mean(ious)),
         mask_iou_worst=min(ious),
-        notes=(*missing, *(() if made is None else made.notes)),
+        notes=(*missing, *(() if engines is None else engines.notes)),
     )
-    problems = [*_other_masks(result), *wrong, *([] if made is None or not made.problem else [made.problem])]
+    problems = [*_differences(result), *wrong, *([] if engines is None or not engines.problem else [engines.problem])]
     result = msgspec.structs.replace(result, problem="; ".join(problems))
     return _Entry(contender, result, {step.name: step for step in steps})
 
 
-def _try(ready: Ready, given: _Setting) -> None:
+def _try(ready: Ready, context: _Context) -> None:
     many = None if ready.engines is None else ready.engines.many
     arguments = {
         "name": ready.name,
@@ -303,48 +307,47 @@ def _try(ready: Ready, given: _Setting) -> None:
         "bundle": str(ready.bundle),
         "device": ready.device,
         "many": None if many is None else str(many),
-        "prepared": str(given.image),
-        "prompts": given.settings.prompts,
-        "batches": given.settings.batches,
+        "prepared": str(context.image),
+        "prompts": context.settings.prompts,
+        "batches": context.settings.batches,
     }
     call_in_child("samedge.benchmarks.gpu.behaviours:try_contender", arguments)
 
 
-def _other_masks(result: ContenderResult) -> Iterator[str]:
-    """Yield what shows that a contender does not compute what the CPU does."""
+def _differences(result: ContenderResult) -> Iterator[str]:
+    """Yield a description of each difference from the CPU."""
     if result.embedding_error is None or not np.isfinite(result.embedding_error):
-        yield "its embedding has numbers that are none"
+        yield "its embedding has values that are not finite"
     if result.mask_iou_mean is None or not result.mask_iou_mean >= LEAST_IOU:
-        yield f"its masks are not those of the CPU (IoU {result.mask_iou_mean:.4f} on average)"
+        yield f"its masks differ from the CPU's (mean IoU {result.mask_iou_mean:.4f})"
 
 
 def _timed(
     entries: list[_Entry], settings: GpuSettings, say: Callable[[str], None]
 ) -> Iterator[dict[str, ContenderResult]]:
-    """Yield all results after each step: contenders take turns at a step, so that a ratio is of one moment."""
-    for name in step_names(settings.prompts, settings.batches):
-        able = [(entry, _Survivor(entry.steps[name])) for entry in entries if name in entry.steps]
-        if not able:
+    """Yield all results after each step; contenders take turns at a step, so that ratios compare the same moment."""
+    for step in step_names(settings.prompts, settings.batches):
+        guarded = [(entry, _GuardedStep(entry.steps[step])) for entry in entries if step in entry.steps]
+        if not guarded:
             continue
-        say(f"Timing {name}")
-        contenders = [Contender(entry.contender.name, survivor) for entry, survivor in able]
+        say(f"Timing {step}")
+        contenders = [Contender(entry.contender.name, call) for entry, call in guarded]
         times = times_in_turn(contenders, settings.rounds, warm_ups=settings.warm_ups)
-        failed = {entry.contender.name: survivor.problem for entry, survivor in able if survivor.problem}
-        seconds = {who: [wall for wall, _ in own] for who, own in times.items() if who not in failed}
-        for entry, survivor in able:
-            who = entry.contender.name
-            if who in failed:
-                problem = "; ".join(filter(None, (entry.result.problem, f"{name} failed: {survivor.problem}")))
+        failed = {entry.contender.name for entry, call in guarded if call.problem}
+        seconds = {name: [wall for wall, _ in own] for name, own in times.items() if name not in failed}
+        for entry, call in guarded:
+            if call.problem:
+                problem = "; ".join(filter(None, (entry.result.problem, f"{step} failed: {call.problem}")))
                 entry.result = msgspec.structs.replace(entry.result, problem=problem)
                 continue
-            latency = latency_of(seconds[who], entry.steps[name].items, seconds.get(BASELINE))
-            entry.result = msgspec.structs.replace(entry.result, steps={**entry.result.steps, name: latency})
+            latency = latency_of(seconds[entry.contender.name], entry.steps[step].items, seconds.get(BASELINE))
+            entry.result = msgspec.structs.replace(entry.result, steps={**entry.result.steps, step: latency})
         yield {entry.result.name: entry.result for entry in entries}
 
 
 @dataclass(slots=True)
-class _Survivor:
-    """A step that fails once, and is not called again: those of the others go on."""
+class _GuardedStep:
+    """A step that is not called again after it has failed, so that the other contenders continue."""
 
     step: Step
     problem: str = ""

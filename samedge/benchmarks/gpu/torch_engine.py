@@ -1,7 +1,7 @@
-"""torch as a backend: what samedge's predictor is compared with on the same GPU, through the same code around it.
+"""torch as a backend, so that samedge is compared with it on the same GPU through the same surrounding code.
 
-Modules run as they are ("eager") or through ``torch.compile``. Tensors stay on torch's device from encoder to decoder,
-as those of the other backends do.
+Modules run unchanged ("eager") or through ``torch.compile``. As with the other backends, tensors stay on the device
+between encoder and decoder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def import_torch() -> Any:
     """Return the module torch.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: torch is not installed.
     """
     try:
         import torch
@@ -42,19 +42,19 @@ def require_torch_device(device: str) -> Any:
     """Return the module torch.
 
     Raises:
-        MissingExtraError: It is not installed.
-        BenchmarkError: This build of it does not see the device.
+        MissingExtraError: torch is not installed.
+        BenchmarkError: This build of torch does not support the device.
     """
     torch: Any = import_torch()
     if not device.startswith("cpu") and not torch.cuda.is_available():
         raise BenchmarkError(
-            f"torch {torch.__version__} sees no GPU", cure="Install a build of torch for this GPU (pytorch.org)"
+            f"torch {torch.__version__} finds no GPU", cure="Install a build of torch for this GPU (pytorch.org)"
         )
     return torch
 
 
 class TorchArray(DeviceArray):
-    """A tensor that torch left on its device. It may not be complete: `wait` waits for all of torch's work."""
+    """A tensor on torch's device. It may be incomplete: `wait` waits for all of torch's work."""
 
     def __init__(self, tensor: Any, device: str) -> None:
         super().__init__(tuple(tensor.shape), np.dtype(str(tensor.dtype).removeprefix("torch.")), device)
@@ -65,7 +65,7 @@ class TorchArray(DeviceArray):
         """The tensor.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         if self._tensor is None:
             raise EngineError("this device array was closed", cure="Run the engine again")
@@ -73,11 +73,11 @@ class TorchArray(DeviceArray):
 
     @property
     def address(self) -> int:
-        """Where it lies on the device."""
+        """Device address."""
         return int(self.tensor.data_ptr())
 
     def wait(self) -> None:
-        """Wait until it is complete."""
+        """Wait until the tensor is complete."""
         if self.tensor.is_cuda:
             import_torch().cuda.synchronize(self.tensor.device)
 
@@ -87,16 +87,16 @@ class TorchArray(DeviceArray):
         return array
 
     def pick(self, rows: Sequence[int]) -> TorchArray:
-        """Return a copy of some entries of the first axis."""
+        """Return a copy of the given entries of the first axis."""
         return TorchArray(self.tensor[list(rows)], self.device)
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory until the function that this returns is called."""
+        """Keep the memory until the returned function is called."""
         held = [self.tensor]
         return held.clear
 
     def close(self) -> None:
-        """Give up the memory."""
+        """Release the memory."""
         self._tensor = None
 
 
@@ -109,7 +109,7 @@ class TorchEngine:
         outputs: Output name to shape and dtype.
         device: "cuda:0" or "cpu".
         mode: One of `MODES`.
-        half: Let torch compute in float16 where its autocast does; inputs and outputs stay float32.
+        half: Compute in float16 by torch's autocast; inputs and outputs stay float32.
     """
 
     keeps_on_device = True
@@ -137,11 +137,11 @@ class TorchEngine:
         self.axis_limits: Mapping[str, tuple[int, int]] = {}
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run it and copy the results to the host."""
+        """Run the function and copy the results to the host."""
         return {name: array.numpy() for name, array in self.run_on_device(feeds, outputs).items()}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Run it and leave the results on the device.
+        """Run the function and leave the results on the device.
 
         Raises:
             EngineError: torch failed.
@@ -152,10 +152,11 @@ class TorchEngine:
                 results = self._function(*tensors)
         except RuntimeError as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise EngineError(f"torch failed: {first}", kind=type(error).__name__) from error
+            cure = "Use another contender or device, or a smaller model"
+            raise EngineError(f"torch failed: {first}", cure=cure, kind=type(error).__name__) from error
         results = results if isinstance(results, tuple) else (results,)
         named = dict(zip(self.outputs, results, strict=True))
-        # What autocast left in float16 is float32 for the next engine, as in the graphs that are exported.
+        # As in the exported graphs, the next engine gets float32, also where autocast left float16.
         return {name: TorchArray(named[name].to(self._dtype_of(name)), self.device) for name in outputs}
 
     def _autocast(self) -> Any:
@@ -174,24 +175,24 @@ class TorchEngine:
         return self._torch.from_numpy(array).to(self.device, copy=True)
 
     def to_device(self, array: Array) -> DeviceArray:
-        """Return a copy of an array of the host on the device."""
+        """Return a copy of a host array on the device."""
         return TorchArray(self._upload(array), self.device)
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Return an array over memory of another library."""
+        """Return an array that shares memory of another library."""
         return TorchArray(self._torch.from_dlpack(exporter), self.device)
 
     def close(self) -> None:
-        """Let go of the modules."""
+        """Release the modules."""
         self._function = self._closed
 
     @staticmethod
     def _closed(*_: object) -> Any:
-        raise EngineError("this engine was closed")
+        raise EngineError("this engine was closed", cure="Open it again")
 
 
 def torch_engines(source: str, device: str, mode: str, *, half: bool = False) -> tuple[Engine, Engine]:
-    """Return encoder and whole decoder of a checkpoint in torch, with the names of the native scheme.
+    """Return the encoder and the whole decoder of a checkpoint in torch, with the tensor names of the native scheme.
 
     Args:
         source: Path, known name, or "seeded:NAME".
@@ -201,7 +202,7 @@ def torch_engines(source: str, device: str, mode: str, *, half: bool = False) ->
 
     Raises:
         MissingExtraError: torch is not installed.
-        BenchmarkError: torch does not see the device.
+        BenchmarkError: torch does not support the device.
         SamedgeError: As `samedge.models.sam.load.load_model`.
     """
     require_torch_device(device)
@@ -233,11 +234,11 @@ def torch_engines(source: str, device: str, mode: str, *, half: bool = False) ->
 
 
 def check_torch(memory: CudaMemory) -> None:
-    """Check that torch reads arrays of ours, and we arrays of torch's, each after the other's work.
+    """Check that torch reads samedge's arrays, and samedge torch's, each after the other's work.
 
     Raises:
         MissingExtraError: torch is not installed.
-        BenchmarkError: torch sees no GPU.
+        BenchmarkError: torch finds no GPU.
         EngineError: A number is wrong.
     """
     device = f"cuda:{memory.gpu.index}"

@@ -1,4 +1,4 @@
-"""How far two ways of segmenting agree: masks against masks, and embeddings against embeddings."""
+"""Agreement of masks and embeddings from two implementations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mask_ious(ours: Sequence[BoolArray], theirs: Sequence[BoolArray]) -> FloatAr
 
     Args:
         ours: bool ``[H, W]`` each.
-        theirs: Of the same shape.
+        theirs: bool ``[H, W]`` each.
     """
     if not ours or not theirs:
         return np.zeros((len(ours), len(theirs)), np.float32)
@@ -33,15 +33,15 @@ def mask_ious(ours: Sequence[BoolArray], theirs: Sequence[BoolArray]) -> FloatAr
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How a set of masks compares with a wanted one.
+    """Comparison of a set of masks with a reference set.
 
     Attributes:
-        wanted: How many masks there should be.
-        found: How many there are.
-        recalled: How many of the wanted have one that is alike.
-        confirmed: How many of the found are like a wanted one.
-        worst: The lowest of the wanted masks' best IoUs; 1 where none are wanted.
-        iou_sum: The sum of them.
+        wanted: Number of reference masks.
+        found: Number of masks.
+        recalled: Number of reference masks that are matched.
+        confirmed: Number of masks that match a reference mask.
+        worst: The lowest of the reference masks' best IoUs; 1 if there are none.
+        iou_sum: The sum of those IoUs.
     """
 
     wanted: int = 0
@@ -52,7 +52,7 @@ class Agreement:
     iou_sum: float = 0.0
 
     def __add__(self, other: Agreement) -> Agreement:
-        """Both together, as of two images."""
+        """Return the agreement over two images."""
         return Agreement(
             self.wanted + other.wanted,
             self.found + other.found,
@@ -64,17 +64,17 @@ class Agreement:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of the wanted masks' best IoUs; 1 where none are wanted."""
+        """Mean of the reference masks' best IoUs; 1 if there are none."""
         return self.iou_sum / self.wanted if self.wanted else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of the wanted masks that were found; 1 where none are wanted."""
+        """Fraction of the reference masks that are matched; 1 if there are none."""
         return self.recalled / self.wanted if self.wanted else 1.0
 
     @property
     def precision(self) -> float:
-        """Share of the found masks that are wanted; 1 where none were found."""
+        """Fraction of the masks that match a reference mask; 1 if there are none."""
         return self.confirmed / self.found if self.found else 1.0
 
 
@@ -82,9 +82,9 @@ def agreement(found: Sequence[BoolArray], wanted: Sequence[BoolArray], iou: floa
     """Compare two sets of masks of one image.
 
     Args:
-        found: bool ``[H, W]`` each.
-        wanted: Of the same shape.
-        iou: From which IoU on two masks are alike.
+        found: The masks, bool ``[H, W]`` each.
+        wanted: The reference masks, bool ``[H, W]`` each.
+        iou: Minimum IoU of two matching masks.
     """
     ious = mask_ious(found, wanted)
     best_of_wanted, best_of_found = ious.max(axis=0, initial=0.0), ious.max(axis=1, initial=0.0)
@@ -99,25 +99,25 @@ def agreement(found: Sequence[BoolArray], wanted: Sequence[BoolArray], iou: floa
 
 
 def largest_difference(ours: Array, theirs: Array) -> float:
-    """Return the largest absolute difference of two arrays of one shape."""
+    """Return the largest absolute difference of two arrays of the same shape."""
     return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
 
 
 def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
     """Compare the masks of a bundle with those of its checkpoint in torch, on the probe set of the export.
 
-    Called in a child process: it needs torch.
+    Called in a child process, because it needs torch.
 
     Args:
         source: Path, known name, or "seeded:NAME" of the checkpoint.
         bundle: Path of its bundle.
-        backend: Which runs the bundle.
+        backend: Backend of the bundle.
         threads: CPU threads; None for all physical cores.
-        device: On which.
+        device: Device of the bundle.
 
     Returns:
-        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks that a user is shown, and whether they ``passed`` by
-        the limits that hold for int8.
+        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks shown to a user, and ``passed``: True if they are
+        within the limits of int8.
     """
     from samedge.export.torch_reference import TorchRunner
     from samedge.models.sam.load import load_model
@@ -149,19 +149,19 @@ def prompted_masks(source: str, bundle: str, backend: str, threads: int | None, 
 
 
 def yolo_masks(source: str, graph: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
-    """Compare the boxes and masks of a YOLO's graph with those of its checkpoint in torch, on the probe images.
+    """Compare the boxes and masks of a YOLO graph with those of its checkpoint in torch, on the probe images.
 
-    Called in a child process: it needs torch.
+    Called in a child process, because it needs torch.
 
     Args:
         source: Path, known name, or "seeded:NAME" of the checkpoint.
         graph: Path of its graph, or of its bundle.
-        backend: Which runs the graph.
+        backend: Backend of the graph.
         threads: CPU threads; None for all physical cores.
-        device: On which.
+        device: Device of the graph.
 
     Returns:
-        ``worst`` of the IoUs of the 20 best anchors' masks, and whether boxes, scores and masks ``passed``.
+        ``worst`` of the IoUs of the 20 best anchors' masks, and ``passed``: True if boxes, scores and masks pass.
     """
     from samedge.engines.onnx_header import read_onnx_metadata
     from samedge.export.yolo.parity import check_yolo
@@ -173,6 +173,6 @@ def yolo_masks(source: str, graph: str, backend: str, threads: int | None, devic
         path = open_bundle(path, force=True).graph_path("yolo")
     metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
     with open_engine(path, backend=backend, device=device, threads=threads) as engine:
-        told = describe_yolo(engine, metadata)
-        parity = check_yolo(load_yolo(source).model, engine, told.image_size, rect=not told.fixed_size)
+        description = describe_yolo(engine, metadata)
+        parity = check_yolo(load_yolo(source).model, engine, description.image_size, rect=not description.fixed_size)
     return {"worst": parity.mask_iou_min, "passed": parity.verdict == "passed"}

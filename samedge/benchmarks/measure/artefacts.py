@@ -1,7 +1,7 @@
-"""What takes long to make and is measured again and again: plain exports, Meta's decoder, bundles, inputs.
+"""Cached inputs of the benchmarks that take long to make: plain exports, Meta's decoder, bundles, encoder inputs.
 
-Each lies in the cache, in a folder named after all that it depends on: the weights, versions, and for what this package
-writes its source. A new one takes the place of the old ones of the same name.
+Each is in the cache, in a folder named by a digest of everything it depends on: weights, versions and, for files that
+this package writes, its source. A new one replaces older ones of the same name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,8 +26,8 @@ from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
 
 PACKAGE: Final = Path(__file__).parents[2]
-PICTURES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.jpg")
-"""A drawn scene, which the weights of sam_demo know, and a photograph."""
+IMAGES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.jpg")
+"""A drawn scene, like those that sam_demo was trained on, and a photograph."""
 
 _SEEDS: Final = ("models/sam/**/*.py", "benchmarks/reference/**/*.py")
 _SEEDED_STATES: Final = ("models/sam/**/*.py", "models/yolo/**/*.py")
@@ -37,32 +38,30 @@ _BUNDLE: Final = "bundle"
 
 
 def weights_id(source: str) -> str:
-    """Return what tells the weights of a source from others."""
+    """Return an identifier of the weights of a source."""
     return source if source.startswith(SEEDED) else sha256_file(find_checkpoint(source))
 
 
 def short_name(source: str) -> str:
-    """Return a name for a source that can be part of a path."""
+    """Return a name for a source that is valid in a path."""
     return Path(source).stem.replace(":", "-")
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
-    found = {}
+    """Return the versions of the packages that are installed."""
+    versions = {}
     for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 @cache
 def source_digest(*patterns: str) -> str:
-    """Return a digest of the files of this package that match, by their names and contents.
+    """Return a digest of the names and contents of the package's files that match the patterns.
 
     Raises:
-        BenchmarkError: A pattern matches nothing: results would outlive changes of the code that made them.
+        BenchmarkError: A pattern matches no file, so results would outlive changes of the code behind them.
     """
     digest = hashlib.sha256()
     paths: set[Path] = set()
@@ -78,11 +77,11 @@ def source_digest(*patterns: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """Makes artefacts, and finds those that were made.
+    """Cache of artefacts, made on first use.
 
     Attributes:
-        folder: Where they lie.
-        say: Called with a sentence before something is made, because that takes long.
+        folder: Their folder.
+        say: Called with a sentence before an artefact is made, because that takes long.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "benchmarks")
@@ -93,7 +92,7 @@ class Artefacts:
 
         Raises:
             MissingExtraError: The reference package is not installed.
-            BenchmarkError: It could not be made.
+            BenchmarkError: The export failed.
         """
         image = self.encoder_input(image_size)
         key = {
@@ -114,7 +113,7 @@ class Artefacts:
 
         Raises:
             MissingExtraError: A reference package is not installed.
-            BenchmarkError: It could not be made.
+            BenchmarkError: The export failed.
         """
         key = {
             "weights": weights_id(source),
@@ -139,14 +138,14 @@ class Artefacts:
     ) -> Path:
         """Return the bundle of a checkpoint, native scheme.
 
-        int8 is written whatever it does to masks and speed: both are what the benchmark is to find out.
+        int8 is written whatever its effect on masks and speed, because that is what the benchmark measures.
 
         Args:
             source: Path, known name, or "seeded:NAME".
             precision: "fp32", "fp16", or "int8" for the encoder.
-            calibrated: Static ranges, measured on `PICTURES`.
-            form: How global attention is laid out.
-            checked: Compared with the checkpoint, whose answers are kept for engines that are built from it.
+            calibrated: Use static ranges, measured on `IMAGES`.
+            form: Form of global attention.
+            checked: Compare with the checkpoint, and store its outputs to verify engines.
 
         Raises:
             SamedgeError: As `samedge.export_model`.
@@ -165,23 +164,23 @@ class Artefacts:
                 "precision": precision,
                 "form": form,
                 "checked": checked,
-                "pictures": str(PACKAGE / "assets" / "*.jpg") if calibrated else None,
+                "calibration": str(PACKAGE / "assets" / "*.jpg") if calibrated else None,
             }
             call_in_child(f"{__name__}:write_bundle", arguments)
 
         return self._artefact(f"bundle-{short_name(source)}-{precision}{kind}-{form}", key, make) / _BUNDLE
 
     def seeded_file(self, source: str) -> Path:
-        """Return a file of random weights that torch reads, for peers: a state dict.
+        """Return a state dict file of random weights for torch, for peers.
 
-        SAM's has the keys of the reference package, and its name is that of the released file; a YOLO's has its batch
+        SAM's uses the keys of the reference package and the name of the released file; a YOLO model's has its batch
         norms folded into the convolutions.
 
         Args:
             source: "seeded:NAME".
 
         Raises:
-            UsageError: There are no such weights.
+            UsageError: The architecture is unknown.
         """
         name = source.removeprefix(SEEDED)
         key = {"weights": source, "versions": versions_of("torch"), "source": source_digest(*_SEEDED_STATES)}
@@ -195,11 +194,11 @@ class Artefacts:
         return self._artefact(f"weights-{short_name(source)}", key, make) / file
 
     def encoder_input(self, image_size: int) -> Path:
-        """Return the npy file of an encoder's input, float32 ``[1, 3, S, S]``: the first of `PICTURES`, normalised."""
-        key = {"picture": sha256_file(PICTURES[0])}
+        """Return the npy file of an encoder's input, float32 ``[1, 3, S, S]``: the first of `IMAGES`, normalised."""
+        key = {"image": sha256_file(IMAGES[0])}
 
         def make(stage: Path) -> None:
-            arguments = {"picture": str(PICTURES[0]), "image_size": image_size, "folder": str(stage)}
+            arguments = {"image": str(IMAGES[0]), "image_size": image_size, "folder": str(stage)}
             call_in_child("samedge.benchmarks.reference.graphs:write_encoder_input", arguments)
 
         return self._artefact(f"input-{image_size}", key, make) / "image.npy"
@@ -222,15 +221,15 @@ class Artefacts:
 
 
 def write_bundle(
-    source: str, folder: str, precision: str, form: str, pictures: str | None, *, checked: bool = False
+    source: str, folder: str, precision: str, form: str, calibration: str | None, *, checked: bool = False
 ) -> None:
-    """Export a bundle into a folder; unchecked, unless that is asked for."""
+    """Export a bundle into a folder."""
     from samedge.export.exporter import export_model
 
-    arguments: dict[str, Any] = {"precision": precision, "form": form, "calib": pictures}
+    arguments: dict[str, Any] = {"precision": precision, "form": form, "calib": calibration}
     export_model(source, output=Path(folder) / _BUNDLE, check=checked, **arguments)
 
 
 def graph_bytes(folder: Path) -> int:
-    """Return the size of an exported graph and its weights: of all files in a folder but arrays."""
+    """Return the total size of a folder's files except arrays: an exported graph and its weights."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".npy")

@@ -1,4 +1,4 @@
-"""Memory on NVIDIA's GPUs, as their driver tells it through NVML; nothing is known of other accelerators."""
+"""Memory use on NVIDIA GPUs, as their driver reports it through NVML; unavailable for other accelerators."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def _driver() -> Iterator[tuple[Any, list[Any]]]:
-    """Give NVML and its handles of the GPUs.
+    """Yield NVML and its handles of the GPUs.
 
     Raises:
-        LookupError: The package or the driver is not there.
+        LookupError: The package or the driver is missing.
     """
     try:
         import pynvml
@@ -22,30 +22,30 @@ def _driver() -> Iterator[tuple[Any, list[Any]]]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise LookupError(f"NVIDIA's driver does not answer: {error}") from error
+        raise LookupError(f"NVIDIA's driver does not respond: {error}") from error
     try:
         yield pynvml, [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
-        raise LookupError(f"NVIDIA's driver does not answer: {error}") from error
+        raise LookupError(f"NVIDIA's driver does not respond: {error}") from error
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
 
 def used_device_bytes(before: int | None, *, pid: int | None = None) -> int | None:
-    """Return the device memory of a process; None where it is unknown, and `why_unknown` tells why.
+    """Return the device memory of a process; None if unknown, for the reason of `why_unknown`.
 
-    In a container the driver knows the process under another number. Then it is what all processes use now, less what
-    they used before, which is right as long as no other program changes its share meanwhile.
+    In a container the driver knows the process by another id. The result is then the increase in the use by all
+    processes, which is right as long as no other program changes its share meanwhile.
 
     Args:
-        before: What all processes used before this one did; None to be told what they use now.
+        before: Use by all processes before this one started; None to return the present use by all processes.
         pid: The process; None for this one.
     """
     with suppress(LookupError), _driver() as (nvml, gpus):
         own, used = [], []
         for gpu in gpus:
-            with suppress(nvml.NVMLError):  # a Jetson, whose memory is the system's
+            with suppress(nvml.NVMLError):  # a Jetson, which shares the system's memory
                 used.append(nvml.nvmlDeviceGetMemoryInfo(gpu).used)
                 listed = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
                 own += [one.usedGpuMemory for one in listed if one.pid == (os.getpid() if pid is None else pid)]
@@ -58,7 +58,7 @@ def used_device_bytes(before: int | None, *, pid: int | None = None) -> int | No
 
 
 def why_unknown() -> str:
-    """Return why `used_device_bytes` has no answer here."""
+    """Return the reason why `used_device_bytes` is unavailable here."""
     try:
         with _driver():
             return "NVIDIA's driver does not report memory: on a Jetson it is the system's"
@@ -67,11 +67,11 @@ def why_unknown() -> str:
 
 
 def device_bytes_of(device: str, before: int | None) -> Callable[[], int | None]:
-    """Return what tells the memory on an accelerator; on a processor there is none.
+    """Return a function that reads the memory use on an accelerator, and None for a CPU.
 
     Args:
-        device: The device really used.
-        before: What all processes used there before the model was loaded.
+        device: The device actually used.
+        before: Use by all processes before the model was loaded.
     """
     if device.lower().startswith("cpu"):
         return lambda: None

@@ -1,4 +1,4 @@
-"""Where and when something was measured: without it, a time says nothing."""
+"""Conditions of a measurement: machine, versions and date."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
 def measured_where(command: str) -> dict[str, str]:
-    """Return facts about machine, versions and moment, by name.
+    """Return facts about machine, versions and date, by name.
 
     Args:
-        command: How the program was called.
+        command: The command line.
     """
     facts = dict(machine_facts())
-    facts["instructions"] = ", ".join(_instructions()) or "not known"
+    facts["instructions"] = ", ".join(_instructions()) or "unknown"
     facts["memory"] = _memory()
     facts["system"] = f"{platform.system()} {platform.release()}"
     facts["load before"] = _load()
@@ -40,7 +40,7 @@ def measured_where(command: str) -> dict[str, str]:
 
 
 def is_busy() -> bool:
-    """Whether other programs keep so many processors busy that times mean little; False where that is not known."""
+    """Return True if other programs load the CPU enough to distort times; False if the load is unknown."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
 
 
@@ -56,9 +56,9 @@ def _memory() -> str:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return "not known"
+        return "unknown"
     return f"{total / 1e9:.1f} GB"
 
 
 def _load() -> str:
-    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "not known"
+    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"

@@ -1,4 +1,4 @@
-"""Peak memory of a variant: resident set size of a child process that loads it, calls it, and does nothing else."""
+"""Peak memory of a variant: resident set size of a child process that only loads and calls it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from samedge.benchmarks.measure.child import call_in_child, find_target
 from samedge.errors import BenchmarkError
 
 CALLS: Final = 2
-"""The second call may need more than the first: a runtime that plans its memory after the first one does."""
+"""The second call may need more memory: some runtimes plan theirs after the first."""
 
 _STATUS: Final = Path("/proc/self/status")
 
 
 class MemoryUse(msgspec.Struct, frozen=True):
-    """Resident bytes of a whole process, Python and libraries included.
+    """Resident bytes of a whole process, including Python and libraries.
 
     Attributes:
-        loaded: When the variant was loaded and not yet called. Where the system tells only the peak, the peak so far.
-        peak: The most that there ever were.
+        loaded: After loading the variant, before the first call; the peak so far, on platforms that report only that.
+        peak: The peak.
     """
 
     loaded: int
@@ -31,23 +31,23 @@ class MemoryUse(msgspec.Struct, frozen=True):
 
 
 def measure_memory(target: str, arguments: Mapping[str, Any], *, calls: int = CALLS) -> MemoryUse:
-    """Return what a variant needs.
+    """Return the memory use of a variant.
 
     Args:
         target: ``module:function`` that loads the variant and returns a callable that does its work once.
-        arguments: For the function, as JSON.
-        calls: How many times it is called.
+        arguments: Arguments of the function, as JSON values.
+        calls: Number of calls.
 
     Raises:
-        BenchmarkError: The child died, or this system does not tell.
-        SamedgeError: As the variant raises it.
+        BenchmarkError: The child died, or process memory is unavailable on this platform.
+        SamedgeError: The variant raised it.
     """
     job = {"target": target, "arguments": dict(arguments), "calls": calls}
     return msgspec.convert(call_in_child(f"{__name__}:observe", job), MemoryUse)
 
 
 def observe(target: str, arguments: Mapping[str, Any], calls: int) -> dict[str, int]:
-    """Load and calls a variant in this process, and return the fields of `MemoryUse`."""
+    """Load and call a variant in this process, and return the fields of `MemoryUse`."""
     call = find_target(target)(**arguments)
     loaded = resident_bytes()
     for _ in range(calls):
@@ -56,34 +56,34 @@ def observe(target: str, arguments: Mapping[str, Any], calls: int) -> dict[str, 
 
 
 def resident_bytes() -> int:
-    """Return the resident bytes of this process; the most so far, where the system does not tell those of now.
+    """Return the resident bytes of this process; the peak, on platforms that report only that.
 
     Raises:
-        BenchmarkError: The system does not tell.
+        BenchmarkError: Process memory is unavailable on this platform.
     """
     return _status_field("VmRSS") or peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Return the most resident bytes that this process had.
+    """Return the peak resident bytes of this process.
 
     Raises:
-        BenchmarkError: The system does not tell.
+        BenchmarkError: Process memory is unavailable on this platform.
     """
-    # On Linux, ru_maxrss of a process begins with the peak of the one that started it; VmHWM is its own.
+    # On Linux, ru_maxrss starts at the parent's peak; VmHWM is the process's own.
     peak = _status_field("VmHWM")
     if peak:
         return peak
     try:
         import resource
     except ModuleNotFoundError as error:
-        raise BenchmarkError("this system does not tell the memory of a process", cure="Use --no-memory") from error
+        raise BenchmarkError("process memory is unavailable on this platform", cure="Use --no-memory") from error
     most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def _status_field(name: str) -> int:
-    """Bytes of a field of ``/proc/self/status``; 0 where there is none."""
+    """Return a field of ``/proc/self/status`` in bytes; 0 if there is none."""
     try:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Energy, where the board or the processor tells it: Jetson's power sensors, and RAPL.
+"""Energy meters: the power sensors of Jetson boards, and RAPL.
 
-Both measure all that the machine does, idle power included, and are read from files, so that a test can bring its own.
+Both measure the whole machine, including idle power, and are read from files, so that tests can supply their own.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _HWMON: Final = "sys/class/hwmon"
 _I2C: Final = "sys/bus/i2c/drivers"
 _RAPL: Final = "sys/class/powercap"
 _TOTAL_RAILS: Final = ("VDD_IN", "POM_5V_IN")
-"""Rails of Jetsons through which everything comes; the sum of all where there is none of them."""
+"""Rails that supply a whole Jetson; without one of them, all rails are summed."""
 _IGNORED_RAILS: Final = ("", "NC", "sum of shunt voltages")
 _PERIOD: Final = 0.05
 
 
 class Meter(Protocol):
-    """Tells energy."""
+    """An energy meter."""
 
     @property
     def name(self) -> str:
-        """What is read."""
+        """Name of the sensors."""
         ...
 
     def start(self) -> None:
-        """Begin."""
+        """Start measuring."""
         ...
 
     def stop(self) -> float:
@@ -42,22 +42,22 @@ class Meter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RaplDomain:
-    """A RAPL counter: microjoules that begin again at a limit."""
+    """A RAPL counter: microjoules that wrap around at a limit."""
 
     name: str
     file: Path
     limit: int
 
     def read(self) -> int:
-        """Return microjoules since an unknown moment."""
+        """Return the counter in microjoules."""
         return int(self.file.read_text(encoding="ascii"))
 
 
 class RaplMeter:
-    """The energy counters of the processor's packages: cores, caches and memory controller, no accelerator.
+    """The energy counters of the CPU packages: cores, caches and memory controller, but no accelerator.
 
     Args:
-        domains: Counters, one a package.
+        domains: One counter per package.
     """
 
     def __init__(self, domains: Sequence[RaplDomain]) -> None:
@@ -66,7 +66,7 @@ class RaplMeter:
 
     @property
     def name(self) -> str:
-        """The packages."""
+        """Names of the packages."""
         return f"RAPL ({', '.join(domain.name for domain in self._domains)})"
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class RaplMeter:
         self._begun = [domain.read() for domain in self._domains]
 
     def stop(self) -> float:
-        """Return the joules since `start`; a counter may have begun again once."""
+        """Return the joules since `start`; a counter may have wrapped around once."""
         spent = 0
         for domain, begun in zip(self._domains, self._begun, strict=True):
             now = domain.read()
@@ -90,7 +90,7 @@ class Rail:
     files: tuple[Path, ...]
 
     def watts(self) -> float:
-        """Return the power now."""
+        """Return the current power."""
         values = [int(file.read_text(encoding="ascii")) for file in self.files]
         return values[0] / 1e3 if len(values) == 1 else values[0] * values[1] / 1e6
 
@@ -100,7 +100,7 @@ class RailMeter:
 
     Args:
         rails: Sensors whose sum is the board's power.
-        clock: Seconds.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(self, rails: Sequence[Rail], clock: Callable[[], float] = time.perf_counter) -> None:
@@ -113,18 +113,18 @@ class RailMeter:
 
     @property
     def name(self) -> str:
-        """The rails."""
+        """Names of the rails."""
         return f"INA3221 ({', '.join(rail.name for rail in self._rails)})"
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._joules, self._last = 0.0, (self._clock(), self._watts())
         self._stop.clear()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def stop(self) -> float:
-        """Return the joules since `start`: power over time, by trapezia."""
+        """Return the joules since `start`, by the trapezoidal rule."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -132,7 +132,7 @@ class RailMeter:
         return self._joules
 
     def sample(self) -> None:
-        """Read once, and adds what was spent since the last time."""
+        """Read once, and add the energy since the last reading."""
         now, watts = self._clock(), self._watts()
         then, before = self._last
         self._joules += (now - then) * (watts + before) / 2
@@ -147,10 +147,10 @@ class RailMeter:
 
 
 def find_meter(root: Path = SYSTEM_FILES) -> tuple[Meter | None, str]:
-    """Return what tells energy here and an empty text, or None and why nothing does.
+    """Return the meter of this machine and an empty text, or None and the reason.
 
     Args:
-        root: Of the system's files.
+        root: Root of the system's files.
     """
     rails = _rails(root)
     if rails:
@@ -158,7 +158,7 @@ def find_meter(root: Path = SYSTEM_FILES) -> tuple[Meter | None, str]:
     domains = _rapl_domains(root)
     if domains:
         return _readable(RaplMeter(domains), "the processor's energy counters")
-    return None, "no power sensor of a Jetson and no RAPL counter here"
+    return None, "no Jetson power sensor and no RAPL counter found"
 
 
 def _readable(meter: RailMeter | RaplMeter, what: str) -> tuple[Meter | None, str]:
@@ -166,21 +166,21 @@ def _readable(meter: RailMeter | RaplMeter, what: str) -> tuple[Meter | None, st
         meter.start()
         meter.stop()
     except PermissionError:
-        return None, f"{what} are there and may not be read: run as root, or make them readable"
+        return None, f"{what} are not readable: run as root, or change their permissions"
     except (OSError, ValueError) as error:
-        return None, f"{what} are there and cannot be read: {error}"
+        return None, f"{what} cannot be read: {error}"
     return meter, ""
 
 
 def _rapl_domains(root: Path) -> list[RaplDomain]:
-    """Top-level domains named after packages: their parts are in them, and "psys" holds them."""
-    found = []
+    """Return the top-level package domains: they include their parts, and "psys" would count them twice."""
+    domains = []
     for folder in sorted((root / _RAPL).glob("intel-rapl:*")):
         name = text_of(folder / "name")
         if name.startswith("package") and folder.name.count(":") == 1:
             limit = text_of(folder / "max_energy_range_uj")
-            found.append(RaplDomain(name, folder / "energy_uj", int(limit) if limit.isdecimal() else 0))
-    return found
+            domains.append(RaplDomain(name, folder / "energy_uj", int(limit) if limit.isdecimal() else 0))
+    return domains
 
 
 def _rails(root: Path) -> list[Rail]:
@@ -190,8 +190,8 @@ def _rails(root: Path) -> list[Rail]:
 
 
 def _hwmon_rails(root: Path) -> list[Rail]:
-    """JetPack 5 and later: millivolts and milliamperes of each channel."""
-    found = []
+    """Return the rails of JetPack 5 and later: millivolts and milliamperes of each channel."""
+    rails = []
     for folder in sorted((root / _HWMON).glob("hwmon*")):
         if text_of(folder / "name") != "ina3221":
             continue
@@ -199,16 +199,16 @@ def _hwmon_rails(root: Path) -> list[Rail]:
             name, number = text_of(label), label.name.removeprefix("in").removesuffix("_label")
             files = (folder / f"in{number}_input", folder / f"curr{number}_input")
             if name not in _IGNORED_RAILS and all(file.exists() for file in files):
-                found.append(Rail(name, files))
-    return found
+                rails.append(Rail(name, files))
+    return rails
 
 
 def _i2c_rails(root: Path) -> list[Rail]:
-    """JetPack 4: milliwatts of each channel."""
-    found = []
+    """Return the rails of JetPack 4: milliwatts of each channel."""
+    rails = []
     for label in sorted((root / _I2C).glob("ina3221x/*/iio:device*/rail_name_*")):
         name, number = text_of(label), label.name.removeprefix("rail_name_")
         file = label.with_name(f"in_power{number}_input")
         if name not in _IGNORED_RAILS and file.exists():
-            found.append(Rail(name, (file,)))
-    return found
+            rails.append(Rail(name, (file,)))
+    return rails

@@ -1,6 +1,6 @@
-"""At which clocks, in which power mode and how warm a machine measured: without it, a board's time says nothing.
+"""Clocks, power mode and temperatures of the machine, without which a board's times mean little.
 
-Everything is read from files below a root, so that a test can bring its own.
+Everything is read from files below a root, so that tests can supply their own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _GPU: Final = re.compile(r"gpu|gv11b|gp10b|ga10b|gm20b")
 
 
 def power_state(root: Path = SYSTEM_FILES) -> dict[str, str]:
-    """Return governor, clocks, power mode and temperatures, by name; what the system does not tell is left out.
+    """Return governor, clocks, power mode and temperatures by name, as far as the system reports them.
 
     Args:
-        root: Of the system's files.
+        root: Root of the system's files.
     """
     facts = {
         "cpu governor": _each(root, "scaling_governor"),
@@ -37,7 +37,7 @@ def power_state(root: Path = SYSTEM_FILES) -> dict[str, str]:
 
 
 def before_and_after(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:
-    """Return the facts before, and those that differ now as "NAME, after"."""
+    """Return the facts before, plus those that have changed as "NAME, after"."""
     changed = {f"{name}, after": value for name, value in after.items() if before.get(name) != value}
     return {**before, **changed}
 
@@ -51,7 +51,7 @@ def _each(root: Path, name: str) -> str:
 
 
 def _clocks(root: Path) -> str:
-    """Now, and between which limits the governor may choose."""
+    """Return the current clocks and the limits of the governor."""
     now = [_number(policy / "scaling_cur_freq") for policy in _policies(root)]
     low = [_number(policy / "scaling_min_freq") for policy in _policies(root)]
     high = [_number(policy / "scaling_max_freq") for policy in _policies(root)]
@@ -76,18 +76,18 @@ def _range(now: list[int | None], low: list[int | None], high: list[int | None],
 
 
 def _power_mode(root: Path) -> str:
-    """The number that ``nvpmodel`` keeps, and the name that its configuration gives it."""
-    found = re.search(r"pmode:(\d+)", text_of(root / _MODE))
-    if found is None:
+    """Return the mode number of ``nvpmodel``, with its name from the configuration."""
+    match = re.search(r"pmode:(\d+)", text_of(root / _MODE))
+    if match is None:
         return ""
-    number = int(found.group(1))
+    number = int(match.group(1))
     names = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", text_of(root / _MODES))
     name = next((name for identity, name in names if int(identity) == number), "")
     return f"{number} ({name})" if name else str(number)
 
 
 def _locked(root: Path) -> str:
-    """On a Jetson, ``jetson_clocks`` sets the lowest clock of every core to the highest."""
+    """Return the state of ``jetson_clocks``, which on a Jetson sets every core's minimum clock to its maximum."""
     if not text_of(root / _MODE):
         return ""
     pairs = [(_number(folder / "scaling_min_freq"), _number(folder / "scaling_max_freq")) for folder in _policies(root)]
@@ -95,12 +95,12 @@ def _locked(root: Path) -> str:
 
 
 def _temperatures(root: Path) -> str:
-    found = []
+    temperatures = []
     for zone in sorted((root / _THERMAL).glob("thermal_zone*"), key=lambda path: path.name):
         value = _number(zone / "temp")
-        if value is not None and value > 0:  # zones that are switched off say less
-            found.append(f"{text_of(zone / 'type') or zone.name} {value / 1e3:.0f}")
-    return ", ".join(found)
+        if value is not None and value > 0:  # zones that are off report zero or less
+            temperatures.append(f"{text_of(zone / 'type') or zone.name} {value / 1e3:.0f}")
+    return ", ".join(temperatures)
 
 
 def _number(path: Path) -> int | None:
@@ -109,7 +109,7 @@ def _number(path: Path) -> int | None:
 
 
 def text_of(path: Path) -> str:
-    """Return what a file says, without what boards put around it; empty where it cannot be read."""
+    """Return the text of a file without the padding that boards add; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     except (OSError, ValueError):

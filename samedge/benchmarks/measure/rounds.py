@@ -1,8 +1,8 @@
-"""Times of several callables that do the same work, taken in turn in one process, and how they compare.
+"""Interleaved timing of several callables in one process.
 
-The same graph runs 10 to 15 % faster or slower from one process, and one minute, to the next. A ratio therefore counts
-only between calls of one round: each round calls every contender once, always in the same order, and what is reported
-is the median of the rounds' ratios. Knows callables and numbers.
+The same graph runs 10 to 15 % faster or slower from one process, and one minute, to the next. Ratios are therefore
+taken only between calls of the same round: each round calls every contender once, in the same order, and the median of
+the rounds' ratios is reported.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from samedge.errors import BenchmarkError
 
 WARM_UPS: Final = 2
-"""The second call of onnxruntime on a plain export of ViT-B takes twice as long as the third."""
+"""With onnxruntime, the second call of a plain export of ViT-B takes twice as long as the third."""
 
 NOTHING: Final = "–"
-"""What a table shows where there is no figure."""
+"""Table cell without a figure."""
 
 _FENCE: Final = 1.5
 _FEWEST_FOR_OUTLIERS: Final = 5
@@ -30,15 +30,15 @@ _FEWEST_FOR_OUTLIERS: Final = 5
 R = TypeVar("R")
 
 Clocks: TypeAlias = Callable[[], tuple[float, float]]
-"""Gives wall and CPU time, in seconds that only grow."""
+"""Returns monotonic wall and CPU time, s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to do the work.
+    """A callable to time.
 
     Attributes:
-        name: What it is called; no two have the same.
+        name: Its unique name.
         call: Does the work once.
     """
 
@@ -47,17 +47,17 @@ class Contender:
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Where the middle of some numbers is, and how far they lie apart.
+    """Location and dispersion of a series of numbers.
 
     Attributes:
-        median: Half are less.
-        low: A tenth are less (interpolated).
-        high: A tenth are greater.
-        count: How many numbers there are.
-        outliers: How many lie further than 1.5 interquartile ranges outside the quartiles; 0 if there are fewer than
-            five. They are counted, and not left out.
-        p99: A hundredth are greater (interpolated: of fewer than a hundred numbers it lies near the greatest); None in
-            reports from before it was kept.
+        median: The median.
+        low: The 10th percentile (interpolated).
+        high: The 90th percentile.
+        count: Number of values.
+        outliers: Values further than 1.5 interquartile ranges outside the quartiles; 0 for fewer than five values. They
+            are counted, not excluded.
+        p99: The 99th percentile (interpolated; near the maximum for fewer than a hundred values); None in reports that
+            predate it.
     """
 
     median: float
@@ -69,13 +69,13 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What was measured of one contender.
+    """Results of one contender.
 
     Attributes:
-        wall: Seconds a call.
-        cpu: Seconds of processor time a call, all threads together.
-        ratio: Wall time of the baseline over that of this contender, round by round: 2 is twice as fast.
-        cpu_ratio: The same of CPU time.
+        wall: Seconds per call.
+        cpu: CPU seconds per call, over all threads.
+        ratio: Wall time of the baseline divided by that of this contender, per round: 2 is twice as fast.
+        cpu_ratio: The same for CPU time.
     """
 
     wall: Spread
@@ -90,13 +90,13 @@ def process_clocks() -> tuple[float, float]:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Return the spread of some numbers.
+    """Return the spread of a series of numbers.
 
     Raises:
-        BenchmarkError: There are none.
+        BenchmarkError: The series is empty.
     """
     if not values:
-        raise BenchmarkError("there is nothing to take the median of", cure="Measure at least one round")
+        raise BenchmarkError("no values to take the median of", cure="Measure at least one round")
     numbers = np.asarray(values, np.float64)
     low, first, median, third, high, p99 = np.percentile(numbers, (10, 25, 50, 75, 90, 99)).tolist()
     fence = _FENCE * (third - first)
@@ -117,13 +117,13 @@ def interleave(
 
     Args:
         contenders: The first is the baseline.
-        rounds: Rounds that count.
-        warm_ups: Rounds before them that do not.
+        rounds: Measured rounds.
+        warm_ups: Warm-up rounds.
         clocks: Read before and after each call.
-        report: Called with the number of the round that begins, from 1, warm-ups included.
+        report: Called at the start of each round with its number, from 1, including warm-ups.
 
     Raises:
-        BenchmarkError: There is no contender, two have one name, or no round is wanted.
+        BenchmarkError: There is no contender, names are not unique, or a number of rounds is invalid.
     """
     times = times_in_turn(contenders, rounds, warm_ups=warm_ups, clocks=clocks, report=report)
     baseline = times[contenders[0].name]
@@ -143,19 +143,19 @@ def times_in_turn(
     The arguments are those of `interleave`.
 
     Raises:
-        BenchmarkError: There is no contender, two have one name, or no round is wanted.
+        BenchmarkError: There is no contender, names are not unique, or a number of rounds is invalid.
     """
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) < len(names):
-        raise BenchmarkError("contenders need different names, and one of them to be the baseline")
+        raise BenchmarkError("no contender, or names that are not unique", cure="Give each contender its own name")
     if rounds < 1 or warm_ups < 0:
-        raise BenchmarkError(f"{rounds} rounds and {warm_ups} warm-ups are wanted", cure="Measure one round or more")
+        raise BenchmarkError(f"invalid rounds: {rounds} and {warm_ups} warm-ups", cure="Measure at least one round")
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for turn in range(warm_ups + rounds):
         report(turn + 1)
         for contender in contenders:
             wall, cpu, result = timed(contender.call, clocks)
-            del result  # after the clock: what a call returns, its caller frees
+            del result  # releasing the result is not part of the call's time
             if turn >= warm_ups:
                 times[contender.name].append((wall, cpu))
     return times
@@ -167,16 +167,16 @@ def timed(
     *,
     begun: Callable[[], tuple[float, float]] | None = None,
 ) -> tuple[float, float, R]:
-    """Call once, without Python's garbage collection, which would come at any moment.
+    """Call once and time it, with Python's garbage collection off, which could run at any moment.
 
     Args:
-        call: What is timed.
+        call: The callable.
         clocks: Read before and after.
-        begun: Tells, after the call, the clocks from which to count, where the call begins with what is not to be
-            timed; None counts all of it.
+        begun: Called afterwards for the start of the timed part, if the call begins with work that does not count;
+            None times the whole call.
 
     Returns:
-        Wall and CPU time, s, and what the call returned.
+        Wall and CPU time, s, and the result of the call.
     """
     was_enabled = gc.isenabled()
     gc.collect()
@@ -203,7 +203,7 @@ def _timing(baseline: Sequence[tuple[float, float]], own: Sequence[tuple[float, 
 
 
 def _ratio(baseline: float, own: float) -> float:
-    """1 where a clock was too coarse to see either."""
+    """Return the ratio of two times; 1 if the clock was too coarse to resolve either."""
     if own > 0:
         return baseline / own
     return 1.0 if baseline <= 0 else float("inf")

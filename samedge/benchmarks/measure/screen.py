@@ -1,4 +1,4 @@
-"""A table that grows while it is measured: live on a terminal, once at the end elsewhere; and what is being done."""
+"""Display of a growing table and of progress: live on a terminal, elsewhere once at the end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.live import Live
 from rich.text import Text
 
 WIDTH: Final = 240
-"""Columns where stdout is no terminal."""
+"""Width in characters if stdout is not a terminal."""
 
 
 class Screen:
-    """The table on stdout; sentences about what goes on below it, or on stderr where stdout is no terminal.
+    """The table on stdout, with progress below it, or on stderr if stdout is not a terminal.
 
     Args:
-        table: Given the columns of the terminal, returns the table as it is now.
+        table: Returns the current table for a width in characters.
     """
 
     def __init__(self, table: Callable[[int], RenderableType]) -> None:
@@ -44,7 +44,7 @@ class Screen:
         self._errors.print(f"{sentence}.", markup=False, highlight=False, soft_wrap=True)
 
     def say(self, sentence: str) -> None:
-        """Show what is being done."""
+        """Show a sentence of progress."""
         self._sentence = sentence
         if self._live is None:
             self._errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -52,7 +52,7 @@ class Screen:
             self._draw()
 
     def refresh(self) -> None:
-        """Show the table as it is now; where stdout is no terminal, there is something to show at the end."""
+        """Show the current table; if stdout is not a terminal, it is shown at the end."""
         self._filled = True
         self._draw()
 

@@ -1,4 +1,4 @@
-"""At which predicted IoU and stability a mask stays in segment everything, where Meta's thresholds do not fit."""
+"""Thresholds of segment everything for weights that Meta's do not suit."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import numpy as np
 from samedge.api.load import load
 
 DEMO_THRESHOLDS: Final = {"pred_iou_thresh": 0.55, "stability_score_thresh": 0.75}
-"""sam_demo is rarely as sure as Meta's thresholds want: with those of 0.88 and 0.95 hardly a mask would stay."""
+"""sam_demo rarely reaches Meta's thresholds: at 0.88 and 0.95 hardly any mask would remain."""
 
-_SURE: Final = 0.3
+_CONFIDENT: Final = 0.3
 _STABLE: Final = 0.5
-"""Of random weights' masks: thresholds are chosen so that such a share is sure enough, and of those such a share
-stable. Fixed ones would drop all of them, or none."""
+"""Fractions of random weights' masks that pass the predicted IoU and, of those, the stability threshold; fixed
+thresholds would drop all masks or none."""
 
 
 def seeded_thresholds(
     bundle: str, image: str, points_per_side: int, threads: int | None, backend: str = "onnxruntime"
 ) -> dict[str, float]:
-    """Return thresholds at which some masks of random weights stay and most do not, as of trained ones.
+    """Return thresholds that drop most masks of random weights but keep some, as with trained weights.
 
     Args:
         bundle: Path of the bundle.
-        image: Path of a picture.
-        points_per_side: Of the grid that is asked.
+        image: Path of an image.
+        points_per_side: Points along each side of the grid.
         threads: CPU threads; None for all physical cores.
-        backend: Which runs the bundle, on the CPU.
+        backend: Backend of the bundle, on the CPU.
     """
     with load(bundle, backend, "cpu", threads=threads, force=True) as predictor:
-        found = predictor.everything(
+        masks = predictor.everything(
             image,
             points_per_side=points_per_side,
             pred_iou_thresh=0.0,
             stability_score_thresh=0.0,
             box_nms_thresh=1.0,
         )
-    if not len(found):
+    if not len(masks):
         return {}
-    sure = round(float(np.quantile(found.predicted_iou, 1 - _SURE)), 4)
-    stable = found.stability_score[found.predicted_iou > sure]
+    predicted_iou = round(float(np.quantile(masks.predicted_iou, 1 - _CONFIDENT)), 4)
+    stability = masks.stability_score[masks.predicted_iou > predicted_iou]
     return {
-        "pred_iou_thresh": sure,
-        "stability_score_thresh": round(float(np.quantile(stable, 1 - _STABLE)), 4) if len(stable) else 0.0,
+        "pred_iou_thresh": predicted_iou,
+        "stability_score_thresh": round(float(np.quantile(stability, 1 - _STABLE)), 4) if len(stability) else 0.0,
     }

@@ -1,1 +1,1 @@
-"""Where the time of a graph goes, and how near it is to what the machine can do."""
+"""Profile of a graph: time by layer, compared with the machine's peak performance."""

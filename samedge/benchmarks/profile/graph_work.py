@@ -1,7 +1,7 @@
-"""What the nodes of a graph have to do, and what the layers that backends make of them do together.
+"""Work of a graph's nodes, and of the layers that backends fuse them into.
 
-Backends fuse nodes into layers and name them after one or some of them: `GraphWork.of_layers` adds up what a layer's
-nodes do, and counts only the bytes that go in and out of the layer. Knows names and numbers.
+Backends fuse nodes into layers and name these after one or some of the nodes: `GraphWork.of_layers` adds up the work of
+a layer's nodes, and counts only the bytes that enter and leave the layer.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from samedge.engines.layer_times import LayerTime
 ComputePrecision: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 _VIEWS: Final = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"})
-"""What gives the same values another shape, and moves none."""
+"""Operators that change a tensor's shape without moving values."""
 _PRODUCT_KINDS: Final = ("linear", "convolution", "attention")
 _LONGEST_WAY: Final = 4
-"""So many nodes may lie between a product and the layer that does it too."""
+"""Maximum number of nodes between a product and the layer that absorbs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeWork:
-    """What one node does.
+    """Work of one node.
 
     Attributes:
-        name: Of the node.
+        name: Name of the node.
         operator: Its operator.
-        kind: What it is for.
-        flops: Operations of products and convolutions, 2 a multiply-add.
-        precision: What it computes in.
-        inputs: Tensors, weights among them.
-        outputs: Tensors.
+        kind: Its kind of work.
+        flops: Operations of products and convolutions, 2 per multiply-add.
+        precision: Its compute precision.
+        inputs: Input tensors, including weights.
+        outputs: Output tensors.
     """
 
     name: str
@@ -48,7 +48,7 @@ class NodeWork:
 
 @dataclass(frozen=True, slots=True)
 class LayerWork:
-    """What a layer does: the sum of its nodes."""
+    """Work of a layer: the sum of its nodes."""
 
     kind: Kind
     flops: int
@@ -61,12 +61,12 @@ class GraphWork:
     """The nodes of a graph.
 
     Args:
-        nodes: In the order of the graph.
-        nbytes: Bytes of each tensor whose shape is known.
+        nodes: The nodes, in the order of the graph.
+        nbytes: Bytes of each tensor of known shape.
         results: Names of the graph's outputs.
 
     Attributes:
-        nodes: By name.
+        nodes: The nodes by name.
     """
 
     def __init__(self, nodes: Iterable[NodeWork], nbytes: Mapping[str, int], results: Iterable[str]) -> None:
@@ -76,7 +76,7 @@ class GraphWork:
 
     @property
     def flops(self) -> int:
-        """Of all nodes."""
+        """Operations of all nodes."""
         return sum(node.flops for node in self.nodes.values())
 
     @cached_property
@@ -92,9 +92,10 @@ class GraphWork:
         return {tensor: node.name for node in self.nodes.values() for tensor in node.outputs}
 
     def find(self, name: str) -> str | None:
-        """Return the node that a backend's name of a layer is made from: its name, that of a tensor, or a beginning.
+        """Return the node that a backend's layer name derives from: by its name, by a tensor's, or by a prefix.
 
-        "/a/MatMul/MatmulTransposeFusion/" and "/a/Conv_output_0_nchwc" are what became of "/a/MatMul" and "/a/Conv".
+        For example, "/a/MatMul/MatmulTransposeFusion/" derives from "/a/MatMul", "/a/Conv_output_0_nchwc" from
+        "/a/Conv".
         """
         while name:
             if name in self.nodes:
@@ -105,27 +106,27 @@ class GraphWork:
         return None
 
     def of_layers(self, layers: Sequence[LayerTime]) -> list[LayerWork | None]:
-        """Return what each layer does; None where it does none of the graph's nodes, as a change of layout.
+        """Return the work of each layer; None for one without nodes of the graph, such as a change of layout.
 
-        A backend may call a product and the addition behind it by the name of the addition. So what no layer claims
-        goes to the layer that its result leads to, if that is one of products by its backend's own words.
+        A backend may name a fused product and addition after the addition. A product that no layer claims is therefore
+        assigned to the layer that its result leads to, if the backend describes that layer as a product.
         """
         nodes = [dict.fromkeys(name for name in map(self.find, layer.sources) if name is not None) for layer in layers]
         owner = {name: at for at, own in enumerate(nodes) for name in own}
         products = [kind_of_operator(layer.operator) in _PRODUCT_KINDS for layer in layers]
         for node in self.nodes.values():
             if node.flops and node.name not in owner:
-                way = self._way_to(node, owner, products)
-                if way is not None:
-                    at, passed = way
+                path = self._path_to_product(node, owner, products)
+                if path is not None:
+                    at, passed = path
                     nodes[at] |= dict.fromkeys(passed)
                     owner |= dict.fromkeys(passed, at)
         return [self._of_nodes(own) for own in nodes]
 
-    def _way_to(
+    def _path_to_product(
         self, node: NodeWork, owner: Mapping[str, int], products: Sequence[bool]
     ) -> tuple[int, tuple[str, ...]] | None:
-        """Return the layer of products that a node leads to first, and the nodes on the way that no layer claims."""
+        """Return the first product layer that a node leads to, and the unclaimed nodes on the path."""
         waiting: list[tuple[str, ...]] = [(node.name,)]
         while waiting:
             passed = waiting.pop(0)

@@ -1,4 +1,4 @@
-"""What each node of an ONNX file has to do: operations, bytes and kind, from shapes alone. Weights are not read."""
+"""Work of each node of an ONNX file: operations, bytes and kind, from shapes alone. Weights are not read."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from samedge.benchmarks.profile.operators import INTEGER, PRODUCTS, kind_of_oper
 from samedge.errors import EngineError, missing_extra, storage_errors
 
 _LARGEST_VALUES: Final = 1024
-"""Initializers of more values are weights; smaller ones may be shapes, which inference needs to see."""
+"""Larger initializers are weights; smaller ones may be shapes, which shape inference needs."""
 _BRIDGES: Final = frozenset(
     {"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Transpose", "Cast", "Squeeze", "Unsqueeze", "Expand"}
 )
-"""What may lie between the product of an attention and its softmax."""
+"""Operators that may lie between the product of an attention and its softmax."""
 _LIKE: Final = {"DynamicQuantizeMatMul": ("MatMul", 2), "Gelu": ("Relu", 1), "FastGelu": ("Relu", 1)}
-"""Operators of onnxruntime whose shapes ONNX's inference does not know: one with the same shapes, and its inputs."""
+"""Operators of onnxruntime unknown to ONNX's shape inference: an equivalent one, and its number of inputs."""
 
 
 def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphWork:
-    """Return what the nodes of an ONNX file do.
+    """Return the work of an ONNX file's nodes.
 
     Args:
         path: The file; external data is not read.
-        shapes: Of each input.
+        shapes: Shape of each input.
 
     Raises:
         MissingExtraError: The package onnx is not installed.
-        EngineError: It is no ONNX file, or its shapes contradict each other.
-        StorageError: It cannot be read.
+        EngineError: The file is not an ONNX graph, or its shapes contradict each other.
+        StorageError: The file cannot be read.
     """
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise missing_extra("onnx", EXTRA, "Counting what a graph does") from error
+        raise missing_extra("onnx", EXTRA, "Counting a graph's operations") from error
     with storage_errors(path, "read"):
         data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's, which has several
-        raise EngineError(f"this is no ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
+    except Exception as error:  # protobuf raises several types
+        raise EngineError(f"not an ONNX file: {error}", where=path.name, cure="Give an ONNX graph") from error
     del data
     weights = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in model.graph.initializer}
     nodes = list(model.graph.node)
@@ -52,7 +52,8 @@ def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphW
     try:
         inferred = _inferred(onnx, model, shapes)
     except (onnx.shape_inference.InferenceError, ValueError, TypeError) as error:
-        raise EngineError(f"the shapes of this graph cannot be told: {error}", where=path.name) from error
+        cure = "Give sizes that the graph accepts, such as --batch 1"
+        raise EngineError(f"shape inference failed: {error}", where=path.name, cure=cure) from error
     tensors = {**inferred, **weights}
     sizes = {name: prod(shape) * _value_bytes(onnx, kind) for name, (shape, kind) in tensors.items()}
     half = {name for name, (_, kind) in tensors.items() if kind == onnx.TensorProto.FLOAT16}
@@ -66,15 +67,15 @@ def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphW
 
 
 def _name(nodes: list[Any]) -> None:
-    taken: set[str] = set()
+    names: set[str] = set()
     for at, node in enumerate(nodes):
-        if not node.name or node.name in taken:
+        if not node.name or node.name in names:
             node.name = f"{node.op_type}#{at}"
-        taken.add(node.name)
+        names.add(node.name)
 
 
 def _forget_weights(model: Any) -> None:
-    """Drop the values of weights, which nothing here depends on, before anything is copied."""
+    """Drop the values of weights, which are not needed, before the model is copied."""
     for tensor in model.graph.initializer:
         if prod(tensor.dims) > _LARGEST_VALUES:
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
@@ -82,7 +83,7 @@ def _forget_weights(model: Any) -> None:
 
 
 def _inferred(onnx: Any, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Return shape and type of inputs, outputs and what lies between, where they are known."""
+    """Return the known shapes and types of inputs, outputs and intermediate tensors."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
     for node in light.graph.node:
@@ -101,13 +102,13 @@ def _inferred(onnx: Any, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> d
         value.type.tensor_type.ClearField("shape")
     del light.graph.value_info[:]
     light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    known: dict[str, tuple[tuple[int, ...], int]] = {}
     for value in (*light.graph.input, *light.graph.value_info, *light.graph.output):
         tensor = value.type.tensor_type
         axes = tensor.shape.dim
         if tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in axes):
-            found[value.name] = (tuple(axis.dim_value for axis in axes), tensor.elem_type)
-    return found
+            known[value.name] = (tuple(axis.dim_value for axis in axes), tensor.elem_type)
+    return known
 
 
 def _node_work(
@@ -118,15 +119,15 @@ def _node_work(
     integers: set[str],
     attention: set[str],
 ) -> NodeWork:
-    """Return what a node does.
+    """Return the work of a node.
 
     Args:
         onnx: The package.
-        node: Of the graph.
-        tensors: Shape and type of each, as far as they are known.
-        half: Tensors of float16.
-        integers: Tensors that come out of a DequantizeLinear: backends turn a product of two into one of integers.
-        attention: Names of the nodes of attentions.
+        node: The node.
+        tensors: Known shapes and types of tensors.
+        half: Names of float16 tensors.
+        integers: Outputs of DequantizeLinear; backends compute a product of two of them in integers.
+        attention: Names of attention nodes.
     """
     known = [tensors[name][0] if name in tensors else None for name in node.input]
     output = tensors[node.output[0]][0] if node.output and node.output[0] in tensors else ()
@@ -151,20 +152,20 @@ def _node_work(
 
 
 def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:
-    """Return the nodes that belong to attention: products of two activations, softmax, and what leads to it.
+    """Return the nodes of attentions: products of two activations, softmax, and the arithmetic that leads to it.
 
-    A softmax without a product before or behind it, as that of a detector's head, is an activation like others.
+    A softmax without a product before or after it, as in a detector's head, is an ordinary activation.
     """
     constant = _constants(nodes, weights)
     maker = {output: node for node in nodes for output in node.output}
-    found = {node.name for node in nodes if node.op_type in PRODUCTS and _of_activations(node, constant)}
-    weighted = {tensor for node in nodes if node.name in found for tensor in node.input}
+    names = {node.name for node in nodes if node.op_type in PRODUCTS and _of_activations(node, constant)}
+    weighted = {tensor for node in nodes if node.name in names for tensor in node.input}
     for node in nodes:
         if node.op_type == "Softmax":
             arithmetic, products = _leading_to(node, maker)
             if products or weighted.intersection(node.output):
-                found |= {node.name, *arithmetic, *products}
-    return found
+                names |= {node.name, *arithmetic, *products}
+    return names
 
 
 def _of_activations(node: Any, constant: set[str]) -> bool:
@@ -173,7 +174,7 @@ def _of_activations(node: Any, constant: set[str]) -> bool:
 
 
 def _leading_to(node: Any, maker: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Return the arithmetic that leads from products to the input of a node, and those products."""
+    """Return the arithmetic between products and the input of a node, and those products."""
     arithmetic: set[str] = set()
     products: set[str] = set()
     waiting, seen = [node.input[0]], set[str]()
@@ -192,7 +193,7 @@ def _leading_to(node: Any, maker: Mapping[str, Any]) -> tuple[set[str], set[str]
 
 
 def _constants(nodes: list[Any], weights: Iterable[str]) -> set[str]:
-    """Return the tensors that do not depend on an input: weights, and what is made of them alone."""
+    """Return the tensors that do not depend on an input: weights, and tensors computed from them alone."""
     constant = {*weights}
     for node in nodes:  # in the order of the graph
         if node.op_type == "Constant" or (node.input and all(not name or name in constant for name in node.input)):

@@ -1,4 +1,4 @@
-"""What operators cost and what they are for: operations by shapes, and kinds of work. Knows numbers and names."""
+"""Cost and kind of operators: operations from shapes, and kinds of work from names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Kind: TypeAlias = Literal[
     "other",
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-"""Attention is products of two activations, softmax, and what lies between; linear are products with weights, those of
-MLPs and projections; copies are what moves values and computes nothing."""
+"""Attention covers products of two activations, softmax, and the arithmetic between; linear covers products with
+weights, in MLPs and projections; copies move values without computing."""
 
 Shape: TypeAlias = "Sequence[int]"
 
@@ -36,10 +36,10 @@ INTEGER: Final = frozenset(
         "QLinearConv",
     }
 )  # fmt: skip
-"""Operators that compute in int8 whatever their inputs come from."""
+"""Operators that always compute in int8."""
 
 _SECOND: Final = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}
-"""Which input the second factor is; 1 for the others."""
+"""Index of the second factor among the inputs; 1 for all other operators."""
 
 _OF_OPERATOR: Final[dict[str, Kind]] = {
     **dict.fromkeys(PRODUCTS, "linear"),
@@ -93,11 +93,11 @@ _WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
         ("subgraph", "eltwise", "elementwise", "pointwise", "add", "mul", "sub", "div", "pow", "sqrt", "reduce"),
     ),
 )
-"""What is told from the names that backends give to layers of their own, the first that fits."""
+"""Kinds of backends' own layers by words in their names; the first match counts."""
 
 
 def kind_of_operator(operator: str) -> Kind:
-    """Return the kind of an operator of ONNX or of onnxruntime, or of what another backend calls a layer."""
+    """Return the kind of an operator of ONNX or onnxruntime, or of another backend's layer type."""
     known = _OF_OPERATOR.get(operator)
     if known is not None:
         return known
@@ -106,18 +106,18 @@ def kind_of_operator(operator: str) -> Kind:
 
 
 def second_factor(operator: str) -> int:
-    """Return which input of a product or convolution its weights would be."""
+    """Return the input index of the second factor, or weights, of a product or convolution."""
     return _SECOND.get(operator, 1)
 
 
 def operations(operator: str, inputs: Sequence[Shape | None], output: Shape, attributes: Mapping[str, Any]) -> int:
-    """Return the floating point operations of a product or convolution, 2 a multiply-add; 0 for other operators.
+    """Return the floating point operations of a product or convolution, 2 per multiply-add; 0 for other operators.
 
     Args:
-        operator: Of ONNX or of onnxruntime.
-        inputs: Shapes; None where one is missing or not known.
+        operator: Operator of ONNX or onnxruntime.
+        inputs: Shapes; None for one that is missing or unknown.
         output: Shape of the first output.
-        attributes: Of the node.
+        attributes: Attributes of the node.
     """
     first = inputs[0] if inputs else None
     if first is None or operator not in PRODUCTS | CONVOLUTIONS:
@@ -136,7 +136,7 @@ def operations(operator: str, inputs: Sequence[Shape | None], output: Shape, att
 
 
 def _einsum(equation: str, shapes: Sequence[Shape]) -> int:
-    """A multiply-add for each combination of all indices, for two factors."""
+    """Count a multiply-add for each combination of all indices of two factors."""
     terms = equation.replace(" ", "").partition("->")[0].split(",")
     if len(terms) != 2 or len(shapes) != 2 or any("." in term for term in terms):
         return 0
@@ -147,7 +147,7 @@ def _einsum(equation: str, shapes: Sequence[Shape]) -> int:
 
 
 def _attention(query: Shape, inputs: Sequence[Shape | None]) -> int:
-    """ONNX's operator on ``[B, H, S, d]``: two products."""
+    """Count the two products of ONNX's operator on ``[B, H, S, d]``."""
     key, value = (inputs[at] if len(inputs) > at else None for at in (1, 2))
     if len(query) != 4 or key is None or value is None:
         return 0

@@ -1,7 +1,7 @@
-"""What the machine can do through one backend: operations a second of a large matrix product, bytes a second of a copy.
+"""Peak performance of the machine through a backend: operations per second of products, bytes per second of copies.
 
-Both are graphs that run as the profiled one does and are timed by the same counters, so that what is left between a
-layer and its roof is the layer's, and not a difference of tools, threads or clocks.
+Both are graphs that run like the profiled one and are timed by the same counters, so that the gap between a layer and
+its roof is due to the layer, not to different tools, threads or clocks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.errors import missing_extra, storage_errors
 
 SIDES: Final = (256, 512, 1024)
-"""Rows and columns of the matrices: some fit into a core's cache, some are worth the trouble of many threads."""
+"""Rows and columns of the matrices: some fit into a core's cache, some are large enough for many threads."""
 COPIED: Final = 1 << 24
-"""Values that are copied: 64 MB in, 64 MB out, more than caches hold."""
+"""Number of copied values: 64 MB in, 64 MB out, more than caches hold."""
 RUNS: Final = 12
 
 _OPSET: Final = 17
@@ -36,12 +36,12 @@ RunGraph = Callable[[Path], LayerProfile]
 
 
 class Peaks(msgspec.Struct, frozen=True):
-    """The roof.
+    """The roof of the roofline model.
 
     Attributes:
-        gflops: 1e9 operations a second of a matrix product, by the precision that it is computed in.
-        gigabytes: 1e9 bytes a second, read and written.
-        how: What was measured.
+        gflops: 1e9 operations per second of a matrix product, by compute precision.
+        gigabytes: 1e9 bytes per second, read and written.
+        how: Description of the measurement.
     """
 
     gflops: dict[str, float]
@@ -49,11 +49,11 @@ class Peaks(msgspec.Struct, frozen=True):
     how: str
 
     def attainable(self, precision: str, intensity: float | None) -> float | None:
-        """Return the 1e9 operations a second that a layer could reach; None where nobody measured that precision.
+        """Return the attainable 1e9 operations per second of a layer; None if its precision was not measured.
 
         Args:
-            precision: What it computes in.
-            intensity: Its operations for each byte; None where the bytes are not known.
+            precision: Its compute precision.
+            intensity: Its operations per byte; None if unknown.
         """
         roof = self.gflops.get(precision)
         if roof is None or intensity is None:
@@ -70,26 +70,26 @@ def measure_peaks(
     dynamic: bool = False,
     run: RunGraph | None = None,
 ) -> Peaks:
-    """Measure the roof; take a second or two.
+    """Measure the roof, which takes a second or two.
 
-    The best run counts here, not the median: a peak is what the machine can do.
+    The best run counts, not the median, because a peak is the most that the machine can do.
 
     Args:
-        precisions: Of the products.
-        backend: What runs them.
-        device: Where.
-        threads: CPU threads.
-        dynamic: int8 is meant as onnxruntime's dynamic operator, and not as a product between Q/DQ nodes.
-        run: Runs a graph in place of the backend.
+        precisions: Precisions of the products.
+        backend: The backend.
+        device: Its device.
+        threads: Its CPU threads.
+        dynamic: For int8, use onnxruntime's dynamic operator instead of a product between Q/DQ nodes.
+        run: Runs a graph instead of the backend.
 
     Raises:
         MissingExtraError: The package onnx is not installed.
-        SamedgeError: The backend could not run them.
+        SamedgeError: The backend could not run the graphs.
     """
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise missing_extra("onnx", EXTRA, "Measuring what the machine can do") from error
+        raise missing_extra("onnx", EXTRA, "Measuring peak performance") from error
 
     def run_here(path: Path) -> LayerProfile:
         return profile_layers(_opened_by(path, backend), backend=backend, device=device, threads=threads, runs=RUNS)
@@ -115,12 +115,12 @@ def measure_peaks(
 
 
 def _best_ms(profile: LayerProfile) -> float:
-    """Return what the graph's work takes at best: its heaviest layer, so that feeding it does not count."""
+    """Return the best time of the graph's slowest layer, so that feeding the graph does not count."""
     return max((layer.best or layer.milliseconds for layer in profile.layers), default=profile.run_ms)
 
 
 def _opened_by(path: Path, backend: str) -> Path:
-    """Return the file that a backend opens: the graph, or a plan that is built from it."""
+    """Return the file that a backend opens: the graph, or a plan built from it."""
     flavours: dict[str, FlavourName] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
     if backend not in flavours:
         return path
@@ -167,7 +167,7 @@ def _product(onnx: Any, precision: ComputePrecision, side: int, *, dynamic: bool
 
 
 def _copy(onnx: Any) -> Any:
-    """Return a graph that reads and writes: a negation, because backends leave out what changes nothing."""
+    """Return a graph that reads and writes: a negation, because backends optimise a mere copy away."""
     side = 1 << (COPIED.bit_length() // 2)
     shape = (COPIED // side, side)
     ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]

@@ -1,4 +1,4 @@
-"""The roofline as a picture: layers by operations a byte and operations a second, under the roof of the machine."""
+"""Roofline plot: layers by operations per byte and operations per second, under the roof of the machine."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _NAMED: Final = 4
 
 
 def plot_profile(profile: Profile, path: Path) -> None:
-    """Write the picture: the roofline, and beside it the share of each kind of work.
+    """Write the plot: the roofline, and beside it the share of each kind of work.
 
-    The area of a dot is the time that its layer takes. Layers without products have no place under a roof of
-    operations; they are in the shares.
+    The area of a dot is the time of its layer. Layers without products have no place in the roofline; they appear in
+    the shares.
 
     Args:
-        profile: Of one graph.
-        path: The ending says the format: .png, .svg, .pdf.
+        profile: Profile of one graph.
+        path: The file; its suffix chooses the format: .png, .svg, .pdf.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        StorageError: The file system said no.
+        StorageError: The file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "matplotlib", EXTRA, "Drawing a profile") from error
-    # A figure of its own, without pyplot: no window, no state, nothing that the caller's own plots would notice.
+    # Without pyplot there is no window and no global state that could disturb the caller's plots.
     figure: Any = Figure(figsize=(12, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     roofline, shares = figure.subplots(1, 2, width_ratios=(3, 1))
@@ -56,7 +56,7 @@ def plot_profile(profile: Profile, path: Path) -> None:
 
 def _roofline(profile: Profile, axes: Any) -> None:
     dots = [layer for layer in profile.layers if layer.gflop and layer.intensity and layer.gflops]
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s")
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
     axes.grid(visible=True, which="both", alpha=0.2)
     intensities = [layer.intensity or 1.0 for layer in dots] or [1.0]
     low, high = min(intensities) / 2, max(intensities) * 4
@@ -82,7 +82,7 @@ def _roofline(profile: Profile, axes: Any) -> None:
         name = layer.nodes[0] if layer.nodes else layer.name
         axes.annotate(name[-32:], (layer.intensity, layer.gflops), fontsize=7, alpha=0.8)
     for handle in axes.legend(fontsize=8, loc="lower right").legend_handles:
-        if hasattr(handle, "set_sizes"):  # of a dot; its area means nothing there
+        if hasattr(handle, "set_sizes"):  # a dot, whose area means nothing in the legend
             handle.set_sizes([30.0])
 
 
@@ -92,5 +92,5 @@ def _shares(profile: Profile, axes: Any) -> None:
         [row.kind for row in rows], [100 * row.share for row in rows], color=[_COLOURS[row.kind] for row in rows]
     )
     axes.bar_label(bars, fmt="%.1f %%", fontsize=8, padding=2)
-    axes.set(xlabel="of the time, %")
+    axes.set(xlabel="share of the time, %")
     axes.margins(x=0.2)

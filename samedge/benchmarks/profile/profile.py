@@ -1,4 +1,4 @@
-"""A profile: the layers of a graph with what they take, what they do, and how near that is to the roof."""
+"""Profile of a graph: its layers with their time, their work, and their distance from the roof."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class LayerRow(msgspec.Struct, frozen=True):
     """A layer.
 
     Attributes:
-        name: What the backend calls it.
-        operator: What it does, in the backend's words.
-        kernel: The implementation, where the backend names it.
-        kind: What it is for.
-        nodes: The graph's nodes that it does; none for what the backend added or does not tell.
-        precision: What its products are computed in.
-        ms: Milliseconds of a run.
-        share: Of the time of all layers.
+        name: The backend's name for it.
+        operator: The backend's description of its work.
+        kernel: The implementation, if the backend names it.
+        kind: Its kind of work.
+        nodes: The graph's nodes that it covers; none for a layer that the backend added or does not explain.
+        precision: Compute precision of its products.
+        ms: Milliseconds per run.
+        share: Fraction of the time of all layers.
         gflop: 1e9 operations of products and convolutions.
-        megabytes: 1e6 bytes in and out; None where they are not known.
-        gflops: 1e9 operations a second.
-        gigabytes: 1e9 bytes a second; None where the bytes are not known.
-        reached: Share of what the roof allows: of operations at its intensity, or of bytes where it has no products.
-            None where there is no roof. Layers whose values stay in caches can be above 1.
+        megabytes: 1e6 bytes in and out; None if unknown.
+        gflops: 1e9 operations per second.
+        gigabytes: 1e9 bytes per second; None if unknown.
+        reached: Fraction of the roof: of operations at its intensity, or of bytes for a layer without products. None
+            without a roof. It can exceed 1 for layers whose values stay in caches.
     """
 
     name: str
@@ -55,7 +55,7 @@ class LayerRow(msgspec.Struct, frozen=True):
 
     @property
     def intensity(self) -> float | None:
-        """Operations for each byte; None where the bytes are not known."""
+        """Operations per byte; None if the bytes are unknown."""
         return None if not self.megabytes else self.gflop * 1e3 / self.megabytes
 
 
@@ -72,27 +72,27 @@ class KindRow(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """Where the time of one graph goes.
+    """Profile of one graph.
 
     Attributes:
-        schema: Of this record.
-        model: What was profiled.
-        graph: Its role, or its file.
-        backend: What ran it.
-        device: Where.
-        details: What the backend says about how it ran.
-        shapes: Of the inputs.
-        runs: Runs that counted.
-        run_ms: A run as a caller sees it, the median.
-        layers_ms: What all layers take together.
-        gflop: 1e9 operations of the graph; None where there is no ONNX graph to count.
-        expected_gflop: What the manifest says of the torch model, where it is the same work.
-        attributed: Share of the graph's operations that were found in layers.
-        peaks: The roof; None where it was not measured.
-        layers: In the order of their execution.
-        kinds: By falling time.
-        facts: Machine, versions, moment.
-        notes: What is to be known.
+        schema: Version of this format.
+        model: The model.
+        graph: Role or file of the graph.
+        backend: The backend.
+        device: The device.
+        details: Details reported by the backend.
+        shapes: Shapes of the inputs.
+        runs: Measured runs.
+        run_ms: Median time of a run, as seen by a caller.
+        layers_ms: Total time of all layers.
+        gflop: 1e9 operations of the graph; None without an ONNX graph to count.
+        expected_gflop: 1e9 operations of the torch model according to the manifest, if it does the same work.
+        attributed: Fraction of the graph's operations that was attributed to layers.
+        peaks: The roof; None if it was not measured.
+        layers: The layers, in the order of execution.
+        kinds: The kinds of work, by descending time.
+        facts: Machine, versions, date.
+        notes: Sentences.
     """
 
     schema: int
@@ -116,20 +116,20 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def gflops(self) -> float | None:
-        """1e9 operations a second over a whole run."""
+        """1e9 operations per second over a whole run."""
         return None if self.gflop is None or not self.run_ms else self.gflop / self.run_ms * 1e3
 
     def top(self, count: int) -> list[LayerRow]:
-        """Return the layers that take most."""
+        """Return the slowest layers."""
         return sorted(self.layers, key=lambda layer: -layer.ms)[:count]
 
 
 def layer_rows(measured: LayerProfile, work: GraphWork | None, peaks: Peaks | None) -> tuple[LayerRow, ...]:
-    """Return the layers with what they do.
+    """Return the layers with their work.
 
     Args:
-        measured: What they take.
-        work: What the graph's nodes do; None where there is no ONNX graph.
+        measured: Times of the layers.
+        work: Work of the graph's nodes; None without an ONNX graph.
         peaks: The roof, or None.
     """
     works: Sequence[LayerWork | None] = [None] * len(measured.layers)
@@ -173,9 +173,10 @@ def _row(layer: LayerTime, work: LayerWork | None, total: float, peaks: Peaks | 
 
 
 def kind_rows(layers: Sequence[LayerRow]) -> tuple[KindRow, ...]:
-    """Return what each kind takes together, by falling time.
+    """Return the totals of each kind of work, by descending time.
 
-    What is reached is the mean over its layers, weighted by time: what the kind's time would shrink to at the roof.
+    The fraction reached is the mean over its layers, weighted by time: the fraction to which its time would shrink at
+    the roof.
     """
     total = sum(layer.ms for layer in layers)
     rows: list[KindRow] = []
@@ -183,9 +184,9 @@ def kind_rows(layers: Sequence[LayerRow]) -> tuple[KindRow, ...]:
         own = [layer for layer in layers if layer.kind == kind]
         if own:
             ms, gflop = sum(layer.ms for layer in own), sum(layer.gflop for layer in own)
-            told = [layer for layer in own if layer.reached is not None]
-            told_ms = sum(layer.ms for layer in told)
-            reached = sum(layer.ms * (layer.reached or 0.0) for layer in told) / told_ms if told_ms else None
+            known = [layer for layer in own if layer.reached is not None]
+            known_ms = sum(layer.ms for layer in known)
+            reached = sum(layer.ms * (layer.reached or 0.0) for layer in known) / known_ms if known_ms else None
             rows.append(
                 KindRow(
                     kind, len(own), ms, ms / total if total else 0.0, gflop, gflop / ms * 1e3 if ms else 0.0, reached

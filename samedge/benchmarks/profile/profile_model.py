@@ -1,4 +1,4 @@
-"""From the name of a model to the profile of one of its graphs."""
+"""Profiling of a model's graph, given the name of the model."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from samedge.errors import BackendUnavailableError, SamedgeError, UsageError
 from samedge.types import Progress
 
 _HOST_CLOCK: Final = (
-    "onnxruntime times its nodes on the host: on an accelerator, that is what starting them takes, not what they take"
+    "onnxruntime times its nodes on the host: on an accelerator, this is the time to launch them, not to run them"
 )
 ROLES: Final[tuple[str, ...]] = get_args(GraphRole)
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileOptions:
-    """How a graph is profiled.
+    """Options of a profile.
 
     Attributes:
         graph: Role of the graph in its bundle.
-        backend: What runs it; "auto" for the first that works here.
-        device: Where.
+        backend: The backend; "auto" for the first available one.
+        device: The device.
         threads: CPU threads; None for all physical cores.
-        runs: Runs that count.
+        runs: Measured runs.
         sizes: Sizes of free axes by name.
         source: The ONNX graph that a plan was built from.
         peaks: Measure the roof.
-        force: Open a bundle that failed its parity check as well.
+        force: Also open a bundle that failed its parity check.
     """
 
     graph: str = "encoder"
@@ -66,14 +66,14 @@ def profile_model(
 
     Args:
         model: A bundle, a checkpoint or known name, or a graph file.
-        options: How.
-        command: How the program was called, for the record.
-        progress: Told what is done, and the share 0..1.
-        resolve: Makes a bundle of a checkpoint.
+        options: Options of the profile.
+        command: The command line, for the record.
+        progress: Called with a sentence and the completed fraction, 0..1.
+        resolve: Returns the bundle of a checkpoint.
 
     Raises:
-        UsageError: There is no such graph, or an option means nothing.
-        SamedgeError: It cannot be opened or run.
+        UsageError: There is no such graph, or an option is invalid.
+        SamedgeError: The model cannot be opened or run.
     """
     path, manifest, sizes = _graph_of(model, options, resolve)
     backend = _backend_for(path) if options.backend == AUTO else _named_backend(options.backend, path)
@@ -86,13 +86,13 @@ def profile_model(
         notes.append(_HOST_CLOCK)
     work = _work_of(path, options, measured, notes)
     if options.peaks:
-        progress("Measuring what the machine can do", 0.7)
+        progress("Measuring the peak performance of the machine", 0.7)
     peaks = _peaks(work, measured, options, notes) if options.peaks else None
     layers = layer_rows(measured, work, peaks)
     if is_busy():
-        notes.append("this machine was busy: times say little, shares something, operations and bytes all they should")
+        notes.append("the machine was busy: times are unreliable, shares less so; operations and bytes are unaffected")
     gflop = None if work is None else work.flops / 1e9
-    found = sum(layer.gflop for layer in layers)
+    attributed = sum(layer.gflop for layer in layers)
     return Profile(
         schema=SCHEMA,
         model=model,
@@ -106,7 +106,7 @@ def profile_model(
         layers_ms=measured.layers_ms,
         gflop=gflop,
         expected_gflop=_expected(manifest, options.graph, sizes),
-        attributed=found / gflop if gflop else None,
+        attributed=attributed / gflop if gflop else None,
         peaks=peaks,
         layers=layers,
         kinds=kind_rows(layers),
@@ -122,7 +122,7 @@ def _graph_of(
     if Path(model).suffix.lower() in GRAPH_SUFFIXES:
         return Path(model), None, sizes
     if options.graph not in ROLES:
-        raise UsageError(f"there is no graph {options.graph!r}", cure=f"Choose one of: {', '.join(ROLES)}")
+        raise UsageError(f"unknown graph {options.graph!r}", cure=f"Choose one of: {', '.join(ROLES)}")
     bundle = open_bundle(model if is_bundle(model) else resolve(model), force=options.force)
     side = bundle.manifest.input.image_size
     role: GraphRole = next(role for role in get_args(GraphRole) if role == options.graph)
@@ -130,14 +130,14 @@ def _graph_of(
 
 
 def _backend_for(path: Path) -> str:
-    """Return the first backend that works here and opens such files."""
+    """Return the first available backend that opens such files."""
     candidates = [backend for backend in BACKENDS if path.suffix in backend.suffixes]
     for backend in candidates:
         if backend.factory().probe().ok:
             return backend.name
     names = ", ".join(backend.name for backend in candidates) or "none"
     raise BackendUnavailableError(
-        f"no backend here opens {path.suffix or 'such'} files (those that could: {names})",
+        f"no available backend opens {path.suffix or 'such'} files (candidates: {names})",
         where=path,
         cure="See samedge info --backends",
     )
@@ -147,9 +147,9 @@ def _named_backend(name: str, path: Path) -> str:
     backend = find_backend(name)
     if path.suffix not in backend.suffixes:
         raise UsageError(
-            f"{backend.name} opens {' and '.join(backend.suffixes)} files, and this is none",
+            f"{backend.name} opens only {' and '.join(backend.suffixes)} files",
             where=path,
-            cure="Name such a file, with the graph that it was made from as --source",
+            cure="Give such a file, with the graph that it was made from as --source",
         )
     return backend.name
 
@@ -173,12 +173,12 @@ def _peaks(work: GraphWork | None, measured: LayerProfile, options: ProfileOptio
             dynamic=any(node.operator == "DynamicQuantizeMatMul" for node in nodes),
         )
     except SamedgeError as error:
-        notes.append(f"what the machine can do was not measured: {error.what}")
+        notes.append(f"the peak performance was not measured: {error.what}")
         return None
 
 
 def _expected(manifest: Manifest | None, graph: str, sizes: Mapping[str, int]) -> float | None:
-    """What the torch model needs for the same; the parts of a split decoder, and other prompts, are other work."""
+    """Return the torch model's operations for the same work; None for parts of a split decoder and other prompts."""
     if manifest is None:
         return None
     if graph == "encoder":

@@ -1,1 +1,1 @@
-"""Reference packages that measurements are compared with."""
+"""The reference packages that samedge is compared with."""

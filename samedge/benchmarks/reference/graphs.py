@@ -1,6 +1,6 @@
-"""The graphs to beat: what the reference packages' models become by torch's exporter alone.
+"""Baseline graphs: the reference packages' models, exported by torch alone.
 
-Called in child processes, so that neither torch nor its memory is in the process that measures.
+Called in child processes, so that neither torch nor its memory is in the measuring process.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ DECODER_INPUTS = (
 DECODER_OUTPUTS = ("masks", "iou_predictions", "low_res_masks")
 
 
-def write_encoder_input(picture: str, image_size: int, folder: str) -> None:
-    """Write ``image.npy``, a picture as encoders take it: float32 ``[1, 3, S, S]``.
+def write_encoder_input(image: str, image_size: int, folder: str) -> None:
+    """Write ``image.npy``, an image as the encoder's input: float32 ``[1, 3, S, S]``.
 
     Args:
-        picture: Path of an image file.
+        image: Path of an image file.
         image_size: S.
-        folder: Where to write.
+        folder: Folder of the file.
     """
-    bgr = as_bgr(picture)
+    bgr = as_bgr(image)
     geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
     np.save(Path(folder) / "image.npy", normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD))
 
@@ -47,8 +47,8 @@ def write_plain_encoder(source: str, image: str, folder: str) -> None:
 
     Args:
         source: Path, known name, or "seeded:NAME" of a checkpoint.
-        image: Path of the input whose embedding by torch is written: npy, float32 ``[1, 3, S, S]``.
-        folder: Where to write.
+        image: Path of the input whose embedding torch computes: npy, float32 ``[1, 3, S, S]``.
+        folder: Folder of the files.
 
     Raises:
         BenchmarkError: The reference package's encoder does not run at this size.
@@ -73,12 +73,12 @@ def write_plain_encoder(source: str, image: str, folder: str) -> None:
 def write_meta_decoder(source: str, folder: str) -> None:
     """Write ``decoder.onnx``, Meta's decoder with all four masks, and ``decoder_low_res.onnx``, which ends earlier.
 
-    The second has no masks at the size of the image: the part that samedge's decoder is to be compared with. The class
-    that is exported is that of mobile_sam: that of segment-anything 1.0 freezes the crop of the traced image.
+    The second gives no masks at image size: it is the part to compare samedge's decoder with. The exported class is
+    mobile_sam's, because that of segment-anything 1.0 freezes the crop of the traced image.
 
     Args:
         source: Path, known name, or "seeded:NAME" of a checkpoint.
-        folder: Where to write.
+        folder: Folder of the files.
     """
     sam, config = reference_of(source)
     mobile_sam()
@@ -109,5 +109,5 @@ def write_meta_decoder(source: str, folder: str) -> None:
 
 def _export(module: Any, example: tuple[Any, ...], path: Path, **names: Any) -> None:
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's own, about itself and about sizes that are constant
+        warnings.simplefilter("ignore")  # the tracer's warnings about itself and about constant sizes
         torch.onnx.export(module, example, str(path), dynamo=False, opset_version=OPSET, **names)

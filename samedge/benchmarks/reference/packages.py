@@ -1,11 +1,11 @@
-"""The reference packages, made importable beside a CPU build of torch, and built for the sizes of a configuration.
+"""The reference packages, made importable beside a CPU build of torch, and their models in the sizes of a config.
 
-They are what samedge is measured and tested against, and are not needed for anything else: nothing is imported before
-one of the functions is called. All modules are untyped, hence `Any`. The home of torch in this subpackage.
+They serve measurements and tests only: nothing is imported before one of the functions is called. All modules are
+untyped, hence `Any`.
 
-torchvision is needed by segment-anything and mobile_sam. The wheel on PyPI is compiled for a CUDA build of torch, so
-beside a CPU build its compiled part cannot load and its import stops at an operator that does not exist. Declaring
-the two operators makes the genuine Python package work.
+segment-anything and mobile_sam need torchvision. Its wheel on PyPI is compiled for a CUDA build of torch, so beside a
+CPU build its compiled part cannot load and its import fails on a missing operator. Declaring the two operators makes
+the genuine Python package work.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from samedge.models.sam.registry import recognise
 from samedge.models.sam.seeded import seeded_config, seeded_state
 
 _torch: Any = torch  # its library functions are untyped
-_libraries: list[Any] = []  # a library's operators go when it is collected
+_libraries: list[Any] = []  # operators disappear when their library is garbage-collected
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy non-maximum suppression, as torchvision defines it: ``[N, 4]`` and ``[N]`` to kept indices."""
+    """Return the indices kept by torchvision's greedy non-maximum suppression of ``[N, 4]`` boxes, ``[N]`` scores."""
     order = scores.argsort(descending=True, stable=True)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept = []
@@ -44,7 +44,7 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         corner = torch.maximum(boxes[best, :2], boxes[order, :2])
         size = (torch.minimum(boxes[best, 2:], boxes[order, 2:]) - corner).clamp(min=0)
         shared = size[:, 0] * size[:, 1]
-        # As the compiled operator: float32 IoUs, a float64 threshold, and boxes without area (NaN) stay.
+        # Like the compiled operator: float32 IoUs, a float64 threshold, and boxes without area (NaN) are kept.
         order = order[~((shared / (area[best] + area[order] - shared)).double() > iou_threshold)]
     return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.int64)
 
@@ -82,12 +82,12 @@ def quiet_import(name: str) -> Any:
     """Return a module that needs torchvision, without the warnings of its import.
 
     Raises:
-        MissingExtraError: It, or something that it needs, is not installed.
+        MissingExtraError: The module, or one that it needs, is not installed.
     """
     try:
         torchvision()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecated timm paths; five names of timm's registry overwritten
+            warnings.simplefilter("ignore")  # deprecated timm paths; five overwritten names in timm's registry
             return import_module(name)
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or name, EXTRA, f"Measuring against {name}") from error
@@ -98,7 +98,7 @@ def segment_anything() -> Any:
     """Return the module segment_anything.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The package is not installed.
     """
     return quiet_import("segment_anything")
 
@@ -108,13 +108,13 @@ def mobile_sam() -> Any:
     """Return the module mobile_sam.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The package is not installed.
     """
     return quiet_import("mobile_sam")
 
 
 def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
-    """Return a `segment_anything.modeling.Sam` of these sizes with these weights, in evaluation mode.
+    """Return a `segment_anything.modeling.Sam` with these sizes and weights, in evaluation mode.
 
     Args:
         state: Weights under Meta's key names; loaded strictly.
@@ -122,10 +122,10 @@ def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
     """
     package, encoder = segment_anything(), config.encoder
     if not isinstance(encoder, ViTConfig):
-        raise TypeError("for a TinyViT use reference_mobile_sam")
+        raise TypeError("not a ViT: use reference_mobile_sam")
     windows = {size for size in encoder.window_sizes if size} or {0}
     if len(windows) > 1:
-        raise ValueError("Meta's encoder has windows of one size only")
+        raise ValueError("Meta's encoder supports a single window size")
     image_encoder = package.modeling.ImageEncoderViT(
         img_size=encoder.image_size,
         patch_size=encoder.patch_size,
@@ -144,9 +144,9 @@ def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
 
 
 def reference_mobile_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
-    """Return a `mobile_sam.modeling.Sam` of these sizes with these weights, in evaluation mode.
+    """Return a `mobile_sam.modeling.Sam` with these sizes and weights, in evaluation mode.
 
-    Its TinyViT ends in ``view(B, 64, 64, C)``: its encoder does not run at other sizes than 1024 px.
+    Its TinyViT ends in ``view(B, 64, 64, C)``, so its encoder runs at 1024 px only.
 
     Args:
         state: Weights under MobileSAM's key names; loaded strictly.
@@ -154,7 +154,7 @@ def reference_mobile_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
     """
     package, encoder = mobile_sam(), config.encoder
     if not isinstance(encoder, TinyViTConfig):
-        raise TypeError("for a ViT use reference_sam")
+        raise TypeError("not a TinyViT: use reference_sam")
     image_encoder = package.modeling.TinyViT(
         img_size=encoder.image_size,
         num_classes=1000,
@@ -199,12 +199,12 @@ def _assemble(package: Any, image_encoder: Any, config: SamConfig, state: Mappin
 
 
 def package_of(config: SamConfig) -> Any:
-    """Return the reference package that has the encoder of these sizes."""
+    """Return the reference package of the encoder."""
     return mobile_sam() if isinstance(config.encoder, TinyViTConfig) else segment_anything()
 
 
 def reference_of(source: str) -> tuple[Any, SamConfig]:
-    """Return the reference model of a checkpoint, in evaluation mode, and its sizes.
+    """Return the reference model of a checkpoint, in evaluation mode, and its configuration.
 
     Args:
         source: Path, known name, or "seeded:NAME".
@@ -219,23 +219,23 @@ def reference_of(source: str) -> tuple[Any, SamConfig]:
         state = seeded_state(config)
     else:
         checkpoint = read_checkpoint(find_checkpoint(source))
-        found = recognise(checkpoint)
-        config = found.config
-        # MobileSAM's own code has the batch norms that samedge folds.
-        state = checkpoint.state if isinstance(config.encoder, TinyViTConfig) else found.state
+        recognised = recognise(checkpoint)
+        config = recognised.config
+        # MobileSAM's own code keeps the batch norms that samedge folds.
+        state = checkpoint.state if isinstance(config.encoder, TinyViTConfig) else recognised.state
     build = reference_mobile_sam if isinstance(config.encoder, TinyViTConfig) else reference_sam
     return build(state, config).requires_grad_(requires_grad=False), config
 
 
 def write_seeded_state(name: str, path: str) -> None:
-    """Write random weights as a state dict that any torch reads.
+    """Write random weights as a state dict for torch.
 
     Args:
-        name: Of the architecture.
+        name: Name of the architecture.
         path: The file.
 
     Raises:
-        UsageError: There are no such weights.
+        UsageError: The architecture is unknown.
     """
     if name.lower().startswith(("yolo", "fastsam")):
         from samedge.models.yolo.seeded import seeded_yolo
@@ -246,6 +246,6 @@ def write_seeded_state(name: str, path: str) -> None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Set on how many CPU threads torch runs; None leaves it as it is."""
+    """Set the number of torch's CPU threads; None leaves it unchanged."""
     if threads is not None:
         torch.set_num_threads(threads)

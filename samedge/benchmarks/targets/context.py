@@ -1,4 +1,4 @@
-"""What all rows of a benchmark share: options, artefacts, and memory that was measured already."""
+"""State shared by all rows of the benchmark: settings, artefacts, and memory already measured."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CPU_BACKENDS: Final = ("onnxruntime", "openvino")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure.
+    """Settings of the measurement.
 
     Attributes:
-        rounds: Rounds that count.
-        warm_ups: Rounds before them that do not.
-        threads: CPU threads of every contender; None leaves baselines their default and gives ours all cores.
-        memory: Measure memory too, in child processes.
-        masks_of: Weights whose masks are compared: trained ones.
-        form: How global attention is laid out in our encoders.
+        rounds: Measured rounds.
+        warm_ups: Warm-up rounds.
+        threads: CPU threads of every contender; None leaves baselines their default and gives samedge all cores.
+        memory: Also measure memory, in child processes.
+        masks_of: Trained weights whose masks are compared.
+        form: Form of global attention in samedge's encoders.
         everything_points: Points along each side of the grid for models other than `masks_of`.
-        models: In place of those that each row names.
+        models: Weights used in place of each row's own.
     """
 
     rounds: int = 5
@@ -48,9 +48,9 @@ class Bench:
     """A run of the benchmark.
 
     Attributes:
-        settings: How to measure.
-        artefacts: Makes and finds graphs.
-        say: Called with a sentence about what is being done.
+        settings: Settings of the measurement.
+        artefacts: Source of graphs.
+        say: Called with progress.
     """
 
     settings: Settings
@@ -59,17 +59,17 @@ class Bench:
     _memory: dict[bytes, MemoryUse] = field(default_factory=dict)
 
     def memory(self, variant: Variant) -> MemoryUse | None:
-        """Return what a variant needs, measured once; None where memory is not wanted."""
+        """Return the memory use of a variant, measured once; None if memory is not measured."""
         if not self.settings.memory:
             return None
         key = msgspec.json.encode([variant.target, variant.arguments])
         if key not in self._memory:
-            self.say(f"Memory of {variant.name}")
+            self.say(f"Measuring the memory of {variant.name}")
             self._memory[key] = variant.memory()
         return self._memory[key]
 
     def interleave(self, contenders: list[Contender]) -> dict[str, Timing]:
-        """Times contenders in turn; the first is the baseline."""
+        """Time contenders in turn; the first is the baseline."""
         settings = self.settings
         names, total = ", ".join(contender.name for contender in contenders), settings.warm_ups + settings.rounds
         return interleave(
@@ -81,18 +81,18 @@ class Bench:
 
 
 def missing_backend(name: str) -> str:
-    """Return why a backend does not work here, and what to do; empty if it does."""
-    found = availability(name)
-    return "" if found.ok else ". ".join(part for part in (found.reason, found.cure) if part)
+    """Return the reason and the cure for an unavailable backend; empty if it is available."""
+    state = availability(name)
+    return "" if state.ok else ". ".join(part for part in (state.reason, state.cure) if part)
 
 
 def cpu_backends() -> list[str]:
-    """Return the CPU backends that work here.
+    """Return the available CPU backends.
 
     Raises:
-        BenchmarkError: None does.
+        BenchmarkError: No CPU backend is available.
     """
     names = [name for name in CPU_BACKENDS if not missing_backend(name)]
     if not names:
-        raise BenchmarkError("no backend for processors works here", cure=missing_backend(CPU_BACKENDS[0]))
+        raise BenchmarkError("no CPU backend is available", cure=missing_backend(CPU_BACKENDS[0]))
     return names

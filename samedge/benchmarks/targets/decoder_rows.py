@@ -1,7 +1,7 @@
-"""Rows about the decoder: many prompts of one point on one image, ours against Meta's graph prompt by prompt.
+"""Decoder rows: several single-point prompts on one image, samedge against Meta's graph prompt by prompt.
 
-Meta's graph goes on to draw masks at the size of the image. It is compared without that part, cut off behind the masks
-at low resolution, because that is what ours gives; a note has the time of the whole graph.
+Meta's graph also draws masks at image size. It is compared without that part, cut off after the low-resolution masks,
+which are the output of samedge's decoder; a note gives the time of the whole graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from samedge.bundle.manifest import SPLIT_ROLES
 
 BASELINE: Final = "Meta's decoder in onnxruntime, prompt by prompt"
 PROMPTS: Final = {"decoder-1": 1, "decoder-8": 8, "decoder-16": 16}
-"""Prompts of each row."""
+"""Number of prompts of each row."""
 
 _FILES: Final = "decoder_low_res.onnx"
 
@@ -28,7 +28,7 @@ def decoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Ro
     """Yield the wanted rows for a model.
 
     Args:
-        bench: How to measure.
+        bench: The benchmark run.
         model: Path, known name, or "seeded:NAME".
         wanted: Names of rows.
     """

@@ -1,4 +1,4 @@
-"""Rows about the image encoder: ours on each backend and in each precision, against the plain export in onnxruntime."""
+"""Encoder rows: samedge on each backend and in each precision, against the plain export in onnxruntime."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BASELINE: Final = "plain export in onnxruntime"
 
 @dataclass(frozen=True, slots=True)
 class EncoderRow:
-    """An encoder of ours.
+    """A row with one of samedge's encoders.
 
     Attributes:
         row: Name of the row.
-        backends: Which run it; the fastest of several counts. Empty for all that work here.
-        precision: Of the bundle.
-        calibrated: With ranges that are measured on images.
+        backends: Its backends, of which the fastest counts; empty for all available ones.
+        precision: Precision of the bundle.
+        calibrated: Use ranges measured on images.
     """
 
     row: str
@@ -50,7 +50,7 @@ ENCODER_ROWS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A row that can be measured: its bundle, and a variant for each backend."""
+    """A row ready to be measured: its bundle, and a variant per backend."""
 
     row: EncoderRow
     bundle: Path
@@ -58,21 +58,21 @@ class _Entry:
 
 
 def encoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model; all are timed in one process, in turn with one baseline.
+    """Yield the wanted rows for a model, all timed in one process, in turn with one baseline.
 
     Args:
-        bench: How to measure.
+        bench: The benchmark run.
         model: Path, known name, or "seeded:NAME".
         wanted: Names of rows.
     """
     entries: list[_Entry] = []
     for row in ENCODER_ROWS:
         if row.row in wanted:
-            found = _prepare(bench, model, row)
-            if isinstance(found, str):
-                yield Row(row=row.row, model=model, ours="", skipped=found)
+            entry = _prepare(bench, model, row)
+            if isinstance(entry, str):
+                yield Row(row=row.row, model=model, ours="", skipped=entry)
             else:
-                entries.append(found)
+                entries.append(entry)
     if not entries:
         return
     size = _manifest(entries[0].bundle).input.image_size
@@ -81,7 +81,7 @@ def encoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Ro
 
 
 def _prepare(bench: Bench, model: str, row: EncoderRow) -> _Entry | str:
-    """Return what can be measured, or why nothing can."""
+    """Return the prepared row, or the reason to skip it."""
     backends = row.backends or tuple(cpu_backends())
     for backend in backends:
         why = missing_backend(backend)
@@ -106,7 +106,7 @@ def _prepare(bench: Bench, model: str, row: EncoderRow) -> _Entry | str:
 def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, image: str) -> Iterator[Row]:
     graph = str(plain / "encoder.onnx")
     baseline = Variant(BASELINE, "plain_encoder", {"graph": graph, "image": image, "threads": bench.settings.threads})
-    # Rows may share a variant: "best" is one of the others.
+    # Rows may share variants: "best" is one of the others.
     variants = {variant.name: variant for entry in entries for variant in entry.variants}
     memory = {variant.name: bench.memory(variant) for variant in (baseline, *variants.values())}
     wanted = np.load(plain / "embedding.npy")
@@ -117,7 +117,7 @@ def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, imag
         contenders.append(Contender(variant.name, call))
         errors[variant.name] = largest_difference(call(), wanted)
     timings = bench.interleave(contenders)
-    contenders.clear()  # frees the sessions before anything else is measured
+    contenders.clear()  # releases the sessions before anything else is measured
     del call
     for entry in entries:
         best = min(entry.variants, key=lambda variant: timings[variant.name].wall.median)
@@ -149,15 +149,15 @@ def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, imag
 
 
 def _masks(bench: Bench, row: EncoderRow, backend: str) -> dict[str, Any]:
-    """Agreement of masks with torch, of weights that were trained, exported as this row's are."""
+    """Return the mask agreement with torch of trained weights, exported like this row's."""
     source = bench.settings.masks_of
     bundle = bench.artefacts.bundle(
         source, precision=row.precision, calibrated=row.calibrated, form=bench.settings.form
     )
-    bench.say(f"Masks of {source}, {row.precision} in {backend}")
+    bench.say(f"Comparing the masks of {source}, {row.precision} in {backend}")
     arguments = {"source": source, "bundle": str(bundle), "backend": backend, "threads": bench.settings.threads}
-    said: dict[str, Any] = call_in_child("samedge.benchmarks.measure.agreement:prompted_masks", arguments)
-    return said
+    agreement: dict[str, Any] = call_in_child("samedge.benchmarks.measure.agreement:prompted_masks", arguments)
+    return agreement
 
 
 def _manifest(bundle: Path) -> Manifest:

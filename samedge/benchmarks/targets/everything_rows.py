@@ -1,4 +1,4 @@
-"""Rows about segment everything: ours against Meta's ``SamAutomaticMaskGenerator`` in torch, with the same weights."""
+"""Segment-everything rows: samedge against Meta's ``SamAutomaticMaskGenerator`` in torch, with the same weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from samedge.benchmarks.measure.agreement import Agreement, agreement
-from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.measure.rounds import Contender
 from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS, seeded_thresholds
 from samedge.benchmarks.targets.context import Bench
@@ -26,10 +26,10 @@ _ALIKE: Final = 0.9
 
 
 def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model; all are timed in one process, in turn with one baseline.
+    """Yield the wanted rows for a model, all timed in one process, in turn with one baseline.
 
     Args:
-        bench: How to measure.
+        bench: The benchmark run.
         model: Path, known name, or "seeded:NAME".
         wanted: Names of rows.
     """
@@ -42,21 +42,21 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
     if model != DEMO:
         options |= {"points_per_side": settings.everything_points}
     if model.startswith(SEEDED):
-        bench.say("Looking for thresholds at which some masks stay")
-        options |= seeded_thresholds(str(bundle), str(PICTURES[0]), settings.everything_points, settings.threads)
+        bench.say("Choosing thresholds for random weights")
+        options |= seeded_thresholds(str(bundle), str(IMAGES[0]), settings.everything_points, settings.threads)
 
-    def theirs(picture: Path) -> Variant:
-        arguments = {"source": model, "image": str(picture), "options": options, "threads": settings.threads}
+    def theirs(image: Path) -> Variant:
+        arguments = {"source": model, "image": str(image), "options": options, "threads": settings.threads}
         return Variant(BASELINE, "meta_everything", arguments)
 
-    def ours(mode: str, picture: Path) -> Variant:
+    def ours(mode: str, image: Path) -> Variant:
         arguments = {
-            "bundle": str(bundle), "image": str(picture), "options": options, "mode": mode,
+            "bundle": str(bundle), "image": str(image), "options": options, "mode": mode,
             "backend": "onnxruntime", "threads": settings.threads,
         }  # fmt: skip
         return Variant(f"{mode} mode in onnxruntime", "everything", arguments)
 
-    first = PICTURES[0]
+    first = IMAGES[0]
     memory = {mode: bench.memory(ours(mode, first)) for mode in rows.values()}
     baseline_memory = bench.memory(theirs(first))
     contenders = [Contender(BASELINE, theirs(first).open())]
@@ -64,11 +64,11 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
     timings = bench.interleave(contenders)
     contenders.clear()
     bench.say("Comparing masks")
-    found = {mode: [ours(mode, picture).open()() for picture in PICTURES] for mode in {"exact", *rows.values()}}
+    results = {mode: [ours(mode, image).open()() for image in IMAGES] for mode in {"exact", *rows.values()}}
     for name, mode in rows.items():
-        against = _against_meta(found[mode], [theirs(picture) for picture in PICTURES]) if mode == "exact" else None
-        agreed = against or _against_exact(found[mode], found["exact"])
-        statistics = found[mode][0].statistics
+        against = _against_meta(results[mode], [theirs(image) for image in IMAGES]) if mode == "exact" else None
+        agreed = against or _against_exact(results[mode], results["exact"])
+        statistics = results[mode][0].statistics
         yield Row(
             row=name,
             model=model,

@@ -1,4 +1,4 @@
-"""What a new process does first, with its times. Called in child processes; imports nothing that it wants to time."""
+"""Timed first calls of a new process. Called in child processes; must not import anything that it times."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _IMPORT: Final = "from time import perf_counter as t; a = t(); import samedge; p
 
 
 def import_time() -> float:
-    """Return the seconds that ``import samedge`` takes in a process that did nothing before."""
-    done = subprocess.run(  # noqa: S603 - no input but this
+    """Return the seconds that ``import samedge`` takes in a fresh process."""
+    done = subprocess.run(  # noqa: S603 - constant arguments
         [sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True
     )
     return float(done.stdout)
 
 
 def begin(bundle: str, image: str, backend: str, threads: int | None) -> dict[str, Any]:
-    """Load a bundle, encode a picture and asks a point, several times; return seconds.
+    """Load a bundle, then encode an image and decode a point several times; return times in seconds.
 
     Args:
         bundle: Path of the bundle.
-        image: Path of a picture.
-        backend: Which runs it, on the CPU.
+        image: Path of an image.
+        backend: Backend of the bundle, on the CPU.
         threads: CPU threads; None for all physical cores.
 
     Returns:
-        ``load``; ``first_mask``, from before the import of what runs bundles to the first mask; and lists of the times
-        of each call: ``encode``, ``decode``.
+        ``load``; ``first_mask``, from before the imports to the first mask; and lists with the time of each call,
+        ``encode`` and ``decode``.
     """
     start = perf_counter()
     from samedge.api.load import load
@@ -40,7 +40,7 @@ def begin(bundle: str, image: str, backend: str, threads: int | None) -> dict[st
 
     predictor = load(bundle, backend, "cpu", threads=threads, force=True)
     loaded = perf_counter()
-    bgr = as_bgr(image)  # not in a call of its own: it is the import of OpenCV that takes long
+    bgr = as_bgr(image)  # not timed separately: most of it is the import of OpenCV
     encode, decode, first_mask = [], [], 0.0
     for _ in range(CALLS):
         before = perf_counter()

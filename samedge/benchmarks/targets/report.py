@@ -27,7 +27,7 @@ _WORDS: Final = {
 
 
 def _pair(ours: float | None, baseline: float | None) -> str:
-    """Two sizes in bytes as MB, and their ratio."""
+    """Return two sizes in bytes as MB, with their ratio."""
     if ours is None:
         return NOTHING
     text = f"{short(ours / 1e6)}"
@@ -106,11 +106,11 @@ _WIDE: Final = 180
 
 
 def targets_table(rows: Sequence[Row], width: int) -> Table:
-    """Return the table as a terminal shows it.
+    """Return the rows as a terminal table.
 
     Args:
-        rows: What was measured.
-        width: Columns of the terminal. On a narrow one, only what tells most is shown.
+        rows: Measured rows.
+        width: Width of the terminal in characters; a narrow one has only the main columns.
     """
     columns = [column for column in COLUMNS if width >= _WIDE or column[0] in _TELLING]
     styles = []
@@ -123,7 +123,7 @@ def targets_table(rows: Sequence[Row], width: int) -> Table:
 
 
 def markdown(report: Report) -> str:
-    """Return the report as Markdown: the table, the notes of each row, and where it was measured."""
+    """Return the report as Markdown: table, notes, and conditions."""
     cells = ([cell(row) for _, cell in COLUMNS] for row in report.rows)
     text = "# Targets\n\n" + markdown_table([heading for heading, _ in COLUMNS], cells)
     noted = [row for row in report.rows if row.notes]
@@ -133,7 +133,7 @@ def markdown(report: Report) -> str:
 
 
 def flat(row: Row) -> dict[str, str | float | int | None]:
-    """Return a row as one number, or one word, a column."""
+    """Return a row as one number or word per column."""
     values: dict[str, str | float | int | None] = {
         "row": row.row,
         "what": row.what,
@@ -168,15 +168,15 @@ def flat(row: Row) -> dict[str, str | float | int | None]:
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return rows as CSV, one line each."""
+    """Return the rows as CSV."""
     return csv_records([flat(row) for row in rows], "row")
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write the report in all formats, in place of an older one, and return the paths.
+    """Write the report in all formats, replacing an older one, and return the paths.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: A file cannot be written.
     """
     texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), json_text(report)), strict=True))
     return write_texts(texts, folder, NAME)

@@ -1,4 +1,4 @@
-"""What a benchmark says: one record a row, with what was measured, what was wanted, and whether it was reached."""
+"""Report of the targets: one record per row, with its figures, its goals, and their outcomes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from samedge.benchmarks.measure.rounds import Spread, Timing
 from samedge.errors import BenchmarkError, storage_errors
 
 SCHEMA: Final = 1
+_CURE: Final = "Give a JSON report that this version of python -m samedge.benchmarks wrote"
 
 Figure: TypeAlias = Literal[
     "speed", "memory", "file", "peak_gb", "error", "recall", "precision", "first", "second", "import_ms", "first_mask_s"
 ]
-"""What can be wanted of a row:
+"""Figures that goals refer to:
 
-* ``speed``: how many times as fast as the baseline; ``memory``, ``file``: share of the baseline's peak memory and size;
+* ``speed``: speed-up over the baseline; ``memory``, ``file``: fraction of the baseline's peak memory and file size;
 * ``peak_gb``: peak memory, 1e9 bytes; ``error``: largest absolute difference from the reference;
-* ``recall``, ``precision``: of the masks that are wanted;
-* ``first``, ``second``: these calls, as multiples of a warm one;
-* ``import_ms``: milliseconds to import the package; ``first_mask_s``: seconds from nothing to a mask, less one encode.
+* ``recall``, ``precision``: of the reference masks;
+* ``first``, ``second``: time of these calls as a multiple of a warm one;
+* ``import_ms``: milliseconds to import the package; ``first_mask_s``: seconds from start to a mask, less one encode.
 """
 AT_LEAST: Final[frozenset[Figure]] = frozenset(("speed", "recall", "precision"))
-"""Figures of which more is better; of all others less is."""
+"""Figures where more is better; for all others, less is."""
 
 
 class HasSchema(Protocol):
-    """A record that says which version of its format it is in."""
+    """A record that names the version of its format."""
 
     @property
     def schema(self) -> int:
@@ -41,12 +42,12 @@ R = TypeVar("R", bound=HasSchema)
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """What is wanted of a figure.
+    """The goal of a figure.
 
     Attributes:
-        figure: Which.
-        reach: What is wanted.
-        stretch: What would be very good; None where nothing is said.
+        figure: The figure.
+        reach: The target.
+        stretch: The stretch target; None if there is none.
     """
 
     figure: Figure
@@ -55,7 +56,7 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A goal and what became of it; `value` is None where the figure was not measured."""
+    """A goal with its outcome; `value` is None if the figure was not measured."""
 
     goal: Goal
     value: float | None
@@ -67,23 +68,23 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
     Attributes:
-        row: Name of the row, as ``--rows`` takes it.
-        model: Weights.
-        ours: What is compared.
-        what: What is measured.
-        baseline: What it is compared with.
-        skipped: Why nothing was measured; empty if it was.
+        row: Name of the row, as given to ``--rows``.
+        model: The weights.
+        ours: The variant of samedge.
+        what: Description of the measured work.
+        baseline: Description of the baseline.
+        skipped: Reason why nothing was measured; empty if something was.
         baseline_timing: Times of the baseline.
-        timing: Times of ours; its ratio is that to the baseline.
-        own_ratio: In place of a ratio to a baseline: a call as a multiple of an own warm one.
+        timing: Times of samedge, with their ratio to the baseline.
+        own_ratio: Instead of a ratio to a baseline: a call as a multiple of samedge's own warm call.
         baseline_memory: Memory of the baseline.
-        memory: Memory of ours.
+        memory: Memory of samedge.
         baseline_bytes: Size of the baseline's file.
-        bytes: Size of ours.
+        bytes: Size of samedge's file.
         error: Largest absolute difference from the reference.
-        mask_iou: Mean IoU of masks with those of the reference.
-        figures: Numbers that goals speak of, and others worth knowing.
-        outcomes: Goals, and what became of them.
+        mask_iou: Mean IoU with the reference masks.
+        figures: Figures of the goals, and further ones.
+        outcomes: The goals with their outcomes.
         notes: Sentences.
     """
 
@@ -108,13 +109,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Rows, and where and how they were measured.
+    """Rows, and the conditions of the measurement.
 
     Attributes:
         schema: Version of this format.
         machine: Facts by name.
         settings: Options by name.
-        rows: In the order in which they were measured.
+        rows: The rows, in the order of measurement.
     """
 
     schema: int
@@ -124,7 +125,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def judged(row: Row, goals: tuple[Goal, ...]) -> Row:
-    """Return a row with its figures filled in from what was measured, and judged."""
+    """Return a row with its figures filled in and its goals judged."""
     figures = {**_figures(row), **row.figures}
     outcomes = tuple(_outcome(goal, figures.get(goal.figure)) for goal in goals)
     return msgspec.structs.replace(row, figures=figures, outcomes=outcomes)
@@ -155,33 +156,35 @@ def _outcome(goal: Goal, value: float | None) -> Outcome:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report that was written as JSON.
+    """Read a JSON report.
 
     Raises:
-        BenchmarkError: It is none.
-        StorageError: It cannot be read.
+        BenchmarkError: The file is not a report.
+        StorageError: The file cannot be read.
     """
     return read_record(path, Report, SCHEMA)
 
 
 def read_record(path: Path, kind: type[R], schema: int) -> R:
-    """Read a record that has a schema.
+    """Read a record of a known schema.
 
     Args:
         path: The JSON file.
-        kind: Of the record.
-        schema: That can be read.
+        kind: Class of the record.
+        schema: The supported version.
 
     Raises:
-        BenchmarkError: It is none.
-        StorageError: It cannot be read.
+        BenchmarkError: The file is not such a record.
+        StorageError: The file cannot be read.
     """
     with storage_errors(path, "read"):
         data = path.read_bytes()
     try:
         record = msgspec.json.decode(data, type=kind)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise BenchmarkError(f"this is no report of a benchmark: {error}", where=path) from error
+        raise BenchmarkError(f"not a benchmark report: {error}", where=path, cure=_CURE) from error
     if record.schema != schema:
-        raise BenchmarkError(f"the report has schema {record.schema}, and this samedge reads {schema}", where=path)
+        raise BenchmarkError(
+            f"the report has schema {record.schema}, and this samedge reads {schema}", where=path, cure=_CURE
+        )
     return record

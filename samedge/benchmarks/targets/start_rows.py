@@ -1,6 +1,6 @@
-"""Rows about beginnings: the first calls against warm ones, the import, and the way from nothing to the first mask.
+"""Start-up rows: first calls against warm ones, the import, and the time to the first mask.
 
-Each round is a child process of its own: a process has only one first call.
+Each round is a separate child process, because a process has only one first call.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, Final
 
-from samedge.benchmarks.measure.artefacts import PICTURES
+from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.rounds import spread_of
 from samedge.benchmarks.targets.context import Bench, cpu_backends
@@ -25,10 +25,10 @@ _COLD_CALLS: Final = 2
 
 
 def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model; one for each backend.
+    """Yield the wanted rows for a model, one per backend.
 
     Args:
-        bench: How to measure.
+        bench: The benchmark run.
         model: Path, known name, or "seeded:NAME".
         wanted: Names of rows.
     """
@@ -37,7 +37,7 @@ def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]
     bundle = bench.artefacts.bundle(model, form=bench.settings.form)
     for backend in cpu_backends():
         arguments = {
-            "bundle": str(bundle), "image": str(PICTURES[0]), "backend": backend, "threads": bench.settings.threads,
+            "bundle": str(bundle), "image": str(IMAGES[0]), "backend": backend, "threads": bench.settings.threads,
         }  # fmt: skip
         rounds = []
         for turn in range(bench.settings.rounds):
@@ -50,7 +50,7 @@ def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]
 
 
 def import_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the row of the import, if it is wanted; there is no model in it."""
+    """Yield the row of the import, if wanted; it has no model."""
     if IMPORT not in wanted:
         return
     times = []
@@ -70,16 +70,16 @@ def import_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row
 
 
 def _first_calls(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> Row:
-    """Encoder and decoder: the worse of the two counts."""
+    """Return the row of the first calls, whose figures are the worse of encoder and decoder."""
     figures: dict[str, float] = {}
     spreads = {}
     for part in ("encode", "decode"):
         for place, name in enumerate(("first", "second")):
-            spread = spread_of([said[part][place] / median(said[part][_COLD_CALLS:]) for said in rounds])
+            spread = spread_of([times[part][place] / median(times[part][_COLD_CALLS:]) for times in rounds])
             spreads[f"{part}, {name}"] = spread
             figures[f"{part}_{name}"] = spread.median
             figures[name] = max(figures.get(name, 0.0), spread.median)
-    warm = {part: median(median(said[part][_COLD_CALLS:]) for said in rounds) for part in ("encode", "decode")}
+    warm = {part: median(median(times[part][_COLD_CALLS:]) for times in rounds) for part in ("encode", "decode")}
     return Row(
         row=FIRST_CALLS,
         model=model,
@@ -94,9 +94,8 @@ def _first_calls(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> 
 
 
 def _first_mask(model: str, backend: str, rounds: Sequence[dict[str, Any]]) -> Row:
-    left = [said["first_mask"] - median(said["encode"][_COLD_CALLS:]) for said in rounds]
-    spread = spread_of(left)
-    loads = spread_of([said["load"] for said in rounds])
+    spread = spread_of([times["first_mask"] - median(times["encode"][_COLD_CALLS:]) for times in rounds])
+    loads = spread_of([times["load"] for times in rounds])
     return Row(
         row=FIRST_MASK,
         model=model,

@@ -1,4 +1,4 @@
-"""The table of targets: which rows there are, with which weights, and what is wanted of each."""
+"""The table of targets: its rows, their weights and their goals."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Target:
     """A row of the table.
 
     Attributes:
-        name: What ``--rows`` takes.
-        what: What is measured.
-        baseline: What it is compared with.
-        measure: The group that it belongs to.
-        models: Weights: random ones where only speed and memory count.
-        goals: What is wanted.
+        name: Name of the row, for ``--rows``.
+        what: Description of the measured work.
+        baseline: Description of the baseline.
+        measure: The group it belongs to.
+        models: Its weights; random ones if only speed and memory count.
+        goals: Its goals.
     """
 
     name: str
@@ -123,26 +123,26 @@ ROWS: Final = tuple(target.name for target in TARGETS)
 
 
 def chosen_targets(rows: Sequence[str]) -> tuple[Target, ...]:
-    """Return the targets of these names, in the order of the table; all for none.
+    """Return the targets with the given names, in the order of the table; all if none are given.
 
     Raises:
-        UsageError: There is no such row.
+        UsageError: A row is unknown.
     """
     for name in rows:
         if name not in ROWS:
-            raise UsageError(f"there is no row {name!r}", where="--rows", cure=f"Choose of: {', '.join(ROWS)}")
+            raise UsageError(f"unknown row {name!r}", where="--rows", cure=f"Choose from: {', '.join(ROWS)}")
     return tuple(target for target in TARGETS if not rows or target.name in rows)
 
 
 def measure_targets(bench: Bench, rows: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield the rows of the table as they are measured, judged; those that cannot be measured say why.
+    """Yield the judged rows of the table as they are measured; a skipped row gives the reason.
 
     Args:
-        bench: How to measure.
+        bench: The benchmark run.
         rows: Names; none for all.
 
     Raises:
-        UsageError: There is no such row, no such model, or an option means nothing.
+        UsageError: A row or a model is unknown, or an option is invalid.
     """
     targets = chosen_targets(rows)
     by_name = {target.name: target for target in targets}
@@ -156,7 +156,7 @@ def measure_targets(bench: Bench, rows: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def _without_failures(measure: Measure, bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a group; if it fails, those that are not there yet are skipped, with the reason."""
+    """Yield the rows of a group; if it fails, the remaining ones are skipped, with the reason."""
     left = list(wanted)
     try:
         for row in measure(bench, model, wanted):

@@ -1,7 +1,7 @@
-"""The contenders: each function loads one way to do some work and returns a callable that does it once.
+"""The contenders: each function loads one implementation and returns a callable that does its work once.
 
-All arguments are JSON, so that a variant can be loaded here to be timed, or in a child process to see what memory it
-needs.
+All arguments are JSON values, so that a variant can be loaded here, to be timed, or in a child process, to measure its
+memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from samedge.errors import missing_extra
 from samedge.runtime.decoder.decoders import SplitDecoder, WholeDecoder
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 SEED: Final = 20
@@ -36,12 +36,12 @@ _DECODER_ROLES: Final[tuple[GraphRole, ...]] = (*SPLIT_ROLES, "decoder")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to do some work, by name.
+    """A named implementation.
 
     Attributes:
-        name: What it is called in reports.
+        name: Its name in reports.
         loader: Name of a function of this module.
-        arguments: For the function, as JSON.
+        arguments: Arguments of the function, as JSON values.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Variant:
 
     @property
     def target(self) -> str:
-        """The function as child processes find it."""
+        """Full name of the function, for child processes."""
         return f"{__name__}:{self.loader}"
 
     def open(self) -> Callable[[], Any]:
-        """Load it in this process."""
-        found: Callable[[], Any] = find_target(self.target)(**self.arguments)
-        return found
+        """Load the variant in this process."""
+        call: Callable[[], Any] = find_target(self.target)(**self.arguments)
+        return call
 
     def memory(self) -> MemoryUse:
-        """Load and calls it in a process of its own, and returns what that needed."""
+        """Load and call the variant in a child process, and return its memory use."""
         return measure_memory(self.target, self.arguments)
 
 
 def plain_session(graph: str | Path, threads: int | None) -> Any:
-    """Return an onnxruntime session on the CPU as everybody opens one: nothing set but the number of threads.
+    """Return an onnxruntime session on the CPU with default options, except the number of threads.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -80,7 +80,7 @@ def plain_session(graph: str | Path, threads: int | None) -> Any:
 
 
 def plain_encoder(graph: str, image: str, threads: int | None) -> Callable[[], FloatArray]:
-    """An encoder that another exporter wrote, in a plain session.
+    """Load another exporter's encoder in a plain session.
 
     Args:
         graph: Path of the graph.
@@ -98,12 +98,12 @@ def plain_encoder(graph: str, image: str, threads: int | None) -> Callable[[], F
 
 
 def encoder(bundle: str, image: str, backend: str, threads: int | None) -> Callable[[], FloatArray]:
-    """The encoder of a bundle.
+    """Load the encoder of a bundle.
 
     Args:
         bundle: Path of the bundle.
         image: Path of its input, npy.
-        backend: Which runs it, on the CPU.
+        backend: Backend of the bundle, on the CPU.
         threads: CPU threads; None for all physical cores.
     """
     path = open_bundle(bundle, force=True, verify=False).graph_path("encoder")
@@ -113,28 +113,28 @@ def encoder(bundle: str, image: str, backend: str, threads: int | None) -> Calla
 
 
 def points_of(count: int, image_size: int) -> FloatArray:
-    """Return points to click on, float32 ``[count, 2]``, (x, y) in px of a square image, away from its border."""
+    """Return random points away from the border of a square image, float32 ``[count, 2]``, (x, y) in px."""
     points: NDArray[np.float64] = np.random.default_rng(SEED).uniform(0.1, 0.9, (count, 2)) * image_size
     return points.round().astype(np.float32)
 
 
 def meta_decoder(graph: str, embedding: str, prompts: int, threads: int | None) -> Callable[[], FloatArray]:
-    """Meta's decoder in a plain session: it takes one prompt, so that many are asked one after the other.
+    """Load Meta's decoder in a plain session. It takes one prompt, so several are decoded one after another.
 
     Args:
-        graph: Path of the graph, whole or cut off before masks are drawn at the size of the image.
+        graph: Path of the graph, whole or cut off before masks are drawn at image size.
         embedding: Path of the image embedding, npy, of a square image of the model's size.
-        prompts: How many prompts of one point a call asks.
+        prompts: Number of single-point prompts per call.
         threads: CPU threads; None leaves the number to onnxruntime.
 
     Returns:
-        Gives the logits of all four masks, float32 ``[prompts, 4, 4g, 4g]``.
+        A callable that returns the logits of all four masks, float32 ``[prompts, 4, 4g, 4g]``.
     """
     session = plain_session(graph, threads)
     values = np.load(embedding)
     grid = values.shape[-1]
     size = 16 * grid
-    # A click comes with a padding point where there is no box: so does Meta's predictor feed its decoder.
+    # Like Meta's predictor, add a padding point to each click without a box.
     coords = np.stack([points_of(prompts, size), np.zeros((prompts, 2), np.float32)], axis=1)
     feeds = {
         "image_embeddings": values,
@@ -158,18 +158,18 @@ def meta_decoder(graph: str, embedding: str, prompts: int, threads: int | None) 
 def decoder(
     bundle: str, embedding: str, prompts: int, backend: str, threads: int | None, *, whole_image: bool = False
 ) -> Callable[[], FloatArray]:
-    """The decoder of a bundle, through the predictor that users call.
+    """Load the decoder of a bundle, called through the public predictor.
 
     Args:
         bundle: Path of the bundle.
         embedding: Path of the image embedding, npy, of a square image of the model's size.
-        prompts: How many prompts of one point a call asks.
-        backend: Which runs it, on the CPU.
+        prompts: Number of single-point prompts per call.
+        backend: Backend of the bundle, on the CPU.
         threads: CPU threads; None for all physical cores.
-        whole_image: Also do, in each call, what is done once an image.
+        whole_image: Include the decoder's work per image in each call.
 
     Returns:
-        Gives the logits of masks 1 to 3, float32 ``[prompts, 3, 4g, 4g]``.
+        A callable that returns the logits of masks 1 to 3, float32 ``[prompts, 3, 4g, 4g]``.
     """
     predictor = _decoder_alone(bundle, backend, threads)
     size = predictor.info.input.image_size
@@ -187,7 +187,7 @@ def decoder(
 
 
 def _decoder_alone(bundle: str, backend: str, threads: int | None) -> Predictor:
-    """Return a predictor whose encoder is never asked and not loaded, so that the decoder's memory is its own."""
+    """Return a predictor without its encoder, so that the measured memory is the decoder's."""
     opened = open_bundle(bundle, force=True, verify=False)
     manifest = opened.manifest
     record = manifest.graph("encoder")
@@ -208,16 +208,16 @@ def _decoder_alone(bundle: str, backend: str, threads: int | None) -> Predictor:
 def meta_everything(
     source: str, image: str, options: Mapping[str, Any], threads: int | None
 ) -> Callable[[], list[dict[str, Any]]]:
-    """Meta's ``SamAutomaticMaskGenerator`` in torch.
+    """Load Meta's ``SamAutomaticMaskGenerator`` in torch.
 
     Args:
         source: Path, known name, or "seeded:NAME" of a checkpoint.
-        image: Path of a picture.
+        image: Path of an image.
         options: Its parameters.
         threads: CPU threads; None leaves the number to torch.
 
     Returns:
-        Gives its records.
+        A callable that returns its records.
     """
     from samedge.benchmarks.reference.packages import package_of, reference_of, use_threads
 
@@ -236,18 +236,18 @@ def meta_everything(
 def everything(
     bundle: str, image: str, options: Mapping[str, Any], mode: str, backend: str, threads: int | None
 ) -> Callable[[], Any]:
-    """`Predictor.everything` on a bundle.
+    """Load a bundle for `Predictor.everything`.
 
     Args:
         bundle: Path of the bundle.
-        image: Path of a picture.
+        image: Path of an image.
         options: Parameters under Meta's names.
         mode: "exact" or "fast".
-        backend: Which runs it, on the CPU.
+        backend: Backend of the bundle, on the CPU.
         threads: CPU threads; None for all physical cores.
 
     Returns:
-        Gives a `FoundMasks`.
+        A callable that returns a `FoundMasks`.
     """
     predictor = load(bundle, backend, "cpu", threads=threads, force=True)
     bgr = as_bgr(image)

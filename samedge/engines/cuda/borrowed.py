@@ -1,4 +1,4 @@
-"""Arrays of torch, CuPy and others that an engine reads where they lie."""
+"""Arrays of torch, CuPy and other libraries, read in place by an engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from samedge.engines.cuda.device_array import DeviceArray
-from samedge.engines.cuda.dlpack import Exporter, Taken, take
+from samedge.engines.cuda.dlpack import Exporter, ImportedArray, import_array
 from samedge.engines.cuda.memory import LEGACY_STREAM, CudaMemory, as_bytes
 from samedge.engines.cuda.pool import DevicePool
 from samedge.errors import EngineError
@@ -16,64 +16,64 @@ from samedge.types import Array
 
 
 def borrow(exporter: Exporter, pool: DevicePool) -> BorrowedArray:
-    """Return an array over memory of another library; it is given back when the array is forgotten.
+    """Wrap another library's memory as an array; it is released when the array is garbage-collected.
 
     Args:
         exporter: The array, on the pool's GPU.
-        pool: Whose memory stays open as long as the array.
+        pool: Pool whose memory stays open as long as the array.
 
     Raises:
-        TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
+        TensorMismatchError: Its dtype has no numpy equivalent, or it is not contiguous.
     """
-    # The library lets the default stream wait for what it still has to do; an event hands that on to our streams.
-    taken, memory = take(exporter, stream=LEGACY_STREAM), pool.memory
+    # The library makes the default stream wait for its pending work; an event passes that on to our streams.
+    imported, memory = import_array(exporter, stream=LEGACY_STREAM), pool.memory
     with memory.current():
         try:
             ready = memory.create_event()
         except BaseException:
-            taken.release()
+            imported.release()
             raise
         memory.record(ready, LEGACY_STREAM)
-    pool.lent_to()
-    return BorrowedArray(_Loan(taken, pool, ready))
+    pool.begin_loan()
+    return BorrowedArray(_Loan(imported, pool, ready))
 
 
 class BorrowedArray(DeviceArray):
-    """An array in another library's memory, which is kept until nobody here reads it."""
+    """An array in another library's memory, kept alive while it is being read."""
 
     def __init__(self, loan: _Loan) -> None:
-        super().__init__(loan.taken.shape, loan.taken.dtype, f"cuda:{loan.memory.gpu.index}")
+        super().__init__(loan.imported.shape, loan.imported.dtype, f"cuda:{loan.memory.gpu.index}")
         self._memory = loan.memory
         self._loan: _Loan | None = loan
 
     @property
     def address(self) -> int:
-        """Where it lies on the device.
+        """Device address.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
-        return self._open().taken.address
+        return self._open().imported.address
 
     def _open(self) -> _Loan:
         if self._loan is None:
-            raise EngineError("this device array was closed", cure="Hand it over again")
+            raise EngineError("this device array is closed", cure="Pass it to the engine again")
         return self._loan
 
     def wait(self) -> None:
-        """Wait until it is complete."""
+        """Block the calling thread until the array is complete."""
         with self._memory.current():
             self._memory.await_event(self._open().ready)
 
     def wait_on(self, memory: CudaMemory, stream: int) -> None:
-        """Let a stream wait until it is complete."""
+        """Make a stream wait until the array is complete."""
         memory.wait(stream, self._open().ready)
 
     def numpy(self) -> Array:
-        """Return a copy on the host.
+        """Copy the array to the host.
 
         Raises:
-            EngineError: It was closed, or CUDA failed.
+            EngineError: The array is closed, or CUDA failed.
         """
         result: Array = np.empty(self.shape, self.dtype)
         address, memory = self.address, self._memory
@@ -92,43 +92,43 @@ class BorrowedArray(DeviceArray):
         return result
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory until the function that this returns is called.
+        """Keep the memory alive until the returned function is called.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         held = [self._open()]
         return held.clear
 
     def close(self) -> None:
-        """Give the memory back, unless it is still being read. May be called twice."""
+        """Release the memory once it is no longer read. Idempotent."""
         self._loan = None
 
 
 class _Loan:
-    """The memory, shared by the array and by who reads it: the last one to forget it gives it back."""
+    """Borrowed memory, shared by the array and its readers; the last reference releases it."""
 
-    def __init__(self, taken: Taken, pool: DevicePool, ready: int) -> None:
-        self.taken = taken
+    def __init__(self, imported: ImportedArray, pool: DevicePool, ready: int) -> None:
+        self.imported = imported
         self.memory = pool.memory
         self.ready = ready
-        weakref.finalize(self, _give_back, taken.release, pool, ready)
+        weakref.finalize(self, _release_loan, imported.release, pool, ready)
 
 
-def _give_back(release: Callable[[], None], pool: DevicePool, ready: int) -> None:
+def _release_loan(release: Callable[[], None], pool: DevicePool, ready: int) -> None:
     with pool.memory.current():
         pool.memory.destroy_event(ready)
     release()
-    pool.returned()
+    pool.end_loan()
 
 
 class PooledEngine:
-    """An engine with a pool, which it makes and closes."""
+    """An engine that owns a device memory pool."""
 
     _pool: DevicePool
 
     def to_device(self, array: Array) -> DeviceArray:
-        """Return a copy of an array of the host on the GPU.
+        """Copy a host array to the GPU.
 
         Raises:
             EngineError: There is not enough memory, or the copy failed.
@@ -136,9 +136,9 @@ class PooledEngine:
         return self._pool.upload(array)
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Return an array over memory of another library on this GPU.
+        """Wrap another library's memory on this GPU as an array.
 
         Raises:
-            TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
+            TensorMismatchError: Its dtype has no numpy equivalent, or it is not contiguous.
         """
         return borrow(exporter, self._pool)

@@ -1,7 +1,7 @@
-"""Memory for the inputs and outputs of one engine: plain on the device and pinned on the host, reused by every call.
+"""Reusable buffers for the inputs and outputs of one engine: plain on the device, pinned on the host.
 
-A buffer grows when a call needs more and never shrinks, so that calls of the sizes that were seen allocate nothing.
-Tensors that never cross to the host get no pinned memory: on a board it is taken from the GPU's.
+A buffer grows on demand and never shrinks, so calls with known sizes allocate nothing. Tensors that never reach the
+host get no pinned memory: on a board it is taken from the GPU's.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ class _Block:
 
 
 class TensorBuffers:
-    """One buffer for each tensor of an engine. Called inside the memory's context.
+    """One buffer for each tensor of an engine. Call inside the memory's context.
 
     Args:
         memory: The GPU.
-        limits: Name of a tensor to the most bytes that it can need; growth stops there. Tensors that are not named
-            have no limit.
+        limits: Name of a tensor to the most bytes it can need, which bounds growth. Tensors not named have no limit.
 
     Attributes:
-        moves: Grows whenever a tensor's buffer gets another address.
+        moves: Increases whenever a buffer's address changes.
     """
 
     def __init__(self, memory: CudaMemory, limits: dict[str, int]) -> None:
@@ -43,21 +42,21 @@ class TensorBuffers:
         self.moves = 0
 
     def address(self, name: str) -> int:
-        """The device address of a tensor's buffer."""
+        """Return the device address of a tensor's buffer."""
         return self._blocks[name].address
 
     def fits(self, name: str, nbytes: int) -> bool:
-        """Whether a tensor's buffer holds so many bytes."""
+        """Return True if a tensor's buffer holds this many bytes."""
         block = self._blocks.get(name)
         return block is not None and block.nbytes >= nbytes
 
     def ensure(self, name: str, nbytes: int) -> None:
-        """Make a tensor's buffer hold at least so many bytes.
+        """Make a tensor's buffer hold at least this many bytes.
 
-        It may get another address. No work may be under way on the buffer, nor a graph be launched that uses it.
+        Its address may change: no work may be in progress on it, and no graph that uses it may be launched.
 
         Raises:
-            EngineError: There is not enough memory; the tensor has no buffer then.
+            EngineError: There is not enough memory; the tensor then has no buffer.
         """
         if self.fits(name, nbytes):
             return
@@ -65,26 +64,26 @@ class TensorBuffers:
         block = self._blocks.pop(name, None)
         wanted = nbytes
         if block is not None:
-            # Doubling keeps the number of steps small; the limit keeps the last step from being too large.
+            # Doubling limits the number of steps; the limit keeps the last step small.
             wanted = max(nbytes, min(2 * block.nbytes, self._limits.get(name, 2 * block.nbytes)))
             self._memory.free(block.address)
-        size = max(1, wanted)  # an address that is not null, for tensors without elements too
+        size = max(1, wanted)  # a non-null address, even for empty tensors
         self._blocks[name] = _Block(self._memory.allocate(size), size)
 
     def send(self, name: str, array: Array, stream: int) -> None:
-        """Copy an array to the device, in the order of the stream. No copy of this tensor may be under way."""
+        """Copy an array to the device in stream order. No copy of this tensor may be in progress."""
         if array.nbytes:
             pinned = self._host_side(name, self._blocks[name].nbytes)
             pinned.view()[: array.nbytes] = as_bytes(array)
             self._memory.copy_in(self.address(name), pinned, array.nbytes, stream)
 
     def fetch(self, name: str, nbytes: int, stream: int) -> None:
-        """Start the copy of a tensor to the host, in the order of the stream. None of it may be under way."""
+        """Copy a tensor to the host in stream order. No copy of this tensor may be in progress."""
         if nbytes:
             self._memory.copy_out(self._host_side(name, self._blocks[name].nbytes), self.address(name), nbytes, stream)
 
     def fetch_from(self, name: str, address: int, nbytes: int, stream: int) -> None:
-        """Start the copy to the host of a tensor that lies elsewhere on the device, and needs no buffer there."""
+        """Copy a tensor at any device address to the host in stream order."""
         if nbytes:
             self._memory.copy_out(self._host_side(name, nbytes), address, nbytes, stream)
 
@@ -97,24 +96,24 @@ class TensorBuffers:
         return pinned
 
     def copy_from(self, name: str, address: int, nbytes: int, stream: int) -> None:
-        """Copy a tensor from elsewhere on the device, in the order of the stream."""
+        """Copy a tensor from any device address, in stream order."""
         if nbytes:
             self._memory.copy_across(self.address(name), address, nbytes, stream)
 
     def copy_to(self, name: str, address: int, nbytes: int, stream: int) -> None:
-        """Copy a tensor to elsewhere on the device, in the order of the stream."""
+        """Copy a tensor to any device address, in stream order."""
         if nbytes:
             self._memory.copy_across(address, self.address(name), nbytes, stream)
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-        """Return a fresh array of what was fetched. The stream was synchronised since."""
+    def read(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+        """Return a new array with the fetched values. The stream must be synchronised first."""
         array: Array = np.empty(shape, dtype)
         if array.nbytes:
             as_bytes(array)[:] = self._pinned[name].view()[: array.nbytes]
         return array
 
     def release(self) -> None:
-        """Free everything. No work may be under way."""
+        """Free all buffers. No work may be in progress."""
         while self._blocks:
             self._memory.free(self._blocks.popitem()[1].address)
         while self._pinned:
@@ -122,34 +121,34 @@ class TensorBuffers:
 
 
 class StagedInputs:
-    """What the buffers of inputs hold. Called inside the memory's context, by one thread at a time.
+    """State of the input buffers. Call inside the memory's context, from one thread at a time.
 
     Args:
         memory: The GPU.
-        buffers: Memory of the inputs; whoever owns it makes it large enough before each call.
+        buffers: Buffers of the inputs; their owner makes them large enough before each call.
     """
 
     def __init__(self, memory: CudaMemory, buffers: TensorBuffers) -> None:
         self._memory = memory
         self._buffers = buffers
-        self._fed = memory.create_event()  # all inputs of the last call are in their buffers
-        self._held: list[Callable[[], None]] = []  # of arrays that are being copied
+        self._fed = memory.create_event()  # happens when the last call's inputs are in their buffers
+        self._held: list[Callable[[], None]] = []  # of arrays being copied
         self._loaded: dict[str, weakref.ref[DeviceArray]] = {}
         self._moves = 0
 
     def begin(self) -> None:
-        """Wait until the pinned memory may be written over: the last call's copies have come to their end.
+        """Wait until the pinned memory can be overwritten: until the last call's copies are complete.
 
-        They stand before its work in the stream: this does not wait for that.
+        They precede its work in the stream, which this does not wait for.
         """
         self._memory.await_event(self._fed)
-        self.let_go()
+        self.release()
 
     def feed(self, feeds: Mapping[str, Array | DeviceArray], stream: int) -> None:
-        """Fill the buffers, in the order of the stream.
+        """Fill the buffers in stream order.
 
         Raises:
-            EngineError: An array was closed, there is not enough memory, or CUDA failed.
+            EngineError: An array is closed, there is not enough memory, or CUDA failed.
         """
         if self._moves != self._buffers.moves:
             self._loaded.clear()
@@ -159,7 +158,7 @@ class StagedInputs:
                 self._loaded.pop(name, None)
                 self._buffers.send(name, array, stream)
                 continue
-            address = array.address  # also of one that is there: it may be closed
+            address = array.address  # even of one already there: it may be closed
             if name not in self._loaded or self._loaded[name]() is not array:
                 self._held.append(array.hold())
                 array.wait_on(self._memory, stream)
@@ -167,17 +166,17 @@ class StagedInputs:
                 self._loaded[name] = weakref.ref(array)
         self._memory.record(self._fed, stream)
 
-    def let_go(self) -> None:
-        """Give up the arrays that were fed: they were copied."""
+    def release(self) -> None:
+        """Release the fed arrays, which have been copied."""
         while self._held:
             self._held.pop()()
 
-    def forget(self) -> None:
-        """Give up everything after an error: nobody knows what the buffers hold. No copy may be under way."""
+    def invalidate(self) -> None:
+        """Invalidate the buffers after an error. No copy may be in progress."""
         self._loaded.clear()
-        self.let_go()
+        self.release()
 
     def close(self) -> None:
-        """End the event. No copy may be under way."""
-        self.forget()
+        """Destroy the event. No copy may be in progress."""
+        self.invalidate()
         self._memory.destroy_event(self._fed)

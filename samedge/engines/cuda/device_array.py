@@ -1,7 +1,7 @@
-"""Arrays that stay where an engine computes: what it hands to the next engine, or to torch, not by way of the host.
+"""Arrays that stay on the engine's device: passed to the next engine, or to torch, without a copy to the host.
 
-Who holds such an array may read it and never writes to it. It may not be complete yet: whoever reads it orders that
-after its writing, by `DeviceArray.wait_on` for work on a stream, by `DeviceArray.wait` on the host.
+Such an array is read-only, and may still be incomplete: readers order their work after its writing, with
+`DeviceArray.wait_on` for work on a stream and `DeviceArray.wait` on the host.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from samedge.engines.cuda.memory import LEGACY_STREAM, CudaMemory
 from samedge.types import Array, TensorSpec
 
 NO_STREAM: Final = -1
-"""What a consumer of DLPack says that orders its work itself."""
+"""The DLPack stream value of a consumer that orders its work itself."""
 
 
 class DeviceArray(ABC):
-    """A C-contiguous array where an engine computes.
+    """A C-contiguous array on the device of an engine.
 
-    It is handed to torch, CuPy or JAX with their ``from_dlpack``, without a copy.
+    torch, CuPy and JAX can read it without a copy through their ``from_dlpack``.
 
     Attributes:
-        shape: Its shape.
-        dtype: Its dtype.
-        nbytes: Its size.
-        device: Where it lies, as `samedge.engines.protocol.Engine.device` says it: "cuda:0".
+        shape: Shape of the array.
+        dtype: dtype of the array.
+        nbytes: Size in bytes.
+        device: Its device, as in `samedge.engines.protocol.Engine.device`: "cuda:0".
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], device: str) -> None:
@@ -48,25 +48,25 @@ class DeviceArray(ABC):
     @property
     @abstractmethod
     def address(self) -> int:
-        """Where it lies on the device.
+        """Device address.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
 
     @abstractmethod
     def numpy(self) -> Array:
-        """Return a copy on the host.
+        """Copy the array to the host.
 
         Raises:
-            EngineError: It was closed, or the copy failed.
+            EngineError: The array is closed, or the copy failed.
         """
 
     def rows(self, rows: Sequence[int]) -> Array:
-        """Return a copy of some entries of the first axis on the host.
+        """Copy entries of the first axis to the host.
 
         Raises:
-            EngineError: It was closed, or the copy failed.
+            EngineError: The array is closed, or the copy failed.
         """
         picked = self.pick(rows)
         if picked is not None:
@@ -76,36 +76,37 @@ class DeviceArray(ABC):
         return everything if everyone else everything[list(rows)]
 
     def pick(self, rows: Sequence[int]) -> DeviceArray | None:
-        """Return a copy of some entries of the first axis on the device; None where that cannot be had.
+        """Copy entries of the first axis on the device; return None if unsupported.
 
         Raises:
-            EngineError: It was closed, there is not enough memory, or the copy failed.
+            EngineError: The array is closed, there is not enough memory, or the copy failed.
         """
         del rows
         return None
 
     @abstractmethod
     def hold(self) -> Callable[[], None]:
-        """Keep the memory, even if the array is closed, until the function that this returns is called, once."""
+        """Keep the memory alive, even if the array is closed, until the returned function is called, once."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up the memory. May be called twice; forgetting the array does the same."""
+        """Release the memory. Idempotent; garbage collection does the same."""
 
     @abstractmethod
     def wait(self) -> None:
-        """The calling thread waits until the array is complete."""
+        """Block the calling thread until the array is complete."""
 
     def wait_on(self, memory: CudaMemory, stream: int) -> None:
-        """What a stream is given from now on begins after the array is complete. Called inside the memory's context."""
+        """Make later work of a stream wait until the array is complete. Call inside the memory's context."""
         del memory, stream
         self.wait()
 
     def lend(self, stream: int | None) -> Callable[[], None]:
-        """Lend the array to another library; returns what is called when that lets go.
+        """Lend the array to another library; return the function to call when it is released.
 
         Args:
-            stream: Where the library reads it, which is after it is complete; None where it sees to that itself.
+            stream: The library's stream, whose reads wait until the array is complete; None if the library waits
+                itself.
         """
         if stream is not None:
             self.wait()
@@ -124,8 +125,8 @@ class DeviceArray(ABC):
         copy: bool | None = None,
     ) -> Any:
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
-            raise BufferError(f"{self!r} is lent as it is, and not copied")  # what the protocol asks for
-        del max_version  # the oldest form is taken by all
+            raise BufferError(f"{self!r} cannot be copied, only lent")  # required by the DLPack protocol
+        del max_version  # every consumer accepts the oldest form
         address = self.address
         reader = None if stream == NO_STREAM else LEGACY_STREAM if stream is None else int(stream)
         loan = _Loan(self.lend(reader))
@@ -136,7 +137,7 @@ class DeviceArray(ABC):
 
 
 class _Loan:
-    """Lives as long as another library uses the memory."""
+    """A loan, alive as long as another library uses the memory."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         weakref.finalize(self, release)

@@ -1,6 +1,6 @@
-"""Memory handed to other libraries by DLPack and taken from them, without a copy: torch's, CuPy's and JAX's.
+"""Memory exchange with torch, CuPy, JAX and other libraries by DLPack, without copies.
 
-The capsule keeps an owner alive until the library that took it lets go.
+A capsule keeps its owner alive until the consuming library releases it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CPU: Final = 1
 CUDA: Final = 2
 
 _KINDS: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
-_FRESH: Final = b"dltensor"  # the consumer renames the capsule when it takes the memory
+_FRESH: Final = b"dltensor"  # the consumer renames the capsule when it claims the memory
 _USED: Final = b"used_dltensor"
 
 
@@ -32,14 +32,14 @@ class Exporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taken:
-    """Memory of another library.
+class ImportedArray:
+    """An array in another library's memory.
 
     Attributes:
-        address: Where it begins.
-        shape: Of the array.
-        dtype: Of the array.
-        release: Gives it back; to be called once.
+        address: Start address.
+        shape: Shape of the array.
+        dtype: dtype of the array.
+        release: Releases the memory; to be called once.
     """
 
     address: int
@@ -75,19 +75,19 @@ class _Managed(ctypes.Structure):
 _kept: Final[dict[int, tuple[Any, ...]]] = {}
 
 
-def _let_go(managed: int) -> None:
-    # No lock: this may run in the middle of anything, also of the other use of this dictionary, whose steps are whole.
+def _release(managed: int) -> None:
+    # No lock: this may interrupt anything, including the other use of this dictionary, whose operations are atomic.
     _kept.pop(managed, None)
 
 
 def _capsule_ended(capsule: int) -> None:
-    """A capsule that nobody took has to let go itself."""
+    """Release the memory of an unclaimed capsule."""
     if _is_valid(capsule, _FRESH):
-        _let_go(_pointer(capsule, _FRESH))
+        _release(_pointer(capsule, _FRESH))
 
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_LET_GO: Final = _CALLBACK(_let_go)
+_RELEASE: Final = _CALLBACK(_release)
 _CAPSULE_ENDED: Final = _CALLBACK(_capsule_ended)
 
 
@@ -111,17 +111,17 @@ def capsule(
     """Return a DLPack capsule over C-contiguous memory.
 
     Args:
-        address: Where the memory begins.
-        shape: Of the array.
-        dtype: Of the array.
-        device: Kind (`CPU` or `CUDA`) and number.
-        owner: Kept alive until the memory is not used any more.
+        address: Start of the memory.
+        shape: Shape of the array.
+        dtype: dtype of the array.
+        device: Kind (`CPU` or `CUDA`) and index.
+        owner: Kept alive until the memory is no longer used.
 
     Raises:
-        TensorMismatchError: DLPack has no such dtype.
+        TensorMismatchError: DLPack does not support the dtype.
     """
     if dtype.kind not in _KINDS:
-        raise TensorMismatchError(f"{dtype} cannot be handed over by DLPack", cure="Convert it first")
+        raise TensorMismatchError(f"{dtype} is not supported by DLPack", cure="Convert it first, such as to float32")
     sizes = (ctypes.c_int64 * max(1, len(shape)))(*shape)
     managed = _Managed()
     managed.tensor.data = address
@@ -129,22 +129,21 @@ def capsule(
     managed.tensor.ndim = len(shape)
     managed.tensor.dtype = _Type(_KINDS[dtype.kind], dtype.itemsize * 8, 1)
     managed.tensor.shape = ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64))
-    managed.deleter = ctypes.cast(_LET_GO, ctypes.c_void_p).value
+    managed.deleter = ctypes.cast(_RELEASE, ctypes.c_void_p).value
     at = ctypes.addressof(managed)
     _kept[at] = (managed, sizes, owner)
     return _new(at, _FRESH, ctypes.cast(_CAPSULE_ENDED, ctypes.c_void_p))
 
 
-def take(exporter: Exporter, *, stream: int | None = None) -> Taken:
-    """Take an array's memory from another library.
+def import_array(exporter: Exporter, *, stream: int | None = None) -> ImportedArray:
+    """Import an array from another library.
 
     Args:
         exporter: The array.
-        stream: What is given to this stream from now on begins after the array is complete; None for the library's
-            default.
+        stream: Stream whose later work must wait until the array is complete; None for the library's default.
 
     Raises:
-        TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
+        TensorMismatchError: Its dtype has no numpy equivalent, or it is not contiguous.
     """
     lent = exporter.__dlpack__() if stream is None else exporter.__dlpack__(stream=stream)
     at = _pointer(id(lent), _FRESH)
@@ -157,10 +156,8 @@ def take(exporter: Exporter, *, stream: int | None = None) -> Taken:
         strides = tuple(int(tensor.strides[axis]) for axis in range(rank))
         want = tuple(prod(shape[axis + 1 :]) for axis in range(rank))
         if any(have != step and size > 1 for have, step, size in zip(strides, want, shape, strict=True)):
-            # Nobody renamed the capsule, so that it frees itself.
-            raise TensorMismatchError(
-                "the array's elements do not lie one after the other", cure="Use its contiguous()"
-            )
+            # The capsule was not renamed, so it frees itself.
+            raise TensorMismatchError("the array is not contiguous", cure="Call its contiguous()")
     _rename(lent, _USED)
     deleter = _CALLBACK(managed.deleter) if managed.deleter else None
 
@@ -168,13 +165,14 @@ def take(exporter: Exporter, *, stream: int | None = None) -> Taken:
         if deleter is not None:
             deleter(at)
 
-    return Taken(int(tensor.data or 0) + int(tensor.byte_offset), shape, dtype, release)
+    return ImportedArray(int(tensor.data or 0) + int(tensor.byte_offset), shape, dtype, release)
 
 
 def _dtype(kind: _Type) -> np.dtype[Any]:
     letter = next((letter for letter, code in _KINDS.items() if code == kind.code), None)
     if letter is None or kind.lanes != 1 or kind.bits % 8:
         raise TensorMismatchError(
-            f"an array of DLPack's type {kind.code} with {kind.bits} bits has no numpy dtype", cure="Convert it first"
+            f"DLPack type {kind.code} with {kind.bits} bits has no numpy dtype",
+            cure="Convert it first, such as to float32",
         )
     return np.dtype(f"{letter}{kind.bits // 8}")

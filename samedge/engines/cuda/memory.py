@@ -1,8 +1,8 @@
-"""Device memory, pinned memory, streams and graphs: the small part of CUDA that a runner needs.
+"""Device memory, pinned memory, streams and graphs: the small part of CUDA that engines need.
 
-Two providers fulfil `CudaMemory`: ``cuda-python`` (the default) and ``pycuda``. Both use the device's primary context,
-so that they live with torch and with other threads. Addresses, streams, events and graphs are plain integers, and
-those of one provider mean the same in each of its objects: an engine can wait for the event of another one.
+Two providers implement `CudaMemory`: ``cuda-python`` (the default) and ``pycuda``. Both use the device's primary
+context, and so coexist with torch and with other threads. Addresses, streams, events and graphs are plain integers,
+valid in every object of the same provider: an engine can wait for another's event.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from samedge.errors import DeviceUnavailableError, EngineError
 
 LEGACY_STREAM: Final = 1
-"""CUDA's name for the default stream, which other libraries order their work by unless they were told otherwise."""
+"""CUDA's handle of the default stream, which other libraries use unless told otherwise."""
 ALIGNMENT: Final = 256
-"""Bytes: what TensorRT wants of every address, and what CUDA gives."""
+"""Bytes: required of every address by TensorRT, and provided by CUDA."""
 OUT_OF_MEMORY_CURE: Final = (
     "Close other programs that use the GPU, use an engine with a smaller profile, or a smaller model"
 )
@@ -28,15 +28,15 @@ OUT_OF_MEMORY_CURE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU.
+    """Properties of a GPU.
 
     Attributes:
-        index: Its number.
-        name: What the driver calls it.
+        index: Device index.
+        name: Name given by the driver.
         compute_capability: Such as "8.6".
         multiprocessors: Number of streaming multiprocessors.
-        memory_bytes: All of its memory.
-        integrated: It shares the memory of the CPU, as on a Jetson.
+        memory_bytes: Total memory.
+        integrated: True if it shares the CPU's memory, as on a Jetson.
     """
 
     index: int
@@ -48,7 +48,7 @@ class Gpu:
 
     @property
     def target(self) -> str:
-        """Its compute capability as builders name it: "sm86"."""
+        """Compute capability in the builders' notation: "sm86"."""
         return f"sm{self.compute_capability.replace('.', '')}"
 
     def __str__(self) -> str:
@@ -56,20 +56,20 @@ class Gpu:
 
 
 class PinnedBuffer(Protocol):
-    """Memory of the host that the GPU copies from and to without the CPU."""
+    """Page-locked host memory, which the GPU copies without the CPU."""
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         ...
 
     def view(self) -> NDArray[np.uint8]:
-        """Its bytes. No copy from or to it may be under way."""
+        """Return its bytes. No copy from or to it may be in progress."""
         ...
 
 
 class CudaMemory(Protocol):
-    """One GPU. All methods but `current` and `close` are called inside ``with memory.current():``."""
+    """One GPU. Call all methods except `current` and `close` inside ``with memory.current():``."""
 
     @property
     def provider(self) -> str:
@@ -83,22 +83,22 @@ class CudaMemory(Protocol):
 
     @property
     def captures(self) -> bool:
-        """Whether work can be captured as a graph."""
+        """True if work can be captured as a graph."""
         ...
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the GPU's primary context the thread's own for a block, and restores what was before."""
+        """Make the GPU's primary context current for a block, then restore the previous one."""
         ...
 
     def free_bytes(self) -> int:
-        """Free memory of the GPU."""
+        """Return the free memory of the GPU, bytes."""
         ...
 
     def allocate(self, nbytes: int) -> int:
-        """Return the address of new device memory.
+        """Allocate device memory and return its address.
 
         Raises:
-            EngineError: There is not enough.
+            EngineError: There is not enough memory.
         """
         ...
 
@@ -107,10 +107,10 @@ class CudaMemory(Protocol):
         ...
 
     def pin(self, nbytes: int) -> PinnedBuffer:
-        """Return new pinned memory of the host.
+        """Allocate pinned host memory.
 
         Raises:
-            EngineError: There is not enough.
+            EngineError: There is not enough memory.
         """
         ...
 
@@ -119,76 +119,76 @@ class CudaMemory(Protocol):
         ...
 
     def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
-        """Copy bytes from the host to the device, later, in the order of the stream."""
+        """Copy bytes from the host to the device, asynchronously in stream order."""
         ...
 
     def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
-        """Copy bytes from the device to the host, later, in the order of the stream."""
+        """Copy bytes from the device to the host, asynchronously in stream order."""
         ...
 
     def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """Copy bytes on the device, later, in the order of the stream."""
+        """Copy bytes on the device, asynchronously in stream order."""
         ...
 
     def create_stream(self) -> int:
-        """Return a new stream that does not wait for the default one."""
+        """Create a stream that does not wait for the default one."""
         ...
 
     def synchronise(self, stream: int) -> None:
-        """Wait until all that the stream was given is done."""
+        """Wait until all work of the stream is done."""
         ...
 
     def destroy_stream(self, stream: int) -> None:
-        """End a stream."""
+        """Destroy a stream."""
         ...
 
     def synchronise_all(self) -> None:
-        """Wait until all is done that anybody in this process gave to the GPU."""
+        """Wait until all of this process's work on the GPU is done."""
         ...
 
     def create_event(self) -> int:
-        """Return a new event."""
+        """Create an event."""
         ...
 
     def record(self, event: int, stream: int) -> None:
-        """The event happens when all that the stream was given so far is done."""
+        """Record an event that happens when the stream's work so far is done."""
         ...
 
     def wait(self, stream: int, event: int) -> None:
-        """What the stream is given from now on begins after the event. The stream may be another library's."""
+        """Make later work of a stream, which may be another library's, wait for an event."""
         ...
 
     def await_event(self, event: int) -> None:
-        """The calling thread waits for the event; at once if it was never recorded."""
+        """Block the calling thread until an event; return immediately if it was never recorded."""
         ...
 
     def destroy_event(self, event: int) -> None:
-        """End an event."""
+        """Destroy an event."""
         ...
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
-        """Record what `work` gives to the stream as a graph, without running it.
+        """Record the work that `work` queues on the stream as a graph, without running it.
 
         Returns:
-            The graph, or None if the work cannot be captured or said False.
+            The graph, or None if the work cannot be captured or returned False.
         """
         ...
 
     def launch(self, graph: int, stream: int) -> None:
-        """Give a graph to a stream."""
+        """Launch a graph on a stream."""
         ...
 
     def destroy_graph(self, graph: int) -> None:
-        """End a graph."""
+        """Destroy a graph."""
         ...
 
     def close(self) -> None:
-        """Let go of the context. Called once, when nothing is left in it."""
+        """Release the context. Called once, when nothing is left in it."""
         ...
 
 
 def device_index(device: str | None) -> int:
-    """Return the number in "cuda:1"; 0 for "cuda" and None.
+    """Return the index in "cuda:1"; 0 for "cuda" and None.
 
     Raises:
         DeviceUnavailableError: It is another kind of device.
@@ -196,31 +196,31 @@ def device_index(device: str | None) -> int:
     name, colon, number = (device or "cuda").lower().partition(":")
     if name not in ("cuda", "gpu") or (colon and not number.isdecimal()):
         raise DeviceUnavailableError(
-            f"TensorRT knows no device {device!r}", cure="Ask for 'cuda', or 'cuda:1' for the second GPU", device=device
+            f"TensorRT has no device {device!r}", cure="Request 'cuda', or 'cuda:1' for the second GPU", device=device
         )
     return int(number) if colon else 0
 
 
 def no_driver(cause: str) -> DeviceUnavailableError:
-    """Return the error for a machine without a working NVIDIA driver."""
+    """Return the error for a missing or broken NVIDIA driver."""
     return DeviceUnavailableError(
         f"there is no working NVIDIA driver ({cause})",
-        cure="Install NVIDIA's driver (nvidia-smi shows whether it works; in a container, start it with --gpus all)",
+        cure="Install NVIDIA's driver and check it with nvidia-smi (start a container with --gpus all)",
         cause=cause,
     )
 
 
 def no_such_gpu(index: int, count: int) -> DeviceUnavailableError:
-    """Return the error for a number that no GPU has."""
+    """Return the error for a GPU index out of range."""
     return DeviceUnavailableError(
-        f"there is no GPU {index}: {count or 'none'} can be seen",
-        cure="Ask for 'cuda:0', or check CUDA_VISIBLE_DEVICES" if count else "Check CUDA_VISIBLE_DEVICES",
+        f"there is no GPU {index}: {count or 'none'} visible",
+        cure="Request 'cuda:0', or check CUDA_VISIBLE_DEVICES" if count else "Check CUDA_VISIBLE_DEVICES",
         count=count,
     )
 
 
 def out_of_memory(what: str, nbytes: int) -> EngineError:
-    """Return the error for memory that could not be had."""
+    """Return the error for a failed allocation."""
     return EngineError(f"there is not enough {what} for {nbytes / 1e6:.1f} MB", cure=OUT_OF_MEMORY_CURE, needed=nbytes)
 
 

@@ -1,7 +1,7 @@
 """Device memory for the arrays that an engine leaves on the GPU.
 
-The next image takes the place of one that is not needed any more, so that nothing is allocated in the steady state. An
-array keeps its place until it is closed or forgotten and nobody reads it any more, even if its engine is closed before.
+Each array reuses the place of one no longer needed, so that nothing is allocated in the steady state. An array keeps
+its place until it is closed or garbage-collected and no longer read, even if its engine closes first.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Place:
     """A block of device memory.
 
     Attributes:
-        address: Where it begins.
-        nbytes: Its size.
-        written: An event: happens when what was last written there is complete.
-        holds: How many keep it.
-        lent: Another library may still read it after it let go, on a stream that is not known here.
+        address: Start address.
+        nbytes: Size.
+        written: Event that happens when its last write is complete.
+        holds: Number of holders.
+        lent: True if another library may still read it, on an unknown stream, after releasing it.
     """
 
     address: int
@@ -42,10 +42,10 @@ class _Place:
 
 
 class DevicePool:
-    """The memory of one engine's arrays. May be used from any thread.
+    """Memory of one engine's device arrays. Thread-safe.
 
     Args:
-        memory: The GPU; closed by the pool when it is closed itself and all arrays are gone.
+        memory: The GPU; closed by the pool once it is closed itself and all arrays are gone.
     """
 
     def __init__(self, memory: CudaMemory) -> None:
@@ -53,15 +53,14 @@ class DevicePool:
         self._idle: list[_Place] = []
         self._in_use = 0
         self._closed = False
-        # An array may be forgotten, and its memory come back, in the middle of a block that holds the lock.
+        # Reentrant: garbage collection may return an array's memory while this thread holds the lock.
         self._lock = RLock()
         self._transfers = _Transfers(memory)
 
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> PooledArray:
-        """Return an array full of nonsense; whoever fills it says so with `PooledArray.wrote`.
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> PooledArray:
+        """Return an uninitialised array; call `PooledArray.mark_written` after filling it.
 
-        Called inside the memory's context. What may be written over was read to its end, unless it is read on streams
-        of which nothing is known: then this waits.
+        Call inside the memory's context. Waits only if the reused memory may still be read on an unknown stream.
 
         Raises:
             EngineError: There is not enough memory.
@@ -85,7 +84,7 @@ class DevicePool:
         except EngineError:
             if not self._idle:
                 raise
-            self._free_idle()  # what is kept for arrays of other sizes
+            self._free_idle()  # kept for arrays of other sizes
             address = self.memory.allocate(nbytes)
         try:
             return _Place(address, nbytes, self.memory.create_event())
@@ -94,58 +93,58 @@ class DevicePool:
             raise
 
     def upload(self, array: Array) -> PooledArray:
-        """Return a copy of an array of the host; it is complete.
+        """Copy a host array to the device, and wait until it is complete.
 
         Raises:
             EngineError: There is not enough memory, or the copy failed.
         """
         with self.memory.current():
-            result = self.take(array.shape, array.dtype)
+            result = self.allocate(array.shape, array.dtype)
             self._transfers.send(result, array)
         return result
 
     def fetch(self, array: PooledArray) -> Array:
-        """Return a copy on the host.
+        """Copy an array to the host.
 
         Raises:
-            EngineError: The array was closed, or the copy failed.
+            EngineError: The array is closed, or the copy failed.
         """
         with self.memory.current():
             return self._transfers.fetch(array)
 
     def pick(self, array: PooledArray, rows: Sequence[int]) -> PooledArray:
-        """Return a copy of some entries of an array's first axis; it is complete.
+        """Copy entries of an array's first axis on the device, and wait until the copy is complete.
 
         Raises:
-            EngineError: The array was closed, there is not enough memory, or the copy failed.
+            EngineError: The array is closed, there is not enough memory, or the copy failed.
         """
         with self.memory.current():
-            result = self.take((len(rows), *array.shape[1:]), array.dtype)
+            result = self.allocate((len(rows), *array.shape[1:]), array.dtype)
             self._transfers.pick(result, array, rows)
         return result
 
     def keep(self, place: _Place) -> Callable[[], None]:
-        """Count one more who needs a place; returns what he calls when he is done."""
+        """Add a holder to a place; return the function that removes it."""
         with self._lock:
             place.holds += 1
-        return partial(self.let_go, place)
+        return partial(self.release, place)
 
-    def let_go(self, place: _Place) -> None:
-        """Count one less."""
+    def release(self, place: _Place) -> None:
+        """Remove a holder from a place."""
         with self._lock:
             place.holds -= 1
             if place.holds:
                 return
             self._idle.append(place)
-        self.returned()
+        self.end_loan()
 
-    def lent_to(self) -> None:
-        """Count one more who needs the GPU, and no place in the pool."""
+    def begin_loan(self) -> None:
+        """Add a user of the GPU that holds no place in the pool."""
         with self._lock:
             self._in_use += 1
 
-    def returned(self) -> None:
-        """Count one less; the last one after `close` closes the GPU."""
+    def end_loan(self) -> None:
+        """Remove such a user; the last one after `close` closes the GPU."""
         with self._lock:
             self._in_use -= 1
             last = self._closed and not self._in_use
@@ -153,7 +152,7 @@ class DevicePool:
             self._end()
 
     def close(self) -> None:
-        """Free the memory now, or as soon as the last array is gone."""
+        """Free the memory, now or once the last array is gone."""
         with self._lock:
             self._closed = True
             last = not self._in_use
@@ -167,7 +166,7 @@ class DevicePool:
         self.memory.close()
 
     def _free_idle(self) -> None:
-        """Free the places that nobody needs. Called inside the memory's context."""
+        """Free unused places. Call inside the memory's context."""
         if any(place.lent for place in self._idle):
             self.memory.synchronise_all()
         while self._idle:
@@ -184,34 +183,34 @@ class PooledArray(DeviceArray):
         super().__init__(shape, dtype, f"cuda:{pool.memory.gpu.index}")
         self._pool = pool
         self._place = place
-        self._release = weakref.finalize(self, pool.let_go, place)
+        self._release = weakref.finalize(self, pool.release, place)
 
     @property
     def address(self) -> int:
-        """Where it lies on the device.
+        """Device address.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         if not self._release.alive:
-            raise EngineError("this device array was closed", cure="Run the engine again")
+            raise EngineError("this device array is closed", cure="Run the engine again")
         return self._place.address
 
-    def wrote(self, stream: int) -> None:
-        """The array is complete when all is done that the stream was given so far. Inside the memory's context."""
+    def mark_written(self, stream: int) -> None:
+        """Mark the array as complete after the stream's work so far. Call inside the memory's context."""
         self._pool.memory.record(self._place.written, stream)
 
     def wait(self) -> None:
-        """Wait until it is complete."""
+        """Block the calling thread until the array is complete."""
         with self._pool.memory.current():
             self._pool.memory.await_event(self._place.written)
 
     def wait_on(self, memory: CudaMemory, stream: int) -> None:
-        """Let a stream wait until it is complete."""
+        """Make a stream wait until the array is complete."""
         memory.wait(stream, self._place.written)
 
     def lend(self, stream: int | None) -> Callable[[], None]:
-        """Lend it to another library, whose stream waits until it is complete."""
+        """Lend the array to another library, whose stream waits until it is complete."""
         release = self.hold()
         self._place.lent = True
         if stream is not None:
@@ -220,39 +219,39 @@ class PooledArray(DeviceArray):
         return release
 
     def numpy(self) -> Array:
-        """Return a copy on the host.
+        """Copy the array to the host.
 
         Raises:
-            EngineError: It was closed, or CUDA failed.
+            EngineError: The array is closed, or CUDA failed.
         """
         return self._pool.fetch(self)
 
     def pick(self, rows: Sequence[int]) -> PooledArray:
-        """Return a copy of some entries of the first axis on the device; all of them in their order are the array.
+        """Copy entries of the first axis on the device; all of them in order are the array itself.
 
         Raises:
-            EngineError: It was closed, there is not enough memory, or CUDA failed.
+            EngineError: The array is closed, there is not enough memory, or CUDA failed.
         """
         if list(rows) == list(range(self.shape[0])):
             return self
         return self._pool.pick(self, rows)
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory until the function that this returns is called.
+        """Keep the memory alive until the returned function is called.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         _ = self.address
         return self._pool.keep(self._place)
 
     def close(self) -> None:
-        """Give its memory to the next array. May be called twice."""
+        """Release the memory for reuse. Idempotent."""
         self._release()
 
 
 class _Transfers:
-    """One stream and one pinned buffer for copies beside the engine's own; threads take turns."""
+    """A stream and a pinned buffer for copies outside the engine's runs, serialised across threads."""
 
     def __init__(self, memory: CudaMemory) -> None:
         self._memory = memory
@@ -286,7 +285,7 @@ class _Transfers:
                     self._memory.copy_across(
                         target.address + at * row_bytes, array.address + first * row_bytes, count * row_bytes, stream
                     )
-                target.wrote(stream)
+                target.mark_written(stream)
             finally:
                 self._memory.synchronise(stream)
 
@@ -295,12 +294,14 @@ class _Transfers:
             stream, pinned = self._ready(values.nbytes)
             if values.nbytes:
                 pinned.view()[: values.nbytes] = as_bytes(values)
-                array.wait_on(self._memory, stream)  # the place's last array may be given up and still be written
+                array.wait_on(
+                    self._memory, stream
+                )  # the place's previous array may be released but still being written
                 try:
                     self._memory.copy_in(array.address, pinned, values.nbytes, stream)
                 finally:
                     self._memory.synchronise(stream)
-            array.wrote(stream)
+            array.mark_written(stream)
 
     def _open_stream(self) -> int:
         if self._stream is None:
@@ -325,7 +326,7 @@ class _Transfers:
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield where rows that follow each other begin in the result and in the source, and how many they are."""
+    """Yield runs of consecutive rows: start in the result, start in the source, length."""
     start = 0
     for at in range(1, len(rows) + 1):
         if at == len(rows) or rows[at] != rows[at - 1] + 1:

@@ -1,4 +1,4 @@
-"""The CUDA bindings that are installed, and the one that opens a GPU."""
+"""Installed CUDA bindings, and the opening of a GPU through them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def open_cuda(device: str | None = None, provider: str | None = None) -> CudaMem
 
     Args:
         device: "cuda" or "cuda:1"; None for the first GPU.
-        provider: "cuda-python" or "pycuda"; None for the first that is installed.
+        provider: "cuda-python" or "pycuda"; None for the first one installed.
 
     Raises:
-        MissingExtraError: No provider is installed, or not the one that was named.
+        MissingExtraError: No provider, or not the one named, is installed.
         DeviceUnavailableError: There is no driver, or no such GPU.
     """
     index = device_index(device)

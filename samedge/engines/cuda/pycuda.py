@@ -1,8 +1,9 @@
-"""`CudaMemory` through ``pycuda``: the second provider, for boards that have it already.
+# ruff: noqa: D102 - these methods are documented by `CudaMemory`
+"""`CudaMemory` through ``pycuda``: the second provider, for boards where it is already installed.
 
-The device's primary context is retained once in the process and made current for each block. It is never let go:
-pycuda leaves a context that is detached on the thread's stack, and forgets to release one that another thread retained.
-``pycuda.autoinit`` is never imported: it makes a context of its own, which neither torch nor another thread shares.
+The device's primary context is retained once per process and made current for each block. It is never released: pycuda
+leaves a detached context on the thread's stack, and does not release one retained by another thread.
+``pycuda.autoinit`` is never imported: it creates a private context, shared with neither torch nor other threads.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from samedge.engines.cuda.memory import LEGACY_STREAM, Gpu, PinnedBuffer, no_dri
 from samedge.errors import EngineError
 
 _CONTEXTS: Final[dict[tuple[Any, int], Any]] = {}
-"""The primary context of each GPU."""
+"""Primary context of each GPU."""
 _CONTEXTS_LOCK: Final = Lock()
 _EVENTS: Final[dict[int, Any]] = {}
-"""Events by number, of all objects: one engine waits for the event of another."""
+"""Events of all objects by number: engines wait for each other's events."""
+_NON_BLOCKING: Final = 1
+"""CU_STREAM_NON_BLOCKING, for which pycuda has no name."""
 
 
 class _Pinned:
@@ -33,7 +36,7 @@ class _Pinned:
 
     def view(self) -> NDArray[np.uint8]:
         if self.array is None:
-            raise EngineError("this pinned memory was freed")
+            raise EngineError("this pinned memory is freed", cure="Allocate it again with pin")
         return self.array
 
 
@@ -41,7 +44,7 @@ class PycudaMemory:
     """One GPU through pycuda.
 
     Args:
-        index: Number of the GPU.
+        index: Index of the GPU.
 
     Raises:
         DeviceUnavailableError: There is no driver, or no such GPU.
@@ -81,7 +84,6 @@ class PycudaMemory:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Push the primary context and pops it again."""
         self._context.push()
         try:
             yield
@@ -89,81 +91,68 @@ class PycudaMemory:
             self._context.pop()
 
     def free_bytes(self) -> int:
-        """Free memory of the GPU."""
         free, _total = self._cuda.mem_get_info()
         return int(free)
 
     def allocate(self, nbytes: int) -> int:
-        """Return the address of new device memory."""
         with self._errors("GPU memory", nbytes):
             allocation = self._cuda.mem_alloc(max(1, nbytes))
         self._allocations[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """Free device memory."""
         with self._errors():
             self._allocations.pop(address).free()
 
     def pin(self, nbytes: int) -> PinnedBuffer:
-        """Return new pinned memory of the host."""
         with self._errors("pinned memory", nbytes):
             return _Pinned(self._cuda.pagelocked_empty(max(1, nbytes), np.uint8))
 
     def unpin(self, buffer: PinnedBuffer) -> None:
-        """Let go of the array: pycuda frees its memory with it, in the context that is current now."""
+        # pycuda frees the array's memory with it, in the current context.
         cast("_Pinned", buffer).array = None
 
     def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
-        """Copy bytes from the host to the device, later."""
         with self._errors():
             self._cuda.memcpy_htod_async(address, buffer.view()[:nbytes], self._streams[stream])
 
     def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
-        """Copy bytes from the device to the host, later."""
         with self._errors():
             self._cuda.memcpy_dtoh_async(buffer.view()[:nbytes], address, self._streams[stream])
 
     def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """Copy bytes on the device, later."""
         with self._errors():
             self._cuda.memcpy_dtod_async(target, source, nbytes, self._streams[stream])
 
     def create_stream(self) -> int:
-        """Return a new stream."""
         with self._errors():
-            stream = self._cuda.Stream(self._cuda.stream_flags.NON_BLOCKING)
+            stream = self._cuda.Stream(_NON_BLOCKING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def synchronise(self, stream: int) -> None:
-        """Wait for a stream."""
         with self._errors():
             self._streams[stream].synchronize()
 
     def destroy_stream(self, stream: int) -> None:
-        """End a stream."""
         del self._streams[stream]
 
     def synchronise_all(self) -> None:
-        """Wait for the context: the primary one, which torch's work is in too."""
         with self._errors():
             self._cuda.Context.synchronize()
 
     def create_event(self) -> int:
-        """Return a new event."""
         with self._errors():
             event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
         _EVENTS[id(event)] = event
         return id(event)
 
     def record(self, event: int, stream: int) -> None:
-        """Record an event."""
         with self._errors():
             _EVENTS[event].record(None if stream == LEGACY_STREAM else self._streams[stream])
 
     def wait(self, stream: int, event: int) -> None:
-        """Let a stream wait for an event; the caller waits in place of a stream that pycuda did not make."""
+        # A stream that pycuda did not create cannot wait: the caller waits in its place.
         with self._errors():
             if stream in self._streams:
                 self._streams[stream].wait_for_event(_EVENTS[event])
@@ -171,31 +160,24 @@ class PycudaMemory:
                 _EVENTS[event].synchronize()
 
     def await_event(self, event: int) -> None:
-        """Wait for an event."""
         with self._errors():
             _EVENTS[event].synchronize()
 
     def destroy_event(self, event: int) -> None:
-        """End an event."""
         del _EVENTS[event]
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
-        """Never captures."""
+        """Return None: pycuda cannot capture graphs."""
         return None
 
     def launch(self, graph: int, stream: int) -> None:
-        """There are no graphs.
-
-        Raises:
-            EngineError: Always.
-        """
         raise EngineError("pycuda has no CUDA graphs", cure="Install cuda-bindings", graph=graph, stream=stream)
 
     def destroy_graph(self, graph: int) -> None:
-        """There are no graphs."""
+        """Do nothing: there are no graphs."""
 
     def close(self) -> None:
-        """Nothing to do: the primary context belongs to the process."""
+        """Do nothing: the primary context belongs to the process."""
 
     @contextmanager
     def _errors(self, memory: str = "", nbytes: int = 0) -> Iterator[None]:
@@ -206,5 +188,5 @@ class PycudaMemory:
         except self._cuda.Error as error:
             raise EngineError(
                 f"CUDA failed: {error}",
-                cure="Start the program again: after such an error a GPU's context cannot be used",
+                cure="Restart the program: the GPU's context is unusable after such an error",
             ) from error

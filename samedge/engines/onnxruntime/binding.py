@@ -1,10 +1,9 @@
-"""onnxruntime's sessions with inputs and outputs in the memory of a device, by I/O binding.
+"""onnxruntime sessions bound to device memory through I/O binding.
 
-A session that is called the plain way copies every input to the GPU and every output back, and allocates both anew.
-Here inputs from the host go into memory that stays, inputs that lie on the device are read there, and outputs stay
-there until somebody wants them on the host. onnxruntime waits at the end of each run, so that what it left is complete.
-Copies from and to the host are pageable; with the CUDA bindings, CUDA's sessions get
-`samedge.engines.onnxruntime.staged`.
+A plain session call copies every input to the GPU and every output back, allocating both each time. Here host inputs go
+into persistent buffers, device inputs are read in place, and outputs stay on the device until they are fetched.
+onnxruntime waits at the end of each run, so its outputs are complete. Host copies are pageable; with the CUDA bindings
+installed, CUDA sessions use `samedge.engines.onnxruntime.staged` instead.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from samedge.errors import EngineError
 from samedge.types import Array
 
 KEPT_INPUTS: Final = 32
-"""Memory of inputs by name and shape; that which was used last is kept."""
+"""Input buffers kept by name and shape, most recently used."""
 
 
 class OrtBinding:
-    """One session and its memory. Threads take turns.
+    """One session and its device memory. Calls from several threads are serialised.
 
     Args:
-        ort: The module onnxruntime.
+        ort: The onnxruntime module.
         session: The session.
-        device: Where it computes: "cuda:0"; "cpu" does the same with memory of the host.
-        open_memory: Opens the GPU for arrays of other libraries; left out, with the CUDA bindings that are installed.
+        device: Device that computes, such as "cuda:0"; "cpu" uses host memory in the same way.
+        open_memory: Opens the GPU for arrays of other libraries; by default through the installed CUDA bindings.
     """
 
     def __init__(
@@ -58,27 +57,27 @@ class OrtBinding:
         """Run the graph and copy outputs to the host."""
         with self._lock:
             try:
-                self._give(feeds, outputs)
+                self._bind(feeds, outputs)
                 return dict(zip(outputs, self._binding.copy_outputs_to_cpu(), strict=True))
             finally:
                 self._clear()
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Run the graph and leave outputs on the device; they are complete."""
+        """Run the graph and return its outputs on the device, complete."""
         with self._lock:
             try:
-                self._give(feeds, outputs)
+                self._bind(feeds, outputs)
                 values = self._binding.get_outputs()
                 return {name: OrtArray(self, value) for name, value in zip(outputs, values, strict=True)}
             finally:
                 self._clear()
 
-    def _give(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> None:
+    def _bind(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> None:
         for name, array in feeds.items():
             if isinstance(array, OrtArray):
                 self._binding.bind_ortvalue_input(name, array.value)
             elif isinstance(array, DeviceArray):
-                array.wait()  # onnxruntime's stream is its own: nothing can be ordered before it but by the host
+                array.wait()  # onnxruntime's stream is private: only the host can order work before it
                 shape = list(array.shape)
                 self._binding.bind_input(name, self._kind, self._number, array.dtype.type, shape, array.address)
             else:
@@ -105,22 +104,22 @@ class OrtBinding:
         )
 
     def _clear(self) -> None:
-        """Let go of what was bound: it would be kept until the next run."""
+        """Clear the bindings, which would otherwise be kept until the next run."""
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
     def to_device(self, array: Array) -> DeviceArray:
-        """Return a copy of an array of the host on the device."""
+        """Copy a host array to the device."""
         value = self._new(array)
         value.update_inplace(array)
         return OrtArray(self, value)
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Return an array over memory of another library on this GPU.
+        """Wrap another library's memory on this GPU as an array.
 
         Raises:
             MissingExtraError: The CUDA bindings are not installed.
-            TensorMismatchError: Its dtype has no numpy dtype, or its elements do not lie one after the other.
+            TensorMismatchError: Its dtype has no numpy equivalent, or it is not contiguous.
         """
         return borrow(exporter, self._gpu())
 
@@ -131,19 +130,19 @@ class OrtBinding:
             return self._pool
 
     def session(self) -> Any:
-        """The session: who has its memory keeps it."""
+        """Return the session, which must outlive arrays in its memory."""
         return self._session
 
     def before_lending(self) -> Callable[[], None]:
-        """Return what has to be done when another library lets go, before the memory may be used again.
+        """Return a function to call when another library releases the memory, before it is reused.
 
         Raises:
-            MissingExtraError: The CUDA bindings are not installed: nobody could wait for what the library still does.
+            MissingExtraError: The CUDA bindings, needed to wait for that library, are not installed.
         """
         return (lambda: None) if self._kind == "cpu" else partial(_wait_for_all, self._gpu().memory)
 
     def close(self) -> None:
-        """Let go of everything; arrays that are in use keep the session's memory until they are gone."""
+        """Release everything; arrays still in use keep the session's memory alive."""
         with self._lock:
             self._clear()
             self._inputs.clear()
@@ -154,14 +153,14 @@ class OrtBinding:
 
 
 class OrtArray(DeviceArray):
-    """An array that onnxruntime left on its device; complete. It keeps its memory as long as it is not closed."""
+    """A complete output of onnxruntime on its device, which keeps its memory until closed."""
 
     def __init__(self, binding: OrtBinding, value: Any) -> None:
         dtype = np.dtype(ORT_DTYPES[value.data_type()])
         super().__init__(tuple(value.shape()), dtype, binding.device)
         self._value: Any = value
         self._binding = binding
-        # The allocator that made the memory belongs to the session, which may be closed before.
+        # The allocator of this memory belongs to the session, which may be closed earlier.
         self._keeps: Any = binding.session()
 
     @property
@@ -169,44 +168,44 @@ class OrtArray(DeviceArray):
         """The ``OrtValue``.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         if self._value is None:
-            raise EngineError("this device array was closed", cure="Run the engine again")
+            raise EngineError("this device array is closed", cure="Run the engine again")
         return self._value
 
     @property
     def address(self) -> int:
-        """Where it lies on the device.
+        """Device address.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         return int(self.value.data_ptr())
 
     def wait(self) -> None:
-        """Return at once: onnxruntime waited."""
+        """Return immediately: onnxruntime has already waited."""
 
     def numpy(self) -> Array:
-        """Return a copy on the host.
+        """Copy the array to the host.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         array: Array = self.value.numpy()
         return array if array.flags.owndata else array.copy()
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory until the function that this returns is called.
+        """Keep the memory alive until the returned function is called.
 
         Raises:
-            EngineError: It was closed.
+            EngineError: The array is closed.
         """
         held = [self.value, self._keeps]
         return held.clear
 
     def lend(self, stream: int | None) -> Callable[[], None]:
-        """Lend it to another library; the memory is used again when all is done that this gave to the GPU.
+        """Lend the array to another library; the memory is reused once that library's GPU work is done.
 
         Raises:
             MissingExtraError: The CUDA bindings are not installed.
@@ -221,7 +220,7 @@ class OrtArray(DeviceArray):
         return take_back
 
     def close(self) -> None:
-        """Give up the memory. May be called twice."""
+        """Release the memory. Idempotent."""
         self._value = self._keeps = None
 
 

@@ -1,4 +1,4 @@
-"""What each node takes in onnxruntime, from the profile that a session writes; the file is read and removed."""
+"""Node timings of onnxruntime, read from the session's profile file, which is then removed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from samedge.engines.protocol import EngineOptions
 from samedge.errors import EngineError, storage_errors
 
 _BYTES: Final = {"float": 4, "double": 8, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
-"""Of a value, by onnxruntime's name of its type; 1 for the others: int8, uint8, bool."""
+"""Bytes per value by onnxruntime's type name; 1 for the others: int8, uint8, bool."""
 _OWN: Final = re.compile(r"^fused |_(?:nchwc|token_\d+)$")
-"""What onnxruntime puts before the name of a node, or behind that of a tensor, to name a node of its own."""
+"""Prefix of a node name, or suffix of a tensor name, that marks a node added by onnxruntime."""
 
 
 class ProfiledOrtEngine(OrtEngine):
-    """A session that writes a profile."""
+    """An onnxruntime session that writes a profile."""
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="samedge-profile-", ignore_cleanup_errors=True)
@@ -33,7 +33,7 @@ class ProfiledOrtEngine(OrtEngine):
             raise
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
-        """End profiling and returns what the runs took."""
+        """End profiling and return the layer times."""
         path = Path(self._session.end_profiling())
         try:
             with storage_errors(path, "read"):
@@ -47,17 +47,13 @@ class ProfiledOrtEngine(OrtEngine):
         return median_layers(list(layers_of_runs(events))[warm_ups:])
 
     def close(self) -> None:
-        """Free the session, and remove the profile."""
+        """Release the session and remove the profile."""
         super().close()
         self._folder.cleanup()
 
 
 def layers_of_runs(events: Sequence[Mapping[str, Any]]) -> Iterator[list[LayerTime]]:
-    """Yield the layers of each run, in the order of their execution.
-
-    Args:
-        events: Of the profile.
-    """
+    """Yield the layers of each run in execution order, from the events of a profile."""
     runs = sorted(
         (event for event in events if event.get("cat") == "Session" and event["name"] == "model_run"),
         key=lambda event: int(event["ts"]),

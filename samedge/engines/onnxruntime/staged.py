@@ -1,8 +1,8 @@
-"""onnxruntime's sessions on a stream of ours: pinned memory to and from the host, and results that stay on the GPU.
+"""onnxruntime sessions on a stream of our own: pinned host copies, and results that stay on the GPU.
 
-The session is opened with that stream, so that copies, its kernels, and other engines' events have one order, and the
-host waits only for what it takes back. Inputs have buffers that stay. Outputs come from the session's arena, which
-keeps what it took from the GPU, and are copied away in the order of the stream: to pinned memory, or to the pool.
+The session is opened with that stream, so copies, kernels and other engines' events share one order, and the host waits
+only for what it fetches. Inputs have persistent buffers. Outputs come from the session's arena, which keeps its GPU
+memory, and are copied out in stream order: to pinned memory or to the pool.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from samedge.types import Array
 
 @dataclass(frozen=True, slots=True)
 class OwnStream:
-    """A stream for a session that is still to be opened.
+    """A CUDA stream for a session yet to be opened.
 
     Attributes:
         memory: The GPU.
@@ -40,23 +40,23 @@ class OwnStream:
     number: int
 
     def provider_options(self) -> dict[str, str]:
-        """What tells onnxruntime's CUDA provider to work on it."""
+        """Return the CUDA provider options that select this stream."""
         return {"has_user_compute_stream": "1", "user_compute_stream": str(self.number)}
 
-    def taken_by(self, session: Any, provider: str) -> bool:
-        """Whether a session says that it works on it."""
+    def accepted_by(self, session: Any, provider: str) -> bool:
+        """Return True if the session reports using this stream."""
         options: Mapping[str, str] = session.get_provider_options().get(provider, {})
         return options.get("user_compute_stream") == str(self.number)
 
     def close(self) -> None:
-        """End the stream and let go of the GPU; the session is gone."""
+        """Destroy the stream and release the GPU, after the session is gone."""
         with self.memory.current():
             self.memory.destroy_stream(self.number)
         self.memory.close()
 
 
 def open_stream(device: str, *, open_memory: Callable[[str], CudaMemory] = open_cuda) -> OwnStream | str:
-    """Open a GPU and a stream there; return why not where the CUDA bindings are missing or do not work.
+    """Open a stream on a GPU, or return the reason if the CUDA bindings are missing or fail.
 
     Raises:
         EngineError: CUDA failed.
@@ -74,17 +74,17 @@ def open_stream(device: str, *, open_memory: Callable[[str], CudaMemory] = open_
 
 
 class OrtStaged(PooledEngine):
-    """One session on a stream of ours, and its memory. Threads take turns.
+    """One session on its own stream, and its memory. Calls from several threads are serialised.
 
     Args:
-        ort: The module onnxruntime.
-        session: The session; it works on the stream.
-        stream: The stream; closed with this.
-        all_on_gpu: Whether every node of the graph has a kernel of CUDA. Otherwise onnxruntime copies between them and
-            the host on streams that are not known here: then the host waits before and after each run.
+        ort: The onnxruntime module.
+        session: The session, opened on the stream.
+        stream: The stream; closed with this object.
+        all_on_gpu: True if every node has a CUDA kernel. Otherwise onnxruntime copies between nodes and the host on
+            unknown streams, so the host waits before and after each run.
 
     Raises:
-        EngineError: CUDA failed; the stream is still the caller's.
+        EngineError: CUDA failed; the caller still owns the stream.
     """
 
     def __init__(self, ort: Any, session: Any, stream: OwnStream, *, all_on_gpu: bool) -> None:
@@ -108,50 +108,50 @@ class OrtStaged(PooledEngine):
         """Run the graph and copy outputs to the host.
 
         Raises:
-            EngineError: CUDA failed, an array was closed, or this was.
+            EngineError: CUDA failed, or an array or the engine is closed.
         """
         with self._running(feeds, outputs) as (stream, results):
             for name, left in results.items():
                 self._buffers.fetch_from(name, left.address, left.nbytes, stream)
             self._memory.synchronise(stream)
-            self._staged.let_go()
-            return {name: self._buffers.take(name, left.shape, left.dtype) for name, left in results.items()}
+            self._staged.release()
+            return {name: self._buffers.read(name, left.shape, left.dtype) for name, left in results.items()}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Give the graph to the GPU and returns arrays there, which are complete when it has come to them.
+        """Queue the graph on the GPU and return its outputs there, complete once the stream reaches them.
 
         Raises:
-            EngineError: CUDA failed, an array was closed, or this was.
+            EngineError: CUDA failed, or an array or the engine is closed.
         """
         arrays: dict[str, DeviceArray] = {}
         with self._running(feeds, outputs) as (stream, results):
             for name, left in results.items():
-                array = self._pool.take(left.shape, left.dtype)
+                array = self._pool.allocate(left.shape, left.dtype)
                 if array.nbytes:
                     self._memory.copy_across(array.address, left.address, array.nbytes, stream)
-                array.wrote(stream)
+                array.mark_written(stream)
                 arrays[name] = array
         return arrays
 
     @contextmanager
     def _running(
         self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]
-    ) -> Iterator[tuple[int, dict[str, _Left]]]:
-        """Give feeds and work to the stream; inside the block outputs can be copied away, after it all is done."""
+    ) -> Iterator[tuple[int, dict[str, _ArenaOutput]]]:
+        """Queue feeds and work on the stream; inside the block outputs can be copied out in stream order."""
         with self._lock, self._memory.current():
             stream = self._open_stream()
             self._staged.begin()
             try:
                 self._make_room(feeds, stream)
                 self._staged.feed(feeds, stream)
-                yield stream, self._give(feeds, outputs, stream)
+                yield stream, self._bind(feeds, outputs, stream)
             except BaseException:
-                # What was started must not run into memory that is taken back.
+                # Queued work must not touch memory that is about to be released.
                 self._memory.synchronise(stream)
-                self._staged.forget()
+                self._staged.invalidate()
                 raise
             finally:
-                # The arena gives this memory to later work of the same stream only.
+                # The arena reuses this memory only for later work on the same stream.
                 self._clear()
 
     def _make_room(self, feeds: Mapping[str, Array | DeviceArray], stream: int) -> None:
@@ -161,7 +161,9 @@ class OrtStaged(PooledEngine):
             for name in growing:
                 self._buffers.ensure(name, feeds[name].nbytes)
 
-    def _give(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str], stream: int) -> dict[str, _Left]:
+    def _bind(
+        self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str], stream: int
+    ) -> dict[str, _ArenaOutput]:
         number = self._memory.gpu.index
         for name, array in feeds.items():
             address = self._buffers.address(name)
@@ -171,17 +173,17 @@ class OrtStaged(PooledEngine):
         if not self._all_on_gpu:
             self._memory.synchronise(stream)
         self._session.run_with_iobinding(self._binding, self._run_options)
-        return {name: _left(value) for name, value in zip(outputs, self._binding.get_outputs(), strict=True)}
+        return {name: _arena_output(value) for name, value in zip(outputs, self._binding.get_outputs(), strict=True)}
 
     def _clear(self) -> None:
-        """Let go of what was bound: it would be kept until the next run."""
+        """Clear the bindings, which would otherwise be kept until the next run."""
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
     def close(self) -> None:
-        """End the work, the session's bindings, memory and stream; arrays in use keep theirs. May be called twice.
+        """Finish the work, then release bindings, memory and stream; arrays in use keep theirs. Idempotent.
 
-        The caller forgets the session before: it must not outlive the stream.
+        The caller releases the session first: it must not outlive the stream.
         """
         with self._lock:
             if self._stream is None:
@@ -198,13 +200,13 @@ class OrtStaged(PooledEngine):
 
     def _open_stream(self) -> int:
         if self._stream is None:
-            raise EngineError("this engine was closed")
+            raise EngineError("this engine is closed", cure="Open it again before running it")
         return self._stream.number
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
-    """Where a run left an output: in the session's arena, until the binding lets go of it."""
+class _ArenaOutput:
+    """An output in the session's arena, valid until the bindings are cleared."""
 
     address: int
     shape: tuple[int, ...]
@@ -215,5 +217,5 @@ class _Left:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def _left(value: Any) -> _Left:
-    return _Left(int(value.data_ptr()), tuple(value.shape()), np.dtype(ORT_DTYPES[value.data_type()]))
+def _arena_output(value: Any) -> _ArenaOutput:
+    return _ArenaOutput(int(value.data_ptr()), tuple(value.shape()), np.dtype(ORT_DTYPES[value.data_type()]))

@@ -1,4 +1,4 @@
-"""The wheels that onnxruntime comes in, of which only one can be installed, and what to do when it is the wrong one."""
+"""The mutually exclusive wheels of onnxruntime, and the cures for having the wrong one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import ctypes
 import io
 import platform
 import re
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from samedge.engines.onnxruntime.devices import CUDA, TENSORRT
-from samedge.errors import EngineError, SamedgeError
+from samedge.errors import EngineError
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
 
 _WHEELS: Final = {
     TENSORRT: "onnxruntime-gpu",
@@ -27,7 +29,7 @@ _WHEELS: Final = {
 
 
 def preload_libraries(ort: Any) -> str:
-    """Load CUDA's libraries from pip's wheels; returns what onnxruntime prints when it does not find them."""
+    """Load CUDA's libraries from pip's wheels; return what onnxruntime prints if it cannot find them."""
     printed = io.StringIO()
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(printed):
@@ -36,7 +38,7 @@ def preload_libraries(ort: Any) -> str:
 
 
 def library_cause(ort: Any, provider: str) -> str:
-    """What the system's loader says of the provider's library: it names the one that is missing."""
+    """Return the system loader's error for the provider's library, which names the missing one."""
     name = provider.removesuffix("ExecutionProvider").lower()
     library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
     if not library.is_file():
@@ -58,53 +60,47 @@ def _installed_wheels() -> list[str]:
 
 
 def double_install() -> str:
-    """Say that two wheels are installed that overwrite each other; an empty text where that is not so."""
+    """Return a warning if two wheels that overwrite each other are installed, otherwise ""."""
     wheels = _installed_wheels()
     return f" ({' and '.join(wheels)} are installed together and overwrite each other)" if len(wheels) > 1 else ""
 
 
 def reinstall_cure() -> str:
-    """Return the commands that mend a broken installation."""
+    """Return the commands that repair a broken installation."""
     wheels = _installed_wheels() or ["onnxruntime"]
     return f"Reinstall it: pip uninstall -y {' '.join(wheels)} && pip install {wheels[-1]}"
 
 
 def wheel_cure(provider: str) -> str:
-    """Return what to install for an execution provider on this machine."""
+    """Return the installation advice for an execution provider on this machine."""
     wheel = _WHEELS.get(provider)
     if provider in (CUDA, TENSORRT) and platform.machine() == "aarch64":
         return (
             "Install the onnxruntime-gpu wheel that NVIDIA builds for this board's JetPack "
-            "(https://elinux.org/Jetson_Zoo), or ask for device 'cpu'"
+            "(https://elinux.org/Jetson_Zoo), or request device 'cpu'"
         )
     if wheel is None:
-        return "Install a build of onnxruntime that has it, or ask for device 'cpu'"
+        return "Install a build of onnxruntime that includes it, or request device 'cpu'"
     installed = " ".join(_installed_wheels()) or "onnxruntime"
-    return f"Run: pip uninstall -y {installed} && pip install {wheel}, or ask for device 'cpu'"
+    return f"Run: pip uninstall -y {installed} && pip install {wheel}, or request device 'cpu'"
 
 
-@contextlib.contextmanager
-def foreign_errors(where: str, what: str) -> Iterator[None]:
-    """Turn whatever onnxruntime raises inside the block into an `EngineError` with a cure."""
-    try:
-        yield
-    except SamedgeError:
-        raise
-    except Exception as error:
-        cause = first_line(error)
-        cures = (
-            ("alloc", "There is not enough memory: close other programs, or take a smaller model or precision"),
-            ("external", "A file with weights that belongs beside the graph is missing or damaged: copy it again"),
-            ("Protobuf", "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again"),
-            ("opset", "Update onnxruntime, or export the checkpoint with a lower opset"),
-            ("IR version", "Update onnxruntime, or export the checkpoint with a lower opset"),
-            ("NOT_IMPLEMENTED", "The graph has an operator that this build lacks: update onnxruntime"),
-        )
-        cure = next((cure for sign, cure in cures if sign.lower() in cause.lower()), "Export the checkpoint again")
-        raise EngineError(f"{what} ({cause})", where=where, cure=cure, kind=type(error).__name__) from error
+def foreign_error(error: Exception, where: str, what: str) -> EngineError:
+    """Return whatever onnxruntime raised as an `EngineError` with a cure."""
+    cause = first_line(error)
+    cures = (
+        ("alloc", "Out of memory: close other programs, or use a smaller model or precision"),
+        ("external", "An external weight file beside the graph is missing or damaged: copy it again"),
+        ("Protobuf", "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again"),
+        ("opset", "Update onnxruntime, or export the checkpoint with a lower opset"),
+        ("IR version", "Update onnxruntime, or export the checkpoint with a lower opset"),
+        ("NOT_IMPLEMENTED", "This build lacks an operator of the graph: update onnxruntime"),
+    )
+    cure = next((cure for sign, cure in cures if sign.lower() in cause.lower()), "Export the checkpoint again")
+    return EngineError(f"{what} ({cause})", where=where, cure=cure, kind=type(error).__name__)
 
 
 def first_line(error: Exception) -> str:
-    """The cause as one short line, without onnxruntime's prefix."""
+    """Return the cause as one short line, without onnxruntime's prefix."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^\[ONNXRuntimeError\] : (\d+ : )?", "", lines[0])[:300]

@@ -1,8 +1,7 @@
-"""ONNX graphs through OpenVINO: on the CPU, and on Intel's GPUs and NPUs by name.
+"""ONNX graphs through OpenVINO, on the CPU and on Intel's GPUs and NPUs.
 
-A graph is computed as it is written: OpenVINO's own choice of a precision is bfloat16 on CPUs that have it, and is
-pinned to float32 here. A device that was named is used or is an error; "AUTO", "MULTI" and "HETERO", which choose among
-devices, are no names of one. The home of OpenVINO in this package; knows nothing of SAM.
+Graphs run in the precision they are written in: OpenVINO would choose bfloat16 on CPUs that support it, so float32 is
+pinned. A named device is used or raises an error; "AUTO", "MULTI" and "HETERO" select among devices and are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 
 from samedge.engines.onnx_header import Axes, OnnxPorts, read_onnx_ports
 from samedge.engines.protocol import Availability, EngineOptions
-from samedge.engines.selection.cores import usable_cores
+from samedge.engines.selection.machine import usable_cores
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
 from samedge.types import Array, TensorSpec
 
@@ -57,18 +56,18 @@ _DRIVERS: Final = {
 class OpenVinoEngine:
     """One ONNX graph (or OpenVINO IR) compiled by OpenVINO for one device.
 
-    External data is found beside the graph file. Calls from several threads run one after the other. A graph that
-    leaves the number of images free, and nothing else, is compiled for one image, which takes less time and memory in
-    every call; the first call with another number compiles it again, for any.
+    External data is read from beside the graph file. Calls from several threads are serialised. A graph whose only free
+    axis is the number of images is compiled for one image, which saves time and memory in every call; the first call
+    with another number compiles it again for any number.
 
     Args:
         path: The ``.onnx`` or ``.xml`` file.
         options: Device and threads. Devices: "cpu", "gpu", "gpu.1", "npu", in either case; None takes the CPU.
-        counters: Keep counters of what each layer takes.
+        counters: Collect performance counters for each layer.
 
     Raises:
         BackendUnavailableError: OpenVINO is not installed.
-        DeviceUnavailableError: The device cannot be had.
+        DeviceUnavailableError: The device is unavailable.
         EngineError: The graph cannot be opened.
         StorageError: The file cannot be read.
     """
@@ -89,45 +88,45 @@ class OpenVinoEngine:
         refused = f"OpenVINO {found.version} cannot open this graph"
         with _foreign_errors(self._where, refused):
             model = _core().read_model(str(path))
-        self._inputs = _specs(model.inputs, ports.inputs, self._where)
-        self._outputs = _specs(model.outputs, ports.outputs, self._where)
+        self.inputs = _specs(model.inputs, ports.inputs, self._where)
+        self.outputs = _specs(model.outputs, ports.outputs, self._where)
         with _foreign_errors(self._where, refused):
             if self._for_one:
-                model.reshape({at: [1, *spec.shape[1:]] for at, spec in enumerate(self._inputs.values())})
+                model.reshape({at: [1, *spec.shape[1:]] for at, spec in enumerate(self.inputs.values())})
             compiled = _core().compile_model(model, device, self._settings)
-            del model  # nobody but OpenVINO holds the graph
+            del model  # leave OpenVINO as the only owner of the graph
             self._compiled: Any = compiled
             self._request: Any = compiled.create_infer_request()
             known = compiled.get_property("SUPPORTED_PROPERTIES")
-            told = {name: str(compiled.get_property(name)) for name in _REPORTED if name in known}
+            reported = {name: str(compiled.get_property(name)) for name in _REPORTED if name in known}
             used = list(compiled.get_property("EXECUTION_DEVICES"))
         if used != [device]:
             raise DeviceUnavailableError(
-                f"the device {options.device!r} was asked for, and OpenVINO took {', '.join(used)}",
+                f"device {options.device!r} was requested, but OpenVINO used {', '.join(used)}",
                 where=self._where,
-                cure="Ask for one of those",
+                cure="Request one of those",
                 device=options.device,
             )
-        self._device = device.lower()
-        self._details = {
+        self.device = device.lower()
+        self.details = {
             "openvino": str(found.version),
             "processor": _full_name(device),
-            **{_REPORTED[name]: _plain(value) for name, value in told.items()},
+            **{_REPORTED[name]: _plain(value) for name, value in reported.items()},
         }
 
     @staticmethod
     def probe() -> Availability:
-        """Whether OpenVINO is installed, and the devices that it finds here."""
+        """Report whether OpenVINO is installed, and the devices it finds."""
         cure = "Install it with: pip install 'samedge[openvino]'"
         try:
             openvino = _import_openvino()
             version = str(openvino.get_version()).partition("-")[0]
         except ModuleNotFoundError as error:
             if error.name != "openvino":
-                return Availability(False, f"OpenVINO is installed and cannot be imported: {error}", _REINSTALL)
+                return Availability(False, f"OpenVINO is installed but cannot be imported: {error}", _REINSTALL)
             return Availability(False, "OpenVINO is not installed", cure)
         except (ImportError, OSError, AttributeError) as error:
-            return Availability(False, f"OpenVINO is installed and cannot be imported: {error}", _REINSTALL)
+            return Availability(False, f"OpenVINO is installed but cannot be imported: {error}", _REINSTALL)
         try:
             devices = _devices()
         except EngineError as error:
@@ -135,31 +134,11 @@ class OpenVinoEngine:
         if not devices:
             return Availability(False, f"OpenVINO {version} finds no device", _REINSTALL, version=version)
         names = ", ".join(f"{device.lower()} ({_full_name(device)})" for device in devices)
-        # Accelerators first; which is fastest is for a measurement to say.
+        # Accelerators first; only a measurement tells which is fastest.
         ordered = sorted(devices, key=lambda device: (device == "CPU", device))
         return Availability(
             True, f"OpenVINO {version} with {names}", devices=tuple(map(str.lower, ordered)), version=version
         )
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
-
-    @property
-    def device(self) -> str:
-        """The device really used."""
-        return self._device
-
-    @property
-    def details(self) -> Mapping[str, str]:
-        """Version, the processor's name, and what OpenVINO really took for precision, threads and streams."""
-        return self._details
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run the graph.
@@ -167,16 +146,15 @@ class OpenVinoEngine:
         Raises:
             EngineError: OpenVINO failed.
         """
-        numbered = {at: feeds[name] for at, name in enumerate(self._inputs)}
-        places = {name: at for at, name in enumerate(self._outputs)}
+        numbered = {at: feeds[name] for at, name in enumerate(self.inputs)}
+        places = {name: at for at, name in enumerate(self.outputs)}
         with self._lock, _foreign_errors(self._where, "OpenVINO failed while running this graph"):
-            # Feeds are read where they lie. Results lie in memory that the next run writes to: they are copied, and
-            # only those that were asked for.
+            # Feeds are read in place. The next run overwrites the results, so those requested are copied.
             results = self._request_of(numbered).infer(numbered, share_inputs=True, share_outputs=True)
             return {name: np.array(results[places[name]]) for name in outputs}
 
     def _request_of(self, feeds: Mapping[int, Array]) -> Any:
-        """The request of the graph as it was compiled, or of the one for any number of images."""
+        """Return the request of the graph for one image, or of the one for any number."""
         if not self._for_one or all(array.shape[0] == 1 for array in feeds.values()):
             return self._request
         if self._request_for_any is None:
@@ -185,14 +163,14 @@ class OpenVinoEngine:
         return self._request_for_any
 
     def close(self) -> None:
-        """Free the compiled graph, after the run that may be going on."""
+        """Release the compiled graph, after any current run."""
         with self._lock:
             self._request = self._request_for_any = None
             self._compiled = None
 
 
 def _only_images_are_free(inputs: Mapping[str, Axes | None]) -> bool:
-    """Whether all that the inputs of a graph leave free is the number of images, the axis "batch"."""
+    """Return True if the only free axis of the inputs is the number of images, "batch"."""
     every = list(inputs.values())
     return bool(every) and all(
         axes is not None and axes[:1] == (_IMAGES,) and all(isinstance(axis, int) for axis in axes[1:])
@@ -201,28 +179,28 @@ def _only_images_are_free(inputs: Mapping[str, Axes | None]) -> bool:
 
 
 def _settings(device: str, threads: int) -> dict[str, object]:
-    """How a graph is compiled for a device; what is not named here stays OpenVINO's: no cache of models among it."""
+    """Return the compilation settings for a device; others stay OpenVINO's defaults, including no model cache."""
     settings: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY"}
     kind = device.partition(".")[0]
     if kind in ("CPU", "GPU"):
-        # An NPU computes in float16 and knows no other hint.
+        # An NPU computes in float16 and accepts no other hint.
         settings |= {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "NUM_STREAMS": 1}
     if kind == "CPU":
-        # Pinned threads of two engines, or of two programs, would share the first cores and leave the others idle.
+        # Pinned threads of two engines or programs would share the first cores and leave the others idle.
         settings |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     return settings
 
 
 def _import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report the import to its makers over the network.
+    """Import OpenVINO without its telemetry, which would report the import over the network.
 
-    A program that has imported OpenVINO before has made that choice itself.
+    A program that already imported OpenVINO has made its own choice.
     """
     with _IMPORTING:
         if "openvino" in sys.modules:
             return import_module("openvino")
         hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == _TELEMETRY}
-        # None makes `import openvino_telemetry` an ImportError, for which OpenVINO has a stub.
+        # None makes `import openvino_telemetry` raise ImportError, which OpenVINO replaces with a stub.
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
         try:
             return import_module("openvino")
@@ -233,7 +211,7 @@ def _import_openvino() -> Any:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
-    """One for the process: each would load the plugins again, and start threads of its own."""
+    """Return the process-wide core: each one loads the plugins and starts its own threads."""
     return _import_openvino().Core()
 
 
@@ -251,7 +229,7 @@ def _find_device(device: str) -> str:
     """Return OpenVINO's name of a device.
 
     Raises:
-        DeviceUnavailableError: With the cause and the fix.
+        DeviceUnavailableError: It is unavailable; with the cause and a cure.
     """
     available = _devices()
     name = device.replace(":", ".").upper()
@@ -262,20 +240,20 @@ def _find_device(device: str) -> str:
             return candidate
     if kind in _DRIVERS:
         others = [candidate.lower() for candidate in available if candidate.partition(".")[0] == kind]
-        cause = f"OpenVINO finds {', '.join(others)} alone" if others else _absence(kind)
-        cure = f"Ask for one of {', '.join(others)}" if others else f"{_DRIVERS[kind]}, or ask for device 'cpu'"
+        cause = f"OpenVINO finds only {', '.join(others)}" if others else _absence(kind)
+        cure = f"Request one of {', '.join(others)}" if others else f"{_DRIVERS[kind]}, or request device 'cpu'"
     else:
-        cause = "OpenVINO knows no such device"
+        cause = "OpenVINO has no such device"
         cure = f"Choose one of {', '.join(candidate.lower() for candidate in available)}"
         if kind in ("AUTO", "MULTI", "HETERO", "BATCH"):
-            cause = f"{kind} is a choice among devices, which may end on another than the one that was meant"
+            cause = f"{kind} selects among devices, and may use another than intended"
     raise DeviceUnavailableError(
-        f"the device {device!r} cannot be had: {cause}", cure=cure, device=device, available=tuple(available)
+        f"the device {device!r} is unavailable: {cause}", cure=cure, device=device, available=tuple(available)
     )
 
 
 def _absence(kind: str) -> str:
-    """What OpenVINO says when it is asked for a device that it did not list: the library that is missing, often."""
+    """Return OpenVINO's error for an unlisted device, which often names the missing library."""
     try:
         _full_name(kind)
     except EngineError as error:
@@ -283,10 +261,10 @@ def _absence(kind: str) -> str:
     return f"OpenVINO finds no {kind} here"
 
 
-def _specs(ports: Sequence[Any], told: Mapping[str, Axes | None], where: str) -> dict[str, TensorSpec]:
-    """Name, shapes and dtypes of one side of a graph, in its order; `told` is what the file says of that side."""
+def _specs(ports: Sequence[Any], declared: Mapping[str, Axes | None], where: str) -> dict[str, TensorSpec]:
+    """Return the inputs or outputs of a graph in order; `declared` holds the axes from the file."""
     specs: dict[str, TensorSpec] = {}
-    ordered = list(told)
+    ordered = list(declared)
     for at, port in enumerate(ports):
         name = _name(port, ordered[at : at + 1] + ordered)
         kind = str(port.get_element_type().get_type_name())
@@ -294,26 +272,24 @@ def _specs(ports: Sequence[Any], told: Mapping[str, Axes | None], where: str) ->
             raise EngineError(
                 f"{name!r} is of type {kind}, which has no numpy dtype", where=where, cure="Export a graph of tensors"
             )
-        shape = _shape(name, port.get_partial_shape(), told.get(name))
+        shape = _shape(name, port.get_partial_shape(), declared.get(name))
         if shape is None:
-            raise EngineError(
-                f"the graph does not say how many axes {name!r} has", where=where, cure="Export it with known ranks"
-            )
+            raise EngineError(f"the rank of {name!r} is unknown", where=where, cure="Export it with known ranks")
         specs[name] = TensorSpec(shape, np.dtype(_DTYPES[kind]))
     return specs
 
 
-def _name(port: Any, told: Sequence[str]) -> str:
-    """The name of an input or output: a tensor may have several, and the file says which of them is meant."""
+def _name(port: Any, declared: Sequence[str]) -> str:
+    """Return the name of an input or output: of a tensor's several names, the one in the file."""
     names = port.get_names()
-    known = next((name for name in told if name in names), None)
+    known = next((name for name in declared if name in names), None)
     if known is None:
         return str(min(names)) if names else str(port.get_node().get_friendly_name())
     return known
 
 
 def _shape(name: str, sizes: Any, axes: Axes | None) -> tuple[int | str, ...] | None:
-    """Sizes as OpenVINO has them, and where they are free what the file calls the axis, or a name of its own."""
+    """Return the shape: OpenVINO's sizes, and for free axes the file's name or a unique one."""
     if sizes.rank.is_dynamic:
         known: Axes | None = axes
     else:
@@ -331,19 +307,19 @@ def _plain(value: str) -> str:
 
 @contextlib.contextmanager
 def _foreign_errors(where: str | None, what: str) -> Iterator[None]:
-    """Turn whatever OpenVINO raises inside the block into an `EngineError` with a cure."""
+    """Convert any OpenVINO exception in the block to an `EngineError` with a cure."""
     try:
         yield
     except Exception as error:
         cause = _cause(error)
         cures = (
-            ("alloc", "There is not enough memory: close other programs, or take a smaller model or precision"),
+            ("alloc", "Out of memory: close other programs, or use a smaller model or precision"),
             (
                 "externally stored data",
-                "A file with weights that belongs beside the graph is missing or damaged: copy it again",
+                "An external weight file beside the graph is missing or damaged: copy it again",
             ),
             ("can't be parsed", "The file is damaged: copy it again, or export the checkpoint again"),
-            ("no conversion rule", "The graph has an operator that OpenVINO lacks: update it, or take onnxruntime"),
+            ("no conversion rule", "OpenVINO lacks an operator of the graph: update it, or use onnxruntime"),
         )
         cure = next((cure for sign, cure in cures if sign in cause.lower()), "Export the checkpoint again")
         raise EngineError(
@@ -352,6 +328,6 @@ def _foreign_errors(where: str | None, what: str) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """The cause as one short line: the last that OpenVINO wrote; those before it name files of its sources."""
+    """Return OpenVINO's last line as the cause; those before it name its source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1].removeprefix("-- ") if lines else type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""What each layer takes in OpenVINO: the counters of a request, and what the compiled graph says of fused nodes."""
+"""Layer times of OpenVINO, from a request's counters and the compiled graph's record of fused nodes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from samedge.engines.protocol import EngineOptions
 from samedge.types import Array
 
 _BITS: Final = {"f32": 32, "f16": 16, "bf16": 16, "f64": 64, "i64": 64, "u64": 64, "i32": 32, "u32": 32}
-"""Of a value, by OpenVINO's name of its type; 8 for the others: i8, u8, boolean."""
+"""Bits per value by OpenVINO's type name; 8 for the others: i8, u8, boolean."""
 
 
 class ProfiledOpenVinoEngine(OpenVinoEngine):
-    """A compiled graph with counters."""
+    """A compiled graph with performance counters."""
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         super().__init__(path, options, counters=True)
@@ -27,14 +27,14 @@ class ProfiledOpenVinoEngine(OpenVinoEngine):
         }
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the graph, and keeps what the counters say."""
+        """Run the graph and record its counters."""
         results = super().run(feeds, outputs)
-        # Whether a layer counts as executed differs from run to run where it takes less than a microsecond.
+        # A layer of less than a microsecond counts as executed in some runs only.
         self._runs.append([self._layer(counter) for counter in self._request.get_profiling_info()])
         return results
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
-        """Return what the runs took; layers that took no time are left out."""
+        """Return the layer times, without layers that took no time."""
         return [layer for layer in median_layers(self._runs[warm_ups:]) if layer.milliseconds > 0]
 
     def _layer(self, counter: Any) -> LayerTime:
@@ -50,9 +50,9 @@ class ProfiledOpenVinoEngine(OpenVinoEngine):
 
 
 def _facts(node: Any) -> tuple[tuple[str, ...], int | None]:
-    """Return which nodes of the graph a layer does, and the bytes that it reads and writes."""
-    told = node.get_rt_info()
-    text = _text(told["originalLayersNames"]) if "originalLayersNames" in told else ""
+    """Return the graph nodes of a layer, and the bytes that it reads and writes."""
+    facts = node.get_rt_info()
+    text = _text(facts["originalLayersNames"]) if "originalLayersNames" in facts else ""
     ports = [*node.inputs(), *node.outputs()]
     if not all(port.get_partial_shape().is_static for port in ports):
         nbytes = None

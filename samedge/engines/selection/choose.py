@@ -1,10 +1,9 @@
-"""Which backend is fastest here: measured once for each graph and machine, kept with the reasons.
+"""Choice of the fastest backend: measured once for each graph and machine, and kept with the reasons.
 
     with open_decided(path, decide(path, sha256=digest)) as engine:
         engine.run(feeds)
 
-What was found holds as long as the graph, the machine, the backends and the question are the same. Knows arrays and
-nothing of SAM.
+A decision stays valid as long as the graph, the machine, the backends and the request are unchanged.
 """
 
 from __future__ import annotations
@@ -20,35 +19,34 @@ from typing import Final
 
 from samedge.engines import registry
 from samedge.engines.protocol import Engine
-from samedge.engines.selection.cores import usable_cores
 from samedge.engines.selection.decisions import Decision, Question, Trial, find_decision, keep_decision, new_decision
-from samedge.engines.selection.machine import machine_facts
+from samedge.engines.selection.machine import machine_facts, usable_cores
 from samedge.engines.selection.trials import DEFAULT_SECONDS, Candidate, Clock, measure
 from samedge.errors import EngineError, UsageError
 from samedge.storage.digest import sha256_file
 
 AUTO_VARIABLE: Final = "SAMEDGE_AUTO"
-"""``first`` takes the first backend that works, unmeasured; a number is the seconds that measuring may take."""
+"""``first`` selects the first backend that works, unmeasured; a number is the time limit for measuring, seconds."""
 TIE: Final = 1.05
-"""Of candidates this close to the fastest the first in the table is taken: measurements drift by as much."""
+"""Among candidates this close to the fastest, the first in the table wins: measurements drift by as much."""
 
 
 def open_decided(
     path: Path, decision: Decision | None, *, device: str | None = None, threads: int | None = None
 ) -> Engine:
-    """Open a graph where `decide` says, or else, and without a decision, with the first backend that can.
+    """Open a graph with the decided backend; without a decision, or if that fails, with the first that can.
 
     Args:
         path: The graph file.
-        decision: What `decide` returned for it.
-        device: As for `decide`: a device that was named is used or is an error.
+        decision: Result of `decide` for this file.
+        device: As for `decide`: a named device is used or raises an error.
         threads: CPU threads for one run; None for all physical cores.
 
     Raises:
         SamedgeError: As `samedge.engines.registry.open_engine`.
     """
     if decision is not None:
-        with suppress(EngineError):  # it was there when it was measured; now the table decides
+        with suppress(EngineError):  # it worked when measured; otherwise the table decides
             return registry.open_engine(path, backend=decision.backend, device=decision.device, threads=threads)
     return registry.open_engine(path, device=device, threads=threads)
 
@@ -62,27 +60,27 @@ def decide(
     sizes: Mapping[str, int] | None = None,
     clock: Clock = time.perf_counter,
 ) -> Decision | None:
-    """Return which backend runs a graph fastest here, from what is kept or by measuring.
+    """Return the fastest backend for a graph on this machine, from the cache or by measuring.
 
     Args:
         path: The graph file.
-        sha256: Of the file, where it is known already.
-        device: The device that was asked for; None for any.
+        sha256: SHA-256 of the file, if known.
+        device: The requested device; None for any.
         threads: CPU threads for one run; None for all physical cores.
-        sizes: Sizes for free axes by name; 1 for those that are not named.
-        clock: Seconds that only grow.
+        sizes: Size of each free axis by name; 1 for axes not named.
+        clock: Monotonic clock, seconds.
 
     Returns:
-        None where there is nothing to choose: less than two backends that work here and open such files, none that
-        could run this graph, or `AUTO_VARIABLE` is ``first``.
+        None if there is no choice: fewer than two working backends open such files, none can run this graph, or
+        `AUTO_VARIABLE` is ``first``.
 
     Raises:
         StorageError: The graph file cannot be read.
-        UsageError: ``$SAMEDGE_AUTO`` means nothing.
+        UsageError: ``$SAMEDGE_AUTO`` is invalid.
     """
     seconds = _budget()
     if seconds is None or (threads is not None and threads < 1) or not path.is_file():
-        return None  # what is wrong, opening says
+        return None  # opening reports what is wrong
     candidates, versions = find_candidates(path.suffix, device)
     if len({candidate.backend for candidate in candidates}) < 2:
         return None
@@ -109,11 +107,11 @@ def decide(
 
 
 def find_candidates(suffix: str, device: str | None = None) -> tuple[list[Candidate], dict[str, str]]:
-    """Return what may run a graph file here, in the order of the table, and the versions of the backends that work.
+    """Return the candidates for a graph file, in table order, and the versions of the backends that work.
 
     Args:
-        suffix: Of the graph file.
-        device: The device that was asked for; None for every device that is worth a try.
+        suffix: Suffix of the graph file.
+        device: The requested device; None for every device worth trying.
     """
     candidates: list[Candidate] = []
     versions: dict[str, str] = {}
@@ -130,9 +128,9 @@ def find_candidates(suffix: str, device: str | None = None) -> tuple[list[Candid
 
 
 def choose(trials: Sequence[Trial]) -> tuple[Trial, str] | None:
-    """Return the trial that won and a sentence that says why, or None if no candidate could run.
+    """Return the winning trial and the reason as a sentence, or None if no candidate could run.
 
-    First runs are compared where one of the rest had no time for more.
+    First runs are compared if one of the candidates had no time for more.
     """
     running = [trial for trial in trials if trial.usable and trial.first_milliseconds is not None]
     if not running:
@@ -149,9 +147,9 @@ def choose(trials: Sequence[Trial]) -> tuple[Trial, str] | None:
     what = f"{winner.label}: {cost(winner):.3g} ms{'' if warm else ' for the first run'}"
     others = [trial for trial in running if trial is not winner]
     if not others:
-        return winner, f"{what}, and nothing else could be measured"
+        return winner, f"{what}, the only candidate measured"
     if winner is not fastest:
-        return winner, f"{what}, within {TIE - 1:.0%} of {fastest.label}, which the table has after it"
+        return winner, f"{what}, within {TIE - 1:.0%} of {fastest.label}, which the table ranks below it"
     compared = [trial for trial in others if trial in hopeful]
     if not compared:
         return winner, f"{what}, and the others were far behind"
@@ -160,12 +158,12 @@ def choose(trials: Sequence[Trial]) -> tuple[Trial, str] | None:
 
 
 def _kind(device: str) -> str:
-    """The device without its number: "cuda" of "cuda:1", "gpu" of "GPU.1"."""
+    """Return the device without its index: "cuda" of "cuda:1", "gpu" of "GPU.1"."""
     return device.lower().partition(":")[0].partition(".")[0]
 
 
 def _budget() -> float | None:
-    """Seconds for measuring, or None if nothing is to be measured."""
+    """Return the seconds for measuring, or None to measure nothing."""
     text = os.environ.get(AUTO_VARIABLE, "").strip().lower()
     if text in ("", "measure"):
         return DEFAULT_SECONDS
@@ -176,6 +174,6 @@ def _budget() -> float | None:
         if 0 < seconds < math.inf:
             return seconds
     raise UsageError(
-        f"{AUTO_VARIABLE} is {text!r}",
-        cure="Set it to first (take the first backend that works) or to the seconds that measuring may take",
+        f"invalid {AUTO_VARIABLE} {text!r}",
+        cure="Set it to first (use the first backend that works) or to a time limit for measuring in seconds",
     )

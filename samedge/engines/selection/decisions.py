@@ -1,10 +1,10 @@
-"""What was measured when a backend was chosen: one small JSON file a decision, in the cache folder.
+"""Records of backend choices: one small JSON file for each decision, in the cache folder.
 
     for decision in kept_decisions():
         print(decision.graph, decision.backend, decision.device, decision.reason)
 
-A decision is found again by the graph's content, the machine, the versions of the backends and what was asked for; when
-any of these changes it is measured again. So it is when the file is damaged or of another samedge.
+A decision is looked up by the graph's content, the machine, the backends' versions and the request; if any of them
+changes, or the file is damaged or of another schema, the measurement is repeated.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _SCHEMA: Final = 1
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one candidate.
+    """Outcome of one candidate.
 
     Attributes:
         backend: Its name in the table of backends.
-        device: As it was asked for.
-        milliseconds: The median of the runs after the first; None if there was none.
-        first_milliseconds: The first run, which pays for what a backend puts off until then; None if it failed.
-        open_seconds: How long opening took; None if it failed.
-        runs: How often it ran.
-        note: Why it could not be used, or was not measured to the end; None if all went well.
-        usable: Whether it gave numbers.
-        stopped: Whether it was so far behind after its first run that it was not run again.
+        device: The device as requested.
+        milliseconds: Median of the runs after the first; None if there were none.
+        first_milliseconds: First run, which includes the backend's deferred set-up; None if it failed.
+        open_seconds: Time to open; None if that failed.
+        runs: Number of runs.
+        note: Reason it was unusable or not fully measured; None if all went well.
+        usable: True if it gave finite results.
+        stopped: True if its first run was so slow that it was not run again.
     """
 
     backend: str
@@ -52,20 +52,20 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def label(self) -> str:
-        """Backend and device, as sentences name them."""
+        """Backend and device, for use in sentences."""
         return f"{self.backend} on {self.device}"
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a decision is about, and holds for.
+    """The scope of a decision, and its key.
 
     Attributes:
-        graph_sha256: Of the graph file.
-        machine: As `samedge.engines.selection.machine.machine_facts` tells it.
-        backends: Name to version and devices, of those that work here.
-        device: The device that was asked for; None for any.
+        graph_sha256: SHA-256 of the graph file.
+        machine: Result of `samedge.engines.selection.machine.machine_facts`.
+        backends: Name of each working backend to its version and devices.
+        device: The requested device; None for any.
         threads: CPU threads for one run.
-        sizes: Sizes that free axes were given.
+        sizes: Sizes given to free axes.
     """
 
     graph_sha256: str
@@ -76,23 +76,23 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: dict[str, int]
 
     def key(self) -> str:
-        """Return a name for the file that the answer is kept in."""
+        """Return the name of the decision's file."""
         return sha256(json.dumps(msgspec.to_builtins(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which backend runs a graph here, and why.
+    """The backend chosen for a graph on this machine, with the reason.
 
     Attributes:
-        schema: Of this record.
-        graph: The graph's file name.
-        question: What it holds for.
-        backend: What was chosen.
-        device: The device that it was measured on.
-        reason: A sentence.
-        trials: What became of every candidate, in the order in which they were tried.
-        seconds: How long it all took.
-        created: When, ISO 8601 in UTC.
+        schema: Version of this record.
+        graph: File name of the graph.
+        question: Scope of the decision.
+        backend: The chosen backend.
+        device: The device it was measured on.
+        reason: The reason, as a sentence.
+        trials: Outcome of every candidate, in the order tried.
+        seconds: Total duration.
+        created: Time of creation, ISO 8601 in UTC.
     """
 
     schema: int
@@ -107,23 +107,23 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decisions_folder() -> Path:
-    """Return where decisions are kept; it need not exist. Removing a file there makes samedge measure again.
+    """Return the folder of decisions, which may not exist. Removing a file there triggers a new measurement.
 
     Raises:
-        StorageError: There is no place for a cache.
+        StorageError: No cache folder is available.
     """
     return cache_folder() / "decisions"
 
 
 def keep_decision(decision: Decision) -> None:
-    """Write a decision, replacing an older one at once. A cache that cannot be written to costs time only."""
+    """Write a decision, replacing an older one. Failure is ignored: an unwritable cache only costs time."""
     with suppress(SamedgeError):
         data = msgspec.json.format(msgspec.json.encode(decision), indent=2) + b"\n"
         write_whole(decisions_folder() / f"{decision.question.key()}.json", data)
 
 
 def find_decision(question: Question) -> Decision | None:
-    """Return the kept answer to exactly this question, or None."""
+    """Return the stored decision for exactly this question, or None."""
     with suppress(SamedgeError):
         decision = _read(decisions_folder() / f"{question.key()}.json")
         if decision is not None and decision.question == question:
@@ -132,10 +132,10 @@ def find_decision(question: Question) -> Decision | None:
 
 
 def kept_decisions() -> tuple[Decision, ...]:
-    """Return all decisions of this user that can be read, the latest first.
+    """Return all readable decisions of this user, latest first.
 
     Raises:
-        StorageError: There is no place for a cache.
+        StorageError: No cache folder is available.
     """
     found = (_read(path) for path in decisions_folder().glob("*.json"))
     kept = [decision for decision in found if decision is not None]
@@ -145,7 +145,7 @@ def kept_decisions() -> tuple[Decision, ...]:
 def new_decision(
     graph: str, question: Question, winner: Trial, reason: str, trials: tuple[Trial, ...], seconds: float, created: str
 ) -> Decision:
-    """Return a decision of the present schema; the arguments are its attributes."""
+    """Return a decision of the current schema; the arguments are its attributes."""
     return Decision(_SCHEMA, graph, question, winner.backend, winner.device, reason, trials, round(seconds, 3), created)
 
 

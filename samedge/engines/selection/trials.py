@@ -1,7 +1,6 @@
-"""Trying a graph with several backends: each is opened, run a few times on noise, timed, and closed again.
+"""Trials of a graph on several backends: each is opened, run a few times on noise, timed, and closed.
 
-Only one is open at a time. The first run is told apart from the rest: it pays for what a backend puts off until then.
-Knows arrays and nothing of SAM.
+Only one is open at a time. The first run is reported separately: it includes the backend's deferred set-up.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from samedge.types import Array, TensorSpec
 
 DEFAULT_SECONDS: Final = 20.0
 RUNS: Final = 3
-"""Runs that count, after one that does not."""
+"""Counted runs, after one uncounted."""
 HOPELESS: Final = 3.0
 """A candidate whose first run takes this many times the best first run is not run again, if runs are slow: a short
-first run may be all preparation."""
+first run may be mostly set-up."""
 _SLOW: Final = 1000.0  # ms
 
 Clock: TypeAlias = Callable[[], float]
-"""Gives seconds that only grow."""
+"""A monotonic clock, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +50,17 @@ def measure(
     seconds: float = DEFAULT_SECONDS,
     clock: Clock = time.perf_counter,
 ) -> tuple[Trial, ...]:
-    """Open and run a graph with every candidate, one after the other.
+    """Open and run a graph with every candidate in turn.
 
-    Each has an equal share of the time and what those before it left over; a run that has begun is never cut off.
+    Each gets an equal share of the time plus whatever earlier ones left over; a run in progress is never cut off.
 
     Args:
         path: The graph file.
-        candidates: What to try, in this order.
+        candidates: Candidates in the order to try.
         threads: CPU threads for one run; None for all physical cores.
-        sizes: Sizes for free axes by name; 1 for those that are not named.
-        seconds: What all of it may take.
-        clock: Seconds that only grow.
+        sizes: Size of each free axis by name; 1 for axes not named.
+        seconds: Time limit for all candidates together.
+        clock: Monotonic clock, seconds.
     """
     start = clock()
     trials: list[Trial] = []
@@ -96,7 +95,7 @@ def _try(
             opened = round(clock() - begun, 3)
             feeds = noise(engine.inputs, sizes)
             first, outputs = _timed(engine, feeds, clock)
-            wrong = _not_finite(outputs)
+            wrong = _non_finite_output(outputs)
             if wrong is not None:
                 why = f"its output {wrong!r} is not finite"
                 return Trial(name, device, first_milliseconds=first, open_seconds=opened, runs=1, note=why)
@@ -106,7 +105,7 @@ def _try(
                 note, later = f"stopped: its first run took {first / max(best, 1.0):.1f} times the best first run", []
             else:
                 later = _later_runs(engine, feeds, first, until, clock)
-                note = None if len(later) == RUNS else "there was no time for more runs"
+                note = None if len(later) == RUNS else "no time for more runs"
     except SamedgeError as error:
         return Trial(name, device, note=error.what)
     return Trial(
@@ -123,7 +122,7 @@ def _try(
 
 
 def _later_runs(engine: Engine, feeds: Mapping[str, Array], first: float, until: float, clock: Clock) -> list[float]:
-    """Return the milliseconds of each run that there was time for."""
+    """Return the milliseconds of each further run that fits into the time limit."""
     later: list[float] = []
     while len(later) < RUNS and clock() + min([first, *later]) / 1e3 <= until:
         later.append(_timed(engine, feeds, clock)[0])
@@ -131,11 +130,11 @@ def _later_runs(engine: Engine, feeds: Mapping[str, Array], first: float, until:
 
 
 def noise(inputs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Return feeds for a graph: normal noise, the same each time, for floating point, zeros for the rest.
+    """Return feeds for a graph: reproducible normal noise for floating-point inputs, zeros for the rest.
 
     Args:
         inputs: Name to shape and dtype.
-        sizes: Sizes for free axes by name; 1 for those that are not named.
+        sizes: Size of each free axis by name; 1 for axes not named.
     """
     rng = np.random.default_rng(0)
     feeds: dict[str, Array] = {}
@@ -154,7 +153,7 @@ def _timed(engine: Engine, feeds: Mapping[str, Array], clock: Clock) -> tuple[fl
     return round((clock() - begun) * 1e3, 3), outputs
 
 
-def _not_finite(outputs: Mapping[str, Array]) -> str | None:
+def _non_finite_output(outputs: Mapping[str, Array]) -> str | None:
     for name, array in outputs.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             return name

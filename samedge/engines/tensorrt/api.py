@@ -1,8 +1,8 @@
-"""Which TensorRT is installed, and what it can do.
+"""Installed copies of TensorRT, and their capabilities.
 
-There are two flavours with nearly one API: ``tensorrt`` (Jetson and servers; 8.6, 10, 11) and ``tensorrt_rtx`` (GeForce
-and RTX cards, whose builder needs no GPU). What a copy can do is asked of the copy itself, never of its version string;
-the version is only compared and reported. The only place that imports either package.
+Two flavours share nearly one API: ``tensorrt`` (Jetson and servers; 8.6, 10, 11) and ``tensorrt_rtx`` (GeForce and RTX
+cards, whose builder needs no GPU). Capabilities are probed on the package itself, never inferred from its version,
+which is only compared and reported. The only module that imports either package.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEEDED: Final = (
     ("IExecutionContext", "execute_async_v3"),
     ("IExecutionContext", "set_tensor_address"),
 )
-"""What the oldest supported TensorRT has. 8.4 and older lack the last two."""
+"""Members of the oldest supported TensorRT. 8.4 and older lack the last two."""
 
 _DTYPES: Final = {
     "FLOAT": np.float32,
@@ -45,26 +45,26 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What one copy of TensorRT can do.
+    """Capabilities of one copy of TensorRT.
 
     Attributes:
         explicit_batch: Networks must be created with EXPLICIT_BATCH; later generations ignore the flag or lack it.
-        strong_typing: A network can be told to keep the dtypes of the graph.
-        always_strong: It cannot be told otherwise.
-        fp16_flag: Precision can be a flag of the builder; needed where there is no strong typing.
+        strong_typing: Networks can keep the dtypes of the graph.
+        always_strong: Networks always keep the dtypes of the graph.
+        fp16_flag: Precision can be a builder flag; needed without strong typing.
         int64: Tensors can be INT64.
         progress_monitor: The builder reports progress.
-        optimisation_level: The builder takes an optimisation level.
-        timing_cache: The builder takes a timing cache.
-        version_compatible: Plans can be made that later versions load.
+        optimisation_level: The builder accepts an optimisation level.
+        timing_cache: The builder accepts a timing cache.
+        version_compatible: Plans can be built for later versions.
         hardware_compatibility: Levels of hardware compatibility by name, in lower case.
-        compute_capabilities: Names of the targets that can be built for, such as "sm86"; empty where plans are always
-            for the GPU at hand.
-        axis_names: The parser keeps the names of axes.
-        runtime_config: Contexts take a configuration.
-        own_cuda_graphs: The runtime captures CUDA graphs itself, and keeps what it compiled in a cache.
-        host_code_switch: Version-compatible plans have to be allowed explicitly when they are loaded.
-        managed_contexts: Contexts can be made that share memory which they are given.
+        compute_capabilities: Names of the targets that can be built for, such as "sm86"; empty if plans are always for
+            the local GPU.
+        axis_names: The parser keeps axis names.
+        runtime_config: Contexts accept a configuration.
+        own_cuda_graphs: The runtime captures CUDA graphs itself, and caches compiled kernels.
+        host_code_switch: Version-compatible plans must be allowed explicitly when they are loaded.
+        managed_contexts: Contexts can share memory supplied by the caller.
     """
 
     explicit_batch: bool
@@ -91,9 +91,9 @@ class Flavour:
 
     Attributes:
         name: "tensorrt" or "tensorrt-rtx".
-        version: As it reports it, such as "10.3.0.26".
+        version: Reported version, such as "10.3.0.26".
         module: The imported package.
-        features: What it can do.
+        features: Its capabilities.
     """
 
     name: FlavourName
@@ -103,7 +103,7 @@ class Flavour:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether this is TensorRT for RTX."""
+        """True for TensorRT for RTX."""
         return self.name == "tensorrt-rtx"
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ def find_flavour(name: FlavourName) -> Flavour:
     """Import one flavour of TensorRT and describe it.
 
     Raises:
-        BackendUnavailableError: It is not installed, is broken, or is too old; the cure names the command.
+        BackendUnavailableError: It is not installed, broken, or too old; the cure names the command.
     """
     module_name = MODULES[name]
     try:
@@ -124,7 +124,7 @@ def find_flavour(name: FlavourName) -> Flavour:
             raise BackendUnavailableError(f"{module_name} is not installed", cure=install_cure(name)) from error
         raise _broken(name, f"it needs the package {error.name!r}", error) from error
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        # Its loader raises whatever it meets: a library that is missing, or one of another version.
+        # Its loader raises any kind of error, such as for a missing library or one of another version.
         raise _broken(name, str(error) or type(error).__name__, error) from error
     return describe(name, module)
 
@@ -136,15 +136,13 @@ def describe(name: FlavourName, module: ModuleType | TensorRtModule) -> Flavour:
         BackendUnavailableError: It is an empty namespace, or too old.
     """
     if not hasattr(module, "Builder"):
-        # A folder without code is a namespace package, and imports without an error.
-        raise BackendUnavailableError(
-            f"the package {MODULES[name]!r} that is installed is empty", cure=install_cure(name)
-        )
+        # A folder without code imports as a namespace package.
+        raise BackendUnavailableError(f"the installed package {MODULES[name]!r} is empty", cure=install_cure(name))
     version = str(getattr(module, "__version__", "unknown"))
     for owner, member in _NEEDED:
         if not hasattr(getattr(module, owner, None), member):
             raise BackendUnavailableError(
-                f"TensorRT {version} is too old: it has no {owner}.{member}",
+                f"TensorRT {version} is too old: it lacks {owner}.{member}",
                 cure="Update it to 8.6 or newer; on a Jetson that is JetPack 5.1.2 or newer with TensorRT 8.6",
                 version=version,
             )
@@ -177,7 +175,7 @@ def _features(module: Any) -> Features:
         runtime_config=hasattr(getattr(module, "ICudaEngine", object), "create_runtime_config"),
         own_cuda_graphs=hasattr(getattr(module, "IRuntimeConfig", object), "cuda_graph_strategy"),
         host_code_switch=hasattr(getattr(module, "Runtime", object), "engine_host_code_allowed"),
-        # 8.6 has an older call for the same, but lets no two contexts use one profile unless the plan says so.
+        # 8.6 has an older equivalent, but its contexts cannot share a profile unless the plan allows it.
         managed_contexts="USER_MANAGED" in _members(getattr(module, "ExecutionContextAllocationStrategy", None)),
     )
 
@@ -188,17 +186,17 @@ def _members(enumeration: Any) -> tuple[str, ...]:
 
 
 def numpy_dtype(dtype: Any, where: str) -> np.dtype[Any]:
-    """Return the numpy dtype of a TensorRT one.
+    """Return the numpy dtype of a TensorRT dtype.
 
-    TensorRT's own ``nptype`` is not used: that of 8.6 asks numpy for names that numpy no longer has.
+    TensorRT's own ``nptype`` is unusable: that of 8.6 refers to names removed from numpy.
 
     Raises:
-        EngineError: numpy has none, as for bfloat16 and fp8.
+        EngineError: numpy has no equivalent, as for bfloat16 and fp8.
     """
     name = str(getattr(dtype, "name", dtype))
     if name not in _DTYPES:
         raise EngineError(
-            f"a tensor of this engine is {name}, which has no numpy dtype",
+            f"a tensor of this engine has dtype {name}, which numpy lacks",
             where=where,
             cure="Export the graph with float32 or float16 inputs and outputs",
         )
@@ -206,23 +204,23 @@ def numpy_dtype(dtype: Any, where: str) -> np.dtype[Any]:
 
 
 def install_cure(name: FlavourName) -> str:
-    """Return what to install to have this flavour, on this kind of machine."""
+    """Return the installation advice for this flavour on this kind of machine."""
     if name == "tensorrt-rtx":
         if platform.machine() == "aarch64" and Path("/etc/nv_tegra_release").exists():
             return "TensorRT for RTX does not run on a Jetson: use format 'trt' with the system's TensorRT"
         return "Install it with: pip install 'samedge[rtx]'"
     if Path("/etc/nv_tegra_release").exists():
-        # pip's packages of TensorRT do not run on a Jetson; its own belongs to the system's Python.
+        # pip's TensorRT packages do not run on a Jetson, whose own belongs to the system's Python.
         return (
-            "Install JetPack's TensorRT with: sudo apt install python3-libnvinfer, and make the virtual environment "
-            "with --system-site-packages so that it is seen"
+            "Install JetPack's TensorRT with: sudo apt install python3-libnvinfer, and create the virtual environment "
+            "with --system-site-packages so that it is visible"
         )
     return "Install it with: pip install 'samedge[trt]'; without an NVIDIA GPU here, build with format 'rtx' instead"
 
 
 def _broken(name: FlavourName, cause: str, error: BaseException) -> BackendUnavailableError:
     return BackendUnavailableError(
-        f"{MODULES[name]} is installed and cannot be imported: {' '.join(cause.split())[:300]}",
+        f"{MODULES[name]} is installed but cannot be imported: {' '.join(cause.split())[:300]}",
         cure=f"Reinstall it. {install_cure(name)}",
         kind=type(error).__name__,
     )

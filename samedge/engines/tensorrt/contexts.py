@@ -1,8 +1,8 @@
 """Execution contexts of one plan: one for each set of shapes, with the CUDA graph of its work.
 
-TensorRT forbids to change the shapes of a context from which a graph was captured, so that each set of shapes has one
-of its own where TensorRT lets contexts share memory; they take turns in it. Elsewhere there is one context, which is
-given other shapes and forgets its graph. The shapes that were used last are kept.
+TensorRT forbids changing the shapes of a context from which a graph was captured, so each set of shapes has its own
+where TensorRT lets contexts share memory; they take turns in it. Elsewhere a single context gets the new shapes and
+drops its graph. The most recently used shapes are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from samedge.engines.tensorrt.protocols import ExecutionContext
 from samedge.engines.tensorrt.repeated_work import RepeatedWork
 
 KEPT_SHAPES: Final = 8
-"""Sets of shapes that have a context: 1, 2, 4, 8 and 16 prompts of a point, and some boxes. A context needs some MB."""
+"""Sets of shapes with a context: 1, 2, 4, 8 and 16 single-point prompts, and some boxes. Each needs a few MB."""
 
 Shapes = dict[str, tuple[int, ...]]
 ShapesKey = tuple[tuple[str, tuple[int, ...]], ...]
@@ -26,14 +26,14 @@ ShapesKey = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(slots=True, eq=False)
 class ReadyContext:
-    """A context that was told its shapes.
+    """A context with its shapes set.
 
     Attributes:
-        context: Of TensorRT.
-        work: Its execution, as a graph once it was repeated.
-        outputs: The outputs' shapes.
-        profile: The optimisation profile that it uses.
-        moves: State of the buffers whose addresses it knows; -1 for none.
+        context: TensorRT's context.
+        work: Its execution, as a graph once repeated.
+        outputs: Shapes of the outputs.
+        profile: The optimisation profile in use.
+        moves: State of the buffers whose addresses are set; -1 for none.
     """
 
     context: ExecutionContext
@@ -44,13 +44,13 @@ class ReadyContext:
 
 
 class Contexts:
-    """The contexts of a plan. Called inside the GPU's context, by one thread at a time.
+    """The contexts of a plan. Call inside the GPU's context, from one thread at a time.
 
     Args:
-        plan: The plan; it made its first context already.
+        plan: The plan, which already has its first context.
         memory: The GPU.
-        buffers: Where the tensors are.
-        captures: Whether repeated work becomes a graph.
+        buffers: Buffers of the tensors.
+        captures: True if repeated work becomes a graph.
 
     Raises:
         EngineError: There is not enough memory.
@@ -62,31 +62,31 @@ class Contexts:
         self._buffers = buffers
         self._captures = captures
         self._ready: OrderedDict[ShapesKey, ReadyContext] = OrderedDict()
-        self._spare: list[ReadyContext] = [self._wrapped(plan.context)]
+        self._spare: list[ReadyContext] = [self._ready_context(plan.context)]
         self._scratch: int | None = None
         self.limit = KEPT_SHAPES if plan.managed and captures else 1
         if plan.managed:
             self._scratch = memory.allocate(max(1, plan.scratch_bytes()))
             plan.give_memory(plan.context, self._scratch)
 
-    def _wrapped(self, context: ExecutionContext) -> ReadyContext:
+    def _ready_context(self, context: ExecutionContext) -> ReadyContext:
         return ReadyContext(context, RepeatedWork(self._memory, enabled=self._captures))
 
     def prepare(self, shapes: Shapes, stream: int) -> ReadyContext:
-        """Return a context that is told these shapes of inputs, and where all tensors are.
+        """Return a context for these input shapes, with all addresses set.
 
         Raises:
-            EngineError: TensorRT refused, or there is not enough memory.
+            EngineError: TensorRT failed, or there is not enough memory.
         """
         key = tuple(sorted(shapes.items()))
         ready = self._ready.pop(key, None)
         if ready is None:
-            # The context, and with it the graph, that is taken from other shapes may be at work.
+            # The context reused from other shapes, and its graph, may still be running.
             self._memory.synchronise(stream)
             ready = self._unused()
-            self._tell_shapes(ready, shapes, stream)
+            self._set_shapes(ready, shapes, stream)
         try:
-            self._tell_addresses(ready, shapes, stream)
+            self._set_addresses(ready, shapes, stream)
         except BaseException:
             self._memory.synchronise(stream)
             self._forget(ready)
@@ -101,12 +101,12 @@ class Contexts:
             context = self._plan.new_context()
             if self._scratch is not None:
                 self._plan.give_memory(context, self._scratch)
-            return self._wrapped(context)
+            return self._ready_context(context)
         _, oldest = self._ready.popitem(last=False)
         oldest.work.forget()
         return oldest
 
-    def _tell_shapes(self, ready: ReadyContext, shapes: Shapes, stream: int) -> None:
+    def _set_shapes(self, ready: ReadyContext, shapes: Shapes, stream: int) -> None:
         try:
             profile = self._plan.profile_for(shapes)
             if profile != ready.profile:
@@ -116,9 +116,9 @@ class Contexts:
                 ready.profile = profile
             for name, shape in shapes.items():
                 done = ready.context.set_input_shape(name, shape)
-                self._plan.require(done, f"takes no {name!r} of shape {shape}")
+                self._plan.require(done, f"does not accept {name!r} of shape {shape}")
             missing = ready.context.infer_shapes()
-            self._plan.require(not missing, f"cannot tell the shapes of its outputs without {', '.join(missing)}")
+            self._plan.require(not missing, f"cannot infer the shapes of its outputs without {', '.join(missing)}")
             ready.outputs = self._plan.output_shapes(ready.context)
             for name, shape in ready.outputs.items():
                 self._plan.require(min(shape, default=0) >= 0, f"has an output {name!r} whose shape depends on values")
@@ -126,7 +126,7 @@ class Contexts:
             self._forget(ready)
             raise
 
-    def _tell_addresses(self, ready: ReadyContext, shapes: Shapes, stream: int) -> None:
+    def _set_addresses(self, ready: ReadyContext, shapes: Shapes, stream: int) -> None:
         sizes = {name: self._plan.nbytes(name, shape) for name, shape in {**shapes, **ready.outputs}.items()}
         growing = [name for name, size in sizes.items() if not self._buffers.fits(name, size)]
         if growing:
@@ -136,21 +136,21 @@ class Contexts:
         if ready.moves == self._buffers.moves:
             return
         if ready.moves >= 0:
-            self._memory.synchronise(stream)  # its graph may be at work
+            self._memory.synchronise(stream)  # its graph may be running
         ready.work.forget()
         for name in sizes:
             done = ready.context.set_tensor_address(name, self._buffers.address(name))
-            self._plan.require(done, f"takes no memory for {name!r}")
+            self._plan.require(done, f"does not accept memory for {name!r}")
         ready.moves = self._buffers.moves
 
     def _forget(self, ready: ReadyContext) -> None:
-        """Keep a context for other shapes. None of its work may be under way."""
+        """Release a context for reuse with other shapes. None of its work may be in progress."""
         ready.work.forget()
         ready.moves = -1
         self._spare.append(ready)
 
     def close(self) -> None:
-        """Free everything but what the plan holds. No work may be under way."""
+        """Release everything except the plan's own context. No work may be in progress."""
         for ready in (*self._ready.values(), *self._spare):
             ready.work.forget()
         self._ready.clear()

@@ -1,9 +1,9 @@
-"""Engines of TensorRT and of TensorRT for RTX: plan files in, arrays in and out, on the host or on the GPU.
+"""TensorRT and TensorRT-RTX engines: plan files in, arrays in and out, on the host or on the GPU.
 
-One stream for each engine, buffers that are reused, and a CUDA graph for each set of shapes, so that a call in the
-steady state allocates nothing and gives the GPU one thing to do. What stays on the device goes from engine to engine in
-the order of events, without the host waiting. Engines of one process share the GPU's primary context with torch and
-with each other; calls of one engine from several threads take turns.
+Each engine has one stream, reusable buffers, and a CUDA graph for each set of shapes, so that a steady-state call
+allocates nothing and is one launch. Arrays that stay on the device pass between engines in event order, without the
+host waiting. Engines share the GPU's primary context with each other and with torch; calls of one engine from several
+threads are serialised.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class TensorRtEngine(PooledEngine):
 
     Args:
         path: The engine file: a raw plan, or one with Ultralytics' header.
-        options: The device: "cuda", "cuda:1"; None for the first GPU. Threads mean nothing here.
-        flavour: The TensorRT that runs it; None for the installed one.
-        memory: The GPU's memory; None for the installed provider. It is closed with the engine.
+        options: The device: "cuda", "cuda:1"; None for the first GPU. Threads are ignored.
+        flavour: The TensorRT to use; None for the installed one.
+        memory: The GPU's memory; None for the installed provider. Closed with the engine.
 
     Raises:
         BackendUnavailableError: TensorRT is not installed.
         DeviceUnavailableError: There is no driver, or no such GPU.
-        EngineError: The plan must not or cannot be opened here.
+        EngineError: The plan cannot be opened on this machine, or would be unsafe to open.
     """
 
     flavour_name: ClassVar[FlavourName] = "tensorrt"
@@ -62,7 +62,7 @@ class TensorRtEngine(PooledEngine):
         self._lock = Lock()
         self._stream: int | None = None
         self._kept = False
-        # RTX captures by itself: a second graph around its own would fail.
+        # RTX captures graphs itself: nesting another around them would fail.
         self._captures = self._memory.captures and not self._flavour.features.own_cuda_graphs
         try:
             with self._memory.current():
@@ -73,7 +73,7 @@ class TensorRtEngine(PooledEngine):
             raise
 
     def _start(self) -> None:
-        """Make what is freed in `close`, or nothing."""
+        """Create the resources that `close` releases; on failure, none."""
         memory, plan = self._memory, self._plan
         self._buffers = TensorBuffers(memory, plan.largest_bytes())
         self._contexts = Contexts(plan, memory, self._buffers, captures=self._captures)
@@ -89,7 +89,7 @@ class TensorRtEngine(PooledEngine):
 
     @classmethod
     def probe(cls) -> Availability:
-        """Whether this TensorRT, the CUDA bindings, the driver and a GPU are there."""
+        """Report whether this TensorRT, the CUDA bindings, the driver and a GPU are present."""
         try:
             flavour = find_flavour(cls.flavour_name)
             memory = open_cuda()
@@ -103,7 +103,7 @@ class TensorRtEngine(PooledEngine):
         if targets and gpu.target not in targets:
             return Availability(
                 False,
-                f"{flavour} does not run on {gpu}: it knows {', '.join(targets)}",
+                f"{flavour} does not run on {gpu}: it supports {', '.join(targets)}",
                 "Use TensorRT itself (backend 'tensorrt'), or onnxruntime with device 'cuda'",
             )
         return Availability(True, f"{flavour} on {gpu} through {memory.provider}", devices=("cuda",))
@@ -120,17 +120,17 @@ class TensorRtEngine(PooledEngine):
 
     @property
     def device(self) -> str:
-        """The device really used."""
+        """Device actually used."""
         return f"cuda:{self._memory.gpu.index}"
 
     @property
     def array_device(self) -> str:
-        """Where its arrays lie."""
+        """Device of its arrays."""
         return self.device
 
     @property
     def details(self) -> Mapping[str, str]:
-        """Versions, GPU, provider of the memory, and what the sidecar tells."""
+        """Versions, GPU, memory provider, and facts from the sidecar."""
         details = {
             self._flavour.name: self._flavour.version,
             "gpu": str(self._memory.gpu),
@@ -147,44 +147,44 @@ class TensorRtEngine(PooledEngine):
 
     @property
     def axis_limits(self) -> Mapping[str, tuple[int, int]]:
-        """Name of each free axis to the least and the largest size that the engine was built for."""
+        """Name of each free axis to the smallest and largest size that the engine was built for."""
         return self._plan.axis_limits
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the plan; arrays that lie on this GPU already are taken as feeds too.
+        """Run the plan. Feeds may be on the host or on this GPU.
 
         Raises:
-            TensorMismatchError: A shape is outside of the engine's profile.
+            TensorMismatchError: A shape is outside the engine's profile.
             EngineError: TensorRT or CUDA failed.
         """
         with self._running(feeds) as (stream, shapes):
             for name in outputs:
                 self._buffers.fetch(name, self._plan.nbytes(name, shapes[name]), stream)
             self._memory.synchronise(stream)
-            self._staged.let_go()
-            return {name: self._buffers.take(name, shapes[name], self._plan.outputs[name].dtype) for name in outputs}
+            self._staged.release()
+            return {name: self._buffers.read(name, shapes[name], self._plan.outputs[name].dtype) for name in outputs}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Give the plan to the GPU and returns arrays there, which are complete when it has come to them.
+        """Queue the plan on the GPU and return its outputs there, complete once the stream reaches them.
 
-        The arrays keep their memory until they are closed or forgotten.
+        The arrays keep their memory until they are closed or garbage-collected.
 
         Raises:
-            TensorMismatchError: A shape is outside of the engine's profile.
+            TensorMismatchError: A shape is outside the engine's profile.
             EngineError: TensorRT or CUDA failed.
         """
         results: dict[str, DeviceArray] = {}
         with self._running(feeds) as (stream, shapes):
             for name in outputs:
-                result = self._pool.take(shapes[name], self._plan.outputs[name].dtype)
+                result = self._pool.allocate(shapes[name], self._plan.outputs[name].dtype)
                 self._buffers.copy_to(name, result.address, result.nbytes, stream)
-                result.wrote(stream)
+                result.mark_written(stream)
                 results[name] = result
         return results
 
     @contextmanager
     def _running(self, feeds: Mapping[str, Array | DeviceArray]) -> Iterator[tuple[int, Shapes]]:
-        """Give feeds and work to the stream; inside the block outputs can be copied away, after it all is done."""
+        """Queue feeds and work on the stream; inside the block outputs can be copied out in stream order."""
         shapes = {name: array.shape for name, array in feeds.items()}
         self._plan.profile_for(shapes)
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
@@ -199,30 +199,30 @@ class TensorRtEngine(PooledEngine):
                 yield stream, ready.outputs
                 self._keep_compiled()
             except BaseException:
-                # What was started must not run into memory that the caller takes back.
+                # Queued work must not touch memory that the caller is about to reclaim.
                 self._memory.synchronise(stream)
-                self._staged.forget()
+                self._staged.invalidate()
                 raise
 
     def _keep_compiled(self) -> None:
-        """Keep what was compiled on this GPU after the first run already: cameras are switched off, not closed."""
+        """Save the kernels compiled on this GPU after the first run: cameras are switched off, not closed."""
         if not self._kept:
             self._kept = True
             self._plan.save_cache()
 
     def close(self) -> None:
-        """Free the plan, its memory and its stream."""
+        """Release the plan, its memory and its stream."""
         with self._lock, self._memory.current(), self._router.to(self._plan.log):
             stream = self._open_stream()
             self._stream = None
             self._memory.synchronise(stream)
-            self._staged.let_go()
+            self._staged.release()
             self._plan.save_cache()
             self._contexts.close()
             self._buffers.release()
             self._staged.close()
             self._memory.destroy_stream(stream)
-            # In this order: a context must not outlive its engine's memory, nor the engine its runtime.
+            # The order matters: a context must not outlive its engine's memory, nor the engine its runtime.
             del self._plan.context
             del self._plan.engine
             self._plan.keeps.clear()
@@ -231,7 +231,7 @@ class TensorRtEngine(PooledEngine):
 
     def _open_stream(self) -> int:
         if self._stream is None:
-            raise EngineError("this engine was closed", where=self._where)
+            raise EngineError("this engine is closed", where=self._where, cure="Open it again before running it")
         return self._stream
 
 

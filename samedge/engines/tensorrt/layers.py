@@ -1,7 +1,7 @@
-"""What each layer takes in TensorRT: an ``IProfiler`` that listens to a context, and what the engine says of layers.
+"""Layer times of TensorRT, from an ``IProfiler`` on a context and the engine's own layer information.
 
-Layers are timed one by one, on the GPU's clock: the work is not captured into a CUDA graph then, and a run takes a
-little longer than without.
+Layers are timed individually on the GPU's clock: the work is not captured into a CUDA graph, and a run takes slightly
+longer than usual.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class ProfiledTensorRtEngine(TensorRtEngine):
             raise
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the plan, and keeps what the profiler is told."""
+        """Run the plan and record the profiler's reports."""
         self._runs.append([])
         return super().run(feeds, outputs)
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
-        """Return what the runs took."""
+        """Return the layer times."""
         return median_layers([[self._layer(name, ms) for name, ms in run] for run in self._runs[warm_ups:]])
 
     def _layer(self, name: str, milliseconds: float) -> LayerTime:
@@ -70,7 +70,7 @@ class ProfiledTensorRtRtxEngine(ProfiledTensorRtEngine):
 
 
 class _WithoutGraphs:
-    """A GPU on which nothing is captured: a captured run reports nothing to a profiler."""
+    """A GPU without graph capture: a captured run reports nothing to a profiler."""
 
     captures = False
 
@@ -82,22 +82,22 @@ class _WithoutGraphs:
 
 
 def _profiler(flavour: Flavour, report: Report) -> Any:
-    """Return TensorRT's own kind of listener: its class exists only when the package is imported."""
+    """Return a TensorRT profiler, whose base class exists only once the package is imported."""
     base: Any = flavour.module.IProfiler
 
-    class Listener(base):  # type: ignore[misc]  # known when it runs
+    class Listener(base):  # type: ignore[misc]  # known only at run time
         def __init__(self) -> None:
-            base.__init__(self)  # without this, calls from TensorRT end the process
+            base.__init__(self)  # without this, calls from TensorRT kill the process
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            """Called by TensorRT after each layer."""
+            """Record one layer; called by TensorRT."""
             report(str(layer_name), float(ms))
 
     return Listener()
 
 
 def _layer_facts(flavour: Flavour, engine: CudaEngine) -> dict[str, tuple[str, str, tuple[str, ...]]]:
-    """Return kind, kernel and nodes of each layer; a plan that was built without detailed verbosity tells none."""
+    """Return kind, kernel and nodes of each layer; empty if the plan was built without detailed verbosity."""
     if not hasattr(engine, "create_engine_inspector") or not hasattr(flavour.module, "LayerInformationFormat"):
         return {}
     inspector = cast("InspectedEngine", engine).create_engine_inspector()
@@ -108,7 +108,7 @@ def _layer_facts(flavour: Flavour, engine: CudaEngine) -> dict[str, tuple[str, s
         return {}
     facts: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for layer in layers:
-        if isinstance(layer, dict) and "Name" in layer:  # plain names otherwise, which the profiler tells too
+        if isinstance(layer, dict) and "Name" in layer:  # otherwise plain names, which the profiler reports too
             nodes = tuple(dict.fromkeys(_NODE.findall(str(layer.get("Metadata", "")))))
             kernel = str(layer.get("TacticName", ""))
             facts[str(layer["Name"])] = (str(layer.get("LayerType", "")), kernel, nodes)
@@ -116,12 +116,12 @@ def _layer_facts(flavour: Flavour, engine: CudaEngine) -> dict[str, tuple[str, s
 
 
 def _sources_of(name: str) -> tuple[str, ...]:
-    """Return the nodes in the name of a layer: "/a/MatMul + /a/Add"."""
+    """Return the nodes in a layer's name: "/a/MatMul + /a/Add"."""
     return tuple(part.strip() for part in _JOINED.split(name) if part.strip().startswith("/"))
 
 
 def _kind_of(name: str) -> str:
-    """Return what the name of a layer says that it does, where the plan does not: "Reformatting CopyNode for ..."."""
+    """Infer the kind of a layer from its name, such as "Reformatting CopyNode for ..."."""
     if name.startswith("{"):  # "{ForeignNode[/a.../b]}": many nodes, compiled as one
         return name.strip("{}").partition("[")[0]
     return name.split(" ", 1)[0].rsplit("/", 1)[-1]

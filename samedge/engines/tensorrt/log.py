@@ -1,8 +1,8 @@
-"""TensorRT's log, led to whom it concerns.
+"""Routing of TensorRT's process-wide log to the operation it concerns.
 
-TensorRT keeps one logger for the whole process and warns of a second one; worse, it may go on using the first after the
-engine that brought it is gone. So there is one logger for each copy of TensorRT that lives as long as the process, and
-a thread says whose log it is writing at the moment.
+TensorRT keeps one logger per process and warns of a second; worse, it may go on using the first after its engine is
+gone. So each copy of TensorRT has one logger for the life of the process, and each thread selects the log that its
+messages go to.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class LayerRecord:
     """One layer of a finished engine.
 
     Attributes:
-        name: TensorRT's name of it.
-        kind: TensorRT's kind of it, such as "gemm" or "kgen".
-        tactic: The kernel that was chosen, or an empty text.
+        name: TensorRT's name for it.
+        kind: TensorRT's kind, such as "gemm" or "kgen".
+        tactic: The chosen kernel, or an empty string.
     """
 
     name: str
@@ -33,10 +33,10 @@ class LayerRecord:
 
 
 class LogRouter:
-    """Leads messages to the log of the thread that they come from.
+    """Routes messages to the log of the thread that emits them.
 
     Attributes:
-        logger: What TensorRT is given.
+        logger: The logger to pass to TensorRT.
     """
 
     def __init__(self, module: TensorRtModule) -> None:
@@ -45,9 +45,9 @@ class LogRouter:
         base: Any = module.ILogger
         router = self
 
-        class Logger(base):  # type: ignore[misc]  # the base class is known at run time only
+        class Logger(base):  # type: ignore[misc]  # the base class is known only at run time
             def __init__(self) -> None:
-                base.__init__(self)  # pybind11 wants its own constructor called by name
+                base.__init__(self)  # pybind11 requires an explicit call of its constructor
 
             def log(self, severity: Any, message: str) -> None:
                 router.record(str(getattr(severity, "name", severity)), message)
@@ -56,7 +56,7 @@ class LogRouter:
 
     @contextmanager
     def to(self, log: BuildLog) -> Iterator[Any]:
-        """Lead what this thread logs inside the block to a log; gives the logger."""
+        """Route this thread's messages in the block to a log; yield the logger."""
         thread = get_ident()
         with self._lock:
             self._logs.setdefault(thread, []).append(log)
@@ -69,7 +69,7 @@ class LogRouter:
                     del self._logs[thread]
 
     def record(self, severity: str, message: str) -> None:
-        """Take one message. TensorRT's own threads belong to nobody: their messages go to every log in use."""
+        """Record a message. Messages from TensorRT's own threads go to every log in use."""
         with self._lock:
             mine = self._logs.get(get_ident())
             logs = mine[-1:] if mine else [stack[-1] for stack in self._logs.values()]
@@ -82,7 +82,7 @@ _ROUTERS_LOCK: Final = Lock()
 
 
 def log_router(module: TensorRtModule) -> LogRouter:
-    """Return the one router of a copy of TensorRT."""
+    """Return the router of a copy of TensorRT."""
     with _ROUTERS_LOCK:
         if module not in _ROUTERS:
             _ROUTERS[module] = LogRouter(module)
@@ -90,7 +90,7 @@ def log_router(module: TensorRtModule) -> LogRouter:
 
 
 FUSED_ATTENTION: Final = "_gemm_mha_v2"
-"""In the name of every layer that is one fused attention."""
+"""Part of the name of every fused attention layer."""
 
 _KEPT_LINES: Final = 200
 _LAYERS: Final = ("Layers:", "Engine Layer Information:")  # with detailed verbosity, and without
@@ -101,14 +101,14 @@ _WEIGHTS: Final = re.compile(r"Total Weights Memory: (\d+)")
 
 
 class BuildLog:
-    """Takes TensorRT's log line by line.
+    """A collector of TensorRT's log.
 
     Attributes:
-        errors: What it logged as an error or internal error, oldest first.
-        warnings: What it warned of, each text once.
-        layers: The layers of the finished engine, if its list was logged.
-        activation_bytes: Device memory for activations, bytes; None if it was not logged.
-        weight_bytes: Device memory for weights, bytes; None if it was not logged.
+        errors: Errors and internal errors, oldest first.
+        warnings: Warnings, without duplicates.
+        layers: The layers of the finished engine, if logged.
+        activation_bytes: Device memory for activations, bytes; None if not logged.
+        weight_bytes: Device memory for weights, bytes; None if not logged.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class BuildLog:
         self.weight_bytes: int | None = None
 
     def record(self, severity: str, message: str) -> None:
-        """Take one message.
+        """Record a message.
 
         Args:
             severity: Name of TensorRT's severity, such as "WARNING".
@@ -138,7 +138,7 @@ class BuildLog:
 
     @property
     def fused_attentions(self) -> int:
-        """How many layers are one fused attention each."""
+        """Number of fused attention layers."""
         return sum(FUSED_ATTENTION in layer.name or FUSED_ATTENTION in layer.tactic for layer in self.layers)
 
     @staticmethod
@@ -149,7 +149,7 @@ class BuildLog:
 
 
 def read_layers(text: str) -> tuple[LayerRecord, ...]:
-    """Read the list of layers that TensorRT logs at the end of a build."""
+    """Parse the list of layers that TensorRT logs at the end of a build."""
     found = (_LAYER.match(line) or _SHORT_LAYER.match(line) for line in text.splitlines())
     return tuple(
         LayerRecord(match["name"], match["kind"].strip(), (match["tactic"] or "").strip()) for match in found if match

@@ -1,6 +1,6 @@
-"""A plan opened by TensorRT on one GPU: its tensors, their ranges, and the contexts to execute them in.
+"""A plan opened by TensorRT on one GPU: its tensors, their ranges, and its execution contexts.
 
-Nothing of it is opened before the file's key was compared with this TensorRT and this GPU.
+Nothing is opened before the file's key is checked against this TensorRT and this GPU.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class OpenPlan:
     """One plan in memory.
 
     Attributes:
-        engine: What TensorRT made of it.
-        context: Where it is executed; more can be made.
-        managed: Contexts have no memory of their own and take turns in what they are given.
+        engine: TensorRT's engine.
+        context: First execution context; more can be created.
+        managed: True if contexts share memory supplied by the caller and take turns in it.
         flavour: The TensorRT that opened it.
-        where: What errors call it.
-        log: What TensorRT says.
+        where: Its name in error messages.
+        log: TensorRT's messages.
         inputs: Input name to shape and dtype.
         outputs: Output name to shape and dtype.
-        profiles: For each optimisation profile, input name to its smallest and largest shape; inputs without a free
-            axis are not in it.
-        sidecar: What is known of it; None for a plan of somebody else's.
-        keeps: Objects that have to live as long as the context.
-        cache: What was compiled at load, and where it is kept.
+        profiles: For each optimisation profile, input name to its smallest and largest shape, for inputs with a free
+            axis.
+        sidecar: Its sidecar; None for a plan of another tool.
+        keeps: Objects that must live as long as the context.
+        cache: Cache of kernels compiled at load, and its file.
     """
 
     engine: CudaEngine
@@ -69,18 +69,18 @@ class OpenPlan:
     cache: tuple[RuntimeCache, Path] | None = None
 
     def new_context(self) -> ExecutionContext:
-        """Return one more context; where contexts are managed, it has to be given memory.
+        """Create another context; if contexts are managed, it needs memory from the caller.
 
         Raises:
-            EngineError: TensorRT refused.
+            EngineError: TensorRT failed.
         """
         context = _create_context(self.engine, self.flavour) if self.managed else self.engine.create_execution_context()
         if context is None:
-            raise _refused(self.where, self.flavour, self.log, "start")
+            raise _plan_failure(self.where, self.flavour, self.log, "start")
         return context
 
     def scratch_bytes(self) -> int:
-        """Return how much memory a context needs."""
+        """Return the memory that a context needs, bytes."""
         if hasattr(self.engine, "device_memory_size_v2"):
             return int(cast("SizedEngine", self.engine).device_memory_size_v2)
         return int(cast("Any", self.engine).device_memory_size)
@@ -93,49 +93,52 @@ class OpenPlan:
             cast("Any", context).device_memory = address
 
     def require(self, worked: bool, what: str) -> None:
-        """Raise with what TensorRT logged, where one of its calls said that it did not work.
+        """Raise an error with TensorRT's log if one of its calls failed.
 
         Raises:
-            EngineError: It did not work.
+            EngineError: `worked` is False.
         """
         if worked:
             return
-        said = self.log.errors[-1][:400] if self.log.errors else "TensorRT did not say why"
+        message = self.log.errors[-1][:400] if self.log.errors else "TensorRT gave no reason"
         raise EngineError(
-            f"the engine {what}: {said}", where=self.where, cure="Build the engine again, or report this", said=said
+            f"the engine {what}: {message}",
+            where=self.where,
+            cure="Build the engine again, or report this with the plan's sidecar",
+            message=message,
         )
 
     def nbytes(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return the size of a tensor of a shape."""
+        """Return the size of a tensor of the given shape, bytes."""
         spec = self.inputs[name] if name in self.inputs else self.outputs[name]
         return prod(shape) * spec.dtype.itemsize
 
     def output_shapes(self, context: ExecutionContext) -> dict[str, tuple[int, ...]]:
-        """Return the outputs' shapes for the inputs' shapes that a context has now; -1 where they are open."""
+        """Return the output shapes for a context's current input shapes; -1 for undetermined sizes."""
         return {name: _sizes(context.get_tensor_shape(name)) for name in self.outputs}
 
     def largest_bytes(self) -> dict[str, int]:
-        """Return the most bytes that each tensor can need; outputs are left out where TensorRT cannot tell.
+        """Return the most bytes that each tensor can need, without outputs that TensorRT cannot bound.
 
-        The context is left with the largest shapes. Where there are several profiles, nothing is said.
+        The context is left with the largest shapes. Empty if there are several profiles.
         """
         if len(self.profiles) > 1:
             return {}
         ranges = self.profiles[0]
         shapes: dict[str, tuple[int, ...]] = {}
-        told = True
+        accepted = True
         for name, spec in self.inputs.items():
             fixed = tuple(int(size) for size in spec.shape) if name not in ranges else ranges[name][1]
             shapes[name] = fixed
-            told = self.context.set_input_shape(name, fixed) and told
-        if told and not self.context.infer_shapes():
+            accepted = self.context.set_input_shape(name, fixed) and accepted
+        if accepted and not self.context.infer_shapes():
             outputs = self.output_shapes(self.context)
             shapes |= {name: shape for name, shape in outputs.items() if min(shape, default=0) >= 0}
         return {name: self.nbytes(name, shape) for name, shape in shapes.items()}
 
     @property
     def axis_limits(self) -> dict[str, tuple[int, int]]:
-        """Name of each free axis to its least and largest size, over all profiles."""
+        """Name of each free axis to its smallest and largest size, over all profiles."""
         limits: dict[str, tuple[int, int]] = {}
         for ranges in self.profiles:
             for name, (low, high) in ranges.items():
@@ -146,10 +149,10 @@ class OpenPlan:
         return limits
 
     def profile_for(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Return the first profile that the inputs' shapes fit.
+        """Return the first profile that fits the input shapes.
 
         Raises:
-            TensorMismatchError: There is none; what is said is about the last.
+            TensorMismatchError: None fits; the message is about the last.
         """
         problem: TensorMismatchError | None = None
         for index, ranges in enumerate(self.profiles):
@@ -166,7 +169,7 @@ class OpenPlan:
                 if not least <= size <= most:
                     label = self.inputs[name].shape[axis]
                     return TensorMismatchError(
-                        f"{label} is {size} in input {name!r}, and this engine was built for {least} to {most}",
+                        f"{label} is {size} in input {name!r}, but this engine was built for {least} to {most}",
                         where=self.where,
                         cure=f"Send {least} to {most}, or build the engine with a wider profile for {label}",
                         axis=label,
@@ -177,7 +180,7 @@ class OpenPlan:
         return None
 
     def save_cache(self) -> None:
-        """Keep what was compiled at load for the next time; a cache that cannot be written costs time only."""
+        """Save the kernels compiled at load. Failure is ignored: an unwritable cache only costs time."""
         if self.cache is not None:
             cache, path = self.cache
             with suppress(SamedgeError):
@@ -185,11 +188,11 @@ class OpenPlan:
 
 
 def open_plan(path: Path, flavour: Flavour, gpu: Gpu) -> OpenPlan:
-    """Check a plan and open it. Called inside the GPU's context.
+    """Check a plan and open it. Call inside the GPU's context.
 
     Raises:
-        EngineError: It is not a plan, was made by or for something else, or TensorRT refused it.
-        IntegrityError: It is not the plan that its sidecar describes.
+        EngineError: It is not a plan, is for another TensorRT or GPU, or TensorRT rejected it.
+        IntegrityError: It does not match its sidecar.
         StorageError: It cannot be read.
     """
     file = inspect_plan(path)
@@ -201,7 +204,7 @@ def open_plan(path: Path, flavour: Flavour, gpu: Gpu) -> OpenPlan:
         obstacles = [mismatch]
     if obstacles:
         raise EngineError(
-            f"this engine must not be opened here: {'; '.join(obstacles)}",
+            f"this engine cannot be opened safely here: {'; '.join(obstacles)}",
             where=path.name,
             cure=_REBUILD,
             reasons=tuple(obstacles),
@@ -226,10 +229,10 @@ def _open(
 ) -> OpenPlan:
     runtime = flavour.module.Runtime(logger)
     if compatible and flavour.features.host_code_switch:
-        cast("Any", runtime).engine_host_code_allowed = True  # such plans bring the runtime that reads them
+        cast("Any", runtime).engine_host_code_allowed = True  # such plans embed the runtime that reads them
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise _refused(path.name, flavour, log, "open")
+        raise _plan_failure(path.name, flavour, log, "open")
     inputs, outputs, profiles = _describe(engine, flavour, sidecar, path)
     keeps: list[Any] = [runtime]
     cache: tuple[RuntimeCache, Path] | None = None
@@ -237,29 +240,29 @@ def _open(
     context: ExecutionContext | None
     if flavour.features.own_cuda_graphs:
         config = cast("ConfiguredEngine", engine).create_runtime_config()
-        strategies: Any = flavour.module.CudaGraphStrategy  # type: ignore[attr-defined]  # asked for before
+        strategies: Any = flavour.module.CudaGraphStrategy  # type: ignore[attr-defined]  # probed earlier
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
         kept = path.with_name(f"{path.name}.{gpu.target}{COMPILED_SUFFIX}")
         compiled = config.create_runtime_cache()
         with suppress(OSError):
             if not compiled.deserialize(kept.read_bytes()):
-                compiled = config.create_runtime_cache()  # of another driver, or damaged: what is kept is compiled anew
+                compiled = config.create_runtime_cache()  # from another driver, or damaged: compile anew
         config.set_runtime_cache(compiled)
         keeps += [config, compiled]
         cache = (compiled, kept)
         context = engine.create_execution_context(config)
     else:
-        # With fixed shapes one context is enough, and manages its memory best itself.
+        # With fixed shapes one context is enough, and best manages its own memory.
         managed = flavour.features.managed_contexts and any(profiles)
         context = _create_context(engine, flavour) if managed else engine.create_execution_context()
     if context is None:
-        raise _refused(path.name, flavour, log, "start")
+        raise _plan_failure(path.name, flavour, log, "start")
     return OpenPlan(engine, context, managed, flavour, path.name, log, inputs, outputs, profiles, sidecar, keeps, cache)
 
 
 def _create_context(engine: CudaEngine, flavour: Flavour) -> ExecutionContext | None:
-    """A context without memory of its own."""
-    strategies: Any = flavour.module.ExecutionContextAllocationStrategy  # type: ignore[attr-defined]  # asked before
+    """Create a context without memory of its own."""
+    strategies: Any = flavour.module.ExecutionContextAllocationStrategy  # type: ignore[attr-defined]  # probed earlier
     return engine.create_execution_context(strategies.USER_MANAGED)
 
 
@@ -277,9 +280,9 @@ def _describe(
         spec = TensorSpec(_named(name, sizes, known.get(name)), dtype)
         if engine.get_tensor_location(name) != flavour.module.TensorLocation.DEVICE:
             raise EngineError(
-                f"{name!r} of this engine is a shape tensor, which lies on the host",
+                f"{name!r} of this engine is a shape tensor, which must be on the host",
                 where=path.name,
-                cure="Build it from a graph whose inputs are data only, such as those that samedge export writes",
+                cure="Build it from a graph whose inputs are all data, such as those written by samedge export",
             )
         if engine.get_tensor_mode(name) == flavour.module.TensorIOMode.INPUT:
             inputs[name] = spec
@@ -293,7 +296,7 @@ def _describe(
 
 
 def _named(name: str, sizes: tuple[int, ...], known: TensorSpec | None) -> tuple[int | str, ...]:
-    """Free axes by the names of the build's report, or by names of their own: a plan keeps none."""
+    """Name free axes as in the build report, or uniquely: a plan keeps no names."""
     names = known.shape if known is not None and len(known.shape) == len(sizes) else sizes
     return tuple(
         size if size >= 0 else label if isinstance(label, str) else f"{name}.{axis}"
@@ -305,11 +308,11 @@ def _sizes(shape: Dims) -> tuple[int, ...]:
     return tuple(int(shape[axis]) for axis in range(len(shape)))
 
 
-def _refused(where: str, flavour: Flavour, log: BuildLog, doing: str) -> EngineError:
-    said = log.errors[0][:400] if log.errors else "it did not say why"
-    memory = any(sign in said.lower() for sign in ("outofmemory", "out of memory", "allocate"))
+def _plan_failure(where: str, flavour: Flavour, log: BuildLog, doing: str) -> EngineError:
+    message = log.errors[0][:400] if log.errors else "no reason given"
+    memory = any(sign in message.lower() for sign in ("outofmemory", "out of memory", "allocate"))
     return EngineError(
-        f"{flavour} cannot {doing} this engine: {said}",
+        f"{flavour} cannot {doing} this engine: {message}",
         where=where,
         cure=OUT_OF_MEMORY_CURE if memory else _REBUILD,
         causes=tuple(log.errors),

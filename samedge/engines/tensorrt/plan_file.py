@@ -1,8 +1,8 @@
-"""Engine files as they lie on disk: a raw TensorRT plan, or a plan behind the JSON header that Ultralytics writes.
+"""Engine files on disk: a raw TensorRT plan, or a plan behind the JSON header written by Ultralytics.
 
-A plan tells two things before it is opened: which TensorRT it is for, by its first four bytes, and of which version, by
-bytes 24 to 27 where bytes 4 to 7, the number of its layout, are 0, as ``trtexec --getPlanVersionOnly`` reads them. Both
-are checked here, because a runtime that is given a foreign plan may crash instead of refusing.
+Two facts can be read from a plan before it is opened: its flavour, from the first four bytes, and its version, from
+bytes 24 to 27 if bytes 4 to 7, the layout number, are 0, as ``trtexec --getPlanVersionOnly`` reads them. Both are
+checked here, because a runtime that is given a foreign plan may crash instead of rejecting it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _JSON_LIMIT: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """One engine file.
+    """An engine file.
 
     Attributes:
-        path: Where it lies.
-        offset: Where the plan begins: 0, or behind the JSON header.
-        metadata: What the JSON header says; empty for a raw plan.
-        flavour: Which TensorRT it is for.
-        version: Major, minor, patch and build of the TensorRT that built it; None in layouts that are not known.
+        path: The file.
+        offset: Start of the plan: 0, or after the JSON header.
+        metadata: The JSON header; empty for a raw plan.
+        flavour: The TensorRT that it is for.
+        version: Major, minor, patch and build of the TensorRT that built it; None for unknown layouts.
     """
 
     path: Path
@@ -42,11 +42,11 @@ class PlanFile:
 
     @property
     def version_text(self) -> str:
-        """The version with dots."""
-        return "(version not known)" if self.version is None else ".".join(map(str, self.version))
+        """The dotted version."""
+        return "(version unknown)" if self.version is None else ".".join(map(str, self.version))
 
     def read(self) -> bytes:
-        """Return the plan without a header.
+        """Return the plan without the header.
 
         Raises:
             StorageError: It cannot be read.
@@ -56,36 +56,36 @@ class PlanFile:
             return file.read()
 
     def mismatch(self, flavour: Flavour, *, version_compatible: bool = False, keyed: bool = False) -> str | None:
-        """Return why this TensorRT cannot load it, or None if nothing is known against it.
+        """Return the reason this TensorRT cannot load the plan, or None if none is known.
 
         Args:
             flavour: The TensorRT.
             version_compatible: The plan was built for later versions too.
-            keyed: A sidecar tells which version built it, so that the plan need not.
+            keyed: A sidecar records the version, so the plan need not.
         """
         if flavour.name != self.flavour:
-            return f"it is a plan for {self.flavour} {self.version_text}, and this is {flavour}"
+            return f"it is a plan for {self.flavour} {self.version_text}, but this is {flavour}"
         if self.version is None:
-            return None if keyed else "its layout is not known, so that the version that built it cannot be read"
+            return None if keyed else "its layout is unknown, so its version cannot be read"
         here = flavour.version.split(".")
         made = [str(part) for part in self.version]
         if version_compatible:
             here, made = here[:1], made[:1]
-        # The build number is kept as one byte.
+        # The build number is stored as one byte.
         differ = [
             mine != theirs and not (mine.isdecimal() and str(int(mine) % 256) == theirs)
             for mine, theirs in zip(here, made, strict=False)
         ]
         if any(differ):
-            return f"it was built by version {self.version_text}, and this is {flavour}"
+            return f"it was built by version {self.version_text}, but this is {flavour}"
         return None
 
 
 def inspect_plan(path: Path) -> PlanFile:
-    """Read the first bytes of an engine file.
+    """Read the header of an engine file.
 
     Raises:
-        EngineError: It is no TensorRT plan, or it is truncated.
+        EngineError: It is not a TensorRT plan, or is truncated.
         StorageError: It cannot be read.
     """
     with storage_errors(path, "read"), path.open("rb") as file:
@@ -100,7 +100,7 @@ def inspect_plan(path: Path) -> PlanFile:
             head = file.read(_HEADER_BYTES)
     flavour = _MAGIC.get(head[:4])
     if flavour is None:
-        raise EngineError("this is no TensorRT plan", where=path.name, cure="Build the engine again from its graph")
+        raise EngineError("not a TensorRT plan", where=path.name, cure="Build the engine again from its graph")
     if len(head) < _HEADER_BYTES:
         raise EngineError("this plan is truncated", where=path.name, cure="Copy it again, or build it again")
     major, minor, patch, build = head[_VERSION_AT:_HEADER_BYTES]

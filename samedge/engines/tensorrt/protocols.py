@@ -1,10 +1,10 @@
-# ruff: noqa: D102 - what each call does is documented by NVIDIA
-"""The part of TensorRT's Python API that is used here, as types.
+# ruff: noqa: D102 - these calls are documented by NVIDIA
+"""The part of TensorRT's Python API in use, as types.
 
-TensorRT brings no usable type stubs, and four generations of it are supported. These Protocols name the calls that the
-builder and the runner make; a test compares them with the real ``tensorrt_rtx``. A member that only some generations
-have stands in a Protocol whose name says so, and is reached only after `samedge.engines.tensorrt.api.Features` said
-that it is there. Enumerations are opaque: their members are looked up by name.
+TensorRT ships no usable type stubs, and four generations of it are supported. These Protocols name the calls made by
+the builder and the runner; a test compares them with the real ``tensorrt_rtx``. Members that only some generations have
+are in a Protocol named accordingly, and used only if `samedge.engines.tensorrt.api.Features` confirms them.
+Enumerations are opaque: their members are looked up by name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NetworkTensor(Protocol):
 
 
 class NamedAxes(Protocol):
-    """``ITensor`` where axes keep the names that ONNX gave them."""
+    """``ITensor`` that keeps ONNX axis names."""
 
     def get_dimension_name(self, index: int) -> str | None: ...
 
@@ -119,7 +119,7 @@ class BuilderConfig(Protocol):
 
 
 class CapabilityConfig(Protocol):
-    """``IBuilderConfig`` where compute capabilities can be named: TensorRT for RTX."""
+    """``IBuilderConfig`` with selectable compute capabilities: TensorRT for RTX."""
 
     num_compute_capabilities: int
 
@@ -167,7 +167,7 @@ class ExecutionContext(Protocol):
 
 
 class RuntimeCache(Protocol):
-    """``IRuntimeCache``: what was compiled at load, kept for the next load."""
+    """``IRuntimeCache``: kernels compiled at load, kept for the next load."""
 
     def deserialize(self, blob: bytes) -> bool: ...
 
@@ -185,20 +185,20 @@ class RuntimeConfig(Protocol):
 
 
 class ConfiguredEngine(Protocol):
-    """``ICudaEngine`` whose contexts take a configuration."""
+    """``ICudaEngine`` whose contexts accept a configuration."""
 
     def create_runtime_config(self) -> RuntimeConfig: ...
 
 
 class SizedEngine(Protocol):
-    """``ICudaEngine`` that tells what its contexts need: from TensorRT 10.1 on."""
+    """``ICudaEngine`` that reports its contexts' memory: from TensorRT 10.1 on."""
 
     @property
     def device_memory_size_v2(self) -> int: ...
 
 
 class ManagedContext(Protocol):
-    """``IExecutionContext`` that takes memory with its size: from TensorRT 10.1 on."""
+    """``IExecutionContext`` that accepts memory with its size: from TensorRT 10.1 on."""
 
     def set_device_memory(self, memory: int, size: int) -> None: ...
 
@@ -229,7 +229,7 @@ class CudaEngine(Protocol):
 
 
 class ProfiledContext(Protocol):
-    """``IExecutionContext`` that tells a profiler about its layers."""
+    """``IExecutionContext`` that reports its layers to a profiler."""
 
     profiler: Any
 
@@ -241,7 +241,7 @@ class EngineInspector(Protocol):
 
 
 class InspectedEngine(Protocol):
-    """``ICudaEngine`` that tells what it is made of."""
+    """``ICudaEngine`` that describes its layers."""
 
     def create_engine_inspector(self) -> EngineInspector: ...
 
@@ -253,7 +253,7 @@ class Runtime(Protocol):
 
 
 class TensorRtModule(Protocol):
-    """The imported package. Its enumerations are looked up by name, because each generation has others."""
+    """The imported package. Its enumerations are looked up by name because they differ between generations."""
 
     __version__: str
 

@@ -1,7 +1,7 @@
-"""GPU work that is often repeated as it is: recorded as a CUDA graph the second time, and replayed from then on.
+"""Repeated GPU work: recorded as a CUDA graph the second time, and replayed from then on.
 
-TensorRT forbids to touch an execution context from which a graph was captured, so that there is one graph at a time:
-the owner forgets it before it changes shapes or addresses.
+TensorRT forbids touching an execution context from which a graph was captured, so there is one graph at a time, which
+the owner drops before changing shapes or addresses.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from samedge.engines.cuda.memory import CudaMemory
 
 
 class RepeatedWork:
-    """Work for one stream. Called inside the memory's context.
+    """Work for one stream. Call inside the memory's context.
 
     Args:
         memory: The GPU.
-        enabled: Whether to capture at all.
+        enabled: False disables capturing.
     """
 
     def __init__(self, memory: CudaMemory, *, enabled: bool) -> None:
@@ -26,10 +26,10 @@ class RepeatedWork:
         self.enabled = enabled
 
     def run(self, work: Callable[[], bool], stream: int) -> bool:
-        """Give the work to the stream; returns whether that worked.
+        """Queue the work on the stream; return False if that failed.
 
-        The first time it is called directly, because TensorRT prepares itself for new shapes in that call. Work that
-        cannot be captured once is not tried again.
+        The first time it is called directly, because TensorRT prepares for new shapes in that call. Work that cannot be
+        captured is not captured again.
         """
         if self._graph is None and self.enabled and self._repeats > 0:
             self._graph = self._memory.capture(stream, work)
@@ -41,7 +41,7 @@ class RepeatedWork:
         return True
 
     def forget(self) -> None:
-        """Drop the graph: the work is about to change. None of it may be under way."""
+        """Drop the graph because the work is about to change. None of it may be in progress."""
         self._repeats = 0
         if self._graph is not None:
             graph, self._graph = self._graph, None

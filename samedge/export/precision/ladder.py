@@ -28,12 +28,12 @@ from samedge.types import Array, Progress
 ROUNDS: Final = 3
 
 LINEAR_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
-"""What is int8 on each rung, and whether layers with fewer outputs than inputs stay float32."""
+"""Parts in int8 on each rung; True keeps layers with fewer outputs than inputs in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What static ranges are measured on.
+    """Data for measuring static ranges.
 
     Attributes:
         feeds: Yields the encoder's feeds, one an image; called several times.
@@ -55,6 +55,28 @@ class Rung:
 
     name: str
     quantise: Callable[[onnx.ModelProto], int]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenGraph:
+    """A float32 graph on disk, with what it takes to write it beside itself in another precision.
+
+    Attributes:
+        record: Its record.
+        plan: The plan that it was traced from.
+        folder: The bundle's folder.
+        stem: Beginning of file names.
+    """
+
+    record: GraphRecord
+    plan: GraphPlan
+    folder: Path
+    stem: str
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self.record.graph.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +119,17 @@ def int8_backend(calibration: Calibration | None) -> str:
 
 
 def int8_encoder(
-    fp32: GraphRecord,
-    plan: GraphPlan,
-    folder: Path,
-    stem: str,
+    fp32: WrittenGraph,
     calibration: Calibration | None,
     judge: Callable[[GraphRecord, str], ParityRecord] | None,
     report: Progress,
 ) -> Chosen:
-    """Write the encoder in int8 beside the float32 one, keeps one of them, and returns which and why.
+    """Write the encoder in int8 beside the float32 one, keep one of them, and return which and why.
 
     Rungs: every linear layer; all but those that narrow (the second of each MLP, whose inputs have outliers); none.
 
     Args:
-        fp32: The float32 encoder in the folder. Removed if int8 is used.
-        plan: What it was traced from.
-        folder: The bundle's folder.
-        stem: Beginning of file names.
+        fp32: The float32 encoder. Removed if int8 is used.
         calibration: Images for static ranges; None for ranges that are measured as the graph runs.
         judge: Compares the bundle with this encoder, on this backend, with the checkpoint. None: the first rung is used
             unchecked, and whatever its speed.
@@ -121,10 +137,9 @@ def int8_encoder(
     """
     ranges: dict[str, float] = {}
     if calibration is not None:
-        model = onnx.load(str(folder / fp32.graph.file))
-        ranges = measured_ranges(
-            model, [linear.activation for linear in linears(model.graph)], calibration, folder, report
-        )
+        model = onnx.load(str(fp32.path))
+        watched = [linear.activation for linear in linears(model.graph)]
+        ranges = measured_ranges(model, watched, calibration, fp32.folder, report)
         del model
     kind = "dynamic" if calibration is None else "static"
 
@@ -134,7 +149,7 @@ def int8_encoder(
 
     rungs = [Rung(name, partial(quantise, keep_narrowing=keep_narrowing)) for name, keep_narrowing in LINEAR_RUNGS]
     return climb(
-        fp32, plan, folder, stem, rungs, f"int8 {kind}", int8_backend(calibration), judge, report,
+        fp32, rungs, f"int8 {kind}", int8_backend(calibration), judge, report,
         nothing="the encoder has no linear layers that are large enough",
     )  # fmt: skip
 
@@ -163,10 +178,7 @@ def measured_ranges(
 
 
 def climb(
-    fp32: GraphRecord,
-    plan: GraphPlan,
-    folder: Path,
-    stem: str,
+    fp32: WrittenGraph,
     rungs: Sequence[Rung],
     kind: str,
     backend: str,
@@ -181,9 +193,6 @@ def climb(
 
     Args:
         fp32: As for `int8_encoder`.
-        plan: As there.
-        folder: As there.
-        stem: As there.
         rungs: The most thorough first.
         kind: What the record says of the graph.
         backend: Which judges and times.
@@ -196,34 +205,34 @@ def climb(
     notes: list[str] = []
     for step, rung in enumerate(rungs):
         report(f"Trying int8 ({rung.name})", 0.4 + 0.6 * step / len(rungs))
-        model = onnx.load(str(folder / fp32.graph.file))
+        model = onnx.load(str(fp32.path))
         if rung.quantise(model) == 0:
-            return Chosen(fp32, None, (f"int8 is not used: {nothing}",))
+            return Chosen(fp32.record, None, (f"int8 is not used: {nothing}",))
         graph = save_graph(
-            model, plan, folder, f"{stem}.int8", precision="int8", opset=fp32.opset,
-            variant=f"{plan.variant}, {kind}, {rung.name}",
+            model, fp32.plan, fp32.folder, f"{fp32.stem}.int8", precision="int8", opset=fp32.record.opset,
+            variant=f"{fp32.plan.variant}, {kind}, {rung.name}",
         )  # fmt: skip
         del model
         if judge is None:
-            remove_graph(fp32, folder)
+            remove_graph(fp32.record, fp32.folder)
             return Chosen(graph, None, (*notes, f"int8 ({rung.name}) was not checked"))
         parity = judge(graph, backend)
         refusal = refusal_of(parity)
         if refusal is None:
-            files = folder / fp32.graph.file, folder / graph.graph.file
+            files = fp32.path, fp32.folder / graph.graph.file
             ratio = speed_ratio(*files, backend, sizes or {})
             if ratio > 1:
                 others = [
                     f"int8 ran {speed_ratio(*files, name, sizes or {}):.2f} times as fast as float32 on {name} there"
                     for name in also
                 ]
-                remove_graph(fp32, folder)
+                remove_graph(fp32.record, fp32.folder)
                 won = f"int8 ({rung.name}) ran {ratio:.2f} times as fast as float32 on {backend} where it was exported"
                 return Chosen(graph, parity, (*notes, won, *others))
             refusal = f"it ran only {ratio:.2f} times as fast as float32 on {backend} here"
         notes.append(f"int8 ({rung.name}) is not used: {refusal}")
-        remove_graph(graph, folder)
-    return Chosen(fp32, None, tuple(notes))
+        remove_graph(graph, fp32.folder)
+    return Chosen(fp32.record, None, tuple(notes))
 
 
 def refusal_of(parity: ParityRecord) -> str | None:

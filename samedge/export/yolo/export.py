@@ -22,12 +22,20 @@ from samedge.engines.registry import open_engine
 from samedge.errors import UsageError, storage_errors
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.trace import trace
+from samedge.export.precision.ladder import WrittenGraph
 from samedge.export.yolo.graphs import anchors_of, plan_yolo
 from samedge.export.yolo.int8 import int8_yolo
 from samedge.export.yolo.parity import MAX_SUPPRESSION_ERROR, check_yolo, parity_json, suppression_error
 from samedge.export.yolo.suppression import add_suppression
 from samedge.models.yolo.load import LoadedYolo, load_yolo
-from samedge.options import ExportOptions, GraphKeywords, YoloExportOptions, changed_fields, refuse_foreign
+from samedge.options import (
+    ExportOptions,
+    GraphKeywords,
+    YoloExportOptions,
+    changed_fields,
+    refuse_foreign,
+    with_keywords,
+)
 from samedge.runtime.image.letterbox import MAX_STRIDE
 from samedge.runtime.image.sources import find_images
 from samedge.runtime.yolo.graph import PARITY, yolo_metadata
@@ -53,6 +61,7 @@ class WrittenYolo:
     notes: tuple[str, ...] = ()
 
 
+@with_keywords(GraphKeywords)
 def export_yolo(
     model: str | Path,
     output: str | Path | None = None,
@@ -161,7 +170,7 @@ def write_yolo(
     metadata = partial(_metadata, loaded, options.yolo, size, batch)
     if images is not None:
         chosen = int8_yolo(
-            graph, plan, folder, stem, images, size, metadata(parity),
+            WrittenGraph(graph, plan, folder, stem), images, size, metadata(parity),
             lambda step, share: report(step, 0.4 + 0.5 * share), check=options.check, dynamic=dynamic,
         )  # fmt: skip
         graph, notes = chosen.graph, chosen.notes

@@ -1,4 +1,4 @@
-"""int8 for a YOLO: its convolutions, by Q/DQ pairs with ranges from the user's pictures, as far as objects stay.
+"""int8 for a YOLO: its convolutions, by Q/DQ pairs with ranges from the user's images, as far as objects are preserved.
 
 What gives boxes, scores and coefficients their numbers stays float32: the last layer of each branch of the head, the
 expected value over the bins, the decoding of boxes. OpenVINO and TensorRT run the rest in int8.
@@ -15,9 +15,16 @@ import onnx
 
 from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.engines.registry import availability, open_engine
-from samedge.export.graphs.plans import GraphPlan
 from samedge.export.precision.int8 import Convolution, convolutions, quantise_layers
-from samedge.export.precision.ladder import Calibration, Chosen, Rung, climb, int8_backend, measured_ranges
+from samedge.export.precision.ladder import (
+    Calibration,
+    Chosen,
+    Rung,
+    WrittenGraph,
+    climb,
+    int8_backend,
+    measured_ranges,
+)
 from samedge.export.yolo.agreement import THRESHOLDS, agreement, verdict_of
 from samedge.models.yolo.yolo import HEAD_LAYER
 from samedge.runtime.image.letterbox import Letterbox
@@ -31,10 +38,7 @@ _HEAD: Final = f"model.{HEAD_LAYER}."
 
 
 def int8_yolo(
-    fp32: GraphRecord,
-    plan: GraphPlan,
-    folder: Path,
-    stem: str,
+    fp32: WrittenGraph,
     images: list[Path],
     size: tuple[int, int],
     metadata: Mapping[str, str],
@@ -48,11 +52,8 @@ def int8_yolo(
     Rungs: every convolution that an activation function follows; all of them but the head's; none.
 
     Args:
-        fp32: The float32 graph in the folder. Removed if int8 is used.
-        plan: What it was traced from.
-        folder: The bundle's folder.
-        stem: Beginning of file names.
-        images: Pictures that ranges are measured and objects compared on.
+        fp32: The float32 graph. Removed if int8 is used.
+        images: Images for measuring ranges and comparing objects.
         size: (height, width) of the input, px.
         metadata: What a graph's file says of the model.
         report: Called with a sentence and the share that is done.
@@ -60,9 +61,9 @@ def int8_yolo(
         dynamic: The input's height and width are free.
     """
     calibration = Calibration(partial(_feeds, images, size, rect=dynamic), len(images))
-    model = onnx.load(str(folder / fp32.graph.file))
+    model = onnx.load(str(fp32.path))
     watched = [layer.activation for layer in _inner(model.graph)]
-    ranges = measured_ranges(model, watched, calibration, folder, report)
+    ranges = measured_ranges(model, watched, calibration, fp32.folder, report)
     del model
     rungs = [
         Rung("every convolution before an activation", partial(_quantise, ranges=ranges, keep="")),
@@ -70,9 +71,9 @@ def int8_yolo(
     ]
     backend = int8_backend(calibration)
     also = [name for name in _TIMED_TOO if name != backend and availability(name).ok]
-    judge = partial(_judge, fp32, folder, images, metadata) if check else None
+    judge = partial(_judge, fp32, images, metadata) if check else None
     return climb(
-        fp32, plan, folder, stem, rungs, "int8 static", backend, judge, report,
+        fp32, rungs, "int8 static", backend, judge, report,
         nothing="the model has no convolutions before an activation",
         sizes={"height": size[0], "width": size[1]}, also=also,
     )  # fmt: skip
@@ -96,12 +97,12 @@ def _feeds(images: list[Path], size: tuple[int, int], *, rect: bool) -> Iterator
 
 
 def _judge(
-    fp32: GraphRecord, folder: Path, images: list[Path], metadata: Mapping[str, str], graph: GraphRecord, backend: str
+    fp32: WrittenGraph, images: list[Path], metadata: Mapping[str, str], graph: GraphRecord, backend: str
 ) -> ParityRecord:
     """Compare the objects that the graph finds with those of the float32 graph, both on this backend."""
     with (
-        open_engine(folder / fp32.graph.file, backend=backend, device="cpu") as a,
-        open_engine(folder / graph.graph.file, backend=backend, device="cpu") as b,
+        open_engine(fp32.path, backend=backend, device="cpu") as a,
+        open_engine(fp32.folder / graph.graph.file, backend=backend, device="cpu") as b,
     ):
         found = agreement(
             YoloPredictor(a, describe_yolo(a, metadata)), YoloPredictor(b, describe_yolo(b, metadata)), images

@@ -15,7 +15,7 @@ from typing import IO, Final, TypeAlias
 from samedge.errors import DownloadError, storage_errors
 from samedge.version import __version__
 
-Progress: TypeAlias = Callable[[int, int | None], None]
+DownloadProgress: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are here and their total, or None where the server does not tell."""
 
 _CHUNK: Final = 1 << 20
@@ -31,7 +31,7 @@ class _BrokenOffError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Which file a part is of: its address, and how the server tells this content from a later one."""
+    """Identity of the file that a partial download belongs to: its address, and the server's validator."""
 
     url: str
     validator: str | None
@@ -44,7 +44,7 @@ class _Origin:
 
 
 def download(
-    url: str, part: Path, *, progress: Progress | None = None, timeout: float = 30.0, pause: float = 1.0
+    url: str, part: Path, *, progress: DownloadProgress | None = None, timeout: float = 30.0, pause: float = 1.0
 ) -> None:
     """Fetch a file completely into ``part``, going on with what is there from an earlier call.
 
@@ -88,10 +88,12 @@ def download(
         # Whoever brings something new each time is worth waiting for.
         failures = 1 if _size(part) > most else failures + 1
         most = max(most, _size(part))
-    raise DownloadError(reason, where=url, received=_size(part))
+    raise DownloadError(
+        reason, where=url, cure="Check the connection, and run the same command again", received=_size(part)
+    )
 
 
-def _attempt(url: str, part: Path, memory: Path, progress: Progress | None, timeout: float) -> None:
+def _attempt(url: str, part: Path, memory: Path, progress: DownloadProgress | None, timeout: float) -> None:
     have, known = _size(part), _recall(memory)
     headers = {"User-Agent": f"samedge/{__version__}", "Accept-Encoding": "identity"}
     if have and known is not None and known.url == url and known.validator is not None:
@@ -126,7 +128,7 @@ def _start_over(part: Path, why: str) -> _BrokenOffError:
 
 
 def _copy(
-    response: http.client.HTTPResponse, file: IO[bytes], done: int, total: int | None, progress: Progress | None
+    response: http.client.HTTPResponse, file: IO[bytes], done: int, total: int | None, progress: DownloadProgress | None
 ) -> None:
     while True:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from samedge.errors import DownloadError, StorageError, UsageError, storage_errors
-from samedge.models.checkpoints.download import Progress, download
+from samedge.models.checkpoints.download import DownloadProgress, download
 from samedge.storage.atomic import write_whole
 from samedge.storage.cache import cache_folder
 from samedge.storage.digest import sha256_file
@@ -87,7 +87,7 @@ BUNDLED_WEIGHTS: Final = {"sam_demo": Path(__file__).parents[2] / "assets" / "sa
 """Weights that come with this package: trained by this project, under its licence."""
 
 
-def fetch_weights(name: str, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
+def fetch_weights(name: str, *, progress: DownloadProgress | None = None, timeout: float = 30.0) -> Path:
     """Return the file of a known name, from the cache or from its publisher.
 
     A transfer that was cut off is taken up again by the next call. Two processes may ask at once: one waits.
@@ -122,7 +122,7 @@ def fetch_weights(name: str, *, progress: Progress | None = None, timeout: float
     return target
 
 
-def find_checkpoint(source: str | Path, *, progress: Progress | None = None) -> Path:
+def find_checkpoint(source: str | Path, *, progress: DownloadProgress | None = None) -> Path:
     """Return the file that a path or a known name means; downloads a released one that is not on disk.
 
     Raises:
@@ -176,7 +176,9 @@ def _folder() -> Path:
     return cache_folder() / "weights"
 
 
-def _download(weights: KnownWeights, part: Path, target: Path, progress: Progress | None, timeout: float) -> None:
+def _download(
+    weights: KnownWeights, part: Path, target: Path, progress: DownloadProgress | None, timeout: float
+) -> None:
     base = os.environ.get(MIRROR) or weights.base
     if not re.match(r"https?://", base):
         raise UsageError(
@@ -225,7 +227,7 @@ def _fault(weights: KnownWeights, file: Path, target: Path, sha256: str) -> str 
 
 
 def _looks_like_checkpoint(file: Path) -> bool:
-    """Whether a file begins as torch's files do: the login page of a network must not become the known weights."""
+    """Return True if a file begins like a torch file: a network's login page must not pass as weights."""
     with storage_errors(file, "read"), file.open("rb") as opened:
         return opened.read(4).startswith((b"PK\x03\x04", b"\x80"))
 

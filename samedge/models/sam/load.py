@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from samedge.models.checkpoints.download import Progress
+from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
 from samedge.models.sam.registry import assemble, recognise
@@ -35,7 +35,9 @@ class LoadedModel:
     seeded: bool
 
 
-def load_model(source: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> LoadedModel:
+def load_model(
+    source: str | Path, *, image_size: int | None = None, progress: DownloadProgress | None = None
+) -> LoadedModel:
     """Return the model of a checkpoint.
 
     Args:

@@ -1,9 +1,9 @@
-"""The decoder of a bundle in its two forms, the same to call.
+"""The decoder of a bundle in its two forms, behind a uniform interface.
 
-*Whole* is one graph from prompts to masks. *Split* is three: the context graph does once an image what does not depend
-on prompts, the prompts graph takes each prompt up to its predicted IoUs, and the masks graph draws the masks that are
-wanted. Their numbers are the same; split costs half, and a mask that nobody wants is never drawn. What goes from one
-graph to the next stays on the device where they run, if that has memory of its own.
+A *whole* decoder is one graph from prompts to masks. A *split* one is three: the context graph computes once per image
+what does not depend on prompts, the prompts graph takes each prompt to its predicted IoUs, and the masks graph draws
+the requested masks. Their results are equal; the split form costs half, and never draws an unneeded mask. Tensors
+passed between graphs stay on the device where they run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
 from samedge.errors import BundleError
-from samedge.runtime.prompts.batching import bucketed, most_of_axis, rows_of_bucket
 from samedge.runtime.prompts.shapes import PADDING
-from samedge.runtime.prompts.tokens import PromptGroup
+from samedge.runtime.prompts.tokens import PromptGroup, bucketed, most_of_axis, rows_of_bucket
 from samedge.types import Array, FloatArray, IOScheme, TensorSpec
 
 if TYPE_CHECKING:
@@ -38,17 +37,17 @@ _WHOLE_OUTPUTS: Final = ("low_res_masks", "iou_predictions")
 
 CONTEXT_INPUTS: Final = ("image_embeddings", "mask_input", "has_mask_input")
 CONTEXT_OUTPUTS: Final = ("image_tokens", "image_positions", "image_keys", "image_values", "image_queries")
-"""What the decoder's layers see of the image; shapes in `samedge.export.graphs.split_decoder.DecoderContext`."""
+"""Image features seen by the decoder's layers; shapes in `samedge.export.graphs.split_decoder.DecoderContext`."""
 PROMPTS_OUTPUTS: Final = ("iou_predictions", "mask_weights", "attended_image")
 
 SPLIT_UP_TO_POINTS: Final = 24
-"""Prompts of more points than this go through the whole graph: the split one works in the space of tokens, and its cost
-grows with their number, where that of the whole one hardly does. At 8 points it takes 0.58 of the time of the whole, at
-16 points 0.75, and at some 27 as long (onnxruntime, one thread, 64 x 64 image tokens)."""
+"""Prompts of more points than this use the whole graph: the cost of the split one, which works on tokens, grows with
+their number, while that of the whole one hardly does. At 8 points it takes 0.58 of the time of the whole, at 16 points
+0.75, and at about 27 the same (onnxruntime, one thread, 64 x 64 image tokens)."""
 
 
 class Answer(Protocol):
-    """What the decoder says to B prompts, before masks are drawn."""
+    """The decoder's output for B prompts, before masks are drawn."""
 
     @property
     def scores(self) -> FloatArray:
@@ -62,11 +61,11 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageContext:
-    """An image as a decoder takes it.
+    """An image prepared for a decoder.
 
     Attributes:
         embedding: ``[1, C, g, g]``, on the host or on the decoder's device.
-        tensors: Outputs of the context graph by name, on that device; empty for a whole decoder.
+        tensors: Outputs of the context graph by name, on the same device; empty for a whole decoder.
     """
 
     embedding: FloatArray | DeviceArray
@@ -74,7 +73,7 @@ class ImageContext:
 
 
 class Decoder(Protocol):
-    """Whole or split."""
+    """A whole or split decoder."""
 
     @property
     def mask_side(self) -> int:
@@ -83,35 +82,35 @@ class Decoder(Protocol):
 
     @property
     def embedding_spec(self) -> TensorSpec:
-        """What image embeddings must be."""
+        """Shape and dtype of image embeddings."""
         ...
 
     def most_prompts(self, *, masks: bool) -> int | None:
-        """How many prompts it takes in one call, with or without masks; None for any number."""
+        """Return the most prompts of one call, with or without masks; None for any number."""
         ...
 
     def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Prepare an image for any number of calls of `answer`."""
+        """Prepare an image for any number of calls of `decode_prompts`."""
         ...
 
     def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
-        """Run as many prompts as the decoder should take in one call."""
+        """Decode a group of prompts in one call."""
         ...
 
     def close(self) -> None:
-        """Free the graphs. May be called twice."""
+        """Release the graphs. Idempotent."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnAnswer:
-    """The answer of a whole decoder: every mask is there, on the device perhaps."""
+    """The output of a whole decoder, with every mask, on the host or device."""
 
     scores: FloatArray
     low_res: FloatArray | DeviceArray
 
     def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
-        """Pick the masks of some of the prompts."""
+        """Return the masks of some of the prompts."""
         if isinstance(self.low_res, DeviceArray):
             return self.low_res.rows(prompts.tolist()).astype(np.float32, copy=False)
         everyone = len(prompts) == len(self.low_res) and bool((prompts == np.arange(len(prompts))).all())
@@ -121,8 +120,8 @@ class DrawnAnswer:
 class WholeDecoder:
     """One graph from prompts to masks, in any I/O scheme.
 
-    Graphs of Meta's scheme take one prompt, want labels as floats, and draw masks at the size of the image inside; they
-    are run prompt by prompt, and what they return at low resolution is used.
+    Graphs of Meta's scheme accept one prompt, need labels as floats, and also draw masks at image size; they are run
+    prompt by prompt, and their low-resolution output is used.
 
     Args:
         engine: The opened graph of role "decoder", which returns four masks.
@@ -140,7 +139,7 @@ class WholeDecoder:
             raise wrong_scheme(engine, f"{missing[0]!r} is missing", io)
         tokens = engine.outputs["low_res_masks"].shape[1:2]
         if isinstance(tokens[0], int) and tokens[0] != MASK_TOKENS:
-            raise wrong_scheme(engine, f"it returns {tokens[0]} masks, and {MASK_TOKENS} are needed", io)
+            raise wrong_scheme(engine, f"it returns {tokens[0]} masks instead of {MASK_TOKENS}", io)
         self.engine = engine
         self._many = io == "native"
         side = engine.inputs["mask_input"].shape[-1]
@@ -148,23 +147,23 @@ class WholeDecoder:
 
     @property
     def embedding_spec(self) -> TensorSpec:
-        """What image embeddings must be."""
+        """Shape and dtype of image embeddings."""
         return self.engine.inputs["image_embeddings"]
 
     def most_prompts(self, *, masks: bool) -> int | None:
-        """How many prompts it takes in one call: one after the other anyway in schemes that take one."""
+        """Return the most prompts of one call; schemes that accept one are run one by one anyway."""
         del masks
         return most_of_axis(self.engine, "point_coords") if self._many else None
 
     def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Bring the embedding to the decoder's device, if it has one: every call takes it as it is."""
+        """Copy the embedding to the decoder's device, if it has one, for all calls."""
         return ImageContext(self.engine.to_device(embedding), {})
 
     def answer(self, context: ImageContext, group: PromptGroup) -> DrawnAnswer:
         """Run the prompts and draw all masks."""
         if self._many:
             return self._answer(context.embedding, group, {})
-        # These graphs also draw the masks at the size of the image; nobody looks at them, and 1 x 1 px costs the least.
+        # These graphs also draw the masks at image size, which are unused: 1 x 1 px costs the least.
         size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
         parts = [self._answer(context.embedding, prompt, size) for prompt in group.chunks(1)]
         return DrawnAnswer(
@@ -191,13 +190,13 @@ class WholeDecoder:
         )
 
     def close(self) -> None:
-        """Free the graph. May be called twice."""
+        """Release the graph. Idempotent."""
         self.engine.close()
 
 
 @dataclass(frozen=True, slots=True)
 class SplitAnswer:
-    """The answer of a split decoder: what the masks graph needs to draw any of its masks."""
+    """The output of a split decoder: the inputs of the masks graph."""
 
     scores: FloatArray
     weights: Value
@@ -218,7 +217,7 @@ class SplitAnswer:
         rows = rows_of_bucket(prompts.tolist(), image.shape[0])
         some_image, some_weights = image.pick(rows), weights.pick(rows)
         if some_image is None or some_weights is None:
-            # All are drawn, as they lie there, and what is wanted is copied.
+            # All are drawn in place, and the requested ones copied.
             some_image, some_weights, wanted = image, weights, prompts.tolist()
         else:
             wanted = list(range(len(prompts)))
@@ -235,7 +234,7 @@ class SplitDecoder:
         context: Opened graph of role "decoder_context".
         prompts: Opened graph of role "decoder_prompts".
         masks: Opened graph of role "decoder_masks".
-        whole: Opens the whole decoder, for prompts of very many points; called once at most.
+        whole: Opens the whole decoder, for prompts of very many points; called at most once.
 
     Raises:
         BundleError: A graph does not have the inputs and outputs of its role.
@@ -258,18 +257,18 @@ class SplitDecoder:
 
     @property
     def embedding_spec(self) -> TensorSpec:
-        """What image embeddings must be."""
+        """Shape and dtype of image embeddings."""
         return self.context_graph.inputs["image_embeddings"]
 
     def most_prompts(self, *, masks: bool) -> int | None:
-        """How many prompts it takes in one call: with masks, each needs a context of its own."""
+        """Return the most prompts of one call; with masks, each needs its own context."""
         axes = [(self.prompts_graph, "point_coords"), (self.masks_graph, "mask_weights")]
         axes += [(self.context_graph, "mask_input"), (self.prompts_graph, "image_tokens")] if masks else []
         limits = [limit for limit in (most_of_axis(*axis) for axis in axes) if limit is not None]
         return min(limits, default=None)
 
     def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Compute once what every prompt without a mask shares."""
+        """Compute the features shared by all prompts without a mask."""
         none = np.zeros((1, 1, self.mask_side, self.mask_side), np.float32)
         return ImageContext(embedding, self._context(embedding, none, np.zeros(1, np.float32)))
 
@@ -280,14 +279,14 @@ class SplitDecoder:
         return self.context_graph.run_on_device(feeds, list(CONTEXT_OUTPUTS))
 
     def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
-        """Run the prompts up to their predicted IoUs."""
+        """Decode the prompts up to their predicted IoUs."""
         if group.coords.shape[1] > SPLIT_UP_TO_POINTS:
             return self.whole.answer(context, group)
         count = len(group)
         group = bucketed(group, self.prompts_graph, self.most_prompts(masks=group.masks is not None))
         tensors = context.tensors
         if group.masks is not None:
-            # A mask prompt changes the image that the prompt sees, so that each needs a context of its own.
+            # A mask prompt changes the image features, so each needs its own context.
             tensors = self._context(context.embedding, mask_input(group, self.mask_side), group.has_mask)
         feeds: dict[str, Value] = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
         outputs = self.prompts_graph.run_on_device(feeds, list(PROMPTS_OUTPUTS))
@@ -296,13 +295,13 @@ class SplitDecoder:
 
     @property
     def whole(self) -> WholeDecoder:
-        """The whole decoder, opened at the first use."""
+        """The whole decoder, opened on first use."""
         if self._whole is None:
             self._whole = self._open_whole()
         return self._whole
 
     def close(self) -> None:
-        """Free the graphs. May be called twice."""
+        """Release the graphs. Idempotent."""
         for engine in (self.context_graph, self.prompts_graph, self.masks_graph):
             engine.close()
         if self._whole is not None:
@@ -310,13 +309,13 @@ class SplitDecoder:
 
 
 def mask_input(group: PromptGroup, side: int) -> FloatArray:
-    """Return the mask prompts as graphs take them, zeros where there is none: float32 ``[B, 1, side, side]``."""
+    """Return the mask prompts as graph input, zeros for prompts without one: float32 ``[B, 1, side, side]``."""
     masks = np.zeros((len(group), side, side), np.float32) if group.masks is None else group.masks
     return masks[:, None]
 
 
 def as_specified(engine: Engine, feeds: Mapping[str, Value]) -> dict[str, Value]:
-    """Cast each feed of the host to the dtype that the graph takes: labels are floats in some schemes."""
+    """Cast each host feed to the graph's dtype: labels are floats in some schemes."""
     return {
         name: array if isinstance(array, DeviceArray) else array.astype(engine.inputs[name].dtype, copy=False)
         for name, array in feeds.items()
@@ -324,7 +323,7 @@ def as_specified(engine: Engine, feeds: Mapping[str, Value]) -> dict[str, Value]
 
 
 def on_host(value: Value) -> FloatArray:
-    """Return float32 numbers on the host."""
+    """Return a float32 copy on the host."""
     array = value.numpy() if isinstance(value, DeviceArray) else value
     return array.astype(np.float32, copy=False)
 
@@ -342,19 +341,19 @@ def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io
 
 
 def wrong_scheme(engine: Engine, what: str, io: IOScheme) -> BundleError:
-    """Return the error for a graph that is not what its scheme says."""
+    """Return the error for a graph that does not follow its I/O scheme."""
     return BundleError(
-        f"the graph does not have the names of the I/O scheme {io!r}: {what}",
+        f"the graph does not follow the I/O scheme {io!r}: {what}",
         where=engine.name,
         cure="Export the checkpoint again",
     )
 
 
 def first_click(decoder: Decoder) -> None:
-    """Take a click to its masks, on an embedding of zeros; do nothing where the size of embeddings is free.
+    """Warm-up: decode a click on an embedding of zeros; do nothing if the size of embeddings is free.
 
-    Some backends make their kernels for the shapes that they meet, when they meet them: in OpenVINO the first decode
-    takes more than three warm ones.
+    Some backends create their kernels for each shape on first use: in OpenVINO the first decode takes longer than three
+    warm ones.
 
     Raises:
         EngineError: A graph failed.

@@ -1,4 +1,4 @@
-"""Image embeddings: where they were computed, on the host, and on disk, so that an image is encoded once only.
+"""Image embeddings on their device, on the host, and on disk, so that an image is encoded only once.
 
 One ``.npz`` file with the embedding, the size of the image, and the model that made it; no pickles.
 """
@@ -29,18 +29,18 @@ _VERSION: Final = 1
 class ImageEmbedding:
     """An encoded image.
 
-    torch, CuPy and JAX take it with their ``from_dlpack``, where it lies and without a copy; it is to be read only.
+    torch, CuPy and JAX can read it in place through their ``from_dlpack``; it is read-only.
 
     Attributes:
-        values: ``[1, C, g, g]``: float32 on the host, or an array that the encoder left on its device.
-        geometry: Of the image.
+        values: ``[1, C, g, g]``: float32 on the host, or an array on the encoder's device.
+        geometry: Geometry of the image.
     """
 
     values: FloatArray | DeviceArray
     geometry: ImageGeometry
 
     def numpy(self) -> FloatArray:
-        """Return it on the host, float32 ``[1, C, g, g]``; copied there if it lies elsewhere.
+        """Return it on the host, float32 ``[1, C, g, g]``, copying it if necessary.
 
         Raises:
             EngineError: The copy failed.
@@ -51,7 +51,7 @@ class ImageEmbedding:
 
     @property
     def device(self) -> str:
-        """Where it lies: "cpu", "cuda:0"."""
+        """Its device: "cpu", "cuda:0"."""
         return self.values.device if isinstance(self.values, DeviceArray) else "cpu"
 
     @property
@@ -77,10 +77,10 @@ class ImageEmbedding:
 
 
 def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
-    """Write an embedding to exactly this path; the file appears whole or not at all.
+    """Write an embedding to exactly this path, atomically.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: The file cannot be written.
     """
     with staged_file(path) as stage, storage_errors(path), stage.open("wb") as file:
         np.savez(
@@ -97,7 +97,7 @@ def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -
 
 
 def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
-    """Read an embedding that the manifest's model made; through which graphs does not matter.
+    """Read an embedding of the manifest's model, computed by any of its graphs.
 
     Raises:
         ImageError: The file is not an embedding, is damaged, or is of another model or input size.
@@ -112,37 +112,37 @@ def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
             model, digest = str(saved["model"]), str(saved["checkpoint_sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ImageError(
-            f"this is not an embedding that samedge saved, or it is damaged ({error})",
+            f"not an embedding saved by samedge, or damaged ({error})",
             where=path,
             cure="Set the image and save its embedding again",
         ) from error
     cure = "Set the image with this model and save its embedding again"
     if version != _VERSION:
         raise ImageError(
-            f"the embedding has format {version}, and this samedge reads {_VERSION}", where=path, cure=cure
+            f"the embedding has format {version}, but this samedge reads {_VERSION}", where=path, cure=cure
         )
     if digest != manifest.model.checkpoint_sha256 or input_size != manifest.input.image_size:
         raise ImageError(
-            f"the embedding is of another model: {model} at {input_size} px with checkpoint {digest[:12]}, and this is "
+            f"the embedding is of another model: {model} at {input_size} px with checkpoint {digest[:12]}, but this is "
             f"{manifest.model.name} at {manifest.input.image_size} px with {manifest.model.checkpoint_sha256[:12]}",
             where=path,
             cure=cure,
             model=model,
         )
     if values.dtype != np.float32 or not np.isfinite(values).all() or min(height, width) < 1:
-        raise ImageError("the embedding is damaged: not finite float32 numbers of an image", where=path, cure=cure)
+        raise ImageError("the embedding is damaged: not finite float32 values of an image", where=path, cure=cure)
     return ImageEmbedding(values, ImageGeometry.of(height, width, input_size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
-    """An image as a predictor keeps it.
+    """An image as held by a predictor.
 
     Attributes:
-        embedding: What the encoder made of it, and its geometry.
-        pixels: BGR uint8 ``(H, W, 3)``; None where they are not kept.
-        preprocess_ms: For reading, resizing and normalising.
-        encode_ms: For the encoder.
+        embedding: Its embedding, with its geometry.
+        pixels: BGR uint8 ``(H, W, 3)``; None if not kept.
+        preprocess_ms: Time for reading, resizing and normalising.
+        encode_ms: Time for the encoder.
     """
 
     embedding: ImageEmbedding
@@ -155,7 +155,7 @@ def encode_image(graphs: SamGraphs, source: ImageSource, image_size: int) -> Enc
     """Read and encode an image.
 
     Args:
-        graphs: Of the bundle.
+        graphs: Graphs of the bundle.
         source: As in `samedge.runtime.image.read.as_bgr`.
         image_size: Side of the encoder's square input, px.
 

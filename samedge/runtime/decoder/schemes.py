@@ -1,7 +1,4 @@
-"""The graphs of a bundle, the same to call whatever names and shapes their I/O scheme gives them.
-
-Knows names and shapes of inputs, and nothing of files or image formats.
-"""
+"""The graphs of a bundle behind a uniform interface, whatever the names and shapes of their I/O scheme."""
 
 from __future__ import annotations
 
@@ -10,16 +7,14 @@ from threading import Lock
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samedge.bundle.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine
 from samedge.errors import IntegrityError
-from samedge.runtime.decoder.decoders import Answer, Decoder, ImageContext, as_specified, require_names
+from samedge.runtime.decoder.decoders import Decoder, as_specified, require_names
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_input
-from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.types import FloatArray, ImageArray, IOScheme, TensorSpec
 
 _ENCODER_INPUT: Final[dict[IOScheme, str]] = {"native": "image", "meta": "image", "samexporter": "input_image"}
@@ -45,17 +40,12 @@ class SamGraphs:
         require_names(encoder, encoder.inputs, (_ENCODER_INPUT[manifest.io],), manifest.io)
         require_names(encoder, encoder.outputs, ("image_embeddings",), manifest.io)
 
-    @property
-    def mask_side(self) -> int:
-        """Rows and columns of low-resolution masks."""
-        return self.decoder.mask_side
-
     def prepare(self, bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
         """Return the encoder's input for an image.
 
         Args:
             bgr: uint8 ``(H, W, 3)``.
-            geometry: Of this image.
+            geometry: Geometry of this image.
         """
         record = self._manifest.input
         if self._manifest.io == "samexporter":
@@ -63,11 +53,11 @@ class SamGraphs:
         return normalised_input(bgr, geometry, record.pixel_mean, record.pixel_std)
 
     def run_encoder(self, prepared: FloatArray) -> FloatArray | DeviceArray:
-        """Return the image embedding of what `prepare` returned: ``[1, C, g, g]``.
+        """Return the image embedding of a prepared input, ``[1, C, g, g]``.
 
-        It stays where the encoder computes if the decoder takes it there; on the host it is float32.
+        It stays on the encoder's device if the decoder can read it there; on the host it is float32.
 
-        Calls from several threads take turns: two at once would take twice the memory.
+        Calls from several threads are serialised: two at once would take twice the memory.
         """
         name = _ENCODER_INPUT[self._manifest.io]
         feeds = as_specified(self.encoder, {name: prepared})
@@ -80,59 +70,23 @@ class SamGraphs:
         return embedding.astype(np.float32, copy=False)
 
     def placed(self, embedding: FloatArray | DeviceArray | Exporter) -> FloatArray | DeviceArray:
-        """Return an embedding as `context` takes it; one of another library is read where it lies.
+        """Return an embedding in the form that `context` accepts, reading another library's array in place.
 
         Raises:
-            TensorMismatchError: It lies on another device than the encoder computes on, or cannot be read as it is.
+            TensorMismatchError: It is on another device than the encoder, or has an unsupported dtype or layout.
         """
         if isinstance(embedding, np.ndarray):
             return embedding
         return self.encoder.to_device(embedding)
 
-    def prompts_at_once(self, most: int, *, masks: bool) -> int:
-        """Return how many prompts the decoder should get in one call.
-
-        Args:
-            most: As the user wants it.
-            masks: Whether there are mask prompts among them.
-        """
-        limit = self.decoder.most_prompts(masks=masks)
-        return most if limit is None else min(most, limit)
-
-    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Prepare an image for any number of calls of `answer`.
-
-        Args:
-            embedding: ``[1, C, g, g]``, as `run_encoder` returned it, or float32.
-        """
-        return self.decoder.context(embedding)
-
-    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
-        """Return predicted IoUs of every prompt of the group, and what is needed to draw its masks.
-
-        Args:
-            context: Of the image.
-            group: As many prompts as the decoder should take in one call.
-        """
-        return self.decoder.answer(context, group)
-
-    def draw(self, answer: Answer, prompts: NDArray[np.intp]) -> FloatArray:
-        """Return all four masks of some of the prompts of an answer: float32 ``[K, 4, side, side]`` logits.
-
-        Args:
-            answer: As `answer` returned it.
-            prompts: int ``[K]``: places in the group that was answered.
-        """
-        return answer.draw(prompts)
-
     def close(self) -> None:
-        """Free the graphs. May be called twice."""
+        """Release the graphs. Idempotent."""
         self.encoder.close()
         self.decoder.close()
 
 
 def check_graph(record: GraphRecord, engine: Engine) -> None:
-    """Compare what a graph really takes and gives with what the manifest says.
+    """Verify that the inputs and outputs of a graph match the manifest.
 
     Raises:
         IntegrityError: A name, dtype or shape differs.
@@ -141,20 +95,22 @@ def check_graph(record: GraphRecord, engine: Engine) -> None:
     _check_ports("output", record.outputs, engine.outputs, engine.name)
 
 
-def _check_ports(kind: str, said: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
+def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
     cure = "Copy the bundle again, or export the checkpoint again"
-    for name in sorted(said.keys() | real.keys()):
-        if name not in real or name not in said:
-            owner, other = ("manifest", "graph") if name in said else ("graph", "manifest")
-            raise IntegrityError(f"the {owner} has the {kind} {name!r} and the {other} has not", where=where, cure=cure)
-        have, want = real[name], said[name]
-        # A size that one of them leaves free is not a contradiction: backends infer more or less of a graph.
+    for name in sorted(recorded.keys() | real.keys()):
+        if name not in real or name not in recorded:
+            owner, other = ("manifest", "graph") if name in recorded else ("graph", "manifest")
+            raise IntegrityError(
+                f"the {owner} has the {kind} {name!r} but the {other} lacks it", where=where, cure=cure
+            )
+        have, want = real[name], recorded[name]
+        # A size free in only one of them is no contradiction: backends differ in shape inference.
         differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
         sizes = zip(have.shape, want.shape, strict=False)
         if differs or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
             axes = ", ".join(map(str, want.shape))
             raise IntegrityError(
-                f"the {kind} {name!r} is {have} in the graph and {want.dtype}[{axes}] in the manifest",
+                f"the {kind} {name!r} is {have} in the graph but {want.dtype}[{axes}] in the manifest",
                 where=where,
                 cure=cure,
             )

@@ -1,1 +1,1 @@
-"""Segment everything: masks of all that a grid of points finds, without a prompt from anybody."""
+"""Segment everything: all masks found by a grid of points, without prompts."""

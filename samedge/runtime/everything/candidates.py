@@ -1,4 +1,4 @@
-"""Masks that points found and that passed the thresholds, small enough to keep thousands of: runs, not pixels."""
+"""Masks found by points that passed the thresholds, kept as runs, not pixels: thousands fit in memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Candidate:
     """One mask.
 
     Attributes:
-        rle: The mask, of the size of the image.
-        box: float32 ``(x1, y1, x2, y2)``, first and last column and row in px of the image; zeros where it is empty.
-        predicted_iou: What the model thinks of it.
+        rle: The mask, at image size.
+        box: float32 ``(x1, y1, x2, y2)``, first and last column and row in px of the image; zeros if empty.
+        predicted_iou: IoU predicted by the model.
         stability: IoU of the mask with itself at a higher and a lower threshold.
         point: (x, y) in px of the image: the prompt that found it.
-        crop: In which it was found.
-        asked: The place of the point among those of the crop.
+        crop: The crop it was found in.
+        asked: Index of the point in the crop's grid.
     """
 
     rle: Rle
@@ -43,13 +43,13 @@ def boxes_of(candidates: Sequence[Candidate]) -> FloatArray:
 
 
 def distinct_in_crop(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
-    """Return the masks that no better one of the same crop resembles, by falling predicted IoU.
+    """Return the masks that do not resemble a better one of the same crop, by falling predicted IoU.
 
     Args:
-        candidates: Of one crop, in the order of their points.
-        iou_threshold: Boxes of a greater IoU resemble each other.
+        candidates: Masks of one crop, in the order of their points.
+        iou_threshold: Masks whose boxes have a greater IoU resemble each other.
     """
-    # Before they are moved into the image: that is where Meta's generator compares boxes.
+    # Before they are moved into the image, where Meta's generator compares boxes.
     offset = np.zeros(4, np.float32)
     if candidates:
         offset = np.array(candidates[0].crop.xyxy[:2] * 2, np.float32)
@@ -58,11 +58,11 @@ def distinct_in_crop(candidates: Sequence[Candidate], iou_threshold: float) -> l
 
 
 def distinct_across_crops(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
-    """Return the masks that none of a smaller crop resembles, those of small crops first.
+    """Return the masks that do not resemble one of a smaller crop, those of small crops first.
 
     Args:
-        candidates: Of all crops, in their order.
-        iou_threshold: Boxes of a greater IoU resemble each other.
+        candidates: Masks of all crops, in crop order.
+        iou_threshold: Masks whose boxes have a greater IoU resemble each other.
     """
     areas = np.array([candidate.crop.width * candidate.crop.height for candidate in candidates], np.int64)
     return _chosen(candidates, nms(boxes_of(candidates), (1 / areas).astype(np.float32), iou_threshold))

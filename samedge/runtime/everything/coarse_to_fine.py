@@ -1,19 +1,19 @@
-"""Asking fewer points: a sparse grid first, then points between, where it is not yet clear what they would find.
+"""Coarse-to-fine point prompting: a sparse grid first, then points between where their result is still unclear.
 
-Most points of a dense grid find an object that others have found. A point is left out
+Most points of a dense grid find an object that others have found. A point is skipped
 
-- if the smallest mask over it was asked often enough: a mask that already holds many asked points has shown its best
-  form, and the parts on it that are worth finding have been hit. The smallest, because objects within larger ones, or
-  on them, would else be skipped with what surrounds them;
-- if no mask is over it, and the points around it found nothing that nearly passes the thresholds. Only points that were
-  asked count: where all around were left out, one is asked again, so that small objects in empty areas are still met.
+- if enough prompted points lie inside the smallest mask over it: such a mask has reached its best form, and its parts
+  worth finding have been hit. The smallest, because objects inside or on top of larger ones would otherwise be skipped
+  along with them;
+- if no mask covers it, and the points around it found nothing that nearly passes the thresholds. Only prompted points
+  count: where all neighbours were skipped, one is prompted again, so that small objects in empty areas are still found.
 
-Of the masks that resemble each other the best stays, and all points together would find a better one for some. So the
-points around those of the masks that stay are asked as well, until none of them has a better mask.
+Of masks that resemble each other the best is kept, and the full grid would find a better one for some. So the
+neighbours of the kept masks' points are prompted too, until none of them gives a better mask.
 
-What is found is a subset of what all points find, before duplicates are dropped. The numbers below were chosen on drawn
-scenes for a recall of 0.95 at IoU 0.9 of the masks that all points find, at thresholds that drop what the model is
-unsure of. Of the masks that it is unsure of, many are found by a single point, and those by asking that one alone.
+The result is a subset of that of the full grid, before duplicates are dropped. The constants below were chosen on drawn
+scenes for a recall of 0.95 at IoU 0.9 of the full grid's masks, at thresholds that drop uncertain masks. Many of the
+uncertain masks are found by a single point only.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from samedge.runtime.masks.rle import rle_area, rle_holds
 from samedge.types import BoolArray
 
 ENOUGH_ASKED: Final = 32
-"""A mask that holds so many asked points is not asked further."""
+"""A mask that contains this many prompted points is not prompted further."""
 HOPELESS: Final = 0.12
-"""Points around that on average miss the thresholds by more than this promise nothing."""
+"""Neighbours that miss the thresholds by more than this on average rule a point out."""
 CLIMBS: Final = 4
-"""How often the points around the best ones are asked: a mask is rarely more steps from the best of its kind."""
+"""Rounds of prompting around the best points: a mask is rarely more steps from the best of its kind."""
 
 _STRIDES: Final = (8, 4, 2, 1)
 _COARSEST_SIDE: Final = 4
 
 
 def ask_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
-    """Return the masks of the points that had to be asked, in the order of the points.
+    """Return the masks of the points that had to be prompted, in the order of the points.
 
     Raises:
-        CancelledError: The caller wants no more.
+        CancelledError: The caller cancelled.
     """
     shares = sweep.points / np.array([sweep.crop.width, sweep.crop.height])
     found: list[Candidate] = []
@@ -61,7 +61,7 @@ def ask_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
         if not len(wanted) or not sweep.tally.complete:
             break
         found.extend(sweep.ask_in_turn(wanted, len(shares)))
-    # Equal scores are kept in this order, as where all points are asked.
+    # Equal scores are kept in this order, as with the full grid.
     return sorted(found, key=lambda candidate: candidate.asked)
 
 
@@ -72,8 +72,8 @@ def grid_levels(shares: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], flo
         shares: float64 ``[N, 2]``: (x, y) from 0 to 1. Points that form no grid are sorted into the cells of one.
 
     Returns:
-        For each level that has points: which they are, int ``[K]``; and how far from a point of this level those of the
-        levels before it are its neighbours, as a share.
+        For each non-empty level: the indices of its points, int ``[K]``; and the distance within which points of
+        earlier levels are its neighbours, as a share.
     """
     side = int(np.ceil(np.sqrt(len(shares))))
     cells = np.minimum((shares * side).astype(np.intp), side - 1)
@@ -93,7 +93,7 @@ def grid_levels(shares: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], flo
 def _skipped(
     sweep: Sweep, found: list[Candidate], shares: NDArray[np.float64], rows: NDArray[np.intp], reach: float
 ) -> BoolArray:
-    """Return which of the points need not be asked: bool ``[K]``."""
+    """Return a mask of the points to skip: bool ``[K]``."""
     asked = np.flatnonzero(~np.isnan(sweep.margins))
     skipped = np.zeros(len(rows), np.bool_)
     if not len(asked):
@@ -112,7 +112,7 @@ def _skipped(
 def _around_the_best(
     sweep: Sweep, found: list[Candidate], shares: NDArray[np.float64], reach: float
 ) -> NDArray[np.intp]:
-    """Return the points that were not asked and are neighbours of those of the masks that would stay: int ``[K]``."""
+    """Return the unprompted neighbours of the points of the masks that would be kept: int ``[K]``."""
     left = np.flatnonzero(np.isnan(sweep.margins))
     near = np.zeros(len(left), np.bool_)
     for mask in _distinct(sweep, found):
@@ -125,7 +125,7 @@ def _distinct(sweep: Sweep, found: list[Candidate]) -> list[Candidate]:
 
 
 def _coverage(sweep: Sweep, found: list[Candidate], asked: NDArray[np.intp]) -> tuple[BoolArray, BoolArray]:
-    """Return over which points a mask is, and where the smallest of them was asked often enough: bool ``[N]`` each."""
+    """Return the points covered by a mask, and those whose smallest mask is settled: bool ``[N]`` each."""
     covered = np.zeros(len(sweep.points), np.bool_)
     enough = np.zeros(len(sweep.points), np.bool_)
     pixels = sweep.points.astype(np.intp) + np.array([sweep.crop.left, sweep.crop.top])

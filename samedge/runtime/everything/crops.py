@@ -1,4 +1,4 @@
-"""The crops in which an image is segmented again, Meta's: which there are, and which masks their edges cut."""
+"""Meta's image crops for a second segmentation, and the masks cut by their edges."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Crop:
 
 
 def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tuple[Crop, ...]:
-    """Return the whole image and, in layer n, ``2 ** n`` crops along each side that overlap.
+    """Return the whole image and, for layer n, ``2 ** n`` overlapping crops along each side.
 
     Args:
         height: Rows of the image.
         width: Columns of the image.
-        layers: Beside that of the whole image.
-        overlap_ratio: Share of the image's short side by which crops of the first layer overlap.
+        layers: Layers besides the whole image.
+        overlap_ratio: Overlap of the first layer's crops, as a share of the image's short side.
     """
     crops = [Crop(0, 0, width, height, 0)]
     for layer in range(1, layers + 1):
@@ -72,18 +72,18 @@ def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tupl
         crops.extend(
             Crop(left, top, min(left + crop_width, width), min(top + crop_height, height), layer)
             for left, top in product(lefts, tops)
-            # A few pixels cannot be cut in 16: the last crops would begin behind the image.
+            # A few pixels cannot be cut in 16: the last crops would begin outside the image.
             if left < width and top < height
         )
     return tuple(crops)
 
 
 def cut_by_crop(boxes: FloatArray, crop: Crop, height: int, width: int) -> BoolArray:
-    """Return which boxes come near an edge of the crop that is no edge of the image: their objects may go on there.
+    """Return a mask of the boxes near an edge of the crop inside the image, where objects may continue.
 
     Args:
         boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the image.
-        crop: In which their masks were found.
+        crop: The crop that their masks were found in.
         height: Rows of the image.
         width: Columns of the image.
     """

@@ -1,11 +1,10 @@
-"""What segment everything returns: masks as RLE, what is known of each, and what it took to find them."""
+"""The result of segment everything: masks as RLE, their attributes, and statistics."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
@@ -35,19 +34,19 @@ class EverythingRecord(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What it took.
+    """Statistics of a run.
 
     Attributes:
-        points: Points of all grids: so many prompts there would be without skipping any.
-        decoder_prompts: Points that were asked.
+        points: Points of all grids: the prompts without any skipping.
+        decoder_prompts: Prompted points.
         decoder_calls: Calls of the decoder for them.
         crops_encoded: Crops that went through the encoder.
-        masks_scored: Masks of which a predicted IoU is known.
-        masks_drawn: Masks that were drawn at low resolution; the four of a point are drawn together.
-        masks_rescored: Of those with enough predicted IoU, the ones whose stability low resolution does not tell.
-        masks_upscaled: Masks that were drawn at the size of the image, inside their boxes.
-        milliseconds: From the call until the masks were there.
-        complete: False where the time budget ended the search.
+        masks_scored: Masks with a predicted IoU.
+        masks_drawn: Masks drawn at low resolution; the four of a point are drawn together.
+        masks_rescored: Masks with sufficient predicted IoU whose stability low resolution does not settle.
+        masks_upscaled: Masks drawn at image size, inside their boxes.
+        milliseconds: Total time.
+        complete: False if the time budget ended the search.
     """
 
     points: int
@@ -63,23 +62,21 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundMasks:
-    """N masks of one image, by falling predicted IoU; where there are crops, those of small crops first.
+class FoundMasks(RleMasks):
+    """N masks of one image, by falling predicted IoU; with crops, those of small crops first.
 
     Attributes:
         rles: The masks in COCO's compressed form.
         image_shape: (height, width) of the image, px.
         boxes: float32 ``[N, 4]``: first and last column and row of each mask, (x1, y1, x2, y2) in px.
-        predicted_iou: float32 ``[N]``, what the model thinks of each mask.
+        predicted_iou: float32 ``[N]``, IoU of each mask predicted by the model.
         stability_score: float32 ``[N]``, IoU of each mask with itself at a higher and a lower threshold.
         point_coords: float64 ``[N, 2]``: the prompt that found each mask, (x, y) in px.
-        crop_box: int ``[N, 4]``: the crop in which each mask was found, (x, y, width, height) in px.
-        statistics: What it took.
+        crop_box: int ``[N, 4]``: the crop each mask was found in, (x, y, width, height) in px.
+        statistics: Statistics of the run.
         speed: Milliseconds for "preprocess", "inference" and "postprocess".
     """
 
-    rles: tuple[Rle, ...]
-    image_shape: tuple[int, int]
     boxes: FloatArray
     predicted_iou: FloatArray
     stability_score: FloatArray
@@ -109,23 +106,6 @@ class FoundMasks:
             speed=speed,
         )
 
-    def __len__(self) -> int:
-        """Number of masks."""
-        return len(self.rles)
-
-    @cached_property
-    def masks(self) -> BoolArray:
-        """The masks, bool ``[N, H, W]``; decoded once, at the first use.
-
-        Raises:
-            UsageError: There is not enough memory for all of them at once.
-        """
-        return RleMasks(self.rles, self.image_shape).masks
-
-    def iter_masks(self) -> Iterator[BoolArray]:
-        """Yield the masks one after the other, bool ``[H, W]`` each, and keep none."""
-        return RleMasks(self.rles, self.image_shape).iter_masks()
-
     def records(self, output_mode: OutputMode = "binary_mask") -> list[EverythingRecord]:
         """Return the masks as Meta's ``SamAutomaticMaskGenerator.generate`` does.
 
@@ -137,7 +117,7 @@ class FoundMasks:
         """
         ways = {"binary_mask": decode_rle, "uncompressed_rle": uncompress_rle, "coco_rle": Rle.copy}
         if output_mode not in ways:
-            raise UsageError(f"there is no output mode {output_mode!r}", cure=f"Give one of {', '.join(ways)}")
+            raise UsageError(f"unknown output mode {output_mode!r}", cure=f"Give one of {', '.join(ways)}")
         segmentation: Any = ways[output_mode]
         corners = self.boxes[:, :2]
         boxes = np.concatenate([corners, self.boxes[:, 2:] - corners], axis=1).tolist()
@@ -159,7 +139,7 @@ class FoundMasks:
 
         Args:
             image: The image, uint8 ``(H, W, 3)``, BGR.
-            path: Where it came from.
+            path: Source of the image.
         """
         index = np.arange(len(self))
         data = np.column_stack([self.boxes, self.predicted_iou, index]).astype(np.float32)

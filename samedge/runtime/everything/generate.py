@@ -1,8 +1,8 @@
-"""Segment everything: the grids of the image and of its crops, asked one after the other; what they find, in order.
+"""Segment everything: prompts on the grids of the image and of its crops, in turn, and their masks, in order.
 
-In exact mode the masks are those of Meta's ``SamAutomaticMaskGenerator``; it draws each at the size of the image before
-it looks at it, here only those are drawn that may stay, and only inside their boxes. Memory is bounded by the points of
-one call of the decoder: what is found is kept as runs.
+In exact mode the masks equal those of Meta's ``SamAutomaticMaskGenerator``, which draws each at image size first; here
+only masks that may be kept are drawn, and only inside their boxes. Memory is bounded by the points of one decoder call:
+results are kept as runs.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from samedge.types import ImageArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """The image that is to be segmented.
+    """The image to segment.
 
     Attributes:
-        graphs: Of the bundle.
+        graphs: Graphs of the bundle.
         mask_threshold: A pixel belongs to a mask if its logit is greater.
-        geometry: Of the image.
-        context: Gives the whole image as the decoder takes it.
-        pixels: BGR uint8 ``(H, W, 3)``, to cut crops from; None where only the embedding is known.
-        prompts_per_call: At most so many points go to the decoder at once.
+        geometry: Geometry of the image.
+        context: Returns the decoder context of the whole image.
+        pixels: BGR uint8 ``(H, W, 3)``, to cut crops from; None if only the embedding is available.
+        prompts_per_call: Most points per call of the decoder.
     """
 
     graphs: SamGraphs
@@ -57,37 +57,37 @@ class Scene:
         """Return the pixels.
 
         Raises:
-            UsageError: They are not known.
+            UsageError: Only the embedding is available.
         """
         if self.pixels is None:
             raise UsageError(
-                "crops need the image, and only its embedding is known",
+                "crops need the image, but only its embedding is available",
                 where="crop_n_layers",
-                cure="Set the image with set_image (in a stream, give keep_images=True), or leave out the crops",
+                cure="Set the image with set_image (in a stream, give keep_images=True), or omit the crops",
             )
         return self.pixels
 
     def crop(self, crop: Crop) -> tuple[ImageContext, ImageGeometry]:
-        """Return a crop as the decoder takes it, and its geometry."""
+        """Return the decoder context and geometry of a crop."""
         if crop.layer == 0:
             return self.context(), self.geometry
         geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
         part = np.ascontiguousarray(self.known_pixels()[crop.top : crop.bottom, crop.left : crop.right])
-        return self.graphs.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
+        return self.graphs.decoder.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
 
 
 def find_everything(scene: Scene, run: EverythingRun, watch: Watch, speed: Mapping[str, float]) -> FoundMasks:
-    """Return the masks that the points of all grids find.
+    """Return the masks found by the points of all grids.
 
     Args:
         scene: The image.
-        run: What is wanted.
-        watch: Progress, cancelling and time.
-        speed: Milliseconds that were spent on the image before: "preprocess" and "inference".
+        run: Options of the run.
+        watch: Progress, cancellation and time limit.
+        speed: Milliseconds already spent on the image: "preprocess" and "inference".
 
     Raises:
-        UsageError: Crops are wanted, and only the embedding of the image is known.
-        CancelledError: The caller wants no more.
+        UsageError: Crops are requested, but only the embedding is available.
+        CancelledError: The caller cancelled.
         EngineError: A graph failed.
     """
     parameters, tally, begin_ms = run.parameters, Tally(), watch.elapsed_ms

@@ -1,6 +1,6 @@
-"""What segment everything can be told, under Meta's names; those of Ultralytics are accepted for the same things.
+"""Parameters of segment everything, under Meta's names; Ultralytics' names are accepted as well.
 
-Defaults are those of Meta's ``SamAutomaticMaskGenerator``. Ultralytics has the same ones but for
+Defaults are those of Meta's ``SamAutomaticMaskGenerator``. Ultralytics has the same ones except for
 ``stability_score_offset``, which is 0.95 there.
 """
 
@@ -24,10 +24,10 @@ Mode: TypeAlias = Literal["exact", "fast"]
 
 
 class Event(Protocol):
-    """What can be set from another thread, such as `threading.Event`."""
+    """A flag that another thread can set, such as `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether it was set."""
+        """Return True once it is set."""
         ...
 
 
@@ -40,40 +40,40 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "iou": "box_nms_thresh",
     "crop_downscale_factor": "crop_n_points_downscale_factor",
 }
-"""Ultralytics' names, and Meta's names of the same."""
+"""Ultralytics' names of Meta's parameters."""
 
 _RUN_OPTIONS: Final = ("mode", "time_budget_ms", "progress", "cancel")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EverythingParameters:
-    """Which points are asked, and which masks stay.
+    """Parameters that select the prompted points and the masks that are kept.
 
     Attributes:
-        points_per_side: The grid has so many points along each side of the image; None where `point_grids` are given.
-            Ultralytics: ``points_stride``, which is no stride.
-        points_per_batch: At most so many points go to the decoder at once, and never more than the predictor's
+        points_per_side: Points of the grid along each side of the image; None with `point_grids`. Ultralytics:
+            ``points_stride``, which is not a stride.
+        points_per_batch: Most points per call of the decoder, and never more than the predictor's
             ``prompts_per_call``. Changes memory and speed, not the masks. Ultralytics: ``points_batch_size``.
-        pred_iou_thresh: Masks whose predicted IoU is not greater are dropped; at 0 or less, none. Ultralytics:
+        pred_iou_thresh: Masks whose predicted IoU is not greater are dropped; 0 or less keeps all. Ultralytics:
             ``conf_thres``.
-        stability_score_thresh: Masks whose stability is less are dropped; at 0 or less, none. Stability is the IoU of
+        stability_score_thresh: Masks whose stability is less are dropped; 0 or less keeps all. Stability is the IoU of
             the mask with itself when its threshold is moved up and down.
-        stability_score_offset: By how much the threshold is moved for that, in logits. 0.95 in Ultralytics.
+        stability_score_offset: Distance of those thresholds from the mask's, in logits. 0.95 in Ultralytics.
         box_nms_thresh: Of two masks of one crop whose boxes have a greater IoU, the one with the lower predicted IoU is
             dropped. Ultralytics: ``iou``.
-        crop_n_layers: The image is segmented again in 4 crops, 16 crops, ... of the original image, so many times.
+        crop_n_layers: Layers of crops of the original image that are segmented again: 4 crops, 16 crops, ...
             Ultralytics cuts them out of the resized image, which shows no more detail.
         crop_nms_thresh: Of two masks of different crops whose boxes have a greater IoU, that of the larger crop is
             dropped.
-        crop_overlap_ratio: By how much the crops of the first layer overlap, as a share of the image's short side.
+        crop_overlap_ratio: Overlap of the first layer's crops, as a share of the image's short side.
         crop_n_points_downscale_factor: In layer n the grid has fewer points, by this factor to the power of n.
             Ultralytics: ``crop_downscale_factor``.
         point_grids: Points of each layer, float ``[N, 2]``: (x, y) as shares of the crop, in place of
             `points_per_side`.
-        min_mask_region_area: Parts and holes of masks that are smaller, in px, are removed; 0 leaves all.
+        min_mask_region_area: Parts and holes of masks that are smaller, in px, are removed; 0 keeps all.
 
     Raises:
-        UsageError: A value means nothing, or there are both or neither of `points_per_side` and `point_grids`.
+        UsageError: A value is invalid, or both or neither of `points_per_side` and `point_grids` are given.
     """
 
     points_per_side: int | None = 32
@@ -93,14 +93,14 @@ class EverythingParameters:
         if (self.points_per_side is None) == (self.point_grids is None):
             count = "neither" if self.point_grids is None else "both"
             raise UsageError(
-                f"{count} of points_per_side and point_grids are given", cure="Give one of them", where="everything"
+                f"{count} of points_per_side and point_grids are set", cure="Give one of them", where="everything"
             )
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is None and name == "points_per_side":
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise UsageError(f"{name} is {value!r}", cure=f"Give a whole number, {least} or more", where=name)
+                raise UsageError(f"invalid {name} {value!r}", cure=f"Give a whole number, {least} or more", where=name)
         if self.crop_n_layers > _MOST_CROP_LAYERS:
             raise UsageError(
                 f"crop_n_layers is {self.crop_n_layers}: its last layer would have {4**self.crop_n_layers:,} crops, "
@@ -111,10 +111,10 @@ class EverythingParameters:
         for name in _NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-                raise UsageError(f"{name} is {value!r}", cure="Give a number", where=name)
+                raise UsageError(f"invalid {name} {value!r}", cure="Give a number", where=name)
         if not 0 <= self.crop_overlap_ratio < 1:
             raise UsageError(
-                f"crop_overlap_ratio is {self.crop_overlap_ratio}",
+                f"invalid crop_overlap_ratio {self.crop_overlap_ratio}",
                 cure="Give a share of the short side, 0 or more and less than 1",
                 where="crop_overlap_ratio",
             )
@@ -124,7 +124,7 @@ class EverythingParameters:
         """Return the points of each layer, float64 ``[N, 2]``: (x, y) as shares of the crop.
 
         Raises:
-            UsageError: A layer has no points, or they are not such arrays.
+            UsageError: A layer has no points, or an array is invalid.
         """
         return layer_grids(
             self.points_per_side, self.point_grids, self.crop_n_layers, self.crop_n_points_downscale_factor
@@ -150,14 +150,14 @@ _NUMBERS: Final = (
 
 
 class EverythingOptions(TypedDict, total=False):
-    """Keyword arguments of everything that segments everything.
+    """Keyword arguments of segment everything.
 
-    The parameters of `EverythingParameters` under Meta's names and under Ultralytics', and:
+    The parameters of `EverythingParameters` under Meta's and Ultralytics' names, and:
 
-    mode: "exact" for the masks that Meta's generator returns; "fast" for most of them from far fewer points.
-    time_budget_ms: With "fast", milliseconds after which no new work is begun; what was found is returned.
-    progress: Called with a sentence and the share that is done, 0..1.
-    cancel: A `threading.Event`, or a function that returns whether to stop; looked at before each call of the decoder.
+    mode: "exact" for the masks of Meta's generator; "fast" for most of them from far fewer points.
+    time_budget_ms: With "fast", milliseconds after which no new work begins; masks found so far are returned.
+    progress: Called with a sentence and the completed share, 0..1.
+    cancel: A `threading.Event`, or a function that returns True to cancel; checked before each call of the decoder.
     """
 
     points_per_side: int | None
@@ -185,17 +185,17 @@ class EverythingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EverythingRun:
-    """One use of segment everything.
+    """One run of segment everything.
 
     Attributes:
         parameters: Points and thresholds.
         mode: "exact" or "fast".
-        time_budget_ms: Or None.
-        progress: Or None.
-        cancel: Or None.
+        time_budget_ms: Time limit, or None.
+        progress: Progress callback, or None.
+        cancel: Cancellation, or None.
 
     Raises:
-        UsageError: A mode that is not known, or a time budget that means nothing.
+        UsageError: The mode is unknown, or the time budget is invalid.
     """
 
     parameters: EverythingParameters
@@ -206,27 +206,27 @@ class EverythingRun:
 
     def __post_init__(self) -> None:
         if self.mode not in ("exact", "fast"):
-            raise UsageError(f"there is no mode {self.mode!r}", where="mode", cure='Give "exact" or "fast"')
+            raise UsageError(f"unknown mode {self.mode!r}", where="mode", cure='Give "exact" or "fast"')
         if self.time_budget_ms is None:
             return
         if self.mode == "exact":
             raise UsageError(
-                "in exact mode, all points are asked, however long it takes",
+                "exact mode always prompts all points",
                 where="time_budget_ms",
-                cure='Leave it out, or give mode="fast"',
+                cure='Omit it, or give mode="fast"',
             )
         if not self.time_budget_ms > 0:
             raise UsageError(
-                f"the time budget is {self.time_budget_ms} ms", where="time_budget_ms", cure="Give more than 0"
+                f"invalid time budget of {self.time_budget_ms} ms", where="time_budget_ms", cure="Give more than 0"
             )
 
 
 def run_of(options: Mapping[str, Any]) -> EverythingRun:
-    """Return the run that keyword arguments describe: those of `EverythingOptions`.
+    """Return the run described by keyword arguments, as in `EverythingOptions`.
 
     Raises:
-        TypeError: A name that is not known.
-        UsageError: One thing under two names, or a value that means nothing.
+        TypeError: A name is unknown.
+        UsageError: A parameter is given under two names, or a value is invalid.
     """
     known = [*(field.name for field in fields(EverythingParameters)), *_RUN_OPTIONS]
     given: dict[str, Any] = {}
@@ -236,7 +236,7 @@ def run_of(options: Mapping[str, Any]) -> EverythingRun:
             raise unknown_keyword(name, [*known, *OTHER_NAMES])
         if meta in given:
             other = next(o for o in options if o != name and OTHER_NAMES.get(o, o) == meta)
-            raise UsageError(f"{other} and {name} are two names of the same", where="everything", cure="Give one")
+            raise UsageError(f"{other} and {name} are the same parameter", where="everything", cure="Give only one")
         given[meta] = value
     if given.get("point_grids") is not None:
         given.setdefault("points_per_side", None)

@@ -1,4 +1,4 @@
-"""Small parts and small holes of masks, removed as Meta's generator removes them."""
+"""Removal of small parts and holes of masks, as in Meta's generator."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from samedge.types import BoolArray
 def clean_up(candidates: Sequence[Candidate], min_area: int, iou_threshold: float) -> list[Candidate]:
     """Return the masks without small parts and holes, and without those that now resemble each other.
 
-    Masks that had none are preferred, and come first.
+    Unchanged masks are preferred, and come first.
 
     Args:
         candidates: Masks.
         min_area: Regions of fewer px are small.
-        iou_threshold: Boxes of a greater IoU resemble each other.
+        iou_threshold: Masks whose boxes have a greater IoU resemble each other.
     """
     cleaned: list[Candidate] = []
     unchanged: list[float] = []
@@ -41,20 +41,20 @@ def clean_up(candidates: Sequence[Candidate], min_area: int, iou_threshold: floa
 
 
 def without_small_regions(mask: BoolArray, min_area: int, kind: Literal["holes", "islands"]) -> BoolArray | None:
-    """Return the mask with small holes filled, or without small parts; None where there are none.
+    """Return the mask with small holes filled, or without small parts; None if it has none.
 
-    Regions are joined over corners. If all parts are small, the largest stays.
+    Regions are 8-connected. If all parts are small, the largest is kept.
 
     Args:
         mask: bool ``[H, W]``.
         min_area: Regions of fewer px are small.
-        kind: "holes" or "islands". What is around the mask counts as a hole.
+        kind: "holes" or "islands". The background around the mask counts as a hole.
     """
     import cv2
 
     regions = (~mask if kind == "holes" else mask).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(regions, connectivity=8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]  # the first is what is in no region
+    sizes = stats[1:, cv2.CC_STAT_AREA]  # the first is the rest
     small = sizes < min_area
     if not small.any():
         return None

@@ -1,9 +1,9 @@
-"""How stable masks are, told from low-resolution logits where that is certain enough, and else from the real mask.
+"""Stability of masks, estimated from low-resolution logits where certain enough, and otherwise from the drawn mask.
 
 Stability is Meta's ``calculate_stability_score``: the area above a higher threshold as a share of the area above a
-lower one. At low resolution the two areas are sums over the logits, each weighted with the part of the image for which
-it counts. That is off by what happens within the cells along the outline, so that only masks that are clearly below the
-threshold are dropped by it; all others are drawn and their score is counted there.
+lower one. At low resolution the two areas are sums over the logits, each weighted by its area of the image. Cells along
+the outline make that inexact, so only masks clearly below the threshold are dropped by it; all others are drawn and
+measured.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from samedge.runtime.masks.masks import Window, low_res_shares, upscale_bands, w
 from samedge.types import BoolArray, FloatArray
 
 CLEAR: Final = 0.04
-"""An estimate that is lower than the threshold by more than this is a clear reject, if the mask is large enough."""
+"""An estimate below the threshold by more than this is a clear reject, if the mask is large enough."""
 CLEAR_FROM_CELLS: Final = 400
-"""Estimates of masks of fewer low-resolution cells are too rough. Their windows are small, so that drawing them is
-cheap."""
+"""Estimates of masks of fewer low-resolution cells are too rough. Their windows are small, so drawing them is cheap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,8 @@ class Levels:
 
     Attributes:
         mask: A pixel belongs to the mask if its logit is greater.
-        higher: To which the threshold is moved up.
-        lower: To which it is moved down.
+        higher: The raised threshold.
+        lower: The lowered threshold.
     """
 
     mask: float
@@ -40,7 +39,7 @@ class Levels:
 
     @classmethod
     def around(cls, threshold: float, offset: float) -> Levels:
-        """Return the thresholds that lie so far around the one of the mask."""
+        """Return the thresholds at this offset around the mask's."""
         return cls(threshold, threshold + offset, threshold - offset)
 
     @property
@@ -54,10 +53,10 @@ class DrawnMask:
     """A mask at the size of the image.
 
     Attributes:
-        inside: bool ``[h, w]``, the window's part of the mask; outside of the window is nothing.
-        window: Where that is.
-        box: float32 ``(x1, y1, x2, y2)``: first and last column and row, px; zeros where the mask is empty.
-        stability: NaN where nothing is above the lower threshold.
+        inside: bool ``[h, w]``, the window's part of the mask, which is empty outside the window.
+        window: The window.
+        box: float32 ``(x1, y1, x2, y2)``: first and last column and row, px; zeros if the mask is empty.
+        stability: NaN if nothing is above the lower threshold.
     """
 
     inside: BoolArray
@@ -68,36 +67,36 @@ class DrawnMask:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Stability as low-resolution logits tell it.
+    """Stability estimated from low-resolution logits.
 
     Attributes:
-        stability: float32 ``[K]``; NaN where nothing is above the lower threshold.
-        rough: bool ``[K]``, which masks are too small for it to say anything.
+        stability: float32 ``[K]``; NaN if nothing is above the lower threshold.
+        rough: bool ``[K]``, masks too small for an estimate.
     """
 
     stability: FloatArray
     rough: BoolArray
 
     def too_low(self, least: float) -> BoolArray:
-        """Return which masks will certainly not have the least stability: bool ``[K]``."""
+        """Return a mask of those certainly below the required stability: bool ``[K]``."""
         return np.logical_and(self.stability < least - CLEAR, ~self.rough)
 
     def near(self, least: float) -> BoolArray:
-        """Return of which masks the estimate does not say whether they have the least stability: bool ``[K]``."""
+        """Return a mask of those too close to the required stability to decide: bool ``[K]``."""
         clear: BoolArray = np.abs(self.stability - np.float32(least)) > CLEAR
         return np.logical_or(~clear, self.rough)
 
 
 def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> Estimate:
-    """Return what low-resolution logits tell of the stability of masks.
+    """Estimate the stability of masks from low-resolution logits.
 
     Args:
         logits: float32 ``[K, h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         levels: Thresholds.
     """
     rows, columns = low_res_shares(logits.shape[1], geometry)
-    cell = rows.max() * columns.max()  # so many pixels of the image
+    cell = rows.max() * columns.max()  # in pixels of the image
     inner = _weighted(logits > np.float32(levels.higher), rows, columns)
     outer = _weighted(logits > np.float32(levels.lower), rows, columns)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -105,22 +104,22 @@ def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Leve
 
 
 def _weighted(inside: BoolArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
-    """Return the areas of masks ``[K, h, w]`` whose rows and columns count for so much: float32 ``[K]``."""
+    """Return the areas of masks ``[K, h, w]`` with weighted rows and columns: float32 ``[K]``."""
     # Not a matrix product, for which numpy's BLAS would start threads; see
-    # `samedge.runtime.masks.resampling.ONE_THREAD`.
+    # `samedge.runtime.masks.masks.ONE_THREAD`.
     by_row = np.einsum("khw,w->kh", inside, columns)
     area: FloatArray = np.einsum("kh,h->k", by_row, rows)
     return area
 
 
 def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, window: Window | None) -> DrawnMask:
-    """Draw one mask inside its window, and counts its stability there.
+    """Draw one mask inside its window, and measure its stability there.
 
     Args:
         logits: float32 ``[h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         levels: Thresholds.
-        window: As `windows_above` returned it for the least of the levels.
+        window: From `windows_above` for the lowest of the levels.
     """
     if window is None:
         return DrawnMask(np.zeros((0, 0), np.bool_), Window(slice(0, 0), slice(0, 0)), np.zeros(4, np.float32), np.nan)

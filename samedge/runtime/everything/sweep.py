@@ -1,4 +1,4 @@
-"""Points of one crop in, masks that pass the thresholds out. What is dropped costs as little as can be told from."""
+"""Prompting of one crop: points in, masks that pass the thresholds out, rejecting the rest as cheaply as possible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from samedge.types import FloatArray
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far; see `samedge.runtime.everything.found.Statistics`."""
+    """Counters of a run; see `samedge.runtime.everything.found.Statistics`."""
 
     crops_encoded: int = 0
     decoder_prompts: int = 0
@@ -40,7 +40,7 @@ class Tally:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the time of the block as the graphs'."""
+        """Add the duration of the block to the graphs' time."""
         begin = perf_counter()
         yield
         self.graphs_seconds += perf_counter() - begin
@@ -48,24 +48,24 @@ class Tally:
 
 @dataclass(slots=True, eq=False)
 class Sweep:
-    """Asks points of one crop of an image.
+    """A sweep of points over one crop of an image.
 
     Attributes:
-        graphs: Of the bundle.
-        context: Of the crop.
-        geometry: Of the crop.
-        crop: Where it lies in the image.
+        graphs: Graphs of the bundle.
+        context: Decoder context of the crop.
+        geometry: Geometry of the crop.
+        crop: Position of the crop in the image.
         image_shape: (height, width) of the image, px.
         parameters: Thresholds.
         mask_threshold: A pixel belongs to a mask if its logit is greater.
         points: float64 ``[N, 2]``: (x, y) in px of the crop.
-        points_per_call: At most so many go to the decoder at once.
-        share: Of the whole work: from where to where this sweep leads.
-        watch: Progress, cancelling and time.
-        tally: Is kept up to date.
-        margins: float32 ``[N]``: by how much the best mask of each point passes the thresholds; less than 0 if it does
-            not; NaN until the point is asked. A mask's margin is the smaller of those of its predicted IoU and of its
-            stability, as far as low resolution tells it.
+        points_per_call: Most points per call of the decoder.
+        share: Start and end of this sweep as shares of the whole run.
+        watch: Progress, cancellation and time limit.
+        tally: Counters, updated here.
+        margins: float32 ``[N]``: margin by which the best mask of each point passes the thresholds; negative if it does
+            not, NaN until the point is prompted. A mask's margin is the smaller of those of its predicted IoU and of
+            its stability, as far as low resolution determines it.
     """
 
     graphs: SamGraphs
@@ -86,17 +86,17 @@ class Sweep:
         self.margins = np.full(len(self.points), np.nan, np.float32)
 
     def ask_in_turn(self, rows: NDArray[np.intp], settled: int = 0) -> list[Candidate]:
-        """Ask some of the points, call by call, for as long as there is time.
+        """Prompt some of the points, call by call, within the time limit.
 
         Args:
-            rows: int ``[K]``: which points.
-            settled: How many points need not be asked any more, for the progress.
+            rows: int ``[K]``: indices of the points.
+            settled: Number of points that need no more prompting, for the progress.
 
         Returns:
             As `ask`.
 
         Raises:
-            CancelledError: The caller wants no more.
+            CancelledError: The caller cancelled.
         """
         found: list[Candidate] = []
         begin, end = self.share
@@ -104,20 +104,21 @@ class Sweep:
             if not self.watch.begin_step():
                 self.tally.complete = False
                 break
-            self.watch.report("Asking points", begin + (end - begin) * (settled + start) / len(self.points))
+            self.watch.report("Prompting points", begin + (end - begin) * (settled + start) / len(self.points))
             found.extend(self.ask(rows[start : start + self.points_per_call]))
             self.watch.end_step()
         return found
 
     def ask(self, rows: NDArray[np.intp]) -> list[Candidate]:
-        """Ask some of the points, in one call of the decoder.
+        """Prompt some of the points in one call of the decoder.
 
         Returns:
-            The masks with enough predicted IoU and stability that the crop does not cut, in the order of the points.
+            The masks with sufficient predicted IoU and stability that the crop does not cut, in the order of the
+            points.
         """
         with self.tally.timed():
-            answer = self.graphs.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
-        scores = answer.scores[:, 1:]  # the first mask is for prompts that are not ambiguous; a click is
+            answer = self.graphs.decoder.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
+        scores = answer.scores[:, 1:]  # the first mask is for unambiguous prompts; a click is ambiguous
         sure_by = self._sure_by(scores)
         good = sure_by > 0
         self.tally.decoder_calls += 1
@@ -127,20 +128,20 @@ class Sweep:
         found: list[Candidate] = []
         if len(wanted):
             with self.tally.timed():
-                drawn = self.graphs.draw(answer, wanted)
+                drawn = answer.draw(wanted)
             self.tally.masks_drawn += len(wanted) * MASK_TOKENS
             at, token = np.nonzero(good[wanted])
             drawn = drawn[:, 1:][at, token]
             at = wanted[at]
             found, stable_by = self._measure(drawn, scores[at, token], rows[at])
-            # Where some mask is sure enough, those that are not were not measured, and promise nothing more.
+            # If some mask is certain enough, the others were not measured, and rank lower.
             sure_by[wanted] = np.where(good[wanted], sure_by[wanted], -np.inf)
             sure_by[at, token] = np.minimum(sure_by[at, token], stable_by)
         self.margins[rows] = sure_by.max(axis=1)
         return found
 
     def _sure_by(self, scores: FloatArray) -> FloatArray:
-        """Return by how much predicted IoUs are above the threshold; where there is none, by infinitely much."""
+        """Return the margin of predicted IoUs over the threshold; infinity without a threshold."""
         least = self.parameters.pred_iou_thresh
         return scores - np.float32(least) if least > 0 else np.full(scores.shape, np.inf, np.float32)
 
@@ -150,7 +151,7 @@ class Sweep:
         """Drop unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``.
 
         Returns:
-            Those that stay, and the margins of the stability of all: float32 ``[K]``.
+            The remaining masks, and the stability margins of all: float32 ``[K]``.
         """
         levels = Levels.around(self.mask_threshold, self.parameters.stability_score_offset)
         least = self.parameters.stability_score_thresh
@@ -187,7 +188,7 @@ class Sweep:
 
 
 def _clicks(coords: FloatArray) -> PromptGroup:
-    """Return a prompt for each point: float32 ``[N, 2]``, (x, y) in px of the resized image."""
+    """Return a single-point prompt for each point: float32 ``[N, 2]``, (x, y) in px of the resized image."""
     count = len(coords)
     tokens = np.zeros((count, 2, 2), np.float32)
     tokens[:, 0] = coords

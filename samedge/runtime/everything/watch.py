@@ -1,4 +1,4 @@
-"""What goes on between two calls of the decoder: progress is told, and it is asked whether to go on."""
+"""Progress reports, cancellation and time limit between calls of the decoder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CAUTION: Final = 1.2
 
 
 class Watch:
-    """Progress, cancelling and time of one run.
+    """Progress, cancellation and time limit of one run.
 
     Args:
-        progress: Called with a sentence and the share that is done, 0..1.
-        cancel: An event, or a function that returns whether to stop.
-        time_budget_ms: From now on; None for as long as it takes.
-        clock: Seconds.
+        progress: Called with a sentence and the completed share, 0..1.
+        cancel: An event, or a function that returns True to cancel.
+        time_budget_ms: Time limit from now on; None for none.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(
@@ -42,28 +42,28 @@ class Watch:
 
     @property
     def elapsed_ms(self) -> float:
-        """Milliseconds since the beginning."""
+        """Milliseconds since the start."""
         return (self._clock() - self._start) * 1e3
 
     def report(self, sentence: str, share: float) -> None:
-        """Tell what is being done, and the share that is done."""
+        """Report the current step and the completed share."""
         if self._progress is not None:
             self._progress(sentence, min(1.0, share))
 
     def begin_step(self) -> bool:
-        """Return whether there is time for one more step of about the length of the last ones.
+        """Return True if there is time for one more step of about the length of the last ones.
 
         Raises:
-            CancelledError: The caller wants no more.
+            CancelledError: The caller cancelled.
         """
         cancel = self._cancel
         if cancel is not None and (cancel() if callable(cancel) else cancel.is_set()):
-            raise CancelledError("cancelled", where="everything")
+            raise CancelledError("cancelled", where="everything", cure="Call it again to segment the image")
         self._last = self._clock()
         if self._budget is None:
             return True
         return self._last - self._start + _CAUTION * self._longest_step <= self._budget
 
     def end_step(self) -> None:
-        """Say that the step that was begun last is done."""
+        """End the current step."""
         self._longest_step = max(self._longest_step, self._clock() - self._last)

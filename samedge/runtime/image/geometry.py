@@ -1,7 +1,7 @@
-"""How an image becomes the encoder's square input: Meta's ResizeLongestSide, for pixels and for coordinates.
+"""Geometry of the encoder's square input: Meta's ResizeLongestSide, for pixels and for coordinates.
 
-The long side is resized to the side of the square, the image lies top left, the rest is zero after normalising. What
-people call an image is read in `samedge.runtime.image.read`. Knows no prompts and no engines.
+The long side is resized to the side of the square, the image is placed top left, and the rest is zero after
+normalisation.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class ImageGeometry:
 
     @classmethod
     def of(cls, height: int, width: int, image_size: int) -> Self:
-        """Return the geometry of an image of so many rows and columns.
+        """Return the geometry of an image of this size.
 
-        Meta's ``get_preprocess_shape``: ``int(side * scale + 0.5)``, in double precision. A side that would be rounded
-        to 0 px (Meta's code fails there) is 1 px.
+        Meta's ``get_preprocess_shape``: ``int(side * scale + 0.5)``, in double precision. A side that would round to 0
+        px (where Meta's code fails) is 1 px.
         """
         scale = image_size * 1.0 / max(height, width)
         return cls(
@@ -53,7 +53,7 @@ class ImageGeometry:
     def to_input(self, xy: NDArray[np.float64]) -> FloatArray:
         """Map coordinates (x, y) in px of the original image to px of the resized one.
 
-        Each axis has a scale of its own, as in Meta's ``apply_coords``; computed in float64, returned in float32.
+        Each axis has its own scale, as in Meta's ``apply_coords``; computed in float64, returned in float32.
 
         Args:
             xy: ``[..., 2]``.
@@ -65,11 +65,11 @@ class ImageGeometry:
     def resize(self, pixels: ImageArray) -> ImageArray:
         """Return uint8 ``(H, W, ...)`` as ``(resized_height, resized_width, ...)``.
 
-        PIL's antialiased bilinear filter, because it is what Meta's code uses: the result is the same to the last bit.
+        Uses PIL's antialiased bilinear filter, as Meta's code does: the result is bit-identical.
         """
         from PIL import Image
 
-        # Channels are turned after this step, not before: that is a copy of the small image and not of the large one.
+        # Channels are reversed after this step, which copies the small image instead of the large one.
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return np.asarray(image.resize((self.resized_width, self.resized_height), Image.Resampling.BILINEAR))
 
@@ -87,8 +87,8 @@ def normalised_input(
 
     Args:
         bgr: uint8 ``(H, W, 3)``.
-        geometry: Of this image.
-        mean: Taken from each channel, RGB, 0..255.
+        geometry: Geometry of this image.
+        mean: Mean subtracted from each channel, RGB, 0..255.
         std: Divisor of each channel, RGB, 0..255.
     """
     channels = geometry.resize(bgr)[..., ::-1].transpose(2, 0, 1).astype(np.float32)

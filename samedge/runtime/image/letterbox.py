@@ -1,9 +1,9 @@
-"""How an image becomes the input of a YOLO: resized without distortion, centred, the rest grey.
+"""Geometry of a YOLO's input: the image resized without distortion, centred, the rest grey.
 
-Two rules, both Ultralytics'. *Square*: the input has the size that the graph fixes, or a side of `imgsz`. *Rectangle*
-(what Ultralytics calls ``rect`` or ``auto``), for graphs whose height and width are free: the padding is cut down to
-what the next multiple of the stride needs, which saves up to half of the work on wide images. The two give slightly
-different boxes, because the model sees another border.
+Two rules, both Ultralytics'. *Square*: the input has the size fixed by the graph, or a side of `imgsz`. *Rectangle*
+(Ultralytics' ``rect`` or ``auto``), for graphs whose height and width are free: the padding is trimmed to the next
+multiple of the stride, which saves up to half of the work on wide images. The two give slightly different boxes,
+because the model sees a different border.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_STRIDE: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Sizes of an image before and after, and where it lies in the input.
+    """Sizes of an image before and after resizing, and its position in the input.
 
     Attributes:
         height: Rows of the image.
@@ -30,8 +30,8 @@ class Letterbox:
         input_height: Rows of the input.
         input_width: Columns of the input.
         resized_height: Rows that the image takes in the input.
-        resized_width: Columns that the image takes in the input.
-        top: First row of the image in the input.
+        resized_height: Rows of the image in the input.
+        resized_width: Columns of the image in the input.
         left: First column of the image in the input.
     """
 
@@ -48,22 +48,22 @@ class Letterbox:
     def of(
         cls, height: int, width: int, input_height: int, input_width: int, *, rect: bool, stride: int = MAX_STRIDE
     ) -> Self:
-        """Return where an image comes to lie.
+        """Return the letterbox of an image.
 
         Args:
             height: Rows of the image.
             width: Columns of the image.
             input_height: Rows of the input; with `rect`, at most.
             input_width: Columns of the input; with `rect`, at most.
-            rect: Cut the padding down to the next multiple of the stride.
-            stride: The coarsest of the model, px.
+            rect: Trim the padding to the next multiple of the stride.
+            stride: Coarsest stride of the model, px.
         """
         ratio = min(input_height / height, input_width / width)
         resized_height, resized_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
         rows, columns = input_height - resized_height, input_width - resized_width
         if rect:
             rows, columns = rows % stride, columns % stride
-        # An odd row of padding goes below: 0.1 decides what lies in the middle.
+        # An odd row of padding goes below: 0.1 breaks the tie.
         return cls(
             height=height,
             width=width,
@@ -97,7 +97,7 @@ class Letterbox:
         return canvas[None]
 
     def to_image(self, boxes: FloatArray) -> FloatArray:
-        """Return boxes in px of the image, cut at its borders.
+        """Return boxes in px of the image, clipped to its borders.
 
         Args:
             boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the input.

@@ -1,7 +1,7 @@
-"""From whatever people call an image to BGR uint8: files, arrays and PIL images, of any depth and channel count.
+"""Conversion of files, arrays and PIL images, of any depth and channel count, to BGR uint8.
 
-Orientation from EXIF is applied, 16 bits are scaled over their full range, grey is expanded, alpha is dropped. Floats
-are refused, because nothing tells 0..1 from 0..255. Knows nothing of SAM.
+EXIF orientation is applied, 16 bits are scaled over their full range, grey is expanded, and alpha is dropped. Floats
+are rejected, because 0..1 and 0..255 are indistinguishable.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _TILES: Final = "Cut it into tiles, or make it smaller"
 
 
 def path_of(source: ImageSource) -> str | None:
-    """Return where an image is from; None for an array and for a PIL image."""
+    """Return the path of an image; None for an array and for a PIL image."""
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
 def as_bgr(source: ImageSource) -> ImageArray:
-    """Return an image as BGR uint8 ``(H, W, 3)``; an array that is that already is returned as it is.
+    """Return an image as BGR uint8 ``(H, W, 3)``; an array already in this form is returned unchanged.
 
     Args:
         source: A path; a PIL image of any mode; or an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in BGR order or
             ``(H, W, 4)`` in BGRA order, of uint8, uint16 (scaled from 0..65535) or bool.
 
     Raises:
-        ImageError: It cannot be read, has no pixels, or is of another shape or dtype.
+        ImageError: It cannot be read, has no pixels, or has an unsupported shape or dtype.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, "image array")
@@ -51,15 +51,15 @@ def as_bgr(source: ImageSource) -> ImageArray:
     if isinstance(source, Image.Image):
         return _from_pil(source, getattr(source, "filename", "") or "PIL image")
     raise ImageError(
-        f"an image cannot be a {type(source).__name__}", cure="Give a path, a numpy array (BGR, uint8) or a PIL image"
+        f"invalid image of type {type(source).__name__}", cure="Give a path, a numpy array (BGR, uint8) or a PIL image"
     )
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageArray:
-    """Read an image file as BGR uint8 ``(H, W, 3)``, turned upright as its EXIF orientation says.
+    """Read an image file as BGR uint8 ``(H, W, 3)``, rotated by its EXIF orientation.
 
     Raises:
-        ImageError: There is no such file, it cannot be read, is cut short, is not an image, or is too large to decode.
+        ImageError: The file is missing, unreadable, truncated, not an image, or too large to decode.
     """
     path = Path(path)
     try:
@@ -72,7 +72,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     pixels = None if _is_cut_jpeg(data) else _decode_with_cv2(data)
     if pixels is not None:
         return _from_array(pixels, path)
-    # PIL knows some formats that OpenCV does not and, where neither can, it says why.
+    # PIL reads some formats that OpenCV does not, and explains failures.
     from io import BytesIO
 
     from PIL import Image, UnidentifiedImageError
@@ -85,17 +85,17 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image is too large: {error}", where=path, cure=_TILES) from error
     except UnidentifiedImageError as error:
-        raise ImageError("this is not an image", where=path, cure="Give a JPEG, PNG, TIFF, WebP or BMP") from error
+        raise ImageError("the file is not an image", where=path, cure="Give a JPEG, PNG, TIFF, WebP or BMP") from error
     except Exception as error:
         raise ImageError(f"the image is damaged: {error}", where=path, cure="Copy it again") from error
     return _from_pil(image, path)
 
 
 def _decode_with_cv2(data: bytes) -> NDArray[Any] | None:
-    """Return BGR pixels in the file's own depth, or None where OpenCV cannot read them."""
+    """Return BGR pixels in the file's own depth, or None if OpenCV cannot read them."""
     import cv2
 
-    with _SILENCE:  # it would write to stderr what is raised in a moment
+    with _SILENCE:  # it would print what is about to be raised
         try:
             return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         except cv2.error:
@@ -103,7 +103,7 @@ def _decode_with_cv2(data: bytes) -> NDArray[Any] | None:
 
 
 class _Silence:
-    """OpenCV without a log, as long as any thread is inside: the last one to leave puts back the level that was."""
+    """Silences OpenCV's log while any thread is inside; the last one to leave restores the level."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -131,11 +131,11 @@ _SILENCE: Final = _Silence()
 
 
 def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether the data are a JPEG without its end; some versions of OpenCV fill what is missing with grey."""
+    """Return True for a truncated JPEG, which some versions of OpenCV complete with grey."""
     if not data.startswith(b"\xff\xd8"):
         return False
     at = 2
-    # Walk the headers, so that the end of a thumbnail inside them is not taken for the end of the image.
+    # Walk the headers, so that the end of a thumbnail in them is not mistaken for the end of the image.
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return data.find(b"\xff\xd9", at) < 0
@@ -150,15 +150,20 @@ def _from_array(array: NDArray[Any], where: object) -> ImageArray:
             cure = "Set one image at a time"
         else:
             cure = "Give (H, W), (H, W, 1), (H, W, 3) as BGR or (H, W, 4) as BGRA"
-        raise ImageError(f"an image cannot have the shape {shape}", where=where, cure=cure, shape=shape)
+        raise ImageError(f"invalid image shape {shape}", where=where, cure=cure, shape=shape)
     if 0 in shape:
-        raise ImageError(f"the image has no pixels: its shape is {shape}", where=where, shape=shape)
+        raise ImageError(
+            f"the image has no pixels: its shape is {shape}",
+            where=where,
+            cure="Give an image of at least 1 x 1 px",
+            shape=shape,
+        )
     if array.ndim == 3 and shape[2] == 4:
         array = array[..., :3]
     if array.dtype == np.bool_:
         array = array.view(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        # A table instead of arithmetic, which would need four bytes a value: round(v / 257).
+        # A table instead of arithmetic, which would need four bytes per value: round(v / 257).
         table = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
         array = table[array]
     elif array.dtype != np.uint8:
@@ -171,11 +176,11 @@ def _from_array(array: NDArray[Any], where: object) -> ImageArray:
 
 
 def _wrong_dtype(array: NDArray[Any], where: object) -> ImageError:
-    what = f"an image cannot be of dtype {array.dtype}"
+    what = f"invalid image dtype {array.dtype}"
     cure = "Convert it to uint8, 0..255"
     if array.dtype.kind == "f":
         if np.isnan(array).any():
-            what += ", and this one contains NaN"
+            what += ", with NaN"
         cure = "Convert it to uint8, 0..255: (image * 255).round().astype('uint8') if its values are 0..1"
     return ImageError(what, where=where, cure=cure, dtype=array.dtype)
 
@@ -184,7 +189,12 @@ def _from_pil(image: PILImage, where: object) -> ImageArray:
     from PIL import Image, ImageOps
 
     if 0 in image.size:
-        raise ImageError(f"the image has no pixels: its size is {image.size}", where=where, shape=image.size)
+        raise ImageError(
+            f"the image has no pixels: its size is {image.size}",
+            where=where,
+            cure="Give an image of at least 1 x 1 px",
+            shape=image.size,
+        )
     try:
         image.load()
         if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
@@ -207,7 +217,7 @@ def _from_pil(image: PILImage, where: object) -> ImageArray:
 
 
 def _sixteen_bits(image: PILImage, where: object) -> NDArray[np.uint16]:
-    """PIL's own way from 16 bits to RGB clips at 255. Mode "I" holds 16 bits as well: PIL reads such PNG and PGM so."""
+    """Return 16-bit pixels, which PIL's own conversion would clip at 255. Some PNG and PGM files open as mode "I"."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(

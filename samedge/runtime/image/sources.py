@@ -1,4 +1,4 @@
-"""What to segment, as users say it: a file, a folder, a pattern, an array, a PIL image, or a list of these."""
+"""Image sources: a file, a folder, a pattern, an array, a PIL image, or a list of these."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from samedge.runtime.image.read import ImageSource
 IMAGE_SUFFIXES: Final = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""What counts as an image in a folder."""
+"""Suffixes of images in a folder."""
 
 Source: TypeAlias = "ImageSource | Sequence[ImageSource]"
 
 
 def iter_sources(source: Source) -> Iterator[ImageSource]:
-    """Yield single images: paths where paths were given, files of folders in natural order, arrays as they are.
+    """Yield single images: paths, the files of folders in natural order, and arrays unchanged.
 
     Raises:
-        ImageError: A folder or a pattern has no image.
+        ImageError: A folder or pattern has no image.
         StorageError: A folder cannot be read.
     """
     if isinstance(source, (list, tuple)):
@@ -33,11 +33,11 @@ def iter_sources(source: Source) -> Iterator[ImageSource]:
     elif isinstance(source, (str, os.PathLike)):
         yield from find_images(Path(source))
     else:
-        yield source  # type: ignore[misc]  # a str is a Sequence as well; it was taken above
+        yield source  # type: ignore[misc]  # a str is a Sequence too; it was handled above
 
 
 def find_images(path: Path) -> list[Path]:
-    """Return the images that a path stands for: itself, a folder's (not those of its subfolders), or a pattern's.
+    """Return the images at a path: the file itself, a folder's files (without subfolders), or a pattern's matches.
 
     They come in natural order: frame2 before frame10.
 
@@ -57,17 +57,19 @@ def find_images(path: Path) -> list[Path]:
         elif path.exists():
             return [path]
         else:
-            raise ImageError("there is no such image", where=path, cure="Check the path")
+            raise ImageError("image not found", where=path, cure="Check the path")
     if not found:
-        raise ImageError("there are no images here", where=path, cure=f"Looked for {', '.join(IMAGE_SUFFIXES)}")
+        raise ImageError(
+            "no images found", where=path, cure=f"Give a folder or pattern with {', '.join(IMAGE_SUFFIXES)}"
+        )
     return sorted(found, key=natural_order)
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """Return a name for what is made of each path, without suffix, that no other path gets.
+    """Return a unique name without suffix for the outputs of each path.
 
-    The stem; with its suffix where others have the same stem (a.jpg beside a.png); numbered where they share that too.
-    Names that differ in case alone count as the same, as some file systems take them.
+    The stem; with its suffix if others share the stem (a.jpg beside a.png); numbered if they share that too. Names that
+    differ only in case count as equal, as on some file systems.
     """
     shared = Counter(path.stem.casefold() for path in paths)
     names: list[str] = []
@@ -83,6 +85,6 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
 
 
 def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return a key for sorting: numbers by their value, names that differ in leading zeros alone by their text."""
+    """Return a sort key: numbers by value, names that differ only in leading zeros by text."""
     parts = re.split(r"([0-9]+)", str(path))
     return [(int(part), "") if at % 2 else (-1, part) for at, part in enumerate(parts)], str(path)

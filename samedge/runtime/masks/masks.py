@@ -1,27 +1,34 @@
-"""From low-resolution mask logits to masks of the image, in bands of rows; and from a mask back to logits.
+"""Masks of the image from low-resolution logits, in bands of rows.
 
-Nothing of the size of the image is made but the masks that were asked for; how a row of the image comes from rows of
-logits is in `samedge.runtime.masks.resampling`. Knows nothing of engines.
+Meta's ``postprocess_masks`` is three linear steps (bilinear to the square input, crop, bilinear to the image), each
+separable into rows and columns. Here their product is applied at once: a row of the image is a mixture of at most four
+rows of logits, and a block of rows a small matrix product, computed by one thread. Only requested masks are made at
+image size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samedge.errors import UsageError
 from samedge.runtime.image.geometry import ImageGeometry
-from samedge.runtime.masks.resampling import column_taps, mix_rows, row_taps
 from samedge.types import BoolArray, FloatArray
 
-# Logits of so many pixels are at hand at a time, in float32.
+ONE_THREAD: Final = 1 << 18
+"""Multiplications in a matrix product up to which numpy's BLAS (OpenBLAS) stays on the calling thread. Above, it wakes
+others, however few threads the caller wants: the calling one waits until they get a core, and they keep spinning for a
+tenth of a second on a core that the graphs should have."""
+
+_MOST_ROWS: Final = 64
+# Pixels of float32 logits in memory at a time.
 _BAND_PIXELS: Final = 1 << 18
 _BAND_ROWS: Final = 1 << 9
-# What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
-_PROMPT_LOGIT: Final = np.float32(10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +52,16 @@ class Window:
 def upscale_bands(
     logits: FloatArray, geometry: ImageGeometry, window: Window | None = None
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Yield the logits of one mask at the size of the image, some rows at a time.
+    """Yield the logits of one mask at image size, some rows at a time.
 
     Args:
-        logits: float32 ``[h, w]`` as the decoder gives them; they cover the whole square input.
-        geometry: Of the image.
-        window: The part of the image to go over; all of it if left out.
+        logits: float32 ``[h, w]`` from the decoder, covering the whole square input.
+        geometry: Geometry of the image.
+        window: Part of the image; by default all of it.
 
     Yields:
-        The number of the band's first row, from the top of the window, and the band: float32 ``[rows, columns]``. The
-        next band may reuse its memory.
+        The band's first row, counted from the top of the window, and the band: float32 ``[rows, columns]``, whose
+        memory the next band may reuse.
     """
     window = window or Window(slice(0, geometry.height), slice(0, geometry.width))
     columns = column_taps(logits.shape[1], geometry).within(window.columns)
@@ -67,19 +74,19 @@ def upscale_bands(
 
 
 def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> list[Window | None]:
-    """Return for each mask a window outside of which no logit is above the level at the size of the image.
+    """Return for each mask a window outside which no logit at image size is above the level.
 
-    A logit at the size of the image is a mean of the logits that it taps, with weights that are not negative and sum up
-    to 1: where it is above the level, one of those is. So rows and columns that tap no row and no column with a logit
-    above the level can be left out. The level is lowered by what the rounding of such a mean can amount to.
+    A logit at image size is a mean of the logits that it taps, with non-negative weights that sum to 1: if it is above
+    the level, so is one of those. So rows and columns that tap no row and no column with a logit above the level can be
+    skipped. The level is lowered by the possible rounding error of such a mean.
 
     Args:
         logits: float32 ``[K, h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         level: In logits.
 
     Returns:
-        None for a mask without any such logit.
+        The windows; None for a mask without any such logit.
     """
     rows, columns = row_taps(logits.shape[1], geometry), column_taps(logits.shape[2], geometry)
     low = logits[:, : int(rows.index.max()) + 1, : int(columns.index.max()) + 1]
@@ -94,13 +101,13 @@ def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> 
 
 
 def low_res_shares(side: int, geometry: ImageGeometry) -> tuple[FloatArray, FloatArray]:
-    """Return for how many rows and columns of the image each row and column of logits counts, float32 ``[side]`` each.
+    """Return the number of image rows and columns per row and column of logits, float32 ``[side]`` each.
 
-    0 for those that lie beside the image. With them, an area at the size of the image can be told from logits.
+    0 for those outside the image. They allow estimating areas at image size from logits.
 
     Args:
         side: Rows and columns of the logits.
-        geometry: Of the image.
+        geometry: Geometry of the image.
     """
     rows, columns = row_taps(side, geometry), column_taps(side, geometry)
     return rows.shares(side), columns.shares(side)
@@ -112,22 +119,22 @@ def _span(hit: BoolArray) -> slice:
 
 
 def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> Iterator[tuple[int, BoolArray]]:
-    """Yield one mask at the size of the image, some rows at a time: where the logit is greater than the threshold.
+    """Yield one mask at image size, some rows at a time: True where the logit is greater than the threshold.
 
     Args:
         logits: float32 ``[h, w]``.
-        geometry: Of the image.
+        geometry: Geometry of the image.
         threshold: The manifest's `mask_threshold`.
 
     Yields:
-        The number of the band's first row, and the band: bool ``[rows, W]``.
+        The band's first row, and the band: bool ``[rows, W]``.
     """
     for top, band in upscale_bands(logits, geometry):
         yield top, band > threshold
 
 
 def empty_masks(count: int, height: int, width: int) -> BoolArray:
-    """Return room for masks, bool ``[count, height, width]``.
+    """Allocate masks, bool ``[count, height, width]``.
 
     Raises:
         UsageError: There is not enough memory for all of them at once.
@@ -142,7 +149,7 @@ def empty_masks(count: int, height: int, width: int) -> BoolArray:
 
 
 def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out: BoolArray) -> None:
-    """Write one mask into ``out``, bool ``[H, W]``; for the arguments see `mask_bands`."""
+    """Write one mask into ``out``, bool ``[H, W]``; see `mask_bands` for the arguments."""
     for top, band in upscale_bands(logits, geometry):
         np.greater(band, threshold, out=out[top : top + len(band)])
 
@@ -150,8 +157,8 @@ def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out
 def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> FloatArray:
     """Return the tight box of one mask without drawing the mask: float32 ``(x1, y1, x2, y2)``.
 
-    As in Meta's ``batched_mask_to_box``: the first and the last column and row that belong to the mask, in px; zeros
-    where the mask is empty. For the arguments see `mask_bands`.
+    As in Meta's ``batched_mask_to_box``: the first and last column and row of the mask, in px; zeros if the mask is
+    empty. See `mask_bands` for the arguments.
     """
     columns = np.zeros(geometry.width, np.bool_)
     top_row, bottom_row = -1, -1
@@ -167,23 +174,149 @@ def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> F
     return np.array([inside[0], top_row, inside[-1], bottom_row], np.float32)
 
 
-def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> FloatArray:
-    """Return a mask of the image as low-resolution logits, the form in which SAM takes masks as prompts.
+@dataclass(frozen=True, slots=True, eq=False)
+class Taps:
+    """Along one axis, the sources of each target: indices ``[n, 4]`` (repeats allowed) and weights ``[n, 4]``.
 
-    The mask goes the way of the image (antialiased resize, top left of the square), is averaged down to ``side``, and
-    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with masks that users draw. Outside the image
-    it is -10.
+    Attributes:
+        index: int.
+        weight: float32, of each source; those of a target sum up to 1.
+    """
+
+    index: NDArray[np.intp]
+    weight: FloatArray
+
+    def within(self, targets: slice) -> Taps:
+        """Return the taps of some of the targets."""
+        return Taps(self.index[targets], self.weight[targets])
+
+    def shares(self, sources: int) -> FloatArray:
+        """Return the total weight of each source: float32 ``[sources]``."""
+        return np.bincount(self.index.ravel(), self.weight.ravel(), sources).astype(np.float32)
+
+    def stretch(self, rows: FloatArray) -> FloatArray:
+        """Apply the taps to the columns of some rows: float32 ``[n, w]`` to ``[n, W]``."""
+        stretched = rows[:, self.index[:, 0]] * self.weight[:, 0]
+        for tap in range(1, 4):
+            stretched += rows[:, self.index[:, tap]] * self.weight[:, tap]
+        return stretched
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBlock:
+    """Some rows of an image as mixtures of rows of logits: ``matrix @ logits[sources]``.
+
+    Attributes:
+        targets: Rows of the image.
+        sources: Rows of logits: all that these rows tap.
+        matrix: float32 ``[targets, sources]``.
+    """
+
+    targets: slice
+    sources: slice
+    matrix: FloatArray
+
+
+def row_taps(low: int, geometry: ImageGeometry) -> Taps:
+    """Return the taps of the rows of an image among ``low`` rows of logits, which cover the whole square input."""
+    return _taps(low, geometry.image_size, geometry.resized_height, geometry.height)
+
+
+def column_taps(low: int, geometry: ImageGeometry) -> Taps:
+    """Return the taps of the columns of an image among ``low`` columns of logits."""
+    return _taps(low, geometry.image_size, geometry.resized_width, geometry.width)
+
+
+@lru_cache(maxsize=8)  # equal for every mask of an image
+def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
+    """Return all rows of an image in blocks of one size (except the last), small enough for a single thread.
 
     Args:
-        mask: bool ``[H, W]``.
-        geometry: Of the image.
-        side: Rows and columns of the decoder's ``mask_input``.
+        low: Rows of the logits.
+        geometry: Geometry of the image.
     """
-    from PIL import Image
+    taps = row_taps(low, geometry)
+    size = _MOST_ROWS
+    while size > 1 and size * _most_sources(taps, size) * geometry.width > ONE_THREAD:
+        size //= 2
+    tops = range(0, geometry.height, size)
+    return tuple(_row_block(taps, slice(top, min(top + size, geometry.height))) for top in tops)
 
-    square = np.zeros((geometry.image_size, geometry.image_size), np.uint8)
-    square[: geometry.resized_height, : geometry.resized_width] = geometry.resize(mask.astype(np.uint8) * np.uint8(255))
-    coverage = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BOX), np.float32) / np.float32(
-        255
+
+def mix_rows(logits: FloatArray, geometry: ImageGeometry, rows: slice, columns: Taps, out: FloatArray) -> FloatArray:
+    """Write logits at image size: of some rows, at some columns.
+
+    Args:
+        logits: float32 ``[h, w]``.
+        geometry: Geometry of the image.
+        rows: At least one row of the image, without a step.
+        columns: Taps of the columns.
+        out: float32 ``[rows, columns]``.
+
+    Returns:
+        ``out``.
+    """
+    blocks = row_blocks(logits.shape[0], geometry)
+    size = blocks[0].targets.stop
+    blocks = blocks[rows.start // size : -(-rows.stop // size)]
+    first = blocks[0].sources.start
+    stretched = columns.stretch(logits[first : blocks[-1].sources.stop])
+    for block in blocks:
+        begin, end = max(block.targets.start, rows.start), min(block.targets.stop, rows.stop)
+        matrix = block.matrix[begin - block.targets.start : end - block.targets.start]
+        sources = stretched[block.sources.start - first : block.sources.stop - first]
+        np.matmul(matrix, sources, out=out[begin - rows.start : end - rows.start])
+    return out
+
+
+def _most_sources(taps: Taps, size: int) -> int:
+    """Return the most rows of logits tapped by a block of this many rows."""
+    tops = np.arange(0, len(taps.index), size)
+    lowest = np.minimum.reduceat(taps.index.min(axis=1), tops)
+    highest = np.maximum.reduceat(taps.index.max(axis=1), tops)
+    return int((highest - lowest).max()) + 1
+
+
+def _row_block(taps: Taps, targets: slice) -> RowBlock:
+    own = taps.within(targets)
+    first, last = int(own.index.min()), int(own.index.max())
+    matrix = np.zeros((len(own.index), last + 1 - first), np.float32)
+    for tap in range(4):
+        matrix[np.arange(len(matrix)), own.index[:, tap] - first] += own.weight[:, tap]
+    return RowBlock(targets, slice(first, last + 1), matrix)
+
+
+@lru_cache(maxsize=8)
+def _taps(low: int, square: int, cropped: int, original: int) -> Taps:
+    """Compose low -> square (bilinear), the crop, and cropped -> original (bilinear) along one axis."""
+    inner_low, inner_high, inner = _bilinear(low, square)
+    outer_low, outer_high, outer = _bilinear(cropped, original)
+    index = np.stack(
+        [inner_low[outer_low], inner_high[outer_low], inner_low[outer_high], inner_high[outer_high]], axis=1
     )
-    return (np.float32(2) * coverage - np.float32(1)) * _PROMPT_LOGIT
+    near, far = np.float32(1) - outer, outer
+    weight = np.stack(
+        [
+            near * (np.float32(1) - inner[outer_low]),
+            near * inner[outer_low],
+            far * (np.float32(1) - inner[outer_high]),
+            far * inner[outer_high],
+        ],
+        axis=1,
+    )
+    return Taps(index, weight)
+
+
+def _bilinear(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
+    """Return the two sources of each target, and the weight of the second.
+
+    torch's ``interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, clamped at 0. Rounded where torch
+    rounds (the scale to float32, then one fused multiply-subtract), otherwise weights would differ by 1e-4 at the far
+    end.
+    """
+    scale = np.float32(source) / np.float32(target)
+    at = (np.float64(scale) * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
+    at = np.maximum(at, np.float32(0))
+    low = np.minimum(at.astype(np.intp), source - 1)
+    high = np.minimum(low + 1, source - 1)
+    return low, high, np.clip(at - low.astype(np.float32), np.float32(0), np.float32(1))

@@ -1,4 +1,4 @@
-"""Non-maximum suppression of boxes, by torchvision's rule. Knows numpy alone."""
+"""Non-maximum suppression of boxes, by torchvision's rule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from samedge.types import Array, FloatArray
 
 
 def nms(boxes: Array, scores: Array, iou_threshold: float) -> NDArray[np.intp]:
-    """Return the indices of the boxes that stay, by falling score.
+    """Return the indices of the kept boxes, by falling score.
 
-    Greedy: the best box stays, boxes whose IoU with it is greater than the threshold go, and so on. What
+    Greedy: the best box is kept, boxes whose IoU with it is greater than the threshold are dropped, and so on. As in
     ``torchvision.ops.nms`` returns: equal scores keep their order, IoUs are float32 and compared in float64,
     and two boxes without area do not suppress each other.
 
@@ -25,7 +25,7 @@ def nms(boxes: Array, scores: Array, iou_threshold: float) -> NDArray[np.intp]:
         int ``[K]``.
 
     Raises:
-        UsageError: The shapes do not belong together.
+        UsageError: The shapes do not match.
     """
     corners, ranks = _checked(boxes, scores)
     order = np.argsort(-ranks, kind="stable")
@@ -44,27 +44,27 @@ def nms(boxes: Array, scores: Array, iou_threshold: float) -> NDArray[np.intp]:
 
 
 def batched_nms(boxes: Array, scores: Array, groups: Array, iou_threshold: float) -> NDArray[np.intp]:
-    """Return the indices of the boxes that stay, by falling score, where only boxes of one group suppress each other.
+    """Return the indices of the kept boxes, by falling score; only boxes of the same group suppress each other.
 
-    Each group is treated on its own; torchvision shifts the boxes of each group by a large number instead, which for
+    Each group is treated separately; torchvision shifts the boxes of each group by a large number instead, which for
     few boxes gives the same up to the rounding of float32.
 
     Args:
         boxes: ``[N, 4]``: x1, y1, x2, y2 in any unit.
         scores: ``[N]``.
-        groups: ``[N]``: such as classes.
+        groups: ``[N]``, such as classes.
         iou_threshold: From 0 to 1.
 
     Returns:
         int ``[K]``.
 
     Raises:
-        UsageError: The shapes do not belong together.
+        UsageError: The shapes do not match.
     """
     corners, ranks = _checked(boxes, scores)
     names = np.asarray(groups).reshape(-1)
     if len(names) != len(ranks):
-        raise UsageError(f"there are {len(ranks)} boxes and {len(names)} groups", cure="Give one for each box")
+        raise UsageError(f"{len(ranks)} boxes do not match {len(names)} groups", cure="Give one group for each box")
     kept = np.zeros(len(ranks), np.bool_)
     for name in np.unique(names):
         members = np.flatnonzero(names == name)

@@ -1,10 +1,9 @@
-"""From masks to polygons, with a choice for masks of several parts.
+"""Polygons from masks, with a choice for masks of several parts.
 
-Polygons run through the centres of the pixels on the edge, as OpenCV finds them, so a polygon's area is a little less
+Polygons run through the centres of the pixels on the edge, as OpenCV finds them, so a polygon's area is slightly less
 than its mask's, and a part of one or two pixels is a polygon of one or two points. **Holes are dropped**: a list of
-points cannot say them, unless a bridge is cut to each (``holes="bridge"``). RLE keeps them
+points cannot express them, unless a bridge is cut to each (``holes="bridge"``). RLE keeps them
 (`samedge.runtime.masks.rle`).
-Knows nothing of results.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from samedge.runtime.masks.rle import mask_extent
 from samedge.types import BoolArray, FloatArray
 
 Parts: TypeAlias = Literal["largest", "all", "merge"]
-"""What becomes of a mask's parts: only the largest is kept, each is a polygon, or one outline joins them all."""
+"""Treatment of a mask's parts: keep only the largest, make each a polygon, or join all in one outline."""
 
 Holes: TypeAlias = Literal["fill", "bridge"]
-"""What becomes of a part's holes: they are filled, or the outline goes along a bridge without area round each."""
+"""Treatment of a part's holes: fill them, or extend the outline around each over a bridge without area."""
 
 
 def mask_to_polygons(mask: BoolArray, parts: Parts = "all", holes: Holes = "fill") -> list[FloatArray]:
@@ -31,19 +30,18 @@ def mask_to_polygons(mask: BoolArray, parts: Parts = "all", holes: Holes = "fill
 
     Args:
         mask: bool ``[H, W]``.
-        parts: "all": one polygon a part, the largest first. "largest": the part of the largest area alone.
-            "merge": one polygon that goes through all parts and from each to the next and back along the same bridge,
-            which has no area.
-        holes: "fill": as if there were none. "bridge": each outline goes round the holes of its part too, in the same
-            way.
+        parts: "all": one polygon per part, the largest first. "largest": only the part of the largest area.
+            "merge": one polygon through all parts, which goes from each to the next and back along the same bridge
+            without area.
+        holes: "fill": ignore them. "bridge": each outline also goes around the holes of its part, in the same way.
 
     Raises:
         UsageError: `mask` is not such an array, `parts` is none of the three, or `holes` none of the two.
     """
     if parts not in ("largest", "all", "merge"):
-        raise UsageError(f"parts is {parts!r}", cure="Give 'largest', 'all' or 'merge'")
+        raise UsageError(f"invalid parts {parts!r}", cure="Give 'largest', 'all' or 'merge'")
     if holes not in ("fill", "bridge"):
-        raise UsageError(f"holes is {holes!r}", cure="Give 'fill' or 'bridge'")
+        raise UsageError(f"invalid holes {holes!r}", cure="Give 'fill' or 'bridge'")
     outlines = mask_outlines(mask) if holes == "fill" else [cut_holes(*shape) for shape in mask_shapes(mask)]
     if len(outlines) > 1:
         if parts == "largest":
@@ -58,7 +56,7 @@ def mask_outlines(mask: BoolArray, *, holes: bool = False) -> list[FloatArray]:
 
     Args:
         mask: bool ``[H, W]``.
-        holes: Whether to return the outlines of holes too; nothing tells them from those of parts.
+        holes: Return the outlines of holes too, indistinguishable from those of parts.
 
     Raises:
         UsageError: `mask` is not such an array.
@@ -68,7 +66,7 @@ def mask_outlines(mask: BoolArray, *, holes: bool = False) -> list[FloatArray]:
 
 
 def mask_shapes(mask: BoolArray) -> list[tuple[FloatArray, list[FloatArray]]]:
-    """Return for each part of a mask its outline and those of its holes, the largest part first; as `mask_outlines`.
+    """Return the outline of each part and those of its holes, the largest part first; as `mask_outlines`.
 
     Raises:
         UsageError: `mask` is not such an array.
@@ -83,12 +81,12 @@ def mask_shapes(mask: BoolArray) -> list[tuple[FloatArray, list[FloatArray]]]:
 
 
 def _contours(mask: BoolArray, *, holes: bool) -> tuple[list[FloatArray], list[int]]:
-    """Return outlines, and for each the place of the one in which it is a hole, -1 for those of parts."""
+    """Return outlines, and for each the index of the one it is a hole of, -1 for parts."""
     import cv2
 
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise UsageError(
-            f"a mask has the shape {mask.shape} and the dtype {mask.dtype}", cure="Give one mask, (H, W), of dtype bool"
+            f"invalid mask of shape {mask.shape} and dtype {mask.dtype}", cure="Give one mask, (H, W), of dtype bool"
         )
     extent = mask_extent(mask)
     if extent is None:
@@ -103,7 +101,7 @@ def _contours(mask: BoolArray, *, holes: bool) -> tuple[list[FloatArray], list[i
 
 
 def _size(outline: FloatArray) -> tuple[float, int]:
-    """By area, then by length, so that the order among thin parts without area is theirs too; sorted() is stable."""
+    """Return area, then length, to order thin parts without area too; sorted() is stable."""
     import cv2
 
     return float(cv2.contourArea(outline)), len(outline)
@@ -115,16 +113,16 @@ def polygon_area(polygon: FloatArray) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-# Distances between so many pairs of points are at hand at a time, in float32.
+# Pairs of points whose float32 distances are in memory at a time.
 _PAIRS: Final = 1 << 20
 
 
 def join_parts(outlines: Sequence[FloatArray]) -> FloatArray:
     """Return one closed outline through all parts, float32 ``[K, 2]``.
 
-    The parts make a chain from top to bottom. Each is entered at the point nearest to the part before, left at the
-    point nearest to the next, and finished on the way back: time and memory are those of the points, however many
-    parts there are.
+    The parts form a chain from top to bottom. Each is entered at the point nearest to the previous part, left at the
+    point nearest to the next, and finished on the way back: time and memory depend on the points, not on the number of
+    parts.
 
     Args:
         outlines: float32 ``[K, 2]`` each: (x, y) in px; one or more.
@@ -138,7 +136,7 @@ def join_parts(outlines: Sequence[FloatArray]) -> FloatArray:
         around = np.roll(part, -entry, axis=0)
         way = (leave - entry) % len(part)
         forth.append(around[: way + 1])
-        # The way back starts where the bridge starts, and ends where this part was entered.
+        # The way back starts at the bridge, and ends where this part was entered.
         back.append(np.concatenate([around[way:], around[:1]]))
         entry = next_entry
     last = np.roll(chain[-1], -entry, axis=0)
@@ -147,14 +145,14 @@ def join_parts(outlines: Sequence[FloatArray]) -> FloatArray:
 
 
 def cut_holes(outline: FloatArray, holes: Sequence[FloatArray]) -> FloatArray:
-    """Return a closed outline that goes round each hole as well, float32 ``[K, 2]``.
+    """Return a closed outline that also goes around each hole, float32 ``[K, 2]``.
 
-    Filled by the even-odd rule, as OpenCV and Pillow do, it leaves the holes out, but for the line of each bridge where
+    Filled by the even-odd rule, as in OpenCV and Pillow, it leaves the holes out, except for the line of each bridge if
     that is drawn.
 
     Args:
         outline: float32 ``[K, 2]``: (x, y) in px.
-        holes: Outlines of holes inside of it; none may lie in another.
+        holes: Outlines of holes inside it, which must not be nested.
     """
     cut = outline
     for hole in sorted(holes, key=lambda hole: (float(hole[:, 0].min()), float(hole[:, 1].min()))):
@@ -165,7 +163,7 @@ def cut_holes(outline: FloatArray, holes: Sequence[FloatArray]) -> FloatArray:
 
 
 def _nearest(first: FloatArray, second: FloatArray) -> tuple[int, int]:
-    """Return the indices of the two points, one of each outline, that are nearest to each other."""
+    """Return the indices of the nearest pair of points, one of each outline."""
     best = (np.inf, 0, 0)
     step = max(1, _PAIRS // len(second))
     for start in range(0, len(first), step):

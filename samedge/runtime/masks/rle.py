@@ -1,8 +1,8 @@
-"""COCO's run-length encoding of masks, compressed and not, the same bytes as pycocotools without needing it.
+"""COCO's run-length encoding of masks, compressed and uncompressed, byte-identical to pycocotools without needing it.
 
-A mask is read down its columns. Runs alternate, the first (perhaps of length 0) is background. The compressed form
-writes each run but the first three as its difference to the run before the last one, in digits of 5 bits and a bit for
-"more follows", each digit as a printable character. Holes and parts are kept, unlike in polygons. Knows numpy alone.
+A mask is read down its columns. Runs alternate, starting with background (possibly of length 0). The compressed form
+stores each run but the first three as its difference from the run before the last one, in digits of 5 bits and a
+continuation bit, each digit as a printable character. Unlike polygons, it keeps holes and parts.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def encode_rle(mask: BoolArray) -> Rle:
         mask: bool ``[H, W]``.
 
     Raises:
-        UsageError: It is not such an array.
+        UsageError: It is not a 2-D array of bool.
     """
     runs = _runs_of_mask(mask)
     return Rle(size=[*mask.shape], counts=_compress(runs))
 
 
 def encode_rle_window(window: BoolArray, top: int, left: int, size: tuple[int, int]) -> Rle:
-    """Return a mask that is empty outside of a window in COCO's compressed form, without making the whole mask.
+    """Return a mask that is empty outside a window in COCO's compressed form, without making the whole mask.
 
     Args:
         window: bool ``[h, w]``.
@@ -60,12 +60,12 @@ def encode_rle_window(window: BoolArray, top: int, left: int, size: tuple[int, i
         size: (height, width) of the mask, px.
 
     Raises:
-        UsageError: The window does not lie in the mask.
+        UsageError: The window is not inside the mask.
     """
     height, width = size
     if min(top, left) < 0 or top + window.shape[0] > height or left + window.shape[1] > width:
         raise UsageError(
-            f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top}) does not lie in a mask of "
+            f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top}) is not inside a mask of "
             f"{width} x {height} px",
             cure="Give the window's first row and column, and (height, width) of the mask",
         )
@@ -79,7 +79,7 @@ def encode_uncompressed_rle(mask: BoolArray) -> UncompressedRle:
         mask: bool ``[H, W]``.
 
     Raises:
-        UsageError: It is not such an array.
+        UsageError: It is not a 2-D array of bool.
     """
     runs = _runs_of_mask(mask)
     return UncompressedRle(size=[*mask.shape], counts=runs.tolist())
@@ -101,13 +101,13 @@ def decode_rle(rle: Mapping[str, object]) -> BoolArray:
 
 
 def uncompress_rle(rle: Mapping[str, object]) -> UncompressedRle:
-    """Return either form in the uncompressed one, without decoding it; arguments and errors as in `decode_rle`."""
+    """Convert either form to the uncompressed one without decoding it; arguments and errors as in `decode_rle`."""
     height, width, runs = _read(rle)
     return UncompressedRle(size=[height, width], counts=runs.tolist())
 
 
 def rle_area(rle: Mapping[str, object]) -> int:
-    """Return how many pixels belong to the mask, without decoding it; arguments and errors as in `decode_rle`."""
+    """Return the number of pixels of the mask, without decoding it; arguments and errors as in `decode_rle`."""
     _, _, runs = _read(rle)
     return int(runs[1::2].sum())
 
@@ -127,13 +127,13 @@ def rle_to_box(rle: Mapping[str, object]) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     left, right = int(first[0]) // height, int(last[-1]) // height
     top, bottom = int((first % height).min()), int((last % height).max())
-    if (first // height != last // height).any():  # a run that goes round the end of a column touches both edges
+    if (first // height != last // height).any():  # a run that wraps around the end of a column touches both edges
         top, bottom = 0, height - 1
     return left, top, right - left + 1, bottom - top + 1
 
 
 def rle_holds(rle: Mapping[str, object], points: NDArray[np.intp]) -> BoolArray:
-    """Return which pixels belong to the mask, bool ``[N]``, without decoding it.
+    """Return True for pixels that belong to the mask, bool ``[N]``, without decoding it.
 
     Args:
         rle: As in `decode_rle`.
@@ -152,7 +152,7 @@ def _runs_of_mask(mask: BoolArray) -> NDArray[np.int64]:
     """Return the lengths of the runs, the first one of background."""
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise UsageError(
-            f"a mask has the shape {mask.shape} and the dtype {mask.dtype}",
+            f"invalid mask of shape {mask.shape} and dtype {mask.dtype}",
             cure="Give one mask, (H, W), of dtype bool",
             shape=mask.shape,
         )
@@ -164,7 +164,7 @@ def _runs_of_mask(mask: BoolArray) -> NDArray[np.int64]:
 
 
 def _runs_of_window(window: BoolArray, top: int, left: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return the runs of a mask of which only a window is given; what is outside of it is background."""
+    """Return the runs of a mask from a window of it, with background outside."""
     height, width = shape
     rows, columns = window.shape
     # Down each column of the window, with a pixel of background before and after it.
@@ -173,19 +173,19 @@ def _runs_of_window(window: BoolArray, top: int, left: int, shape: tuple[int, ..
     changes = np.flatnonzero(framed[:, 1:] != framed[:, :-1])
     column, row = np.divmod(changes, rows + 1)
     edges = ((left + column) * height + top + row).astype(np.int64)
-    # A run that reaches the foot of a column and one that begins at the head of the next are one.
+    # A run that reaches the bottom of a column and one that begins at the top of the next are one.
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
     edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
     runs = np.diff(np.concatenate([[0], edges, [height * width]]))
-    # Where the mask ends with the last pixel of the image, the run of background behind it is not written.
+    # If the mask ends with the last pixel of the image, no run of background follows.
     return runs if runs[-1] else runs[:-1]
 
 
 def _read(rle: Mapping[str, object]) -> tuple[int, int, NDArray[np.int64]]:
-    """Return height, width and run of either form, checked."""
+    """Return height, width and runs of either form, checked."""
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise UsageError(f"the size of an RLE is {size!r}", cure="Give [height, width]")
+        raise UsageError(f"invalid RLE size {size!r}", cure="Give [height, width]")
     height, width = size
     if isinstance(counts, str):
         runs = _decompress(counts.encode("utf-8"))
@@ -194,11 +194,11 @@ def _read(rle: Mapping[str, object]) -> tuple[int, int, NDArray[np.int64]]:
     elif isinstance(counts, Sequence) and all(isinstance(run, (int, np.integer)) for run in counts):
         runs = np.array(counts, np.int64)
     else:
-        raise UsageError(f"the counts of an RLE are a {type(counts).__name__}", cure="Give text or a list of lengths")
+        raise UsageError(f"invalid RLE counts of type {type(counts).__name__}", cure="Give text or a list of lengths")
     if (runs < 0).any() or runs.sum() != height * width:
         raise UsageError(
-            f"the runs of an RLE sum up to {runs.sum()}, and its size {height} x {width} has {height * width} px",
-            cure="The RLE is damaged, or its size is given as [width, height]",
+            f"the runs of an RLE sum up to {runs.sum()}, but its size {height} x {width} has {height * width} px",
+            cure="Encode the mask again, and give its size as [height, width]",
             size=size,
         )
     return height, width, runs
@@ -213,7 +213,7 @@ def _compress(runs: NDArray[np.int64]) -> str:
     for at in range(_MOST_DIGITS):
         digit = values & (_MORE - 1)
         values >>= _DIGIT_BITS
-        # Done when what remains is nothing but the sign, and the digit's top bit says that sign.
+        # Done when only the sign remains, and the digit's top bit gives that sign.
         more = np.where(digit & _SIGN, values != -1, values != 0)
         digits[:, at] = digit + np.where(more, _MORE, 0) + _ZERO
         written[:, at] = open_values

@@ -1,6 +1,6 @@
-"""The shapes in which points, labels, boxes and masks may be given, read into one form: a list with an entry a prompt.
+"""Conversion of points, labels, boxes and masks in any accepted shape to a list with one entry per prompt.
 
-Whatever is wrong is named with the prompt that it is in. Knows sizes of images and nothing of tokens.
+Errors name the prompt concerned.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from samedge.errors import PromptError
 from samedge.runtime.image.geometry import ImageGeometry
-from samedge.runtime.masks.masks import mask_to_logits
-from samedge.types import FloatArray, IntArray
+from samedge.types import BoolArray, FloatArray, IntArray
 
 PromptLike: TypeAlias = ArrayLike | Sequence[ArrayLike | None]
 Numbers: TypeAlias = NDArray[np.float64]
 
 PADDING: Final = -1
+# What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
+_PROMPT_LOGIT: Final = np.float32(10)
 _POINT_SHAPES: Final = (
     "Give [x, y] for one prompt, (N, 2) for N prompts of one point each, or (N, P, 2) for N prompts of P points"
 )
@@ -36,7 +37,7 @@ def read_points(points: PromptLike) -> list[Numbers]:
         return [np.empty((0, 2)) for _ in range(len(whole))]
     if whole is not None:
         if whole.ndim not in (1, 2, 3) or whole.shape[-1] != 2:
-            raise PromptError(f"points have the shape {whole.shape}", where="points", cure=_POINT_SHAPES)
+            raise PromptError(f"invalid points of shape {whole.shape}", where="points", cure=_POINT_SHAPES)
         shaped = whole.reshape(1, 1, 2) if whole.ndim == 1 else whole
         parsed = list(shaped[:, None, :] if shaped.ndim == 2 else shaped)
     else:
@@ -51,15 +52,20 @@ def read_points(points: PromptLike) -> list[Numbers]:
     for at, own in enumerate(parsed):
         for place, (x, y) in enumerate(own):
             if not (np.isfinite(x) and np.isfinite(y)):
-                raise PromptError(f"point {place} of prompt {at} is ({x:g}, {y:g})", where="points", index=at)
+                raise PromptError(
+                    f"point {place} of prompt {at} is ({x:g}, {y:g})",
+                    where="points",
+                    cure="Give finite numbers",
+                    index=at,
+                )
     return parsed
 
 
 def check_inside(points: list[Numbers], labels: list[IntArray], geometry: ImageGeometry) -> None:
-    """Refuse points outside the image, its border included; the place of padding (label -1) does not matter.
+    """Check that points are inside the image or on its border, except padding (label -1).
 
     Raises:
-        PromptError: Names the prompt and the point.
+        PromptError: A point is outside; the message names it.
     """
     for at, (own, kinds) in enumerate(zip(points, labels, strict=True)):
         for place, ((x, y), kind) in enumerate(zip(own, kinds, strict=True)):
@@ -74,10 +80,10 @@ def check_inside(points: list[Numbers], labels: list[IntArray], geometry: ImageG
 
 
 def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArray]:
-    """Return the labels of each prompt: int32 ``[P]``, all 1 where none are given.
+    """Return the labels of each prompt: int32 ``[P]``, all 1 if none are given.
 
     Raises:
-        PromptError: There are not as many as points, or they are not 0, 1 or -1.
+        PromptError: Their number differs from that of the points, or they are not 0, 1 or -1.
     """
     sizes = [len(own) for own in points]
     if labels is None:
@@ -90,7 +96,7 @@ def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArr
         raise PromptError(
             f"labels do not match the points: {counts}",
             where="labels",
-            cure="Give one label a point: (N,) for points (N, 2), (N, P) for points (N, P, 2)",
+            cure="Give one label per point: (N,) for points (N, 2), (N, P) for points (N, P, 2)",
             labels=sum(have),
             points=sum(sizes),
         )
@@ -102,7 +108,7 @@ def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArr
             cure = (
                 "2 and 3 are the corners of a box: give boxes= instead"
                 if corner
-                else "Give 1 for foreground, 0 for not"
+                else "Give 1 for foreground, 0 for background"
             )
             raise PromptError(
                 f"the label of point {place} of prompt {at} is {value:g}", where="labels", cure=cure, index=at
@@ -116,7 +122,7 @@ def _label_rows(labels: PromptLike, prompts: int) -> list[Numbers]:
         own = [np.empty(0) if entry is None else _numbers(entry, "labels") for entry in _entries(labels, "labels")]
         return [np.empty(0) if row is None else row.reshape(-1) for row in own]
     if whole.ndim > 2:
-        raise PromptError(f"labels have the shape {whole.shape}", where="labels", cure="Give (N,) or (N, P)")
+        raise PromptError(f"invalid labels of shape {whole.shape}", where="labels", cure="Give (N,) or (N, P)")
     if whole.ndim == 2:
         return list(whole)
     # One dimension: the labels of the only prompt, or one label for each of many.
@@ -124,10 +130,10 @@ def _label_rows(labels: PromptLike, prompts: int) -> list[Numbers]:
 
 
 def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | None]:
-    """Return the box of each prompt: float64 ``[4]`` cut off at the border of the image, or None.
+    """Return the box of each prompt: float64 ``[4]`` clipped to the image, or None.
 
     Raises:
-        PromptError: The shape is wrong, or a box is not finite, turned inside out or outside the image.
+        PromptError: The shape is wrong, or a box is not finite, inverted or outside the image.
     """
     whole = _numbers(boxes, "boxes")
     if whole is not None:
@@ -135,7 +141,7 @@ def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | Non
             return []
         if whole.ndim not in (1, 2) or whole.shape[-1] != 4:
             raise PromptError(
-                f"boxes have the shape {whole.shape}", where="boxes", cure="Give [x1, y1, x2, y2] or (N, 4)"
+                f"invalid boxes of shape {whole.shape}", where="boxes", cure="Give [x1, y1, x2, y2] or (N, 4)"
             )
         parsed: list[Numbers | None] = list(whole.reshape(-1, 4))
     else:
@@ -143,7 +149,7 @@ def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | Non
         for at, entry in enumerate(_entries(boxes, "boxes")):
             own = None if entry is None else _numbers(entry, f"boxes[{at}]")
             if entry is not None and (own is None or own.shape != (4,)):
-                raise PromptError("this is not a box", where=f"boxes[{at}]", cure="Give [x1, y1, x2, y2]", index=at)
+                raise PromptError("not a box", where=f"boxes[{at}]", cure="Give [x1, y1, x2, y2]", index=at)
             parsed.append(own)
     limits = np.array([geometry.width, geometry.height] * 2, np.float64)
     for at, box in enumerate(parsed):
@@ -151,12 +157,12 @@ def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | Non
             continue
         text = ", ".join(f"{value:g}" for value in box)
         if not np.isfinite(box).all():
-            raise PromptError(f"box {at} is ({text})", where="boxes", index=at)
+            raise PromptError(f"box {at} is ({text})", where="boxes", cure="Give finite numbers", index=at)
         if box[0] > box[2] or box[1] > box[3]:
             raise PromptError(
-                f"box {at} is ({text}), which is turned inside out",
+                f"box {at} is ({text}), which is inverted",
                 where="boxes",
-                cure="Give the left top corner first: x1, y1, x2, y2",
+                cure="Give the top left corner first: x1, y1, x2, y2",
                 index=at,
             )
         if (box[2:] < 0).any() or (box[:2] > limits[:2]).any():
@@ -192,35 +198,57 @@ def read_masks(masks: PromptLike, geometry: ImageGeometry, side: int) -> list[Fl
 def _read_mask(mask: NDArray[Any], at: int, geometry: ImageGeometry, side: int) -> FloatArray:
     where = f"masks[{at}]"
     if mask.ndim == 3 and len(mask) == 1:
-        mask = mask[0]  # the channel axis that Meta's predictor wants
+        mask = mask[0]  # the channel axis required by Meta's predictor
     size = (geometry.height, geometry.width)
     cure = f"Give low-resolution logits, float {(side, side)}, or a mask of the image, bool or uint8 {size}"
     if mask.dtype.kind == "f":
         if mask.shape != (side, side):
-            raise PromptError(f"logits have the shape {mask.shape}", where=where, cure=cure, index=at)
+            raise PromptError(f"invalid logits of shape {mask.shape}", where=where, cure=cure, index=at)
         if not np.isfinite(mask).all():
-            raise PromptError("logits contain NaN or infinity", where=where, index=at)
+            raise PromptError("logits contain NaN or infinity", where=where, cure="Give finite logits", index=at)
         return mask.astype(np.float32)
     if mask.dtype.kind not in "bui":
-        raise PromptError(f"a mask cannot be of dtype {mask.dtype}", where=where, cure=cure, index=at)
+        raise PromptError(f"invalid mask dtype {mask.dtype}", where=where, cure=cure, index=at)
     if mask.shape != size:
-        raise PromptError(f"the mask has the shape {mask.shape}", where=where, cure=cure, index=at)
+        raise PromptError(f"invalid mask shape {mask.shape}", where=where, cure=cure, index=at)
     return mask_to_logits(mask != 0, geometry, side)
+
+
+def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> FloatArray:
+    """Return a mask of the image as low-resolution logits, the form in which SAM takes masks as prompts.
+
+    The mask goes the way of the image (antialiased resize, top left of the square), is averaged down to ``side``, and
+    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with masks that users draw. Outside the image
+    it is -10.
+
+    Args:
+        mask: bool ``[H, W]``.
+        geometry: Of the image.
+        side: Rows and columns of the decoder's ``mask_input``.
+    """
+    from PIL import Image
+
+    square = np.zeros((geometry.image_size, geometry.image_size), np.uint8)
+    square[: geometry.resized_height, : geometry.resized_width] = geometry.resize(mask.astype(np.uint8) * np.uint8(255))
+    coverage = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BOX), np.float32) / np.float32(
+        255
+    )
+    return (np.float32(2) * coverage - np.float32(1)) * _PROMPT_LOGIT
 
 
 def _numbers(values: object, where: str) -> Numbers | None:
     """Return an array of float64, or None for a ragged list or one with None in it."""
     if isinstance(values, (list, tuple)) and any(value is None for value in values):
-        return None  # numpy would take None for NaN
+        return None  # numpy would convert None to NaN
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         if "inhomogeneous" in str(error):
             return None
-        raise PromptError(f"these are not numbers: {error}", where=where, cure="Give numbers or an array") from error
+        raise PromptError(f"not numbers: {error}", where=where, cure="Give numbers or an array") from error
 
 
 def _entries(values: object, where: str) -> Sequence[Any]:
     if isinstance(values, (list, tuple)):
         return values
-    raise PromptError(f"a {type(values).__name__} cannot hold one entry a prompt", where=where, cure="Give a list")
+    raise PromptError(f"a {type(values).__name__} cannot hold one entry per prompt", where=where, cure="Give a list")

@@ -1,8 +1,13 @@
-"""From points, labels, boxes and masks as users write them to the tokens that the decoder takes.
+"""Conversion of points, labels, boxes and masks to the decoder's tokens.
 
-Many prompts are given at once, as arrays with one row a prompt or as lists with one entry a prompt (None where a prompt
-has no box, say). Prompts of equally many tokens are put in one group, because filling up short ones with padding tokens
-would change their masks. Knows sizes of images and nothing of engines.
+Many prompts are given at once, as arrays with one row per prompt or as lists with one entry per prompt (None if a
+prompt has no box, for example). Prompts with equal numbers of tokens form one group, because padding short ones would
+change their masks.
+
+Engines that prepare for each batch size (CUDA graphs, shape-specific tuning) meet few sizes: the number of prompts is
+padded to the next power of two with copies of the last prompt, whose masks are dropped. Prompts do not influence each
+other, so the other masks stay the same. The number of points of a prompt is never padded: a padding point is one more
+token, which the others attend to, and it changes masks.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from samedge.engines.protocol import Engine
 from samedge.errors import PromptError
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.prompts.shapes import (
@@ -25,21 +31,28 @@ from samedge.runtime.prompts.shapes import (
     read_masks,
     read_points,
 )
-from samedge.types import FloatArray, IntArray
+from samedge.types import FloatArray, IntArray, TensorSpec
+
+MOST: Final = 16
+"""Enough to keep an accelerator busy, and, for images with few tokens, to keep the steps of a call large enough to be
+worth their start."""
+CPU_IMAGE_TOKENS: Final = 16384
+"""Limit on a CPU, image tokens of all prompts together. A prompt on SAM's 4096 tokens has large enough steps: one at a
+time or 16, each takes as long. 16 need 850 MB in all, 4 need 315 (onnxruntime, one thread)."""
 
 _CORNERS: Final = np.array([2, 3], np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """B prompts of T tokens each.
+    """A group of B prompts of T tokens each.
 
     Attributes:
-        index: int ``[B]``: the place of each prompt in the order in which they were given.
+        index: int ``[B]``: the position of each prompt in the input order.
         coords: float32 ``[B, T, 2]``, (x, y) in px of the resized image.
         labels: int32 ``[B, T]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
-        masks: float32 ``[B, side, side]`` logits, or None where no prompt of the group has a mask.
-        has_mask: float32 ``[B]``: 1 where the mask counts.
+        masks: float32 ``[B, side, side]`` logits, or None if no prompt of the group has a mask.
+        has_mask: float32 ``[B]``: 1 for prompts with a mask.
     """
 
     index: NDArray[np.intp]
@@ -64,8 +77,8 @@ class PromptBatch:
     """All prompts of one call.
 
     Attributes:
-        count: How many.
-        groups: Together they hold each prompt once.
+        count: Number of prompts.
+        groups: Groups that together hold each prompt once.
     """
 
     count: int
@@ -81,26 +94,26 @@ def parse_prompts(
     boxes: PromptLike | None = None,
     masks: PromptLike | None = None,
 ) -> PromptBatch:
-    """Check prompts and turn them into tokens, as Meta's `SamPredictor` does.
+    """Check prompts and convert them to tokens, as Meta's `SamPredictor` does.
 
     Where points, boxes and masks are given together, the i-th of each make up the i-th prompt. A prompt without a box
     gets one padding token after its points; a box follows the points as its two corners; a prompt that is only a mask
     has no tokens.
 
     Args:
-        geometry: Of the image.
+        geometry: Geometry of the image.
         mask_side: Rows and columns of the decoder's ``mask_input``.
         points: (x, y) in px of the original image: ``[x, y]``, ``(N, 2)`` for N prompts of one point each,
             ``(N, P, 2)``, or a list of N entries ``(P_i, 2)`` or None.
         labels: 1 foreground, 0 background (-1: a padding token, its point is ignored), in the shape of the points
-            without the last axis. All 1 where None.
-        boxes: (x1, y1, x2, y2) in px of the original image: ``(4,)``, ``(N, 4)``, or a list with None entries. Cut off
-            at the border of the image.
+            without the last axis. All 1 if None.
+        boxes: (x1, y1, x2, y2) in px of the original image: ``(4,)``, ``(N, 4)``, or a list with None entries. Clipped
+            to the image.
         masks: ``(h, w)``, ``(N, h, w)``, or a list with None entries. Floats are low-resolution logits as a prediction
             returns them, ``mask_side`` square; bools and integers are masks of the image's size, not 0 inside.
 
     Raises:
-        PromptError: Which prompt is wrong, and how.
+        PromptError: A prompt is invalid; the message names it and the reason.
     """
     if labels is not None and points is None:
         raise PromptError("labels were given without points", where="labels", cure="Give points= as well")
@@ -111,9 +124,9 @@ def parse_prompts(
     given = {"points": parsed_points, "boxes": parsed_boxes, "masks": parsed_masks}
     counts = {name: len(entries) for name, entries in given.items() if entries is not None}
     if not counts:
-        raise PromptError("there is no prompt", cure="Give points=, boxes= or masks=")
+        raise PromptError("no prompt given", cure="Give points=, boxes= or masks=")
     if len(set(counts.values())) > 1:
-        cure = "Give one entry a prompt in each, or None where a prompt has none"
+        cure = "Give one entry per prompt in each, or None if a prompt has none"
         if counts.get("points", 0) > 1 and 1 in counts.values():
             cure = "To give one prompt several points, write points=[[[x, y], [x, y]]]"
         raise PromptError(
@@ -155,3 +168,65 @@ def _group(entries: list[tuple[int, FloatArray, IntArray]], masks: list[FloatArr
         masks=stacked,
         has_mask=np.array([mask is not None for mask in own], np.float32),
     )
+
+
+def bucket_of(count: int, most: int | None = None) -> int:
+    """Return the next power of two, at most ``most``; 0 stays 0.
+
+    Args:
+        count: Number of prompts.
+        most: Upper limit, at least ``count``; None for no limit.
+    """
+    bucket = 1 << (count - 1).bit_length() if count else 0
+    return bucket if most is None else max(count, min(bucket, most))
+
+
+def bucketed(group: PromptGroup, engine: Engine, most: int | None) -> PromptGroup:
+    """Return a group in the batch size for an engine: padded to a bucket on a device, unchanged elsewhere.
+
+    Args:
+        group: One prompt or more.
+        engine: The engine that will run it.
+        most: Most prompts that it accepts; None for no limit.
+    """
+    more = bucket_of(len(group), most) - len(group)
+    if not engine.on_device or not more:
+        return group
+    rows = np.concatenate([np.arange(len(group)), np.full(more, len(group) - 1)])
+    return PromptGroup(
+        index=group.index[rows],
+        coords=group.coords[rows],
+        labels=group.labels[rows],
+        masks=None if group.masks is None else group.masks[rows],
+        has_mask=group.has_mask[rows],
+    )
+
+
+def rows_of_bucket(rows: list[int], most: int) -> list[int]:
+    """Return rows of a batch, padded to a bucket by repeating the last.
+
+    Args:
+        rows: Positions in the batch.
+        most: Size of the batch.
+    """
+    return rows + rows[-1:] * (bucket_of(len(rows), max(most, len(rows))) - len(rows))
+
+
+def most_of_axis(engine: Engine, name: str) -> int | None:
+    """Return the limit of the first axis of an input, or None."""
+    axis = engine.inputs[name].shape[0]
+    limits = engine.axis_limits.get(axis) if isinstance(axis, str) else (axis, axis)
+    return None if limits is None else limits[1]
+
+
+def prompts_at_once(device: str, embedding: TensorSpec) -> int:
+    """Return the number of prompts for one call of the decoder.
+
+    Args:
+        device: Device of the decoder.
+        embedding: Spec of image embeddings: ``[1, C, g, g]``.
+    """
+    rows, columns = embedding.shape[-2:]
+    if device.partition(":")[0].lower() != "cpu" or not isinstance(rows, int) or not isinstance(columns, int):
+        return MOST
+    return max(1, min(MOST, CPU_IMAGE_TOKENS // (rows * columns)))

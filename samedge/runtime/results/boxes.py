@@ -1,4 +1,4 @@
-"""Boxes: the boxes, scores and classes of results, in the four ways that people write boxes. Knows numpy alone."""
+"""Boxes: the boxes, scores and classes of results, in the four common box formats."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from samedge.runtime.masks.rle import mask_extent
 from samedge.types import Array, BoolArray, FloatArray
 
 Selection: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray[np.integer]"
-"""What chooses rows: an index, a slice, a list of indices, or a list or array of booleans."""
+"""A selection of rows: an index, a slice, a list of indices, or a list or array of booleans."""
 
 
 def selected_rows(count: int, selection: Selection) -> NDArray[np.intp]:
-    """Return the indices of the chosen ones among so many rows; one index chooses a list of one.
+    """Return the selected row indices; a single index selects a list of one.
 
     Raises:
-        IndexError: An index is out of range, or there are not as many booleans as rows.
+        IndexError: An index is out of range, or the number of booleans differs from that of the rows.
     """
     rows: NDArray[np.intp] = np.arange(count)[selection].reshape(-1)
     return rows
 
 
 class HostArrays:
-    """Base of what holds numpy arrays: each way to move or convert them returns the object itself, unchanged."""
+    """Base of holders of numpy arrays: every move or conversion returns the object itself, unchanged."""
 
     def cpu(self) -> Self:
-        """Return itself: results are numpy arrays."""
+        """Return the object itself: results are numpy arrays."""
         return self
 
     def numpy(self) -> Self:
-        """Return itself: results are numpy arrays."""
+        """Return the object itself: results are numpy arrays."""
         return self
 
     def cuda(self) -> Self:
-        """Return itself: results are numpy arrays and stay where they are."""
+        """Return the object itself: results are numpy arrays on the host."""
         return self
 
     def to(self, *_: object) -> Self:
-        """Return itself: results are numpy arrays and stay where they are."""
+        """Return the object itself: results are numpy arrays on the host."""
         return self
 
 
 class Boxes(HostArrays):
     """N boxes with score and class.
 
-    For masks of SAM, a box runs from the first to the last column and row of its mask, the score is the IoU that the
-    model predicts, the class is the number of the prompt.
+    For masks of SAM, a box runs from the first to the last column and row of its mask, the score is the predicted IoU,
+    and the class is the index of the prompt.
 
     Args:
         boxes: ``[N, 6]`` or ``[6]``: x1, y1, x2, y2 in px, score, class.
@@ -73,7 +73,7 @@ class Boxes(HostArrays):
             data = data.reshape(0, 6)
         if data.ndim != 2 or data.shape[1] != 6:
             raise UsageError(
-                f"boxes have the shape {data.shape}",
+                f"invalid boxes of shape {data.shape}",
                 cure="Give (N, 6): x1, y1, x2, y2, score and class",
                 shape=data.shape,
             )
@@ -81,15 +81,15 @@ class Boxes(HostArrays):
         self.orig_shape = orig_shape
 
     def __len__(self) -> int:
-        """Number of boxes."""
+        """Return the number of boxes."""
         return len(self.data)
 
     def __getitem__(self, selection: Selection) -> Boxes:
-        """Some of the boxes, as `Boxes`."""
+        """Return some of the boxes."""
         return Boxes(self.data[selected_rows(len(self), selection)], self.orig_shape)
 
     def __iter__(self) -> Iterator[Boxes]:
-        """Yield the boxes, each as `Boxes` of one."""
+        """Yield each box as `Boxes`."""
         return (self[at] for at in range(len(self)))
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ class Boxes(HostArrays):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of `data`."""
+        """Shape of `data`."""
         return self.data.shape
 
     @property
@@ -117,7 +117,7 @@ class Boxes(HostArrays):
 
     @property
     def id(self) -> None:
-        """Nothing: samedge does not track."""
+        """None: samedge does not track."""
         return
 
     @property

@@ -1,4 +1,4 @@
-"""The picture of results: which of the overlay's strokes are made, in which order and colours."""
+"""Drawing of results with the strokes of the overlay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samedge.types import ImageArray
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is drawn and how; for the meaning of each see `Results.plot`."""
+    """Options of drawing; see `Results.plot`."""
 
     conf: bool = True
     line_width: float | None = None
@@ -29,24 +29,24 @@ class Look:
 
 
 def draw_results(results: Objects, image: ImageArray | None, look: Look) -> ImageArray:
-    """Return a copy of the image with results on it, BGR uint8 ``(H, W, 3)``: masks, then boxes, then labels on top.
+    """Return a copy of the image with results on it, BGR uint8 ``(H, W, 3)``: masks, boxes, and labels on top.
 
     Args:
-        results: What is drawn.
-        image: Instead of the results' own image; of the same size.
-        look: What is drawn and how.
+        results: Results to draw.
+        image: Replaces the results' own image; of the same size.
+        look: Options of drawing.
 
     Raises:
-        UsageError: `image` has another size, or the colour mode is not known.
+        UsageError: `image` has another size, or the colour mode is unknown.
         StorageError: The font cannot be read.
     """
     if look.color_mode not in ("class", "instance"):
-        raise UsageError(f"color_mode is {look.color_mode!r}", cure="Give 'class' or 'instance'")
+        raise UsageError(f"invalid color_mode {look.color_mode!r}", cure="Give 'class' or 'instance'")
     canvas = np.array(as_bgr(results.orig_img if image is None else image), order="C")
     height, width = results.orig_shape
     if canvas.shape[:2] != (height, width):
         raise UsageError(
-            f"img is {canvas.shape[1]} x {canvas.shape[0]} px, the results are of an image of {width} x {height} px",
+            f"img is {canvas.shape[1]} x {canvas.shape[0]} px, but the results are for {width} x {height} px",
             cure="Resize it first",
         )
     if results.boxes is None:

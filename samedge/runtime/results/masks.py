@@ -1,4 +1,4 @@
-"""Masks: the masks of results as arrays, polygons and RLE. Drawn or decoded when they are first used."""
+"""Masks: the masks of results as arrays, polygons and RLE. Drawn or decoded on first use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from samedge.types import Array, BoolArray, FloatArray, ImageArray
 
 @dataclass(frozen=True, eq=False)
 class RleMasks:
-    """N masks of the size of an image.
+    """N masks at image size.
 
     Attributes:
-        rles: One a mask.
+        rles: One per mask.
         image_shape: (height, width) of the image, px.
     """
 
@@ -32,12 +32,12 @@ class RleMasks:
     image_shape: tuple[int, int]
 
     def __len__(self) -> int:
-        """Number of masks."""
+        """Return the number of masks."""
         return len(self.rles)
 
     @cached_property
     def masks(self) -> BoolArray:
-        """The masks, bool ``[N, H, W]``; decoded once, at the first use.
+        """The masks, bool ``[N, H, W]``; decoded once, on first use.
 
         Raises:
             UsageError: There is not enough memory for all of them at once.
@@ -48,11 +48,11 @@ class RleMasks:
         return masks
 
     def iter_masks(self) -> Iterator[BoolArray]:
-        """Yield the masks one after the other, bool ``[H, W]`` each, and keep none."""
+        """Yield the masks one by one, bool ``[H, W]`` each, keeping none."""
         return map(decode_rle, self.rles)
 
     def __getitem__(self, index: int | slice | Array | Sequence[int]) -> RleMasks:
-        """Some of the masks."""
+        """Return some of the masks."""
         chosen = np.arange(len(self))[index].reshape(-1)
         return RleMasks([self.rles[at] for at in chosen.tolist()], self.image_shape)
 
@@ -61,11 +61,11 @@ _LAZY: Final = (Prediction, RleMasks)
 
 
 class Masks(HostArrays):
-    """N masks of the size of the image.
+    """N masks at image size.
 
     Args:
-        masks: bool ``[N, H, W]`` or ``[H, W]``; or a prediction or RLEs, which become pixels when they are needed.
-        orig_shape: (height, width) of the image, px; that of the masks if left out.
+        masks: bool ``[N, H, W]`` or ``[H, W]``; or a prediction or RLEs, drawn or decoded on first use.
+        orig_shape: (height, width) of the image, px; by default that of the masks.
 
     Attributes:
         orig_shape: (height, width) of the image, px.
@@ -83,7 +83,7 @@ class Masks(HostArrays):
             array = array[None] if array.ndim == 2 else array
             if array.ndim != 3 or array.dtype != np.bool_:
                 raise UsageError(
-                    f"masks have the shape {array.shape} and the dtype {array.dtype}",
+                    f"invalid masks of shape {array.shape} and dtype {array.dtype}",
                     cure="Give (N, H, W) of dtype bool",
                     shape=array.shape,
                 )
@@ -91,24 +91,24 @@ class Masks(HostArrays):
             shape = (array.shape[1], array.shape[2])
         if orig_shape is not None and tuple(orig_shape) != shape:
             raise UsageError(
-                f"masks are {shape[1]} x {shape[0]} px, the image is {orig_shape[1]} x {orig_shape[0]} px",
+                f"masks are {shape[1]} x {shape[0]} px, but the image is {orig_shape[1]} x {orig_shape[0]} px",
                 cure="Resize the masks to the image first",
             )
         self.orig_shape = shape
 
     def __len__(self) -> int:
-        """Number of masks."""
+        """Return the number of masks."""
         return len(self._masks)
 
     def __getitem__(self, selection: Selection) -> Masks:
-        """Some of the masks, as `Masks`."""
+        """Return some of the masks."""
         rows = selected_rows(len(self), selection)
         if isinstance(self._masks, _LAZY) and "masks" in self._masks.__dict__:
-            return Masks(self._masks.masks[rows], self.orig_shape)  # there already
+            return Masks(self._masks.masks[rows], self.orig_shape)  # already decoded
         return Masks(self._masks[rows], self.orig_shape)
 
     def __iter__(self) -> Iterator[Masks]:
-        """Yield the masks, each as `Masks` of one."""
+        """Yield each mask as `Masks`."""
         return (self[at] for at in range(len(self)))
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class Masks(HostArrays):
 
     @property
     def data(self) -> BoolArray:
-        """The masks, bool ``[N, H, W]``; drawn at the first use and then kept.
+        """The masks, bool ``[N, H, W]``; drawn on first use and then kept.
 
         Raises:
             UsageError: There is not enough memory for all of them at once; see `iter_masks`.
@@ -125,11 +125,11 @@ class Masks(HostArrays):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of `data`."""
+        """Shape of `data`."""
         return (len(self), *self.orig_shape)
 
     def iter_masks(self) -> Iterator[BoolArray]:
-        """Yield the masks, bool ``[H, W]`` each, without ever having them all in memory."""
+        """Yield the masks, bool ``[H, W]`` each, without holding all of them in memory."""
         if isinstance(self._masks, _LAZY) and "masks" not in self._masks.__dict__:
             yield from self._masks.iter_masks()
         else:
@@ -137,9 +137,9 @@ class Masks(HostArrays):
 
     @property
     def xy(self) -> list[FloatArray]:
-        """One polygon a mask, float32 ``[K, 2]``: (x, y) in px. One outline joins all parts; holes are dropped.
+        """One polygon per mask, float32 ``[K, 2]``: (x, y) in px. One outline joins all parts; holes are dropped.
 
-        For other ways with parts see `polygons`; `to_rle` keeps holes. An empty mask has ``[0, 2]``.
+        For other treatments of parts see `polygons`; `to_rle` keeps holes. An empty mask has ``[0, 2]``.
         """
         return [polygons[0] if polygons else np.zeros((0, 2), np.float32) for polygons in self.polygons("merge")]
 
@@ -153,7 +153,7 @@ class Masks(HostArrays):
 
         Args:
             parts: As in `mask_to_polygons`.
-            normalize: As shares of the image's width and height instead of px.
+            normalize: Return shares of the image's width and height instead of px.
         """
         scale = self._scale if normalize else np.ones(2, np.float32)
         for mask in self.iter_masks():
@@ -171,7 +171,7 @@ class Masks(HostArrays):
 
 
 class Objects(Protocol):
-    """The objects of one image, as records and drawings read them: what `Results` has.
+    """Objects of one image: the part of `Results` used by records and drawings.
 
     Attributes:
         orig_img: The image, BGR uint8 ``(H, W, 3)``.

@@ -1,7 +1,7 @@
-"""Drawing on images: masks, their contours, boxes, labels, prompts; and writing the picture to a file.
+"""Drawing on images: masks, their contours, boxes, labels, prompts; and writing the result to a file.
 
-Everything happens on a BGR uint8 copy of the image, and only inside the box of what is drawn: an image of 10 000 px a
-side needs no more than its copy and a few megabytes. Knows no results.
+Everything is drawn on a BGR uint8 copy of the image, and only inside the box of each object: an image of 10 000 px per
+side needs no more than its copy and a few megabytes.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ BOX: Final[Colour] = (0, 140, 255)
 _WHITE: Final[Colour] = (255, 255, 255)
 _BLACK: Final[Colour] = (0, 0, 0)
 _BAND_PIXELS: Final = 1 << 20
-# OpenCV takes 32-bit integers and shifts them; nothing that is drawn is so far out.
+# OpenCV shifts 32-bit coordinates; nothing is drawn this far out.
 _FARTHEST: Final = 1 << 20
 
 
 def instance_colour(index: int) -> Colour:
-    """Return the BGR colour of the i-th object: neighbours differ, because hues go round by the golden ratio."""
+    """Return the BGR colour of the i-th object: hues advance by the golden ratio, so neighbours differ."""
     hue = (0.58 + index * 0.61803398875) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.9, 0.65, 0.8)[index % 3], (1.0, 0.95, 0.8)[index % 3])
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
 def line_width_for(height: int, width: int) -> int:
-    """Return the width of lines, px, at least 1, that suits an image of so many rows and columns."""
+    """Return the line width for an image of this size, px, at least 1."""
     return max(1, round((height + width) * 0.0015))
 
 
 def draw_mask_overlay(
     canvas: ImageArray, mask: BoolArray, colour: Colour, *, alpha: float = 0.45, line_width: int | None = None
 ) -> None:
-    """Blend a colour into the canvas where the mask is, and draw the mask's contour with its holes.
+    """Blend a colour into the canvas inside the mask, and draw its contour and those of its holes.
 
     Args:
         canvas: uint8 ``(H, W, 3)``, BGR, contiguous; drawn on.
         mask: bool ``[H, W]``.
         colour: BGR.
         alpha: Share of the colour, 0..1.
-        line_width: Of the contour, px; 0 draws none, None suits the image.
+        line_width: Width of the contour, px; 0 draws none, None adapts to the image.
     """
     extent = mask_extent(mask)
     if extent is None:
         return
     rows, columns = extent
-    # A table for each channel instead of arithmetic: no floats of the size of the mask.
+    # A table for each channel instead of arithmetic: no float arrays of the mask's size.
     values = np.arange(256, dtype=np.float32)
     tables = [np.rint(values * (1 - alpha) + channel * alpha).astype(np.uint8) for channel in colour]
     step = max(1, _BAND_PIXELS // (columns.stop - columns.start))
@@ -100,15 +100,15 @@ def draw_label(
     font_size: float | None = None,
     font: str | None = None,
 ) -> None:
-    """Write a text on a background of its colour, above a point or, where there is no room, below it.
+    """Write text on a coloured background, above a point or, if there is no room, below it.
 
     Args:
-        canvas: uint8 ``(H, W, 3)``, BGR; drawn on. What does not fit is cut off.
-        text: What to write.
-        at: (x, y) in px: the left top of what the label belongs to.
-        colour: BGR, of the background; the text is black or white, whatever can be read on it.
-        font_size: px; None suits the image.
-        font: File of a TrueType font; None takes the one that comes with PIL.
+        canvas: uint8 ``(H, W, 3)``, BGR; drawn on. Overflow is clipped.
+        text: The text.
+        at: (x, y) in px: the top left of the labelled object.
+        colour: BGR, of the background; the text is black or white, whichever is readable on it.
+        font_size: px; None adapts to the image.
+        font: File of a TrueType font; None for PIL's own.
 
     Raises:
         StorageError: The font cannot be read.
@@ -123,7 +123,7 @@ def draw_label(
     label_width, label_height = int(right - left) + 2 * margin, int(bottom - top) + 2 * margin
     blue, green, red = colour
     ink = _BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else _WHITE
-    label = Image.new("RGB", (label_width, label_height), (blue, green, red))  # BGR all along: it is pasted as it is
+    label = Image.new("RGB", (label_width, label_height), (blue, green, red))  # BGR throughout: pasted unchanged
     ImageDraw.Draw(label).text((margin - left, margin - top), text, fill=ink, font=typeface)
     x, y = _pixels(at)
     y = y - label_height if y >= label_height else y
@@ -143,11 +143,11 @@ def draw_prompts(
     Args:
         image: BGR uint8 ``(H, W, 3)``.
         points: ``(2,)``, ``(N, 2)`` or ``(N, P, 2)``: (x, y) in px.
-        labels: One a point: 1 inside, 0 outside, -1 is not drawn; all 1 if left out.
+        labels: One per point: 1 inside, 0 outside, -1 is not drawn; by default all 1.
         boxes: ``(4,)`` or ``(N, 4)``: x1, y1, x2, y2 in px.
 
     Raises:
-        PromptError: A prompt that no predictor would take.
+        PromptError: A prompt that predictors would reject.
         ImageError: It is not an image.
     """
     import cv2
@@ -170,32 +170,32 @@ def draw_prompts(
     return canvas
 
 
-def write_picture(path: str | Path, picture: ImageArray) -> None:
-    """Write a BGR picture, uint8 ``(H, W, 3)``, into a file of the format that its name says.
+def write_image(path: str | Path, image: ImageArray) -> None:
+    """Write a BGR image, uint8 ``(H, W, 3)``, to a file in the format of its suffix.
 
-    Folders are made. A file that could not be written to its end is removed.
+    Folders are created. A partially written file is removed.
 
     Raises:
-        UsageError: The format is not known, or cannot hold a picture of this size.
-        StorageError: The file system says no.
+        UsageError: The format is unknown, or cannot hold an image of this size.
+        StorageError: The file cannot be written.
     """
     import cv2
 
     path = Path(path)
     known, encoded = False, None
     try:
-        # The suffix alone: OpenCV crashes on a name that is not UTF-8.
-        known = len(path.suffix) > 1 and path.suffix.isascii() and cv2.haveImageWriter(f"picture{path.suffix}")
+        # Only the suffix: OpenCV crashes on a name that is not UTF-8.
+        known = len(path.suffix) > 1 and path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")
         if known:
-            written, data = cv2.imencode(path.suffix, picture)
+            written, data = cv2.imencode(path.suffix, image)
             encoded = data.tobytes() if written else None
     except cv2.error:
         encoded = None
     if encoded is None:
         raise UsageError(
-            "a picture cannot be written in this format"
+            "unknown image format"
             if not known
-            else f"{picture.shape[1]} x {picture.shape[0]} px are too much for this format",
+            else f"{image.shape[1]} x {image.shape[0]} px are too large for this format",
             where=path,
             cure="End the name in .png, .jpg, .webp or .tiff" if not known else "End the name in .png or .tiff",
         )
@@ -206,8 +206,8 @@ def write_picture(path: str | Path, picture: ImageArray) -> None:
                 file.write(encoded)
                 file.flush()
             except OSError:
-                if path.is_file():  # and no device
-                    path.unlink()  # half a picture is none
+                if path.is_file():  # not a device
+                    path.unlink()  # incomplete
                 raise
 
 

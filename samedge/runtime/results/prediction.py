@@ -1,4 +1,4 @@
-"""What a predictor returns: logits at low resolution, scores, and masks of the image's size when they are asked for."""
+"""A prediction: low-resolution logits, scores, and masks at image size on demand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Prediction:
     """K masks, in the order of the prompts.
 
     Attributes:
-        low_res_logits: float32 ``[K, side, side]``; each can be given as a mask prompt to refine it.
-        scores: float32 ``[K]``, the IoU that the model predicts for each mask.
-        prompt_index: int ``[K]``, which prompt each mask answers.
-        mask_index: int ``[K]``, which of the decoder's four masks each is: 0, or 1 to 3 with ``multimask``.
-        geometry: Of the image.
+        low_res_logits: float32 ``[K, side, side]``; each can be given as a mask prompt for refinement.
+        scores: float32 ``[K]``, predicted IoU of each mask.
+        prompt_index: int ``[K]``, index of the prompt of each mask.
+        mask_index: int ``[K]``, index among the decoder's four masks: 0, or 1 to 3 with ``multimask``.
+        geometry: Geometry of the image.
         mask_threshold: A pixel belongs to a mask if its logit is greater.
-        speed: Milliseconds for "preprocess", "inference" (encoder and decoder) and "postprocess". Drawing masks is not
-            in it: it happens when they are asked for.
+        speed: Milliseconds for "preprocess", "inference" (encoder and decoder) and "postprocess", which excludes
+            drawing masks on demand.
     """
 
     low_res_logits: FloatArray
@@ -39,7 +39,7 @@ class Prediction:
     speed: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def __len__(self) -> int:
-        """Number of masks."""
+        """Return the number of masks."""
         return len(self.scores)
 
     @property
@@ -49,7 +49,7 @@ class Prediction:
 
     @cached_property
     def masks(self) -> BoolArray:
-        """The masks at the size of the image, bool ``[K, H, W]``; drawn once, at the first use.
+        """The masks at image size, bool ``[K, H, W]``; drawn once, on first use.
 
         Raises:
             UsageError: There is not enough memory for all of them at once.
@@ -60,7 +60,7 @@ class Prediction:
         return masks
 
     def iter_masks(self) -> Iterator[BoolArray]:
-        """Yield the masks one after the other, bool ``[H, W]`` each, and keep none."""
+        """Yield the masks one by one, bool ``[H, W]`` each, keeping none."""
         for logits in self.low_res_logits:
             mask = np.empty(self.image_shape, np.bool_)
             draw_mask(logits, self.geometry, self.mask_threshold, mask)
@@ -68,7 +68,7 @@ class Prediction:
 
     @cached_property
     def boxes(self) -> FloatArray:
-        """Tight boxes of the masks, float32 ``[K, 4]``, found without drawing them.
+        """Tight boxes of the masks, float32 ``[K, 4]``, computed without drawing them.
 
         (x1, y1, x2, y2): first and last column and row of each mask in px, zeros for an empty mask.
         """
@@ -76,11 +76,11 @@ class Prediction:
         return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
 
     def resized(self, height: int, width: int) -> Prediction:
-        """The same masks for a larger or smaller copy of the image, drawn from the same logits."""
+        """Return the prediction for a resized copy of the image, drawn from the same logits."""
         return replace(self, geometry=replace(self.geometry, height=height, width=width))
 
     def __getitem__(self, index: int | slice | NDArray[np.bool_] | NDArray[np.intp] | list[int]) -> Prediction:
-        """Some of the masks, as a prediction."""
+        """Return some of the masks."""
         chosen = np.arange(len(self))[index].reshape(-1)
         return Prediction(
             self.low_res_logits[chosen],

@@ -18,7 +18,7 @@ from samedge.tables import csv_text
 
 
 def summary(results: Objects, *, normalize: bool, decimals: int) -> list[dict[str, Any]]:
-    """Return a record an object; see `Results.summary`."""
+    """Return one record per object; see `Results.summary`."""
     if results.boxes is None:
         return []
     height, width = results.orig_shape
@@ -100,7 +100,7 @@ def to_coco(results: Objects, *, image_id: int, category_id: int | None) -> list
 
 
 def _coco_boxes(results: Objects, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
-    """Return what a detector found, without masks, as COCO annotations."""
+    """Return boxes without masks as COCO annotations."""
     if results.boxes is None:
         return []
     annotations: list[dict[str, Any]] = []
@@ -124,7 +124,7 @@ def save_txt(results: Objects, path: Path, *, save_conf: bool, parts: Parts) -> 
     """Append lines in YOLO's format; see `Results.save_txt`.
 
     Raises:
-        StorageError: The file system says no.
+        StorageError: The file cannot be written.
     """
     lines = list(_txt_lines(results, save_conf=save_conf, parts=parts))
     if lines:
@@ -160,9 +160,9 @@ def save_crops(results: Objects, folder: Path, name: Path, *, margin: int) -> li
     """Write the part of the image around each box; see `Results.save_crop`.
 
     Raises:
-        StorageError: The file system says no.
+        StorageError: A file cannot be written.
     """
-    from samedge.runtime.results.overlay import write_picture
+    from samedge.runtime.results.overlay import write_image
 
     if results.boxes is None:
         return []
@@ -174,12 +174,12 @@ def save_crops(results: Objects, folder: Path, name: Path, *, margin: int) -> li
         left, top = (max(0, int(value) - margin) for value in np.floor(box[:2]))
         right, bottom = (int(value) + 1 + margin for value in np.ceil(box[2:]))
         crop = image[top : min(bottom, height), left : min(right, width)]
-        # A class's name becomes one folder, whatever is in it.
+        # A class's name becomes a single folder, whatever characters it has.
         kind = results.name_of(int(index)).replace("/", "_").replace("\\", "_").strip(".") or "_"
         path, number = folder / kind / f"{name.stem}{suffix}", 2
         while path.exists():
             path, number = folder / kind / f"{name.stem}{number}{suffix}", number + 1
         if crop.size:
-            write_picture(path, np.ascontiguousarray(crop))
+            write_image(path, np.ascontiguousarray(crop))
             written.append(str(path))
     return written

@@ -1,9 +1,8 @@
-"""Results: the masks and boxes of one image, and the ways to look at them, pick from them and keep them.
+"""Results: the masks and boxes of one image, and the ways to view, select and save them.
 
-Names, shapes and file formats are those that Ultralytics' users know, written anew on numpy. New is what keeps masks
-and prompts together: `prompt_index` goes with every mask through slicing and filtering, `dropped` names the prompts
-that have no mask left, and RLE keeps holes and parts that polygons lose. How records are written is in
-`samedge.runtime.results.records`, how pictures are drawn in `samedge.runtime.results.overlay`.
+Names, shapes and file formats are those familiar from Ultralytics, reimplemented on numpy. New is what keeps masks and
+prompts together: `prompt_index` follows every mask through slicing and filtering, `dropped` names the prompts without a
+mask, and RLE keeps the holes and parts that polygons lose.
 """
 
 from __future__ import annotations
@@ -39,28 +38,28 @@ class Results(HostArrays):
 
     Args:
         orig_img: The image, uint8 ``(H, W, 3)``, BGR.
-        path: Where it came from.
-        names: Names of the classes; ``{i: str(i)}`` if left out.
-        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class. Left out where there are masks: their tight boxes, score 1.
+        path: Source of the image.
+        names: Names of the classes; by default ``{i: str(i)}``.
+        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class. By default the masks' tight boxes, score 1.
         masks: bool ``[N, H, W]``, a prediction, or RLEs.
         speed: Milliseconds for "preprocess", "inference" and "postprocess".
-        prompt_index: Which prompt each mask answers, ``[N]``; the classes if left out.
-        dropped: Prompts that have no mask here because none of theirs scored well enough.
+        prompt_index: Index of the prompt of each mask, ``[N]``; by default the classes.
+        dropped: Prompts without a mask because none scored well enough.
 
     Attributes:
         orig_img: The image.
         orig_shape: (height, width) of the image, px.
-        path: Where it came from, or None.
+        path: Source of the image, or None.
         names: Names of the classes.
         boxes: The boxes, or None.
         masks: The masks, or None when there are none.
-        speed: Milliseconds for each stage; None where nobody measured it.
-        prompt_index: Which prompt each mask answers, int ``[N]``.
-        dropped: Prompts that have no mask left.
-        save_dir: Folder in which `save` puts a picture that was given no name; None is the current folder.
+        speed: Milliseconds for each stage; None if not measured.
+        prompt_index: Index of the prompt of each mask, int ``[N]``.
+        dropped: Prompts without a mask.
+        save_dir: Folder of images that `save` writes without a name; None for the current folder.
 
     Raises:
-        UsageError: Boxes, masks and prompt indices are not equally many, or masks are not of the image's size.
+        UsageError: Numbers of boxes, masks and prompt indices differ, or masks are not at image size.
     """
 
     def __init__(
@@ -100,14 +99,14 @@ class Results(HostArrays):
     ) -> Self:
         """Return the results of a prediction: class = prompt, score = predicted IoU, box = tight box of the mask.
 
-        The masks are drawn when they are first used.
+        The masks are drawn on first use.
 
         Args:
-            prediction: Of this image.
+            prediction: Prediction for this image.
             orig_img: The image, uint8 ``(H, W, 3)``, BGR.
-            path: Where it came from.
-            speed: Milliseconds for each stage; that of the prediction if left out.
-            dropped: Prompts that have no mask in the prediction because none of theirs scored well enough.
+            path: Source of the image.
+            speed: Milliseconds for each stage; by default the prediction's.
+            dropped: Prompts without a mask in the prediction because none scored well enough.
         """
         data = np.column_stack([prediction.boxes, prediction.scores, prediction.prompt_index]).astype(np.float32)
         return cls(
@@ -141,7 +140,7 @@ class Results(HostArrays):
         index = np.asarray(prompt_index, np.intp).reshape(-1)
         if len(index) != count or (masks is not None and len(masks) != count):
             raise UsageError(
-                f"there are {count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices",
+                f"{count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices differ",
                 cure="Give one of each for every object",
             )
         self.boxes = boxes
@@ -149,11 +148,11 @@ class Results(HostArrays):
         self.prompt_index = index
 
     def __len__(self) -> int:
-        """Number of objects."""
+        """Return the number of objects."""
         return len(self.prompt_index)
 
     def __getitem__(self, selection: Selection) -> Results:
-        """Some of the objects, as `Results`: by index, slice, or a list or array of indices or booleans."""
+        """Return some of the objects: by index, slice, or a list or array of indices or booleans."""
         rows = selected_rows(len(self), selection)
         chosen = self.new()
         chosen.update(
@@ -164,7 +163,7 @@ class Results(HostArrays):
         return chosen
 
     def __iter__(self) -> Iterator[Results]:
-        """Yield the objects, each as `Results` of one."""
+        """Yield each object as `Results`."""
         return (self[at] for at in range(len(self)))
 
     def __repr__(self) -> str:
@@ -188,12 +187,12 @@ class Results(HostArrays):
         """Replace boxes, masks or both.
 
         Args:
-            boxes: ``[N, 6]``; the old ones stay if left out.
-            masks: bool ``[N, H, W]``; the old ones stay if left out.
-            prompt_index: ``[N]``; the old ones stay if left out and there are as many objects as before.
+            boxes: ``[N, 6]``; the old ones stay if omitted.
+            masks: bool ``[N, H, W]``; the old ones stay if omitted.
+            prompt_index: ``[N]``; the old ones stay if omitted and the number of objects is unchanged.
 
         Raises:
-            UsageError: They are not equally many.
+            UsageError: Their numbers differ.
         """
         if boxes is not None and not isinstance(boxes, Boxes):
             boxes = Boxes(boxes, self.orig_shape)
@@ -206,11 +205,11 @@ class Results(HostArrays):
         self._set(boxes, masks, prompt_index)
 
     def name_of(self, index: int) -> str:
-        """Return the name of a class; its number where it has none."""
+        """Return the name of a class, or its number."""
         return self.names.get(index, str(index))
 
     def verbose(self) -> str:
-        """Return how many objects of which class there are, such as "1 0, 2 1"; empty if there are none."""
+        """Return the number of objects of each class, such as "1 0, 2 1", or an empty string."""
         if self.boxes is None or not len(self):
             return ""
         classes, counts = np.unique(self.boxes.cls.astype(int), return_counts=True)
@@ -253,82 +252,82 @@ class Results(HostArrays):
 
         Args:
             conf: Write scores into labels.
-            line_width: Of boxes and contours, px; None suits the image.
-            font_size: Of labels, px; None suits the image.
+            line_width: Width of boxes and contours, px; None adapts to the image.
+            font_size: Size of labels, px; None adapts to the image.
             font: File of a TrueType font.
             pil: Return a PIL image (RGB) instead.
             img: Draw on a copy of this image of the same size instead.
             labels: Write labels.
             boxes: Draw boxes.
             masks: Draw masks.
-            show: Open the picture in a window.
-            save: Write the picture to `filename`.
+            show: Open the image in a window.
+            save: Write the image to `filename`.
             filename: As in `save`.
-            color_mode: A colour for each "class" (prompt), or for each "instance".
+            color_mode: Colours by "class" (prompt), or by "instance".
 
         Raises:
             UsageError: `img` has another size, or `color_mode` is neither of the two.
-            StorageError: The font cannot be read, or the picture cannot be written.
+            StorageError: The font cannot be read, or the image cannot be written.
         """
         from samedge.runtime.results import drawing
 
-        picture = drawing.draw_results(
+        drawn = drawing.draw_results(
             self,
             img,
             drawing.Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode),
         )
         if save:
-            self._write(picture, filename)
+            self._write(drawn, filename)
         if show or pil:
             from PIL import Image
 
-            image = Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
+            image = Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))
             if show:
                 image.show(title=self.path)
-            return image if pil else picture
-        return picture
+            return image if pil else drawn
+        return drawn
 
     def show(self) -> None:
-        """Open the picture of `plot` in a window of the system's picture viewer."""
+        """Open the image of `plot` in the system's image viewer."""
         self.plot(show=True)
 
     def save(self, filename: str | os.PathLike[str] | None = None) -> str:
-        """Write the picture of `plot` and return its path.
+        """Write the image of `plot` and return its path.
 
         Args:
-            filename: The ending says the format. If left out: "results_" and the name of the image, in `save_dir`.
+            filename: The suffix selects the format. By default "results_" and the name of the image, in `save_dir`.
 
         Raises:
-            UsageError: The format is not known.
-            StorageError: The file system says no.
+            UsageError: The format is unknown.
+            StorageError: The file cannot be written.
         """
         return self._write(self.plot(), filename)
 
-    def _write(self, picture: ImageArray, filename: str | os.PathLike[str] | None) -> str:
-        from samedge.runtime.results.overlay import write_picture
+    def _write(self, drawn: ImageArray, filename: str | os.PathLike[str] | None) -> str:
+        from samedge.runtime.results.overlay import write_image
 
         if filename is None:
             name = f"results_{Path(self.path or 'image.jpg').name}"
             path = Path(self.save_dir or ".") / (name if Path(name).suffix else f"{name}.jpg")
         else:
             path = Path(filename)
-        write_picture(path, picture)
+        write_image(path, drawn)
         return str(path)
 
     def save_txt(self, txt_file: str | os.PathLike[str], save_conf: bool = False, *, parts: Parts = "merge") -> str:
-        """Append one line an object to a text file in YOLO's format, and return the path of the file.
+        """Append one line per object to a text file in YOLO's format, and return the path of the file.
 
-        A line is "class x1 y1 x2 y2 ..." (with a score at its end if asked for), as shares of the image's width and
-        height. Objects of fewer than 3 points get no line. Results without masks get "class x y width height" (centre).
-        The class is the number of the prompt, whichever masks were dropped. Without lines no file is made.
+        A line is "class x1 y1 x2 y2 ..." (followed by a score if requested), as shares of the image's width and height.
+        Objects of fewer than 3 points get no line. Results without masks get "class x y width height" (centre). The
+        class is the index of the prompt, even if masks were dropped. Without lines no file is written.
 
         Args:
-            txt_file: The file; folders are made.
+            txt_file: The file; folders are created.
             save_conf: Write scores too.
-            parts: What becomes of masks of several parts; with "all", each part is a line.
+            parts: Treatment of masks of several parts; with "all", each part is a line.
 
         Raises:
-            StorageError: The file system says no.
+            StorageError: The file cannot be written.
         """
         return records.save_txt(self, Path(txt_file), save_conf=save_conf, parts=parts)
 
@@ -338,21 +337,21 @@ class Results(HostArrays):
         """Write the part of the image around each box to ``save_dir/<class name>/``, and return the paths.
 
         Args:
-            save_dir: Folder; made if it is not there.
-            file_name: Name of the files, with ".jpg" where it has no ending. Numbers are added: nothing is overwritten.
-            margin: Around each box, px.
+            save_dir: Folder; created if missing.
+            file_name: Name of the files, by default with ".jpg". Numbers are added: nothing is overwritten.
+            margin: Margin around each box, px.
 
         Raises:
-            StorageError: The file system says no.
+            StorageError: A file cannot be written.
         """
         return records.save_crops(self, Path(save_dir), Path(file_name), margin=margin)
 
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
-        """Return a record an object: "name", "class", "confidence", "box" {x1, y1, x2, y2}, "segments" {x, y}.
+        """Return one record per object: "name", "class", "confidence", "box" {x1, y1, x2, y2}, "segments" {x, y}.
 
         Args:
-            normalize: Coordinates as shares of the image's width and height instead of px.
-            decimals: To which numbers are rounded.
+            normalize: Return coordinates as shares of the image's width and height instead of px.
+            decimals: Decimals that numbers are rounded to.
         """
         return records.summary(self, normalize=normalize, decimals=decimals)
 
@@ -377,10 +376,10 @@ class Results(HostArrays):
         return [] if self.masks is None else self.masks.to_rle()
 
     def to_coco(self, image_id: int = 0, category_id: int | None = None) -> list[dict[str, Any]]:
-        """Return the objects as COCO annotations with RLE: what pycocotools loads and evaluates.
+        """Return the objects as COCO annotations with RLE, as loaded and evaluated by pycocotools.
 
         Args:
-            image_id: Of the image.
-            category_id: Of every object; its class if left out.
+            image_id: Id of the image.
+            category_id: Category of every object; by default its class.
         """
         return records.to_coco(self, image_id=image_id, category_id=category_id)

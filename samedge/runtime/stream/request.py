@@ -1,4 +1,4 @@
-"""What a stream is asked for: images, what is to be found in each, and what becomes of errors."""
+"""The request of a stream: images, prompts, and the treatment of errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from samedge.runtime.image.sources import find_images
 R = TypeVar("R")
 
 Arguments: TypeAlias = "Mapping[str, object]"
-"""Keyword arguments of what decodes: of `Predictor.predict`, where nothing else was named."""
+"""Keyword arguments of the decoding function, by default `Predictor.predict`."""
 StreamSource: TypeAlias = "ImageSource | tuple[ImageSource, Arguments | None]"
 ArgumentsOf: TypeAlias = "Callable[[int, ImageSource], Arguments]"
 OnError: TypeAlias = Literal["raise", "yield"]
@@ -28,10 +28,10 @@ _PREDICT: Final = (*_PROMPTS, "labels", "multimask", "conf")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamRequest(Generic[R]):
-    """What a stream is asked for; the arguments of `Predictor.stream`.
+    """The request of a stream; see the arguments of `Predictor.stream`.
 
     Raises:
-        UsageError: They mean nothing.
+        UsageError: An argument is invalid.
     """
 
     sources: str | os.PathLike[str] | Iterable[StreamSource]
@@ -44,20 +44,20 @@ class StreamRequest(Generic[R]):
 
     def __post_init__(self) -> None:
         if self.queue_size < 1:
-            raise UsageError(f"queue_size is {self.queue_size}", cure="Give 1 or more")
+            raise UsageError(f"invalid queue_size {self.queue_size}", cure="Give 1 or more")
         if self.errors not in ("raise", "yield"):
-            raise UsageError(f"errors is {self.errors!r}", cure="Choose raise or yield")
+            raise UsageError(f"invalid errors {self.errors!r}", cure="Choose raise or yield")
         one_array = isinstance(self.sources, np.ndarray) and self.sources.ndim < 4
         if one_array or not isinstance(self.sources, (str, os.PathLike, Iterable)):
             raise UsageError(
-                f"a stream reads many images, and this is one {type(self.sources).__name__}",
+                f"a stream reads many images, not one {type(self.sources).__name__}",
                 cure="Give a folder, a list, or anything else that yields images",
             )
         if self.needs_prompts and isinstance(self.arguments, Mapping):
             require_known(self.arguments)
 
     def each_source(self) -> Iterator[StreamSource]:
-        """Yield the images of a folder or a pattern in natural order, and what anything else yields.
+        """Yield the images of a folder or pattern in natural order, or the items of any other iterable.
 
         Raises:
             ImageError: A folder or a pattern has no image.
@@ -70,10 +70,10 @@ class StreamRequest(Generic[R]):
 
 
 def image_and_arguments(item: StreamSource) -> tuple[ImageSource, Arguments]:
-    """Return an item of the source as an image and what comes with it.
+    """Split an item of the source into the image and its arguments.
 
     Raises:
-        ImageError: It is a tuple of something else.
+        ImageError: It is another kind of tuple.
     """
     if not isinstance(item, tuple):
         return item, {}
@@ -86,26 +86,26 @@ def image_and_arguments(item: StreamSource) -> tuple[ImageSource, Arguments]:
 
 
 def require_known(arguments: Arguments) -> None:
-    """Compare names with those of the arguments of `Predictor.predict`.
+    """Check that names are arguments of `Predictor.predict`.
 
     Raises:
-        UsageError: One is not among them.
+        UsageError: A name is unknown.
     """
     unknown = [name for name in arguments if name not in _PREDICT]
     if unknown:
-        raise UsageError(f"predict has no argument {unknown[0]!r}", cure=f"Known: {', '.join(_PREDICT)}")
+        raise UsageError(f"predict has no argument {unknown[0]!r}", cure=f"Use one of: {', '.join(_PREDICT)}")
 
 
 def require_prompts(arguments: Arguments) -> None:
-    """Check that `Predictor.predict` has something to do.
+    """Check that `Predictor.predict` gets at least one prompt.
 
     Raises:
-        UsageError: An argument is not one of its.
+        UsageError: An argument is unknown.
         PromptError: There is no prompt.
     """
     require_known(arguments)
     if all(arguments.get(name) is None for name in _PROMPTS):
         raise PromptError(
-            "there are no prompts for this image",
+            "no prompts for this image",
             cure="Give prompts, or (image, prompts) as items; decode=Predictor.everything needs none",
         )

@@ -1,7 +1,6 @@
-"""Many images, one after the other: the next ones are read and encoded while the last one is decoded.
+"""Streams of images: the next ones are read and encoded while the last one is decoded.
 
-Order is kept, memory is bounded, and an error says which image it is about. Of a predictor it knows what `StreamHost`
-says.
+Order is preserved, memory is bounded, and errors name the image concerned.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from typing_extensions import Self
@@ -26,21 +25,21 @@ from samedge.runtime.stream.request import (
     require_prompts,
 )
 from samedge.runtime.stream.work_ahead import WorkAhead
-from samedge.types import ImageArray
+from samedge.types import Closing, ImageArray
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamItem(Generic[R]):
-    """What a stream says about one image.
+    """The outcome of one image of a stream.
 
     Attributes:
-        index: Place in the source, from 0.
-        path: Where the image came from; None for arrays and PIL images.
-        error: Why there is no result; only in streams with ``errors="yield"``.
+        index: Position in the source, from 0.
+        path: Path of the image; None for arrays and PIL images.
+        error: The reason there is no result; only in streams with ``errors="yield"``.
         speed: Milliseconds for "preprocess", "inference" and "postprocess". They overlap with those of other images, so
-            that their sum over a stream is more than the time it took.
+            their sum over a stream exceeds its duration.
         image: BGR uint8 ``(H, W, 3)``; only in streams with ``keep_images``.
     """
 
@@ -53,7 +52,7 @@ class StreamItem(Generic[R]):
 
     @property
     def result(self) -> R:
-        """What decoding returned: a `Prediction`, where nothing else was asked for.
+        """Result of decoding, by default a `Prediction`.
 
         Raises:
             SamedgeError: `error`, if there is one.
@@ -64,7 +63,7 @@ class StreamItem(Generic[R]):
 
 
 class Timed(Protocol):
-    """A predictor, as far as a stream knows it; the rest is between it and what decodes."""
+    """The part of a predictor that a stream uses itself."""
 
     @property
     def speed(self) -> dict[str, float]:
@@ -74,13 +73,13 @@ class Timed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamHost:
-    """What a stream needs of a predictor.
+    """The predictor's side of a stream.
 
     Attributes:
         encode: Reads and encodes an image; called in the stream's thread.
-        present: Makes a predictor of which an encoded image is the present one; called by the consumer, as are those of
-            its methods that decode.
-        claim: Told that a stream begins; raises UsageError if there must not be one.
+        present: Returns a predictor of which an encoded image is the current one; called, like its decoding methods, by
+            the consumer.
+        claim: Called when a stream begins; raises UsageError if it must not.
     """
 
     encode: Callable[[ImageSource], EncodedImage]
@@ -90,7 +89,7 @@ class StreamHost:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ready:
-    """An image that is encoded, or why it is not. ``source`` is kept for those who ask for prompts by it."""
+    """An encoded image, or the error. ``source`` is kept for functions that return prompts."""
 
     index: int
     path: str | None
@@ -102,7 +101,7 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reader:
-    """Makes an item of the source ready. Runs in the worker, and must not hold the stream: see `Stream`."""
+    """Encodes items of the source. Runs in the worker, and must not hold the stream: see `Stream`."""
 
     encode: Callable[[ImageSource], EncodedImage]
     request: StreamRequest[Any]
@@ -125,16 +124,16 @@ class _Reader:
         return _Ready(index, path, None if isinstance(common, Mapping) else source, own, image)
 
 
-class Stream(Iterator[StreamItem[R]]):
+class Stream(Closing, Iterator[StreamItem[R]]):
     """The items of `Predictor.stream`, in the order of the images. For one consumer, in one thread.
 
-    Reading begins with the first item that is asked for. The worker ends at the end of the source, at an error, at
-    `close`, at the end of a ``with`` block, and when the stream is forgotten, as a loop that is left early does. Ending
-    waits for the image that is being encoded.
+    Reading begins with the first item requested. The worker ends at the end of the source, at an error, at `close`, at
+    the end of a ``with`` block, and when the stream is garbage-collected, as after leaving a loop early. Ending waits
+    for the image being encoded.
     """
 
-    # The worker's thread keeps alive what it works on. It must not be the stream itself, which would then never be
-    # forgotten.
+    # The worker's thread keeps its objects alive. They must not include the stream itself, which would then never be
+    # garbage-collected.
 
     def __init__(self, host: StreamHost, request: StreamRequest[R]) -> None:
         self._host = host
@@ -145,7 +144,7 @@ class Stream(Iterator[StreamItem[R]]):
 
     @property
     def open(self) -> bool:
-        """Whether an item was asked for, and more may come."""
+        """True after the first item was requested, while more may come."""
         return self._ready is not None and not self._closed
 
     def __iter__(self) -> Self:
@@ -156,7 +155,7 @@ class Stream(Iterator[StreamItem[R]]):
 
         Raises:
             StopIteration: There are no more.
-            SamedgeError: Of the next image, and says which; or of the source, after which nothing comes.
+            SamedgeError: The next image failed, and is named; or the source failed, which ends the stream.
             UsageError: Another stream of the predictor is open.
         """
         if self._closed:
@@ -173,7 +172,7 @@ class Stream(Iterator[StreamItem[R]]):
             request = self._request
             reader = _Reader(self._host.encode, request)
             self._ready = WorkAhead(request.each_source(), reader, ahead=request.queue_size, name="samedge-stream")
-            # Also at the end of the process: a thread inside a native library must not outlive the interpreter.
+            # Also at exit: a thread inside a native library must not outlive the interpreter.
             self._end = weakref.finalize(self, self._ready.close)
             self._ready.start()
         return self._ready
@@ -189,7 +188,7 @@ class Stream(Iterator[StreamItem[R]]):
                 raise
             except SamedgeError as failure:
                 error = _named(failure, ready.index, ready.path)
-            except StopIteration as failure:  # it would pass for the end of the stream
+            except StopIteration as failure:  # otherwise mistaken for the end of the stream
                 raise RuntimeError(f"decoding image {ready.index} raised StopIteration") from failure
         if error is not None:
             if self._request.errors == "raise":
@@ -208,22 +207,14 @@ class Stream(Iterator[StreamItem[R]]):
         return arguments
 
     def close(self) -> None:
-        """End the stream; what is encoded already is dropped. May be called twice."""
+        """End the stream, dropping encoded images. Idempotent."""
         self._closed = True
         if self._end is not None:
             self._end()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _named(error: SamedgeError, index: int, path: str | None) -> SamedgeError:
-    """Return the error with the image that it is about in `where`, and as attributes."""
+    """Return the error with its image in `where` and in attributes."""
     name = f"image {index}" if path is None else f"image {index} ({path})"
     if error.where is not None and (path is None or Path(error.where) != Path(path)):
         name = f"{name}, {error.where}"
@@ -233,7 +224,7 @@ def _named(error: SamedgeError, index: int, path: str | None) -> SamedgeError:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Drop tracebacks: their frames hold the image and its embedding for as long as somebody keeps the error."""
+    """Drop tracebacks: their frames hold the image and its embedding as long as the error is kept."""
     seen: BaseException | None = error
     while seen is not None:
         seen.__traceback__ = None

@@ -1,6 +1,6 @@
-"""Work done ahead of its consumer: a thread applies a function to the items of a source, and waits when it is too far.
+"""Work ahead of its consumer: a thread applies a function to the items of a source, pausing when too far ahead.
 
-Order is kept, and the items that are in memory are bounded. Knows nothing of images.
+Order is preserved, and the number of items in memory is bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _PATIENCE_S: Final = 1.0
-"""How long `WorkAhead.close` waits for a source that does not answer, such as a camera without a picture."""
+"""Time that `WorkAhead.close` waits for an unresponsive source, such as a camera without frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,16 @@ class _End:
 
 
 class WorkAhead(Iterator[R], Generic[T, R]):
-    """Yields ``work(index, item)`` for each item of a source, worked out in a thread of its own, from `start` on.
+    """An iterator over ``work(index, item)`` for each item of a source, computed in its own thread after `start`.
 
-    An exception of the source or of the work is raised where its result would have come, and ends the iteration. The
-    thread ends with the process. For one consumer.
+    An exception of the source or of the work is raised in place of its result, and ends the iteration. The thread ends
+    with the process. For one consumer.
 
     Args:
         source: Read in the thread, item by item, when there is room.
         work: Called in the thread.
-        ahead: At most so many items have been read and not yet been taken, 1 or more.
-        name: Of the thread.
+        ahead: Most items read but not yet consumed, 1 or more.
+        name: Name of the thread.
     """
 
     def __init__(self, source: Iterable[T], work: Callable[[int, T], R], *, ahead: int, name: str) -> None:
@@ -54,7 +54,7 @@ class WorkAhead(Iterator[R], Generic[T, R]):
         self._thread = Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin; once. Apart from making this, so that whoever is interrupted in between can still close it."""
+        """Start the thread, once. Separate from construction, so that an interrupted caller can still close it."""
         self._thread.start()
 
     def __iter__(self) -> Self:
@@ -64,7 +64,7 @@ class WorkAhead(Iterator[R], Generic[T, R]):
         """Return the next result, and make room for one more.
 
         Raises:
-            StopIteration: The source is at its end, or this was closed.
+            StopIteration: The source is exhausted, or the iterator is closed.
         """
         if self._stopped.is_set():
             raise StopIteration
@@ -78,14 +78,14 @@ class WorkAhead(Iterator[R], Generic[T, R]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stop the thread and wait for it: the work on one item at most. May be called twice, and from any thread.
+        """Stop the thread and wait for it: at most for one item's work. Idempotent and thread-safe.
 
-        A source that is waited for may never answer. It is given a second; after that the thread is left to itself. It
-        ends when the source answers, and does no more work.
+        A source may never respond. After one second the thread is abandoned: it ends when the source responds, and does
+        no more work.
         """
         self._stopped.set()
         self._room.release()
-        self._done.put(_End())  # for a consumer that waits in another thread
+        self._done.put(_End())  # for a consumer waiting in another thread
         if self._thread.ident is None or self._thread is current_thread():  # the garbage collector runs anywhere
             return
         while self._thread.is_alive():
@@ -98,10 +98,10 @@ class WorkAhead(Iterator[R], Generic[T, R]):
             source = iter(self._source)
             for index in count():
                 self._room.acquire()
-                # In a function of its own, so that nothing of this item is kept while there is no room for the next.
+                # A separate function, so that no reference to this item remains while there is no room for the next.
                 if not self._step(index, source):
                     break
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the consumer
+        except BaseException as error:  # noqa: BLE001 - any exception belongs to the consumer
             self._done.put(_End(error))
 
     def _step(self, index: int, source: Iterator[T]) -> bool:

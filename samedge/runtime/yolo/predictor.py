@@ -6,10 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 
 import numpy as np
-from typing_extensions import Self
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.protocol import Engine
@@ -21,7 +19,7 @@ from samedge.runtime.yolo.detections import Detections, Thresholds, detect, sele
 from samedge.runtime.yolo.graph import YoloGraph
 from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.runtime.yolo.prototypes import draw_masks
-from samedge.types import Array, FloatArray, ImageArray
+from samedge.types import Array, Closing, FloatArray, ImageArray
 
 DEFAULT_THRESHOLDS = Thresholds()
 
@@ -37,7 +35,7 @@ class _Prepared:
     milliseconds: float
 
 
-class YoloPredictor:
+class YoloPredictor(Closing):
     """A YOLO graph that can be asked for boxes and masks.
 
     `samedge.load` makes one from the bundle of a YOLOv8 or FastSAM. Use it as a context manager, or call `close` when
@@ -217,11 +215,3 @@ class YoloPredictor:
     def close(self) -> None:
         """Free the graph."""
         self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

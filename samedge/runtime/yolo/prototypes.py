@@ -1,8 +1,8 @@
-"""Masks as weighted sums of prototypes, drawn at the size of the image and cut to their boxes.
+"""Masks as weighted sums of prototypes, drawn at image size and cut to their boxes.
 
-Ultralytics' ``retina_masks`` rule: prototypes are enlarged so far that the letterbox's padding is whole pixels, the
-padding is cut off, the rest is resized to the image, and what is positive and inside the box is the mask. Both steps
-are bilinear, so that a box can be drawn alone, from the few prototype pixels under it. That is done here.
+Ultralytics' ``retina_masks`` rule: prototypes are enlarged until the letterbox's padding is whole pixels, the padding
+is cut off, the rest is resized to the image, and positive values inside the box are the mask. Both steps are bilinear,
+so a box can be drawn separately, from the few prototype pixels under it. That is done here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _TILE: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Rows or columns, on their way from prototypes to the image.
+    """Mapping of rows or columns from prototypes to the image.
 
     Attributes:
         small: Prototype pixels.
-        factor: How many times they are enlarged.
-        start: First enlarged pixel that is not padding.
-        content: Enlarged pixels that are not padding.
-        size: Pixels of the image.
+        factor: Factor of enlargement.
+        start: First enlarged pixel after the padding.
+        content: Number of enlarged pixels without the padding.
+        size: Number of pixels of the image.
     """
 
     small: int
@@ -47,11 +47,11 @@ class _Axis:
         return cls(small, factor, round((small * factor - content) / 2 - 0.1), content, size)
 
     def content_at(self, pixel: int) -> float:
-        """Where a pixel of the image lies among those that are not padding."""
+        """Return the position of an image pixel among those without padding."""
         return (pixel + 0.5) * self.content / self.size - 0.5
 
     def under(self, pixels: slice) -> tuple[slice, slice]:
-        """Return the content that pixels of the image lie between, and the prototype pixels that that lies between."""
+        """Return the content that encloses pixels of the image, and the prototype pixels that enclose that content."""
         first = max(math.floor(self.content_at(pixels.start)), 0)
         last = min(math.floor(self.content_at(pixels.stop - 1)) + 1, self.content - 1)
         low, high = (((edge + self.start) + 0.5) / self.factor - 0.5 for edge in (first, last))
@@ -59,13 +59,13 @@ class _Axis:
 
 
 def draw_masks(prototypes: FloatArray, coefficients: FloatArray, boxes: FloatArray, letterbox: Letterbox) -> BoolArray:
-    """Return masks at the size of the image, bool ``[N, H, W]``.
+    """Return masks at image size, bool ``[N, H, W]``.
 
     Args:
         prototypes: float32 ``[M, input_height / 4, input_width / 4]``.
         coefficients: float32 ``[N, M]``.
         boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the image.
-        letterbox: Of the image.
+        letterbox: Letterbox of the image.
 
     Raises:
         UsageError: There is not enough memory for all of them.
@@ -90,7 +90,7 @@ def draw_masks(prototypes: FloatArray, coefficients: FloatArray, boxes: FloatArr
 def _axes(letterbox: Letterbox) -> tuple[_Axis, _Axis]:
     box = letterbox
     padding = (box.input_height - box.resized_height) | (box.input_width - box.resized_width)
-    # The smallest of 1, 2 and 4 that makes half of either padding whole pixels.
+    # The smallest of 1, 2 and 4 that makes half of both paddings whole pixels.
     factor = PROTOTYPE_STRIDE // math.gcd(PROTOTYPE_STRIDE, padding | padding // 2)
     return (
         _Axis.of(box.input_height, box.resized_height, box.height, factor),
@@ -99,7 +99,7 @@ def _axes(letterbox: Letterbox) -> tuple[_Axis, _Axis]:
 
 
 def _pixels(first: float, last: float, size: int) -> list[slice]:
-    """Return the pixels whose number is at least `first` and less than `last`, in pieces."""
+    """Return the pixels from `first` to below `last`, in tiles."""
     start, stop = max(0, math.ceil(first)), min(size, math.ceil(last))
     return [slice(at, min(at + _TILE, stop)) for at in range(start, stop, _TILE)]
 
@@ -109,9 +109,9 @@ def _enlarged(small: FloatArray, rows: _Axis, down: slice, columns: _Axis, acros
 
     Args:
         small: float32 ``[input_height / 4, input_width / 4]``.
-        rows: Of the image.
+        rows: Rows of the image.
         down: Rows of the part.
-        columns: Of the image.
+        columns: Columns of the image.
         across: Columns of the part.
     """
     import cv2

@@ -49,8 +49,8 @@ def test_a_bundle_is_measured_without_torch_and_its_verdict_is_told(tmp_path: Pa
     assert (own.skipped, own.verdict, own.family) == ("", verdict, "sam")
     assert own.stages.keys() == {"preprocess", "encode", "prompt"}
     if verdict == "unchecked":
-        assert own.empty["iou"] == "the weights are random: what their masks say means nothing"
-    assert all("name its checkpoint" in peer.skipped for peer in peers)
+        assert own.empty["iou"] == "the weights are random, so their masks mean nothing"
+    assert all("give the checkpoint instead" in peer.skipped for peer in peers)
     assert errors.rstrip().endswith("The plot needs the package 'matplotlib', which is not installed. Install it with: "
                                     "pip install 'samedge[bench]'")  # fmt: skip
     assert ("FAILED" in (tmp_path / "out" / "bench.md").read_text()) == (verdict == "failed")

@@ -55,16 +55,16 @@ def test_a_figure_that_changed_is_told_and_the_others_are_noise_or_the_same() ->
     assert found.missing == ("gone is in the older report only", "new is in the newer report only")
     text = comparison_markdown(found)
     assert "| SAM-b | encode, ms | 800 | 401 | 2.00x | faster |" in text
-    assert "not the same conditions" not in text
+    assert "The conditions differ" not in text
     assert comparison_table(found).row_count == len(found.changes)
 
 
 def test_other_machines_are_named_and_times_are_not_judged() -> None:
     found = compare_reports(report(model_row(), processor="a slow one"), report(quicker()))
-    assert found.different == ("other machine: processor was a slow one and is a fast one",)
+    assert found.different == ("different machine: processor was a slow one and is a fast one",)
     assert {kind for what, kind in judgements(found).items() if what.endswith(" ms")} == {"other machine"}
     text = comparison_markdown(found)
-    assert "**These are not the same conditions" in text
+    assert "**The conditions differ" in text
     assert "| SAM-b | encode, ms | 800 | 401 | – | other machine |" in text
     assert "x |" not in "".join(line for line in text.splitlines() if ", ms" in line)
 
@@ -73,7 +73,7 @@ def test_other_threads_pictures_or_backends_are_other_conditions() -> None:
     now = report(quicker())
     now.settings["threads"] = "4"
     found = compare_reports(report(model_row()), now)
-    assert found.different == ("other settings: threads was 2 and is 4",)
+    assert found.different == ("different settings: threads was 2 and is 4",)
     moved = compare_reports(report(model_row()), report(quicker(backend="openvino")))
     assert judgements(moved)["encode, ms"] == "other machine"
 

@@ -39,7 +39,7 @@ SKIPPED = ModelRow(name="lost", source="lost.pt", skipped="there is no | such fi
 @pytest.mark.parametrize(
     ("column", "text"),
     [
-        ("size", "375"), ("params", "93.7"), ("gflops", "742 + 3.20 a prompt"), ("preprocess", "10.0 / 10.0 / 10.0"),
+        ("size", "375"), ("params", "93.7"), ("gflops", "742 + 3.20 per prompt"), ("preprocess", "10.0 / 10.0 / 10.0"),
         ("encode", "800 / 800 / 800"), ("prompt", "90.0 / 90.0 / 90.0"), ("boxes", "400 / 400 / 400"),
         ("everything", "30000 / 30000 / 30000"), ("images", "1.11"), ("rss", "900"), ("device-memory", "–"),
         ("energy", "4.50"), ("iou", "0.9999 (worst 0.9912)"), ("backend", "onnxruntime on cpu (CPUExecutionProvider)"),
@@ -64,7 +64,7 @@ def test_times_have_three_percentiles_and_their_outliers() -> None:
 
 def test_markdown_has_every_cell_and_says_why_others_are_empty() -> None:
     text = markdown(report(model_row(), SEEDED, SKIPPED, peer_row()))
-    assert cells_of(text, "SAM-b")[1:4] == ["375", "93.7", "742 + 3.20 a prompt"]
+    assert cells_of(text, "SAM-b")[1:4] == ["375", "93.7", "742 + 3.20 per prompt"]
     assert cells_of(text, "MobileSAM (random weights)")[13] == "–"
     assert "| lost | skipped: there is no \\| such file |" in text
     assert (
@@ -74,7 +74,7 @@ def test_markdown_has_every_cell_and_says_why_others_are_empty() -> None:
         "- MobileSAM, mask IoU: the weights are random.",
         "- SAM-b, device, MB: it runs on the CPU.",
         "- SAM-b, encode: what it includes",
-        "- SAM-b, everything: what it includes (decoder prompts 2048, decoder calls 128 on all pictures)",
+        "- SAM-b, everything: what it includes (decoder prompts 2048, decoder calls 128 over all images)",
         "- SAM-b, an image: preprocess + encode + prompt",
         "- SAM-b: a sentence.",
         "- processor: a fast one",
@@ -94,7 +94,7 @@ def test_peers_have_ratios_and_none_to_a_model_of_which_parity_failed() -> None:
     refused = peer_row(ratios={}, empty={"ratio": FAILED_PARITY})
     assert ratio_cell(refused, "encode") == "1600 ms: refused"
     failed = markdown(report(model_row(verdict="failed"), refused))
-    assert "x (" not in failed.split("## Peers")[1].split("Each runs")[0]
+    assert "x (" not in failed.split("## Peers")[1].split("Each peer runs")[0]
     assert FAILED_PARITY in failed
     assert "skipped: not installed" in markdown(report(model_row(), peer_row(skipped="not installed")))
 
@@ -118,9 +118,9 @@ def test_json_comes_back_and_other_files_are_refused(tmp_path: Path) -> None:
     document = msgspec.json.decode(paths[-1].read_bytes())
     assert (document["kind"], document["schema"]) == ("samedge bench", 1)
     for text, message in (
-        ("{", "no report"),
-        ("[]", "no report"),
-        ('{"kind": "samedge bench", "schema": 1}', "no report"),
+        ("{", "not a report"),
+        ("[]", "not a report"),
+        ('{"kind": "samedge bench", "schema": 1}', "not a report"),
         ('{"kind": "samedge bench", "schema": 9}', "samedge bench of schema 9"),
         ('{"schema": 1, "machine": {}, "settings": {}, "rows": []}', "file without kind of schema 1"),
     ):
@@ -151,13 +151,13 @@ def test_the_reference_page_is_its_four_columns_and_what_they_mean() -> None:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "| Model | Size (MB) | Parameters (M) | Speed (CPU) (ms/im) |"
     assert lines[2:4] == ["| SAM-b | 375.0 | 93.7 | 30000 |", "| YOLOv8n-seg | 13.8 | 3.4 | 25.0 |"]
-    assert lines[4] == "| Model | Encode (ms) | One prompt (ms) | Everything (ms/im) | Clicks asked an image | Parity |"
+    assert lines[4] == "| Model | Encode (ms) | One prompt (ms) | Everything (ms/im) | Clicks per image | Parity |"
     assert lines[6:] == [
         "| SAM-b | 800 | 90.0 | 30000 | 1,024 | passed |",
         "| YOLOv8n-seg | 20.0 | – | 25.0 | – | passed |",
     ]
     assert "everything-mode figure without prompts" in text
-    assert "1,024 clicks an image" in explanation(report(model_row()))
+    assert "1,024 clicks per image" in explanation(report(model_row()))
     first, second = page_tables(report(model_row(device="cuda:0"), yolo))
     assert "Speed (CUDA:0, CPU) (ms/im)" in shown(first)
     assert "1,024" in shown(second)

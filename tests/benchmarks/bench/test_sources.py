@@ -85,13 +85,13 @@ def test_architectures_of_released_files(file: str, architecture: str | None) ->
 
 
 def test_options_that_mean_nothing() -> None:
-    with pytest.raises(UsageError, match=r"--columns: there is no column 'speed'.*Choose of: size"):
+    with pytest.raises(UsageError, match=r"--columns: unknown column 'speed'.*Choose from: size"):
         BenchOptions(columns=("size", "speed"))
-    with pytest.raises(UsageError, match="--mode: there is no mode 'quick'"):
+    with pytest.raises(UsageError, match="--mode: unknown mode 'quick'"):
         BenchOptions(mode="quick")  # type: ignore[arg-type]  # what a user may give
-    with pytest.raises(UsageError, match="--everything-points: everything_points is 0"):
+    with pytest.raises(UsageError, match="--everything-points: invalid everything_points: 0"):
         BenchOptions(everything_points=0)
-    with pytest.raises(UsageError, match="--image: there is no picture"):
+    with pytest.raises(UsageError, match="--image: no image given"):
         BenchOptions(images=())
     assert BenchOptions().wants("rss", "nothing")
     assert not BenchOptions(columns=("size",)).wants("rss")

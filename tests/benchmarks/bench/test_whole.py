@@ -25,7 +25,7 @@ from samedge.models.yolo.seeded import seeded_yolo
 
 YOLO = "seeded:yolov8n-seg"
 SAM = "small.pt"
-PICTURES = 2
+IMAGES = 2
 SIDE = 3
 PUBLISHED_GFLOPS = 12.6
 """Of yolov8n-seg at 640 px, by Ultralytics' own table."""
@@ -102,11 +102,11 @@ def test_every_stage_of_a_sam_was_done_on_every_picture(rows: dict[str, ModelRow
     stages = rows[SAM].stages
     assert list(stages) == ["preprocess", "encode", "prompt", "boxes", "everything"]
     assert [stage.wall.count for stage in stages.values()] == [2, 2, 2, 2, 1]
-    assert stages["prompt"].figures == {"masks": PICTURES}
-    assert stages["boxes"].figures == {"masks": 32 * PICTURES}
+    assert stages["prompt"].figures == {"masks": IMAGES}
+    assert stages["boxes"].figures == {"masks": 32 * IMAGES}
     everything = stages["everything"].figures
-    assert everything["points"] == everything["decoder_prompts"] == SIDE * SIDE * PICTURES
-    assert everything["decoder_calls"] == PICTURES  # nine clicks fit into one call
+    assert everything["points"] == everything["decoder_prompts"] == SIDE * SIDE * IMAGES
+    assert everything["decoder_calls"] == IMAGES  # nine clicks fit into one call
     assert rows[SAM].image_stages == ("preprocess", "encode", "prompt")
     assert rows[SAM].images_per_second is not None
 
@@ -114,7 +114,7 @@ def test_every_stage_of_a_sam_was_done_on_every_picture(rows: dict[str, ModelRow
 def test_a_yolo_has_no_prompts_and_says_so(rows: dict[str, ModelRow]) -> None:
     row = rows[YOLO]
     assert list(row.stages) == ["preprocess", "encode", "everything"]
-    assert (row.empty["prompt"], row.empty["boxes"]) == ("it takes no prompts", "it takes no prompts")
+    assert (row.empty["prompt"], row.empty["boxes"]) == ("the model takes no prompts", "the model takes no prompts")
     assert row.image_stages == ("everything",)
     assert row.stages["everything"].wall.count == 2  # one run of the network: not the thousand clicks of a SAM
 
@@ -136,10 +136,10 @@ def test_masks_are_compared_with_torch_only_where_they_mean_something(rows: dict
     assert agreement is not None
     assert agreement.mean is not None
     assert 0.99 <= agreement.worst <= agreement.mean <= 1
-    assert agreement.judged == "probe set, masks that a user is shown, onnxruntime cpu, now"
+    assert agreement.judged == "probe set, masks shown to a user, onnxruntime cpu, in this run"
     assert rows[YOLO].mask_agreement is None
     assert "random" in rows[YOLO].empty["iou"]
-    assert any("random weights of the true architecture" in note for note in rows[YOLO].notes)
+    assert any("random weights of the same architecture" in note for note in rows[YOLO].notes)
 
 
 def test_what_really_ran_is_told(rows: dict[str, ModelRow], told: BenchReport) -> None:
@@ -159,7 +159,7 @@ def test_metas_code_finds_the_same_masks_and_is_compared_step_by_step(rows: dict
     assert plain.ratios.keys() == {"encode", "prompt", "boxes"}
     assert plain.empty["everything"] == "Meta's generator does not run on ONNX"
     assert meta.stages["everything"].figures["masks"] == own.stages["everything"].figures["masks"]
-    assert meta.stages["boxes"].figures == plain.stages["boxes"].figures == {"masks": 32 * PICTURES}
+    assert meta.stages["boxes"].figures == plain.stages["boxes"].figures == {"masks": 32 * IMAGES}
     encode = meta.ratios["encode"]
     assert encode.count == 2
     by_round = [

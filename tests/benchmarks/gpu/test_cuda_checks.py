@@ -9,7 +9,7 @@ import pytest
 
 from samedge.benchmarks.gpu.cuda_checks import CHECKS, CudaCheck
 from samedge.errors import EngineError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

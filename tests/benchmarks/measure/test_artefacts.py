@@ -59,7 +59,7 @@ def test_bundles_differ_by_all_that_they_are_made_with(tmp_path: Path, calls: li
         artefacts.bundle(source, precision="int8", calibrated=True),
     }
     assert len(bundles) == len(calls) == 4
-    assert [call["pictures"] is not None for call in calls] == [False, False, False, True]
+    assert [call["calibration"] is not None for call in calls] == [False, False, False, True]
     assert {path.name for path in bundles} == {"bundle"}
 
 

@@ -106,7 +106,7 @@ def test_a_meter_that_runs_reads_in_a_thread_and_stops(tmp_path: Path) -> None:
 
 
 def test_where_nothing_tells_energy_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_meter(tmp_path) == (None, "no power sensor of a Jetson and no RAPL counter here")
+    assert find_meter(tmp_path) == (None, "no Jetson power sensor and no RAPL counter found")
     write_tree(tmp_path, PC)
 
     def refuse(_: RaplMeter) -> None:
@@ -115,7 +115,7 @@ def test_where_nothing_tells_energy_the_reason_is_said(tmp_path: Path, monkeypat
     monkeypatch.setattr(RaplMeter, "start", refuse)
     meter, why = find_meter(tmp_path)
     assert meter is None
-    assert why.startswith("the processor's energy counters are there and may not be read: run as root")
+    assert why.startswith("the processor's energy counters are not readable: run as root")
 
 
 def test_a_counter_that_says_no_number_is_not_used(tmp_path: Path) -> None:

@@ -89,13 +89,13 @@ def test_a_clock_that_saw_nothing_gives_a_ratio_nevertheless() -> None:
 
 @pytest.mark.parametrize("contenders", [[], [Contender("a", int), Contender("a", int)]])
 def test_contenders_that_cannot_be_told_apart(contenders: list[Contender]) -> None:
-    with pytest.raises(BenchmarkError, match="different names"):
+    with pytest.raises(BenchmarkError, match="not unique"):
         interleave(contenders, 1)
 
 
 @pytest.mark.parametrize(("rounds", "warm_ups"), [(0, 1), (1, -1)])
 def test_rounds_that_mean_nothing(rounds: int, warm_ups: int) -> None:
-    with pytest.raises(BenchmarkError, match="are wanted"):
+    with pytest.raises(BenchmarkError, match="invalid rounds"):
         interleave([Contender("a", int)], rounds, warm_ups=warm_ups)
 
 
@@ -114,7 +114,7 @@ class TestSpread:
         assert spread_of([1.0, 1.0, 1.0, 50.0]).outliers == 0
 
     def test_nothing_has_no_median(self) -> None:
-        with pytest.raises(BenchmarkError, match="nothing to take the median of"):
+        with pytest.raises(BenchmarkError, match="no values to take the median of"):
             spread_of([])
 
     @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40), st.sampled_from([sorted, reversed]))

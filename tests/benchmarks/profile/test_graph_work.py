@@ -233,7 +233,7 @@ def test_the_graph_does_what_the_torch_model_does(tmp_path: Path) -> None:
 
 def test_what_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no graph")
-    with pytest.raises(EngineError, match="no ONNX file"):
+    with pytest.raises(EngineError, match="not an ONNX file"):
         read_graph_work(tmp_path / "a.onnx", {})
     with pytest.raises(StorageError):
         read_graph_work(tmp_path / "b.onnx", {})

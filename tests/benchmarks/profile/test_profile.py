@@ -256,13 +256,13 @@ class TestModels:
 
     def test_what_is_not_there(self, tmp_path: Path) -> None:
         bundle = write_small_bundle(tmp_path / "bundle")
-        with pytest.raises(UsageError, match="no graph 'head'"):
+        with pytest.raises(UsageError, match="unknown graph 'head'"):
             whole(bundle, graph="head")
         with pytest.raises(BundleError, match="has no yolo graph"):
             whole(bundle, graph="yolo")
         with pytest.raises(EngineError):
             whole(tmp_path / "none.onnx")
-        with pytest.raises(UsageError, match=r"tensorrt opens \.engine and \.plan files"):
+        with pytest.raises(UsageError, match=r"tensorrt opens only \.engine and \.plan files"):
             whole(bundle, backend="trt")
 
     def test_times_of_the_host_are_called_that(self, graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.engine import TensorRtEngine
 from samedge.errors import EngineError, TensorMismatchError
 from samedge.options import AxisRange
-from samedge.testing.fake_cuda import FakeCuda
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.cuda import FakeCuda
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)
@@ -125,7 +125,7 @@ def test_a_feed_that_is_given_up_while_it_is_copied_keeps_its_memory(tmp_path: P
     np.testing.assert_array_equal(result.numpy(), X * 4)
     for turn, kept in enumerate(later, 1):
         np.testing.assert_array_equal(kept.numpy(), (X + turn) * 2)
-    with pytest.raises(EngineError, match="was closed"):
+    with pytest.raises(EngineError, match="is closed"):
         second.double(array)
     first.engine.close()
     second.engine.close()
@@ -265,7 +265,7 @@ def test_an_array_outlives_its_engine(tmp_path: Path) -> None:
     kept.close()
     assert closed(part)
     kept.close()
-    with pytest.raises(EngineError, match="was closed"):
+    with pytest.raises(EngineError, match="is closed"):
         kept.numpy()
 
 
@@ -274,15 +274,15 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     pool = DevicePool(part.cuda)
     elsewhere = DevicePool(FakeCuda(gpu=Gpu(1, "Other", "8.6", 1, 1 << 20)))
     with part.cuda.current(), elsewhere.memory.current():
-        half = pool.take((2, 4), np.dtype(np.float16))
-        narrow = pool.take((2, 3), F32)
-        large = pool.take((5, 4), F32)
-        foreign = elsewhere.take((2, 4), F32)
+        half = pool.allocate((2, 4), np.dtype(np.float16))
+        narrow = pool.allocate((2, 3), F32)
+        large = pool.allocate((5, 4), F32)
+        foreign = elsewhere.allocate((2, 4), F32)
     for array, message in (
         (half, r"input 'x' is float16\[2, 4\]"),
         (narrow, r"input 'x' is float32\[2, 3\]"),
-        (large, "is 5 in input 'x', and this engine was built for 1 to 4"),
-        (foreign, "lies on cuda:1, and this engine runs on cuda:0"),
+        (large, "is 5 in input 'x', but this engine was built for 1 to 4"),
+        (foreign, "is on cuda:1, but this engine runs on cuda:0"),
     ):
         with pytest.raises(TensorMismatchError, match=message):
             part.double(array)
@@ -292,7 +292,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_an_array_without_elements_is_one_too() -> None:
     pool = DevicePool(FakeCuda())
     with pool.memory.current():
-        array = pool.take((0, 4), F32)
+        array = pool.allocate((0, 4), F32)
     assert array.numpy().shape == (0, 4)
 
 
@@ -455,12 +455,12 @@ def test_another_librarys_array_is_read_where_it_lies(tmp_path: Path) -> None:
 def test_another_librarys_array_on_another_device_is_refused(tmp_path: Path) -> None:
     part = Part(tmp_path, Unclosed())
     tensor = Foreign(part.cuda, X, number=1)
-    with pytest.raises(TensorMismatchError, match="the array lies on cuda:1, and this engine runs on cuda:0"):
+    with pytest.raises(TensorMismatchError, match="the array is on cuda:1, but this engine runs on cuda:0"):
         part.engine.to_device(tensor)
     tensor.free()
     part.engine.close()
     engine = fake_engine({"x": TensorSpec((2,), F32)}, {"y": TensorSpec((2,), F32)}, double)
-    with pytest.raises(TensorMismatchError, match="the array lies on cuda:1, and this engine runs on cpu"):
+    with pytest.raises(TensorMismatchError, match="the array is on cuda:1, but this engine runs on cpu"):
         engine.to_device(tensor)
 
 
@@ -481,7 +481,7 @@ def test_an_engine_of_the_host_keeps_results_there_and_fetches_what_lies_elsewhe
 def test_memory_is_taken_as_it_is_lent(shape: tuple[int, ...], dtype: type) -> None:
     array: Array = np.ones(shape, dtype)
     for exporter in (array, Exported(array)):
-        taken = dlpack.take(exporter)
+        taken = dlpack.import_array(exporter)
         assert (taken.address, taken.shape, taken.dtype) == (array.ctypes.data, shape, array.dtype)
         taken.release()
 
@@ -489,18 +489,18 @@ def test_memory_is_taken_as_it_is_lent(shape: tuple[int, ...], dtype: type) -> N
 def test_memory_that_torch_lends_is_given_back_once() -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.arange(6, dtype=torch.int64).reshape(2, 3)
-    taken = dlpack.take(tensor)
+    taken = dlpack.import_array(tensor)
     assert taken.address == tensor.data_ptr()
     assert taken.dtype == np.int64
     taken.release()
-    with pytest.raises(TensorMismatchError, match="do not lie one after the other"):
-        dlpack.take(tensor.T)
+    with pytest.raises(TensorMismatchError, match="is not contiguous"):
+        dlpack.import_array(tensor.T)
     with pytest.raises(TensorMismatchError, match="16 bits has no numpy dtype"):
-        dlpack.take(tensor.to(torch.bfloat16))
+        dlpack.import_array(tensor.to(torch.bfloat16))
 
 
 def test_dtypes_that_dlpack_lacks_are_refused() -> None:
-    with pytest.raises(TensorMismatchError, match="cannot be handed over"):
+    with pytest.raises(TensorMismatchError, match="not supported by DLPack"):
         capsule(0, (1,), np.dtype("U3"), device=(CPU, 0), owner=None)
 
 

@@ -19,8 +19,8 @@ from samedge.engines.cuda.memory import LEGACY_STREAM, CudaMemory, Gpu, as_bytes
 from samedge.engines.cuda.providers import open_cuda
 from samedge.engines.cuda.pycuda import PycudaMemory
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
-from samedge.testing.fake_cuda import FakeCuda
-from samedge.testing.fake_cuda_state import CudaMisuseError
+from samedge.testing.cuda import FakeCuda
+from samedge.testing.cuda_state import CudaMisuseError
 
 Misuse = Callable[[FakeCuda], object]
 
@@ -163,13 +163,13 @@ MISUSES: list[tuple[Misuse, str]] = [
     (_used_after_free, "was freed"),
     (_view_after_unpin, "after it was freed"),
     (_beyond_the_end, "reach beyond device memory"),
-    (_read_too_early, "touches pinned memory .* while copy_out is under way: synchronise first"),
-    (_written_too_early, "while copy_in is under way"),
+    (_read_too_early, "touches pinned memory .* while copy_out is in progress: synchronise first"),
+    (_written_too_early, "while copy_in is in progress"),
     (_freed_under_a_copy, "freed while copy_in still needs it"),
-    (_stream_ends_early, "ends while work is under way"),
+    (_stream_ends_early, "is destroyed while work is in progress"),
     (_two_streams, "put an event between them"),
     (_graph_of_freed_memory, "after it was freed"),
-    (_graph_destroyed_at_work, "destroyed while it is at work"),
+    (_graph_destroyed_at_work, "destroyed while it is running"),
     (_allocated_while_captured, "allocate while work is captured"),
     (lambda cuda: cuda.free(123), "never allocated"),
     (lambda cuda: cuda.synchronise(99), "no stream 99"),
@@ -186,7 +186,7 @@ def test_each_misuse_is_noticed(cuda: FakeCuda, misuse: Misuse, message: str) ->
 
 
 def test_calls_outside_the_context_and_after_close_are_noticed(cuda: FakeCuda) -> None:
-    with pytest.raises(CudaMisuseError, match="outside of the context"):
+    with pytest.raises(CudaMisuseError, match="outside the context"):
         cuda.allocate(4)
     cuda.close()
     with cuda.current(), pytest.raises(CudaMisuseError, match="allocate after close"):
@@ -245,7 +245,7 @@ def test_who_waits_for_an_event_gets_what_came_before_it_and_no_more(cuda: FakeC
         cuda.copy_out(later, address, 4, first)
         cuda.await_event(event)
         assert (back.view() == 9).all()
-        with pytest.raises(CudaMisuseError, match="while copy_out is under way"):
+        with pytest.raises(CudaMisuseError, match="while copy_out is in progress"):
             later.view()
         cuda.synchronise_all()
         assert (later.view() == 9).all()
@@ -586,8 +586,8 @@ def test_cuda_pythons_statuses_are_errors(runtime: FakeRuntime, name: str, statu
 @pytest.mark.parametrize(
     ("count", "fail", "message"),
     [
-        (2, {}, "no GPU 5: 2 can be seen"),
-        (0, {"cudaGetDeviceCount": 100}, "none can be seen"),
+        (2, {}, "no GPU 5: 2 visible"),
+        (0, {"cudaGetDeviceCount": 100}, "none visible"),
         (0, {"cudaGetDeviceCount": 35}, "no working NVIDIA driver .something is wrong"),
     ],
 )
@@ -669,8 +669,9 @@ class FakePycuda(ModuleType):
                 fake.live -= 1
 
         class Stream:
-            def __init__(self, flags: int) -> None:
+            def __init__(self, flags: int = 0) -> None:
                 fake.inside()
+                assert flags == 1  # CU_STREAM_NON_BLOCKING; pycuda has no stream_flags
                 self.handle = 1000 + flags
 
             def synchronize(self) -> None:
@@ -692,7 +693,6 @@ class FakePycuda(ModuleType):
         self.Context = Context
         self.Device, self.Stream, self.Event, self.mem_alloc = Device, Stream, Event, Allocation
         self.device_attribute = SimpleNamespace(MULTIPROCESSOR_COUNT=8, INTEGRATED=1)
-        self.stream_flags = SimpleNamespace(NON_BLOCKING=1)
         self.event_flags = SimpleNamespace(DISABLE_TIMING=2)
 
     def inside(self) -> None:
@@ -765,9 +765,9 @@ def test_pycudas_errors_and_limits(pycuda: FakePycuda) -> None:
             memory.launch(1, stream)
         buffer = memory.pin(4)
         memory.unpin(buffer)
-        with pytest.raises(EngineError, match="was freed"):
+        with pytest.raises(EngineError, match="is freed"):
             buffer.view()
-    with pytest.raises(DeviceUnavailableError, match="no GPU 3: 1 can be seen"):
+    with pytest.raises(DeviceUnavailableError, match="no GPU 3: 1 visible"):
         PycudaMemory(3)
 
 

@@ -22,12 +22,17 @@ from samedge.engines.cuda.pool import DevicePool
 from samedge.engines.onnxruntime import binding as ort_binding
 from samedge.engines.onnxruntime import session as ort_session
 from samedge.engines.onnxruntime.binding import KEPT_INPUTS, OrtArray, OrtBinding
-from samedge.engines.onnxruntime.devices import nodes_by_provider, parse_device, placement, require_obtained
 from samedge.engines.onnxruntime.engine import OrtEngine
-from samedge.engines.onnxruntime.session import RECORD_PLACEMENT
+from samedge.engines.onnxruntime.session import (
+    RECORD_PLACEMENT,
+    nodes_by_provider,
+    parse_device,
+    placement,
+    require_obtained,
+)
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError, TensorMismatchError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 F32 = np.dtype(np.float32)
@@ -125,7 +130,7 @@ def test_arrays_of_the_host_are_copied_and_outlive_the_engine(engine: Engine) ->
     np.testing.assert_array_equal(array.numpy(), X)
     array.close()
     array.close()
-    with pytest.raises(EngineError, match="was closed"):
+    with pytest.raises(EngineError, match="is closed"):
         array.numpy()
 
 
@@ -135,7 +140,7 @@ def test_a_failed_run_leaves_nothing_bound(engine: Engine) -> None:
         engine._raw.run_on_device({"x": X}, ["y"])  # type: ignore[union-attr]  # past the checks of Engine
     closed = on_device(engine, X)
     closed.close()
-    with pytest.raises(EngineError, match="this device array was closed"):
+    with pytest.raises(EngineError, match="this device array is closed"):
         engine.run(feeds(closed))
     np.testing.assert_array_equal(engine.run(feeds(X))["y"], X * 2)
     assert binding is not None
@@ -252,7 +257,7 @@ def test_a_gpu_is_asked_by_its_number() -> None:
     bound = OrtBinding(fake, fake, "cuda:1", open_memory=lambda device: cuda)
     pool = DevicePool(FakeCuda())
     with pool.memory.current():
-        array = pool.take((2, 4), F32)
+        array = pool.allocate((2, 4), F32)
     result = bound.run_on_device({"x": array, "n": np.ones(1, np.float32)}, ["y"])["y"]
     assert result.device == "cuda:1"
     assert result.__dlpack_device__() == (2, 1)
@@ -324,7 +329,7 @@ CPU = "CPUExecutionProvider"
 
 def test_nodes_on_the_cpu_are_counted() -> None:
     assert placement(Placed([CUDA, CPU], {CUDA: 40, CPU: 2})) == "2 of 42"
-    assert placement(SimpleNamespace()) == "not told by this onnxruntime"
+    assert placement(SimpleNamespace()) == "not reported by this onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +337,7 @@ def test_nodes_on_the_cpu_are_counted() -> None:
     [
         (Placed([CPU], {CPU: 3}), "has no kernel for any node"),
         (Placed([CUDA, CPU], {CPU: 3}), "has no kernel for any node of this graph"),
-        (Placed([CPU], {}), "gave way to CPUExecutionProvider"),
+        (Placed([CPU], {}), "fell back to CPUExecutionProvider"),
     ],
 )
 def test_a_graph_that_runs_on_the_cpu_although_a_gpu_was_asked_for_is_an_error(session: Placed, message: str) -> None:

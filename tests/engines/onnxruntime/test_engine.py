@@ -15,12 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from samedge.engines.onnxruntime.devices import parse_device
 from samedge.engines.onnxruntime.engine import OrtEngine
-from samedge.engines.onnxruntime.session import IDENTITY
+from samedge.engines.onnxruntime.session import IDENTITY, parse_device
 from samedge.engines.protocol import EngineOptions
 from samedge.engines.registry import open_engine
-from samedge.engines.selection.cores import usable_cores
+from samedge.engines.selection.machine import usable_cores
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
 
 NATIVE_ERRORS = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
@@ -98,7 +97,7 @@ class TestDevices:
         self, identity: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fake_onnxruntime(monkeypatch, GPU_WHEEL, lambda _: FakeSession(["CPUExecutionProvider"]))
-        with pytest.raises(DeviceUnavailableError, match=r"the device 'cuda:0' cannot be had") as caught:
+        with pytest.raises(DeviceUnavailableError, match=r"the device 'cuda:0' is unavailable") as caught:
             open_engine(identity, device="cuda")
         assert caught.value.facts["available"] == ("CPUExecutionProvider",)
 
@@ -109,7 +108,7 @@ class TestDevices:
             raise RuntimeError("CUDA failure 101: invalid device ordinal\nstack trace")
 
         fake_onnxruntime(monkeypatch, GPU_WHEEL, no_such_gpu)
-        with pytest.raises(DeviceUnavailableError, match=r"'cuda:7' cannot be had: CUDA failure 101: invalid device"):
+        with pytest.raises(DeviceUnavailableError, match=r"'cuda:7' is unavailable: CUDA failure 101: invalid device"):
             open_engine(identity, device="cuda:7")
 
     def test_what_the_preloader_prints_becomes_the_reason(
@@ -246,7 +245,7 @@ class TestErrors:
 
         engine = open_engine(identity, device="cpu")
         monkeypatch.setattr(engine._raw, "_session", SimpleNamespace(run=refuse))
-        with pytest.raises(EngineError, match=r"not enough memory"):
+        with pytest.raises(EngineError, match=r"Out of memory"):
             engine.run({"x": np.ones(1, np.float32)})
 
     def test_a_graph_of_a_later_opset_says_update(self, tmp_path: Path) -> None:

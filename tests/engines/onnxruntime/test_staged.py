@@ -17,11 +17,11 @@ from support.in_threads import in_threads
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.onnxruntime import engine as backend
 from samedge.engines.onnxruntime import session as ort_session
-from samedge.engines.onnxruntime.devices import parse_device
+from samedge.engines.onnxruntime.session import parse_device
 from samedge.engines.onnxruntime.staged import OrtStaged, OwnStream, open_stream
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -193,7 +193,7 @@ def test_results_are_right_and_everything_is_freed(bench: Bench) -> None:
     bench.close()
     bench.staged.close()  # may be called twice
     assert bench.cuda.closed
-    with pytest.raises(EngineError, match="was closed"):
+    with pytest.raises(EngineError, match="is closed"):
         bench.staged.run(feeds(X), ["y"])
 
 
@@ -257,7 +257,7 @@ def test_embeddings_stay_and_go_from_engine_to_engine_without_the_host() -> None
             np.testing.assert_array_equal(result, (X + turn) * 2 * n)
         assert encoder.cuda.calls.count("copy_across") == copies + 1  # the second time it was there
         embedding.close()
-        with pytest.raises(EngineError, match="was closed"):
+        with pytest.raises(EngineError, match="is closed"):
             decoder.run(feeds(embedding), ["z"])
     given_up = encoder.staged.run_on_device(feeds(X), ["y"])["y"]
     result_there = decoder.run_on_device(feeds(given_up, 5), ["z"])["z"]
@@ -369,7 +369,9 @@ def test_with_the_bindings_copies_are_pinned(monkeypatch: pytest.MonkeyPatch) ->
     binding.close()
 
 
-@pytest.mark.parametrize(("how", "why"), [({"told": "0"}, "takes no stream"), ({"refuses": True}, "takes no stream")])
+@pytest.mark.parametrize(
+    ("how", "why"), [({"told": "0"}, "does not accept a stream"), ({"refuses": True}, "does not accept a stream")]
+)
 def test_a_session_that_does_not_take_the_stream_is_bound_as_before(
     monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], why: str
 ) -> None:

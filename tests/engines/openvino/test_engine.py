@@ -143,13 +143,13 @@ class TestDevices:
     @pytest.mark.parametrize(
         ("available", "asked", "message"),
         [
-            (["CPU"], "gpu", r"'gpu' cannot be had: .*libOpenCL\.so\.1: missing\. Install Intel's compute runtime"),
-            (["CPU"], "npu", r"'npu' cannot be had: .*Install Intel's NPU driver"),
-            (["CPU", "GPU"], "gpu.1", r"'gpu\.1' cannot be had: OpenVINO finds gpu alone\. Ask for one of gpu"),
-            (["CPU", "GPU.0"], "cuda", r"'cuda' cannot be had: OpenVINO knows no such device\. Choose one of cpu, gpu"),
-            (["CPU"], "AUTO", r"'AUTO' cannot be had: AUTO is a choice among devices"),
-            (["CPU"], "HETERO:GPU,CPU", r"HETERO is a choice among devices"),
-            (["CPU"], "cpu.1", r"'cpu\.1' cannot be had: OpenVINO knows no such device"),
+            (["CPU"], "gpu", r"'gpu' is unavailable: .*libOpenCL\.so\.1: missing\. Install Intel's compute runtime"),
+            (["CPU"], "npu", r"'npu' is unavailable: .*Install Intel's NPU driver"),
+            (["CPU", "GPU"], "gpu.1", r"'gpu\.1' is unavailable: OpenVINO finds only gpu\. Request one of gpu"),
+            (["CPU", "GPU.0"], "cuda", r"'cuda' is unavailable: OpenVINO has no such device\. Choose one of cpu, gpu"),
+            (["CPU"], "AUTO", r"'AUTO' is unavailable: AUTO selects among devices"),
+            (["CPU"], "HETERO:GPU,CPU", r"HETERO selects among devices"),
+            (["CPU"], "cpu.1", r"'cpu\.1' is unavailable: OpenVINO has no such device"),
         ],
     )
     def test_one_that_is_not_there_is_an_error_with_the_cause(
@@ -172,7 +172,7 @@ class TestDevices:
                 return SimpleNamespace(create_infer_request=lambda: None, get_property=properties.__getitem__)
 
         monkeypatch.setattr(backend, "_core", lambda: Replacing(["CPU", "GPU"]))
-        with pytest.raises(DeviceUnavailableError, match=r"'gpu' was asked for, and OpenVINO took CPU"):
+        with pytest.raises(DeviceUnavailableError, match=r"'gpu' was requested, but OpenVINO used CPU"):
             open_here(double, device="gpu")
 
 
@@ -328,7 +328,7 @@ class TestRuns:
         for content in (b"", b"\x08", b"{}", b"\x00" * 64, double.read_bytes()[:40], double.read_bytes()[:-1]):
             cut = tmp_path / "cut.onnx"
             cut.write_bytes(content)
-            with pytest.raises(EngineError, match=r"^cut\.onnx: this is no ONNX file, or it is truncated"):
+            with pytest.raises(EngineError, match=r"^cut\.onnx: not an ONNX file, or truncated"):
                 open_here(cut)
         assert capfd.readouterr() == ("", "")
 
@@ -357,9 +357,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("cause", "cure"),
         [
-            ("std::bad_alloc", "not enough memory"),
+            ("std::bad_alloc", "Out of memory"),
             ("Model can't be parsed", "damaged"),
-            ("-- No conversion rule found for operations: nobody.Nonsense", "operator that OpenVINO lacks"),
+            ("-- No conversion rule found for operations: nobody.Nonsense", "OpenVINO lacks an operator"),
             ("", "Export the checkpoint again"),
         ],
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samedge.engines.selection import cores
+from samedge.engines.selection import machine as cores
 
 
 @pytest.fixture

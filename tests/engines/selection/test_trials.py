@@ -92,7 +92,7 @@ def test_a_short_first_run_stops_nobody(graph: Path, clock: Clock, monkeypatch: 
 def test_nobody_takes_the_time_of_the_others(graph: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, TimedBackend("a", clock, {"cpu": [4.0]}), TimedBackend("b", clock, {"cpu": [3.0]}))
     first, second = measure(graph, [A, B], seconds=20, clock=clock)
-    assert (first.runs, first.note) == (2, "there was no time for more runs")
+    assert (first.runs, first.note) == (2, "no time for more runs")
     assert (second.runs, second.note) == (4, None)
     assert clock.now == 20
 

@@ -32,7 +32,7 @@ from samedge.errors import (
 )
 from samedge.options import AxisRange
 from samedge.storage.digest import sha256_file
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 
 GENERATIONS = tuple(VERSIONS)
@@ -333,8 +333,8 @@ def test_only_the_outputs_that_were_asked_for_are_copied(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("prompts", "points", "message"),
     [
-        (9, 2, r"prompts is 9 in input 'coords', and this engine was built for 1 to 8.*wider profile for prompts"),
-        (1, 1, "points is 1 in input 'coords', and this engine was built for 2 to 4"),
+        (9, 2, r"prompts is 9 in input 'coords', but this engine was built for 1 to 8.*wider profile for prompts"),
+        (1, 1, "points is 1 in input 'coords', but this engine was built for 2 to 4"),
     ],
 )
 def test_shapes_outside_of_the_profile_are_named(board: Board, prompts: int, points: int, message: str) -> None:
@@ -399,17 +399,17 @@ def test_threads_take_turns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": "10.2.0.1"}, "built by version 10.2.0.1, and this is 10.3.0.26"),
+        ({"version": "10.2.0.1"}, "built by version 10.2.0.1, but this is 10.3.0.26"),
         ({"flavour": "tensorrt-rtx"}, "built for tensorrt-rtx"),
         ({"gpu": "Orin Nano"}, "built on Orin Nano"),
         ({"compute_capability": "8.7"}, "8.7"),
-        ({"targets": ("sm120",), "compute_capability": ""}, "built for sm120, and this GPU is sm86"),
+        ({"targets": ("sm120",), "compute_capability": ""}, "built for sm120, but this GPU is sm86"),
     ],
 )
 def test_an_engine_of_another_key_is_never_deserialised(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     board = Board(tmp_path)
     board.write_sidecar(**change)
-    with pytest.raises(EngineError, match=rf"must not be opened here: .*{message}.*samedge build") as caught:
+    with pytest.raises(EngineError, match=rf"cannot be opened safely here: .*{message}.*samedge build") as caught:
         board.open()
     assert caught.value.reasons
     assert board.trt.calls == []
@@ -444,7 +444,7 @@ def test_a_foreign_plan_of_another_version_is_never_deserialised(tmp_path: Path,
     other = Board(tmp_path, theirs, sidecar=False)
     cuda = FakeCuda()
     trt = FakeTensorRt(mine, cuda=cuda)
-    with pytest.raises(EngineError, match=r"must not be opened here"):
+    with pytest.raises(EngineError, match=r"cannot be opened safely here"):
         TensorRtEngine(other.path, EngineOptions(), flavour=trt.flavour, memory=cuda)
     assert trt.calls == []
 

@@ -36,12 +36,12 @@ def test_raw_plans_and_those_with_ultralytics_header(tmp_path: Path, header: dic
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no TensorRT plan"),
-        (b"\x08\x07:7\n\x10\n\x01x", "no TensorRT plan"),
+        (b"", "not a TensorRT plan"),
+        (b"\x08\x07:7\n\x10\n\x01x", "not a TensorRT plan"),
         (plan()[:20], "truncated"),
         (b"\x10\x00\x00\x00{not json at all", "header of this engine file is damaged"),
-        (b"\x02\x00\x00\x00[]" + plan(), "no TensorRT plan"),
-        (b"\x02\x00\x00\x00{}", "no TensorRT plan"),
+        (b"\x02\x00\x00\x00[]" + plan(), "not a TensorRT plan"),
+        (b"\x02\x00\x00\x00{}", "not a TensorRT plan"),
         (b"\x02\x00\x00\x00{}" + plan()[:9], "truncated"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_plan_of_a_layout_that_is_not_known_is_as_good_as_its_sidecar(tmp_path
     path = tmp_path / "model.plan"
     path.write_bytes(b"ftrt" + b"\x01" + bytes(19) + bytes((7, 7, 7, 7)) + b"the rest")
     found = inspect_plan(path)
-    assert (found.version, found.version_text) == (None, "(version not known)")
+    assert (found.version, found.version_text) == (None, "(version unknown)")
     here = flavour("tensorrt", "12.0.0.1")
     assert found.mismatch(here, keyed=True) is None
-    assert "its layout is not known" in str(found.mismatch(here))
+    assert "its layout is unknown" in str(found.mismatch(here))

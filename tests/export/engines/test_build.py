@@ -294,12 +294,12 @@ def test_a_plan_that_was_changed_beside_the_bundle_costs_a_clear_word(
         ({"flavour": "tflite"}, UsageError, "there is no flavour 'tflite'. Choose one of: auto, trt, rtx"),
         ({"flavour": "rtx"}, BackendUnavailableError, "tensorrt_rtx is not installed"),
         ({"precision": "int8"}, UsageError, "encoder is fp32, and int8 was asked for. Export again with --precision"),
-        ({"prompts": "many"}, UsageError, "--prompts: 'many' is no range"),
-        ({"prompts": "4/2/1"}, UsageError, "a profile of 4/2/1 is no range"),
+        ({"prompts": "many"}, UsageError, "--prompts: invalid range 'many'"),
+        ({"prompts": "4/2/1"}, UsageError, "invalid profile 4/2/1"),
         ({"points": "2/2/3"}, UsageError, "do not take the probes"),
         ({"targets": ("8.6",)}, UsageError, "builds for the GPU at hand only"),
-        ({"workspace": 0.0}, UsageError, "workspace_share is 0.0"),
-        ({"optimisation_level": 9}, UsageError, "optimisation_level is 9"),
+        ({"workspace": 0.0}, UsageError, "invalid workspace_share 0.0"),
+        ({"optimisation_level": 9}, UsageError, "invalid optimisation_level 9"),
     ],
 )
 def test_what_cannot_be_built_is_refused_before_anything_is(

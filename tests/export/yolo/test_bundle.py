@@ -162,14 +162,14 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("source", "options", "message"),
         [
-            ("seeded:yolov8n", {"io": "meta"}, "--io: this means nothing for a YOLO"),
-            ("seeded:yolov8n", {"form": "mask"}, "--form: this means nothing for a YOLO"),
+            ("seeded:yolov8n", {"io": "meta"}, "--io: not supported for a YOLO"),
+            ("seeded:yolov8n", {"form": "mask"}, "--form: not supported for a YOLO"),
             ("seeded:yolov8n", {"precision": "int8"}, "int8 convolutions need images"),
             ("seeded:yolov8n", {"image_size": 100}, "100 x 100 px is not possible"),
             ("seeded:yolov8n", {"image_size": (64, 100)}, "64 x 100 px is not possible"),
             ("seeded:yolov8q", {}, "no sizes for 'yolov8q'"),
-            ("seeded:sam_vit_tiny", {"nms": True}, "--nms: this means nothing for a SAM"),
-            ("seeded:sam_vit_tiny", {"dynamic": False}, "--no-dynamic: this means nothing for a SAM"),
+            ("seeded:sam_vit_tiny", {"nms": True}, "--nms: not supported for a SAM"),
+            ("seeded:sam_vit_tiny", {"dynamic": False}, "--no-dynamic: not supported for a SAM"),
             ("seeded:sam_vit_tiny", {"image_size": (64, 128)}, "is for a YOLO"),
         ],
     )

@@ -14,8 +14,8 @@ from samedge.errors import BundleError, IntegrityError
 from samedge.runtime.decoder.decoders import WholeDecoder
 from samedge.runtime.decoder.schemes import SamGraphs, check_graph
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_engine import fake_engine
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.engine import fake_engine
+from samedge.testing.predictor import fake_predictor
 from samedge.types import IOScheme, TensorSpec
 
 F32 = np.dtype(np.float32)
@@ -41,7 +41,7 @@ def parts() -> tuple[Manifest, Engine, Engine]:
 @pytest.mark.parametrize(
     ("io", "message"),
     [
-        ("meta", r"decoder: the graph does not have the names of the I/O scheme 'meta': 'orig_im_size' is missing"),
+        ("meta", r"decoder: the graph does not follow the I/O scheme 'meta': 'orig_im_size' is missing"),
         ("samexporter", r"decoder: .* 'samexporter': 'orig_im_size' is missing"),
     ],
 )
@@ -60,7 +60,7 @@ def test_graphs_of_another_scheme_are_refused(
         ({"mask_input": None}, {}, r"'mask_input' is missing"),
         ({}, {"low_res_masks": None}, r"'low_res_masks' is missing"),
         ({}, {"iou_predictions": None}, r"'iou_predictions' is missing"),
-        ({}, {"low_res_masks": TensorSpec(("n", 1, 16, 16), F32)}, r"it returns 1 masks, and 4 are needed"),
+        ({}, {"low_res_masks": TensorSpec(("n", 1, 16, 16), F32)}, r"it returns 1 masks instead of 4"),
     ],
 )
 def test_decoders_with_other_names_are_refused(
@@ -104,8 +104,8 @@ class TestManifest:
     @pytest.mark.parametrize(
         ("name", "said", "message"),
         [
-            ("mask_input", None, r"the graph has the input 'mask_input' and the manifest has not"),
-            ("extra", TensorRecord("float32", (1,)), r"the manifest has the input 'extra' and the graph has not"),
+            ("mask_input", None, r"the graph has the input 'mask_input' but the manifest lacks it"),
+            ("extra", TensorRecord("float32", (1,)), r"the manifest has the input 'extra' but the graph lacks it"),
             (
                 "point_labels",
                 TensorRecord("float32", ("b", "p")),

@@ -18,7 +18,7 @@ from samedge.runtime.everything.coarse_to_fine import grid_levels
 from samedge.runtime.everything.point_grids import point_grid
 from samedge.runtime.everything.sweep import Sweep
 from samedge.runtime.everything.watch import Watch
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 ASK = Sweep.ask
 SURE: dict[str, Any] = {"points_per_side": 32, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
@@ -151,9 +151,9 @@ class TestTime:
         assert all(watch.begin_step() for _ in range(3))
 
     @pytest.mark.parametrize(("options", "message"), [
-        ({"time_budget_ms": 5.0}, "in exact mode, all points are asked"),
-        ({"time_budget_ms": 0.0, "mode": "fast"}, "the time budget is 0.0 ms"),
-        ({"time_budget_ms": float("nan"), "mode": "fast"}, "the time budget is nan ms"),
+        ({"time_budget_ms": 5.0}, "exact mode always prompts all points"),
+        ({"time_budget_ms": 0.0, "mode": "fast"}, "invalid time budget of 0.0 ms"),
+        ({"time_budget_ms": float("nan"), "mode": "fast"}, "invalid time budget of nan ms"),
     ])  # fmt: skip
     def test_budgets_that_mean_nothing(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
@@ -192,5 +192,5 @@ class TestCancel:
         assert shares == sorted(shares)
         assert (shares[0], shares[-1]) == (0.0, 1.0)
         assert list(dict.fromkeys(sentence for sentence, _ in told)) == [
-            "Encoding the image", "Asking points", "Removing small regions", "Done",
+            "Encoding the image", "Prompting points", "Removing small regions", "Done",
         ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from samedge.errors import UsageError
 from samedge.runtime.everything.found import FoundMasks
 from samedge.runtime.masks.rle import decode_rle, encode_rle, encode_uncompressed_rle
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 DISCS: dict[str, Any] = {"points_per_side": 4, "pred_iou_thresh": 0.75}
 
@@ -47,7 +47,7 @@ def test_records_in_three_forms(found: FoundMasks) -> None:
         assert record["segmentation"] == encode_uncompressed_rle(mask)
     left, top, width, height = found.records()[0]["bbox"]
     assert found.boxes[0].tolist() == [left, top, left + width, top + height]
-    with pytest.raises(UsageError, match="there is no output mode 'png'"):
+    with pytest.raises(UsageError, match="unknown output mode 'png'"):
         found.records("png")  # type: ignore[arg-type]
 
 
@@ -94,7 +94,9 @@ class TestPresentImage:
         predictor.save_embedding(tmp_path / "image.npz")
         predictor.load_embedding(tmp_path / "image.npz")
         assert len(predictor.everything(**DISCS)) == 16
-        with pytest.raises(UsageError, match="crop_n_layers: crops need the image, and only its embedding is known"):
+        with pytest.raises(
+            UsageError, match="crop_n_layers: crops need the image, but only its embedding is available"
+        ):
             predictor.everything(**DISCS, crop_n_layers=1)
 
     def test_without_an_image(self) -> None:

@@ -56,10 +56,10 @@ def test_a_file_with_the_signs_of_a_pattern_is_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing.png", "missing.png: there is no such image. Check the path"),
-        ("*.png", "there are no images here"),
-        (".", "there are no images here"),
-        ("null\0byte.png", "there is no such image"),
+        ("missing.png", "missing.png: image not found. Check the path"),
+        ("*.png", "no images found"),
+        (".", "no images found"),
+        ("null\0byte.png", "image not found"),
     ],
 )
 def test_nothing_there(tmp_path: Path, name: str, message: str) -> None:

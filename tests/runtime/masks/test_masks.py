@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from samedge.runtime.image.geometry import ImageGeometry
-from samedge.runtime.masks.masks import draw_mask, mask_bands, mask_box, mask_to_logits, upscale_bands
+from samedge.runtime.masks.masks import draw_mask, mask_bands, mask_box, upscale_bands
+from samedge.runtime.prompts.shapes import mask_to_logits
 from samedge.types import BoolArray, FloatArray
 
 SIZES = [

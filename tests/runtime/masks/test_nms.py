@@ -71,5 +71,5 @@ def test_shapes_that_do_not_belong_together(boxes: tuple[int, ...], scores: int)
 
 
 def test_groups_must_be_as_many_as_boxes() -> None:
-    with pytest.raises(UsageError, match="there are 2 boxes and 3 groups"):
+    with pytest.raises(UsageError, match="2 boxes do not match 3 groups"):
         batched_nms(np.ones((2, 4)), np.ones(2), np.zeros(3), 0.5)

@@ -117,7 +117,7 @@ def test_many_parts_are_joined(seed: int) -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(UsageError, match="parts is 'some'"):
+    with pytest.raises(UsageError, match="invalid parts 'some'"):
         mask_to_polygons(np.ones((2, 2), np.bool_), cast("Any", "some"))
     with pytest.raises(UsageError, match="dtype uint8"):
         mask_to_polygons(cast("Any", np.ones((2, 2), np.uint8)))

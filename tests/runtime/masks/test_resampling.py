@@ -12,8 +12,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
 from samedge.runtime.image.geometry import ImageGeometry
-from samedge.runtime.masks.masks import upscale_bands, windows_above
-from samedge.runtime.masks.resampling import ONE_THREAD, column_taps, mix_rows, row_blocks, row_taps
+from samedge.runtime.masks.masks import (
+    ONE_THREAD,
+    column_taps,
+    mix_rows,
+    row_blocks,
+    row_taps,
+    upscale_bands,
+    windows_above,
+)
 
 SIZES = [
     (512, 512, 256),

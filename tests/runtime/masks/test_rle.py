@@ -111,10 +111,10 @@ def test_what_is_not_a_mask_is_refused(mask: NDArray[Any]) -> None:
 @pytest.mark.parametrize(
     ("rle", "says"),
     [
-        ({}, "size of an RLE is None"),
-        ({"size": [2], "counts": "4"}, "size of an RLE"),
-        ({"size": [2, 2]}, "counts of an RLE are a NoneType"),
-        ({"size": [2, 2], "counts": [1.5, 2.5]}, "are a list"),
+        ({}, "invalid RLE size None"),
+        ({"size": [2], "counts": "4"}, "invalid RLE size"),
+        ({"size": [2, 2]}, "invalid RLE counts of type NoneType"),
+        ({"size": [2, 2], "counts": [1.5, 2.5]}, "of type list"),
         ({"size": [2, 2], "counts": [5]}, "sum up to 5"),
         ({"size": [2, 2], "counts": [-1, 5]}, "sum up to 4"),
         ({"size": [2, 2], "counts": ""}, "sum up to 0"),
@@ -147,5 +147,5 @@ def test_a_window_of_a_mask(seed: int, height: int, width: int) -> None:
 
 @pytest.mark.parametrize(("top", "left"), [(-1, 0), (0, -1), (3, 0), (0, 4)])
 def test_a_window_outside_of_its_mask(top: int, left: int) -> None:
-    with pytest.raises(UsageError, match=r"a window of 2 x 3 px at \(-?\d, -?\d\) does not lie in a mask of 5 x 5 px"):
+    with pytest.raises(UsageError, match=r"a window of 2 x 3 px at \(-?\d, -?\d\) is not inside a mask of 5 x 5 px"):
         encode_rle_window(np.ones((3, 2), np.bool_), top, left, (5, 5))

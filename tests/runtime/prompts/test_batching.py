@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samedge.runtime.prompts.batching import prompts_at_once
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.runtime.prompts.tokens import prompts_at_once
+from samedge.testing.predictor import fake_predictor
 from samedge.types import TensorSpec
 
 

@@ -20,7 +20,7 @@ from samedge.runtime.results.overlay import (
     draw_mask_overlay,
     draw_prompts,
     instance_colour,
-    write_picture,
+    write_image,
 )
 from samedge.types import ImageArray
 
@@ -156,23 +156,23 @@ def test_prompts_that_no_predictor_takes() -> None:
 @pytest.mark.parametrize("name", ["picture.png", "new/folders/bild ü.PNG", "picture.bmp"])
 def test_pictures_come_back(tmp_path: Path, name: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    write_picture(tmp_path / name, picture)
+    write_image(tmp_path / name, picture)
     data = np.fromfile(tmp_path / name, np.uint8)
     np.testing.assert_array_equal(cv2.imdecode(data, cv2.IMREAD_COLOR), picture)
 
 
 @pytest.mark.parametrize("name", ["picture", "picture.xyz", ".png"])
 def test_formats_that_are_not_known(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be written in this format") as caught:
-        write_picture(tmp_path / name, canvas())
+    with pytest.raises(UsageError, match="unknown image format") as caught:
+        write_image(tmp_path / name, canvas())
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_too_large_for_its_format(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="too much for this format"):
-        write_picture(tmp_path / "wide.jpg", np.zeros((1, 70_000, 3), np.uint8))
-    write_picture(tmp_path / "wide.png", np.zeros((1, 70_000, 3), np.uint8))
+    with pytest.raises(UsageError, match="too large for this format"):
+        write_image(tmp_path / "wide.jpg", np.zeros((1, 70_000, 3), np.uint8))
+    write_image(tmp_path / "wide.png", np.zeros((1, 70_000, 3), np.uint8))
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "file" / "picture.png", tmp_path / "folder.png"):
         with pytest.raises(StorageError) as caught:
-            write_picture(path, canvas())
+            write_image(path, canvas())
         assert "\n" not in str(caught.value)
 
 
@@ -200,6 +200,6 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "open", lambda self, _mode: FullFile(self))
     with pytest.raises(SamedgeError, match="No space left") as caught:
-        write_picture(tmp_path / "picture.png", canvas())
+        write_image(tmp_path / "picture.png", canvas())
     assert isinstance(caught.value, StorageError)
     assert not (tmp_path / "picture.png").exists()

@@ -19,7 +19,7 @@ from samedge.errors import MissingExtraError, SamedgeError, StorageError, UsageE
 from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.results.results import Boxes, Masks, Results
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 from samedge.types import BoolArray, ImageArray
 
 HEIGHT, WIDTH = 100, 200
@@ -251,7 +251,7 @@ def test_new_and_update() -> None:
     [
         ({"boxes": BOXES[:2]}, "2 boxes, 3 masks"),
         ({"prompt_index": [1]}, "1 prompt indices"),
-        ({"masks": masks()[:, :50]}, "masks are 200 x 50 px, the image is 200 x 100 px"),
+        ({"masks": masks()[:, :50]}, "masks are 200 x 50 px, but the image is 200 x 100 px"),
         ({"masks": masks().astype(np.uint8)}, "dtype uint8"),
         ({"boxes": BOXES[:, :5]}, "(3, 5)"),
     ],
@@ -293,7 +293,7 @@ def test_plot_on_another_image_and_its_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="img is 10 x 10 px") as caught:
         found.plot(img=black[:10, :10])
     assert one_line(caught.value)
-    with pytest.raises(UsageError, match="color_mode is 'rainbow'"):
+    with pytest.raises(UsageError, match="invalid color_mode 'rainbow'"):
         found.plot(color_mode=cast("Any", "rainbow"))
     found.plot(save=True, filename=tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()

@@ -27,8 +27,8 @@ from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.stream import Stream
-from samedge.testing.fake_engine import FakeEngine
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.engine import FakeEngine
+from samedge.testing.predictor import fake_predictor
 from samedge.types import Array, ImageArray
 
 LONG_S = 60.0
@@ -211,7 +211,7 @@ class TestSources:
         assert cropped.result.statistics.crops_encoded == 4
         with pytest.raises(UsageError, match=r"image 0, crop_n_layers: crops need the image.*keep_images=True"):
             next(predictor.stream([picture()], crops, decode=Predictor.everything))
-        with pytest.raises(UsageError, match=r"image 0: only the embedding .* is known.*keep_images=True"):
+        with pytest.raises(UsageError, match=r"image 0: only the embedding .* is available.*keep_images=True"):
             next(predictor.stream([picture()], decode=lambda one: one.image))
 
 
@@ -244,9 +244,9 @@ class TestPrompts:
         assert {thread for _, _, thread in asked} == {threading.current_thread()}
 
     def test_that_are_missing_are_told_before_the_image_is_encoded(self, predictor: Predictor) -> None:
-        with pytest.raises(PromptError, match=r"image 0: there are no prompts.*decode=Predictor\.everything"):
+        with pytest.raises(PromptError, match=r"image 0: no prompts for this image.*decode=Predictor\.everything"):
             next(predictor.stream([picture()]))
-        with pytest.raises(UsageError, match=r"image 0: predict has no argument 'bboxes'. Known: points"):
+        with pytest.raises(UsageError, match=r"image 0: predict has no argument 'bboxes'. Use one of: points"):
             next(predictor.stream([(picture(), {"bboxes": [1, 2, 3, 4]})]))
         assert raw_engine(predictor, "encoder").calls == []
         with pytest.raises(PromptError, match=r"image 0: there are no prompts"):
@@ -348,7 +348,7 @@ class TestErrors:
         with pytest.raises(ImageError) as caught:
             next(stream)
         path = str(tmp_path / "text.png")
-        assert str(caught.value).startswith(f"image 1 ({path}): this is not an image. ")
+        assert str(caught.value).startswith(f"image 1 ({path}): the file is not an image. ")
         assert (caught.value.item_index, caught.value.item_path) == (1, path)
         assert not stream.open
         assert list(stream) == []
@@ -361,7 +361,7 @@ class TestErrors:
         assert str(items[3].error).startswith("image 3, image array: the image has no pixels")
         assert items[1].speed == {}
         assert len(items[4].result) == 1
-        with pytest.raises(ImageError, match="this is not an image"):
+        with pytest.raises(ImageError, match="the file is not an image"):
             _ = items[1].result
 
     def test_of_the_encoder(self, predictor: Predictor) -> None:
@@ -390,7 +390,7 @@ class TestErrors:
     def test_of_an_item_that_is_no_image(self, predictor: Predictor) -> None:
         with pytest.raises(ImageError, match="image 0: an item of the source is a tuple of ndarray, int"):
             next(predictor.stream([(picture(), 3)], BOX))  # type: ignore[list-item]
-        with pytest.raises(ImageError, match="image 0: an image cannot be a float"):
+        with pytest.raises(ImageError, match="image 0: invalid image of type float"):
             next(predictor.stream([1.5], BOX))  # type: ignore[list-item]
 
     @pytest.mark.parametrize("errors", ["raise", "yield"])
@@ -407,7 +407,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("errors", ["raise", "yield"])
     def test_of_a_folder_that_is_not_there(self, predictor: Predictor, tmp_path: Path, errors: Any) -> None:
-        with pytest.raises(ImageError, match=r"nowhere: there is no such image"):
+        with pytest.raises(ImageError, match=r"nowhere: image not found"):
             next(predictor.stream(tmp_path / "nowhere", BOX, errors=errors))
 
     @pytest.mark.parametrize("raised", [CancelledError("enough"), ZeroDivisionError(), KeyboardInterrupt()])
@@ -528,7 +528,7 @@ class TestEnd:
     def test_at_the_end_of_the_process(self) -> None:
         code = (
             "import numpy as np; from itertools import repeat;"
-            "from samedge.testing.fake_predictor import fake_predictor;"
+            "from samedge.testing.predictor import fake_predictor;"
             "images = repeat(np.zeros((64, 64, 3), np.uint8));"
             "stream = fake_predictor().stream(images, {'points': [1, 1]}); print(next(stream).index)"
         )
@@ -581,11 +581,11 @@ class TestBesideAStream:
 @pytest.mark.parametrize(
     ("sources", "options", "message"),
     [
-        ([], {"queue_size": 0}, "queue_size is 0. Give 1 or more"),
-        ([], {"errors": "skip"}, "errors is 'skip'. Choose raise or yield"),
-        (picture(), {}, "this is one ndarray. Give a folder, a list"),
-        (Image.new("RGB", (5, 5)), {}, "this is one Image"),
-        (7, {}, "this is one int"),
+        ([], {"queue_size": 0}, "invalid queue_size 0. Give 1 or more"),
+        ([], {"errors": "skip"}, "invalid errors 'skip'. Choose raise or yield"),
+        (picture(), {}, "not one ndarray. Give a folder, a list"),
+        (Image.new("RGB", (5, 5)), {}, "not one Image"),
+        (7, {}, "not one int"),
     ],
 )
 def test_arguments_that_mean_nothing(predictor: Predictor, sources: Any, options: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from samedge.bundle.archive import open_bundle
 from samedge.errors import EngineError
 from samedge.runtime.yolo.graph import describe_yolo
 from samedge.runtime.yolo.metadata import read_graph_metadata
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import TensorSpec
 
 F32 = np.dtype(np.float32)

@@ -12,7 +12,7 @@ from samedge.errors import EngineError, UsageError
 from samedge.runtime.yolo.detections import Thresholds
 from samedge.runtime.yolo.graph import YoloGraph, describe_yolo, yolo_metadata
 from samedge.runtime.yolo.predictor import YoloPredictor
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, TensorSpec
 
 F32, F16 = np.dtype(np.float32), np.dtype(np.float16)

@@ -1,1 +1,1 @@
-"""Measured processes of the table, and the protocol they speak."""
+"""Measured processes and their protocol."""

@@ -1,4 +1,4 @@
-"""A process that is measured, as the one that measures sees it: started, asked, and ended whatever happens."""
+"""Client side of the protocol: a measured process, always ended, whatever happens."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from typing import Any, Final, TypeVar
 import msgspec
 from typing_extensions import Self
 
-from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Hello, Opened, Opening, Ran
-from samedge.benchmarks.measure.child import last_words
+from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
+from samedge.benchmarks.measure.child import process_failure
 from samedge.errors import BenchmarkError
 from samedge.processes import LineProcess
 
 T = TypeVar("T")
 
 PATIENCE: Final = 3600.0
-"""Seconds for one answer: Meta's generator takes minutes a picture, and a board takes longer."""
+"""Time limit of one reply, seconds: Meta's generator takes minutes per image, and longer on a board."""
 
 _END: Final = 10.0
+_CURE: Final = "See the message of the peer, and docs/bench.md for the protocol"
 
 
 class MeasuredProcess:
     """A process that speaks the protocol of `samedge.benchmarks.bench.stages.peer_protocol`.
 
-    Use it as a context manager: at the end it is asked to close, and killed if it does not.
+    Use it as a context manager: on exit it is asked to close, and killed if it does not.
 
     Args:
         command: Program and arguments.
-        name: What errors call it.
+        name: Name in error messages.
         environment: Its environment; None for that of this process.
-        patience: Seconds to wait for one answer.
+        patience: Time limit of one reply, seconds.
 
     Raises:
-        BenchmarkError: It cannot be started.
+        BenchmarkError: The process cannot be started.
     """
 
     def __init__(
@@ -53,82 +54,88 @@ class MeasuredProcess:
             self._process = LineProcess(command, environment=environment)
         except OSError as error:
             raise BenchmarkError(
-                f"this process cannot be started: {error.strerror}", where=name, cure="Check the command"
+                f"the process cannot be started: {error.strerror}", where=name, cure="Check the command"
             ) from error
 
     @property
     def status(self) -> int | None:
-        """With which it ended; negative for a signal, None as long as it runs."""
+        """Exit status; negative for a signal, None while it runs."""
         return self._process.status
 
-    def hello(self) -> Hello:
-        """Ask who it is and whether it can work here.
+    def hello(self) -> Capabilities:
+        """Request its name, version and availability.
 
         Raises:
-            BenchmarkError: It speaks another protocol, or gives no answer.
+            BenchmarkError: It speaks another protocol, or does not reply.
         """
-        said = self._ask({"do": "hello"}, Hello)
-        if said.protocol != PROTOCOL:
-            raise BenchmarkError(f"it speaks protocol {said.protocol}, and this is {PROTOCOL}", where=self.name)
-        return said
+        reply = self._request({"do": "hello"}, Capabilities)
+        if reply.protocol != PROTOCOL:
+            raise BenchmarkError(
+                f"the peer speaks protocol {reply.protocol}, not {PROTOCOL}",
+                where=self.name,
+                cure="Use a peer and a samedge of the same protocol: see docs/bench.md",
+            )
+        return reply
 
-    def open(self, opening: Opening) -> Opened:
+    def open(self, opening: OpenRequest) -> OpenedModel:
         """Load a model.
 
         Raises:
-            BenchmarkError: It cannot, or died.
+            BenchmarkError: Loading failed, or the process died.
         """
-        return self._ask({"do": "open", **msgspec.to_builtins(opening)}, Opened)
+        return self._request({"do": "open", **msgspec.to_builtins(opening)}, OpenedModel)
 
-    def run(self, stage: str) -> Ran:
-        """Do a stage once on every picture.
+    def run(self, stage: str) -> StageTiming:
+        """Run a stage once on every image.
 
         Raises:
-            BenchmarkError: It cannot, or died.
+            BenchmarkError: The stage failed, or the process died.
         """
-        return self._ask({"do": "run", "stage": stage}, Ran)
+        return self._request({"do": "run", "stage": stage}, StageTiming)
 
-    def _ask(self, request: dict[str, Any], kind: type[T]) -> T:
+    def _request(self, request: dict[str, Any], kind: type[T]) -> T:
         if self._process.closed:
-            raise BenchmarkError("this process was closed", where=self.name)
+            raise BenchmarkError("the process was closed", where=self.name, cure="Start a new one")
         try:
             self._process.send(msgspec.json.encode(request))
         except OSError as error:
             raise self._death() from error
         try:
-            answer = self._process.receive(self._patience)
+            line = self._process.receive(self._patience)
         except queue.Empty:
             self._process.kill()
             raise BenchmarkError(
-                f"no answer to {request['do']!r} for {self._patience:.0f} s, so it was ended", where=self.name
+                f"no reply to {request['do']!r} within {self._patience:.0f} s, so the process was ended",
+                where=self.name,
+                cure="Measure a smaller model, or fewer columns with --columns",
             ) from None
-        if not answer:
+        if not line:
             raise self._death()
         try:
-            said = msgspec.json.decode(answer)
-            if isinstance(said, dict) and "error" in said:
-                raise BenchmarkError(str(said["error"]), where=self.name)
-            return msgspec.convert(said, kind)
+            reply = msgspec.json.decode(line)
+            if isinstance(reply, dict) and "error" in reply:
+                raise BenchmarkError(str(reply["error"]), where=self.name, cure=_CURE)
+            return msgspec.convert(reply, kind)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            shown = answer[:80].decode(errors="replace").strip()
+            shown = line[:80].decode(errors="replace").strip()
             raise BenchmarkError(
-                f"its answer to {request['do']!r} is not of the protocol ({error}): {shown}",
+                f"invalid reply to {request['do']!r} ({error}): {shown}",
                 where=self.name,
-                cure="A peer writes answers alone to stdout, and everything else to stderr",
+                cure="Write replies only to stdout, and everything else to stderr",
             ) from error
 
     def _death(self) -> BenchmarkError:
-        return last_words(self.name, *self._process.death())
+        return process_failure(self.name, *self._process.death())
 
     def close(self) -> None:
         """End the process. May be called twice."""
         if not self._process.closed:
-            with suppress(OSError):  # it is dead already
+            with suppress(OSError):  # the process has already died
                 self._process.send(b'{"do": "close"}')
         self._process.close(_END)
 
     def kill(self) -> None:
-        """End the process at once: whoever was interrupted does not wait for a stage to end."""
+        """Kill the process at once, without waiting for a running stage."""
         self._process.kill()
 
     def __enter__(self) -> Self:

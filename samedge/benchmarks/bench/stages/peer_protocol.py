@@ -1,18 +1,18 @@
-"""What ``samedge bench`` and the processes that it measures say to each other: JSON, one object a line.
+"""The protocol between ``samedge bench`` and the processes that it measures: JSON, one object per line.
 
-Models of samedge and peers are measured in the same way: each is a process that reads requests on stdin and writes one
-answer a request on stdout; what it writes to stderr is shown if it dies. Anything that can do so can be a peer, in any
-language and under any licence, because nothing of it is imported: ``--peer NAME=COMMAND`` names it.
+Models of samedge and peers are measured in the same way: each is a process that reads requests from stdin and writes
+one reply per request to stdout; its stderr is shown if it dies. Any program that does so can be a peer, in any language
+and under any licence, because none of it is imported: pass it as ``--peer NAME=COMMAND``.
 
     {"do": "hello"}                        {"protocol": 1, "name": "...", "version": "...", "can": true}
                                            {"protocol": 1, "name": "...", "can": false, "reason": "... not installed"}
-    {"do": "open", ...`Opening`}           `Opened`
-    {"do": "run", "stage": "encode"}       `Ran`
-    {"do": "close"}                        {}, and ends
+    {"do": "open", ...`OpenRequest`}       `OpenedModel`
+    {"do": "run", "stage": "encode"}       `StageTiming`
+    {"do": "close"}                        {}, then the process ends
     any                                    {"error": "a sentence"}
 
-Unknown fields are to be ignored by both sides. A stage is done once on every picture, in their order, and the times are
-those of the peer's own clock around it: what the peer is slow at beside the stage does not count.
+Both sides ignore unknown fields. A stage runs once on every image, in order, and is timed by the peer's own clock: time
+that the peer spends outside the stage does not count.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from samedge.benchmarks.bench.records import Family, Stage
 PROTOCOL: Final = 1
 
 
-class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who answers, and whether it can work here.
+class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Identity and availability of a process.
 
     Attributes:
         protocol: `PROTOCOL`.
-        name: What it is called.
-        version: Its version, or its versions.
-        can: Whether what it needs is installed.
-        reason: Why not.
+        name: Its name.
+        version: Its version, or those of its packages.
+        can: True if its requirements are installed.
+        reason: Reason if not.
     """
 
     protocol: int
@@ -44,28 +44,28 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class Opening(msgspec.Struct, frozen=True, kw_only=True):
-    """What to load, and what will be asked.
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Model to load, with the images and prompts of the stages.
 
     Attributes:
         name: Name of the row.
         family: "sam", "fastsam" or "yolo".
-        architecture: Such as "sam_vit_b", "mobile_sam", "yolov8n-seg", "fastsam-s".
+        architecture: For example "sam_vit_b", "mobile_sam", "yolov8n-seg" or "fastsam-s".
         source: The checkpoint: a path, a known name of samedge, or "seeded:NAME".
-        weights: File of the same weights that torch reads: the checkpoint, or for seeded ones a state dict under the
-            keys of the reference package (SAM), or with batch norms folded into ``conv.weight`` and ``conv.bias``
-            (YOLO, FastSAM). Empty where there is none.
+        weights: File of the same weights for torch: the checkpoint, or for seeded weights a state dict under the keys
+            of the reference package (SAM), or with batch norms folded into ``conv.weight`` and ``conv.bias`` (YOLO,
+            FastSAM). Empty if there is none.
         artefact: Bundle or graph of samedge.
-        plain: Folder of the plain export of the encoder; empty where there is none.
+        plain: Folder of the plain export of the encoder; empty if there is none.
         plain_decoder: Folder of Meta's decoder.
         image_size: Side of the network's input, px.
-        images: Paths of pictures.
-        points: A click in each picture: (x, y), px.
-        boxes: 32 boxes in each picture: (x1, y1, x2, y2), px.
+        images: Image files.
+        points: One click per image: (x, y), px.
+        boxes: 32 boxes per image: (x1, y1, x2, y2), px.
         everything: Parameters of segment everything under Meta's names.
-        mode: How samedge segments everything: "exact" or "fast".
+        mode: samedge's mode of segment everything: "exact" or "fast".
         threads: CPU threads.
-        backend: For samedge.
+        backend: Backend of samedge.
         device: "cpu", "cuda" ...; None for the default.
     """
 
@@ -88,17 +88,17 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was loaded.
+class OpenedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Description of a loaded model.
 
     Attributes:
-        stages: What can be asked for, and what the time of each includes, as a sentence. "set_image" is "preprocess"
-            and "encode" together, for those that cannot be asked for one alone.
-        without: Why other stages cannot be asked for.
-        image_stages: Stages that together are one picture from pixels to a mask, or to all of them.
-        backend: What computes.
-        device: Where.
-        details: What else a report should say.
+        stages: Supported stages, each with a description of the work that its time includes. "set_image" is
+            "preprocess" and "encode" together, for peers that cannot separate them.
+        without: Reasons for unsupported stages.
+        image_stages: Stages that together take one image from pixels to a mask, or to all masks.
+        backend: The backend.
+        device: The device.
+        details: Further facts for the report.
     """
 
     stages: dict[str, str]
@@ -109,15 +109,15 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     details: dict[str, str] = {}
 
 
-class Ran(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One stage, done once on every picture.
+class StageTiming(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One run of a stage on every image.
 
     Attributes:
-        wall: Seconds, all pictures together.
-        cpu: Seconds of processor time; None where it is not known.
-        peak: The most resident bytes of the process so far; None where the system does not tell.
-        device: Bytes on the device so far, where the peer knows; None where it does not.
-        figures: Counts, all pictures together.
+        wall: Seconds, over all images.
+        cpu: CPU seconds; None if unknown.
+        peak: Peak resident memory of the process so far, bytes; None if unavailable.
+        device: Bytes on the device so far; None if unknown.
+        figures: Counts, over all images.
     """
 
     wall: float

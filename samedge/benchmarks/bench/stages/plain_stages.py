@@ -1,4 +1,4 @@
-"""The stages of a plain ONNX export: the reference encoder and Meta's decoder, in sessions as everybody opens them."""
+"""Stages of a plain ONNX export: the reference encoder and Meta's decoder in default sessions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Hello, Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.serve import Loaded
+from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
+from samedge.benchmarks.bench.stages.serve import LoadedModel
 from samedge.benchmarks.measure.artefacts import versions_of
 from samedge.benchmarks.measure.rounds import timed
 from samedge.benchmarks.targets.variants import plain_session
@@ -23,82 +23,84 @@ from samedge.types import Array, BoolArray
 NAME: Final = "plain-onnx"
 INCLUDES: Final = {
     "encode": "the encoder's graph, opset 17, exported by torch and not simplified",
-    "prompt": "Meta's decoder graph with one click; it draws all four masks at the size of the image",
-    "boxes": "Meta's decoder graph 32 times, one box a call, which is all it takes",
+    "prompt": "Meta's decoder graph with one click; it draws all four masks at image size",
+    "boxes": "Meta's decoder graph 32 times, one box per call, which is its maximum",
 }
 WITHOUT: Final = {
-    "preprocess": "everybody writes their own",
+    "preprocess": "users write their own",
     "everything": "Meta's generator does not run on ONNX",
 }
 
 
-def hello() -> Hello:
-    """Whether onnxruntime is installed, and what exports: the reference packages."""
+def hello() -> Capabilities:
+    """Report if onnxruntime and the exporting reference packages are installed."""
     missing = [name for name in ("onnxruntime", "torch", "segment_anything", "mobile_sam") if find_spec(name) is None]
     if missing:
-        return Hello(
+        return Capabilities(
             PROTOCOL, NAME, can=False, reason=f"{', '.join(missing)}: not installed (pip install 'samedge[bench]')"
         )
-    return Hello(PROTOCOL, NAME, f"onnxruntime {versions_of('onnxruntime').get('onnxruntime', '')}")
+    return Capabilities(PROTOCOL, NAME, f"onnxruntime {versions_of('onnxruntime').get('onnxruntime', '')}")
 
 
-def open_model(opening: Opening) -> Loaded:
+def open_model(opening: OpenRequest) -> LoadedModel:
     """Open both graphs.
 
     Raises:
-        BenchmarkError: There is no such export of this model.
+        BenchmarkError: The model has no plain export, or the device is not the CPU.
         MissingExtraError: onnxruntime is not installed.
     """
     if opening.family != "sam" or not opening.plain:
-        raise BenchmarkError("the reference packages export SAM's graphs alone", where=opening.name)
+        raise BenchmarkError(
+            "the reference packages export SAM only", where=opening.name, cure="Measure a SAM model, or drop this peer"
+        )
     if (opening.device or "cpu") != "cpu":
-        raise BenchmarkError("the plain export is measured on the CPU", where=opening.name)
+        raise BenchmarkError("the plain export runs on the CPU only", where=opening.name, cure="Use --device cpu")
     encoder = plain_session(Path(opening.plain) / "encoder.onnx", opening.threads)
     decoder = plain_session(Path(opening.plain_decoder) / "decoder.onnx", opening.threads)
-    pictures = [as_bgr(path) for path in opening.images]
-    geometries = [ImageGeometry.of(picture.shape[0], picture.shape[1], opening.image_size) for picture in pictures]
+    images = [as_bgr(path) for path in opening.images]
+    geometries = [ImageGeometry.of(index.shape[0], index.shape[1], opening.image_size) for index in images]
     numbers = open_bundle(opening.artefact, force=True, verify=False).manifest.input
     embeddings: dict[int, Array] = {}
 
-    def encode(picture: int) -> Ran:
-        image = normalised_input(pictures[picture], geometries[picture], numbers.pixel_mean, numbers.pixel_std)
+    def encode(index: int) -> StageTiming:
+        image = normalised_input(images[index], geometries[index], numbers.pixel_mean, numbers.pixel_std)
         feeds = {encoder.get_inputs()[0].name: image}
-        wall, cpu, embeddings[picture] = timed(lambda: encoder.run(None, feeds)[0])
-        return Ran(wall, cpu)
+        wall, cpu, embeddings[index] = timed(lambda: encoder.run(None, feeds)[0])
+        return StageTiming(wall, cpu)
 
-    def prompted(picture: int, prompts: list[tuple[Array, Array]]) -> Ran:
-        if picture not in embeddings:
-            encode(picture)
-        feeds = _feeds(embeddings[picture], geometries[picture])
+    def prompted(index: int, prompts: list[tuple[Array, Array]]) -> StageTiming:
+        if index not in embeddings:
+            encode(index)
+        feeds = _feeds(embeddings[index], geometries[index])
 
         def call() -> list[BoolArray]:
-            found = []
+            masks = []
             for points, labels in prompts:
-                coords = geometries[picture].to_input(points)
-                given = {**feeds, "point_coords": coords[None], "point_labels": labels[None]}
-                found.append(decoder.run(["masks"], given)[0][0, 0] > 0)
-            return found
+                coords = geometries[index].to_input(points)
+                inputs = {**feeds, "point_coords": coords[None], "point_labels": labels[None]}
+                masks.append(decoder.run(["masks"], inputs)[0][0, 0] > 0)
+            return masks
 
         wall, cpu, masks = timed(call)
-        return Ran(wall, cpu, figures={"masks": len(masks)})
+        return StageTiming(wall, cpu, figures={"masks": len(masks)})
 
-    stages: dict[str, Callable[[int], Ran]] = {
+    stages: dict[str, Callable[[int], StageTiming]] = {
         "encode": encode,
-        "prompt": lambda picture: prompted(picture, [_click(opening.points[picture])]),
-        "boxes": lambda picture: prompted(picture, [_box(box) for box in opening.boxes[picture]]),
+        "prompt": lambda index: prompted(index, [_click(opening.points[index])]),
+        "boxes": lambda index: prompted(index, [_box(box) for box in opening.boxes[index]]),
     }
-    opened = Opened(
+    opened = OpenedModel(
         stages={name: INCLUDES[name] for name in stages},
         without=WITHOUT,
         backend="onnxruntime",
         device="cpu",
         details={**versions_of("onnxruntime"), "threads": str(opening.threads)},
     )
-    return Loaded(opened, stages)
+    return LoadedModel(opened, stages)
 
 
 def _click(point: tuple[float, float]) -> tuple[Array, Array]:
-    """A click comes with a padding point where there is no box."""
+    """Return a click with the padding point that replaces a box."""
     return np.array([point, (0, 0)], np.float32), np.array([1, -1], np.float32)
 
 

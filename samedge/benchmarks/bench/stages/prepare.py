@@ -1,6 +1,6 @@
-"""From a source to what runs: exported into the cache if need be, and described. Called in a child process.
+"""Preparation of a model in a child process: export into the cache if needed, and description.
 
-That process may import torch; those that are timed do not.
+This child may import torch; the measured processes must not.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from samedge.runtime.yolo.graph import DEFAULT_IMAGE_SIZE, PARITY
 from samedge.types import Verdict
 
 FAST_SAM: Final = "fastsam"
-_GRAPH_ALONE: Final = "a graph file alone does not tell it"
+_GRAPH_ALONE: Final = "not recorded in a graph file"
 _ANCHORS: Final = "probe set, the 20 best anchors"
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be measured.
 
     Attributes:
         family: "sam", "fastsam" or "yolo".
-        architecture: Such as "sam_vit_b" or "yolov8n-seg".
+        architecture: For example "sam_vit_b" or "yolov8n-seg".
         artefact: Path of the bundle or graph.
         image_size: Side of the input, px.
         size_bytes: Bytes of its files.
-        parameters: None where nothing tells them.
-        gflops: Of the encoder, or the whole network, on one picture.
-        prompt_gflops: Of one prompt.
-        precision: Of the encoder.
+        parameters: Number of parameters; None if unknown.
+        gflops: 1e9 operations of the encoder, or of the whole network, on one image.
+        prompt_gflops: 1e9 operations of one prompt.
+        precision: Precision of the encoder.
         seeded: The weights are random.
-        verdict: Of the export.
-        recorded: Agreement of masks as the export found it; None where it did not look.
-        checkpoint: What to compare with in torch; empty for a bundle or graph.
-        empty: Why something is not known, by column.
+        verdict: Parity of the export.
+        recorded: Mask agreement recorded by the export; None if it made no comparison.
+        checkpoint: Checkpoint to compare with in torch; empty for a bundle or graph.
+        empty: Reasons for unknown values, by column.
     """
 
     family: Family
@@ -64,7 +64,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare(source: str, backend: str, device: str | None, threads: int | None) -> dict[str, Any]:
-    """Return a `Prepared`, as JSON: exports what is not exported yet, and chooses the backend that "auto" means.
+    """Return a `PreparedModel` as JSON values; export the model and choose the backend of "auto" first, if needed.
 
     Args:
         source: Bundle, graph, checkpoint, known name, or "seeded:NAME".
@@ -73,25 +73,25 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None) 
         threads: As for `samedge.load`.
 
     Raises:
-        SamedgeError: It cannot be read or exported.
+        SamedgeError: The source cannot be read or exported.
     """
     if Path(source).suffix.lower() in GRAPH_SUFFIXES:
-        found = _graph(Path(source))
+        model = _graph(Path(source))
     elif is_bundle(source):
-        found = _bundle(source, "")
+        model = _bundle(source, "")
     else:
-        found = _bundle(str(cached_bundle(source)), source)
-    if found.family == "sam":
-        # "auto" measures once and keeps what it found: here, and not in the process whose memory counts.
-        load(found.artefact, backend, device, threads=threads, force=True).close()
-    described: dict[str, Any] = msgspec.to_builtins(found)
+        model = _bundle(str(cached_bundle(source)), source)
+    if model.family == "sam":
+        # "auto" measures its candidates once and stores the choice: here, not in the process whose memory counts.
+        load(model.artefact, backend, device, threads=threads, force=True).close()
+    described: dict[str, Any] = msgspec.to_builtins(model)
     return described
 
 
-def _bundle(path: str, checkpoint: str) -> Prepared:
+def _bundle(path: str, checkpoint: str) -> PreparedModel:
     manifest = open_bundle(path, force=True).manifest
     main = manifest.graph("encoder" if manifest.yolo is None else "yolo")
-    return Prepared(
+    return PreparedModel(
         family=_family(manifest),
         architecture=manifest.model.name,
         artefact=path,
@@ -122,11 +122,11 @@ def _recorded(manifest: Manifest) -> MaskAgreement | None:
     return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, f"{what}, {parity.backend}, at the export")
 
 
-def _graph(path: Path) -> Prepared:
-    """A YOLO or FastSAM without a bundle: its file says what it is."""
+def _graph(path: Path) -> PreparedModel:
+    """Describe a YOLO or FastSAM graph without a bundle from its own metadata."""
     metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
     verdict, recorded = _graph_parity(metadata)
-    return Prepared(
+    return PreparedModel(
         family="fastsam" if FAST_SAM in f"{path} {metadata.get('description', '')}".lower() else "yolo",
         architecture=metadata.get("description", "").partition(",")[0].lower(),
         artefact=str(path),

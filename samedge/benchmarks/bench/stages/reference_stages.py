@@ -1,4 +1,4 @@
-"""The stages of Meta's own code in torch: segment_anything, and mobile_sam for its TinyViT."""
+"""Stages of Meta's own code in torch: segment_anything, and mobile_sam for TinyViT."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Hello, Opened, Opening, Ran
-from samedge.benchmarks.bench.stages.serve import Loaded
+from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
+from samedge.benchmarks.bench.stages.serve import LoadedModel
 from samedge.benchmarks.measure.artefacts import versions_of
 from samedge.benchmarks.measure.rounds import timed
 from samedge.errors import BenchmarkError
@@ -19,33 +19,37 @@ PACKAGES: Final = {"segment_anything": "segment-anything", "mobile_sam": "mobile
 INCLUDES: Final = {
     "preprocess": "SamPredictor's transform and Sam.preprocess, from RGB pixels",
     "encode": "the image encoder alone",
-    "prompt": "SamPredictor.predict with one click, its mask at the size of the image",
-    "boxes": "SamPredictor.predict_torch with 32 boxes, their masks at the size of the image",
+    "prompt": "SamPredictor.predict with one click, its mask at image size",
+    "boxes": "SamPredictor.predict_torch with 32 boxes, their masks at image size",
     "everything": "SamAutomaticMaskGenerator.generate, from RGB pixels",
 }
 
 
-def hello() -> Hello:
-    """Whether torch and one of the packages are installed."""
-    there = [package for package in PACKAGES if find_spec(package) is not None]
+def hello() -> Capabilities:
+    """Report if torch and one of the packages are installed."""
+    installed = [package for package in PACKAGES if find_spec(package) is not None]
     missing = [name for name in ("torch", "torchvision") if find_spec(name) is None]
-    if missing or not there:
+    if missing or not installed:
         lacking = ", ".join(missing or PACKAGES.values())
-        return Hello(PROTOCOL, "meta", can=False, reason=f"{lacking}: not installed (pip install 'samedge[bench]')")
-    versions = versions_of("torch", *(PACKAGES[package] for package in there))
-    return Hello(PROTOCOL, "meta", ", ".join(f"{name} {version}" for name, version in versions.items()))
+        return Capabilities(
+            PROTOCOL, "meta", can=False, reason=f"{lacking}: not installed (pip install 'samedge[bench]')"
+        )
+    versions = versions_of("torch", *(PACKAGES[package] for package in installed))
+    return Capabilities(PROTOCOL, "meta", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
-def open_model(opening: Opening) -> Loaded:
+def open_model(opening: OpenRequest) -> LoadedModel:
     """Build the reference model with the checkpoint's weights.
 
     Raises:
-        BenchmarkError: It is no SAM.
-        MissingExtraError: The package that has it is not installed.
+        BenchmarkError: The model is not a SAM model.
+        MissingExtraError: The reference package is not installed.
         SamedgeError: The checkpoint cannot be read.
     """
     if opening.family != "sam":
-        raise BenchmarkError("Meta's code runs SAM alone", where=opening.name)
+        raise BenchmarkError(
+            "Meta's code runs SAM only", where=opening.name, cure="Measure a SAM model, or drop this peer"
+        )
     import torch
 
     from samedge.benchmarks.reference.packages import package_of, reference_of, use_threads
@@ -57,9 +61,9 @@ def open_model(opening: Opening) -> Loaded:
     package = package_of(config)
     predictor = package.SamPredictor(sam)
     generator = package.SamAutomaticMaskGenerator(sam, **opening.everything)
-    pictures = [np.ascontiguousarray(as_bgr(path)[..., ::-1]) for path in opening.images]
-    stages = _stages(opening, predictor, generator, pictures)
-    opened = Opened(
+    images = [np.ascontiguousarray(as_bgr(path)[..., ::-1]) for path in opening.images]
+    stages = _stages(opening, predictor, generator, images)
+    opened = OpenedModel(
         stages={name: INCLUDES[name] for name in stages},
         image_stages=("preprocess", "encode", "prompt"),
         backend=f"{package.__name__} in torch",
@@ -67,17 +71,19 @@ def open_model(opening: Opening) -> Loaded:
         details={**versions_of("torch", PACKAGES[package.__name__]), "threads": str(torch.get_num_threads())},
     )
     allocated = torch.cuda.max_memory_allocated if device.type == "cuda" else lambda: None
-    return Loaded(opened, stages, device_bytes=allocated)
+    return LoadedModel(opened, stages, device_bytes=allocated)
 
 
-def _stages(opening: Opening, predictor: Any, generator: Any, pictures: list[Any]) -> dict[str, Callable[[int], Ran]]:
+def _stages(
+    opening: OpenRequest, predictor: Any, generator: Any, images: list[Any]
+) -> dict[str, Callable[[int], StageTiming]]:
     import torch
 
     sam, transform = predictor.model, predictor.transform
     inputs: dict[int, Any] = {}
     embeddings: dict[int, Any] = {}
 
-    def ran(call: Callable[[], Any], masks: Callable[[Any], int] | None = None) -> tuple[Ran, Any]:
+    def ran(call: Callable[[], Any], masks: Callable[[Any], int] | None = None) -> tuple[StageTiming, Any]:
         def synchronised() -> Any:
             with torch.no_grad():
                 result = call()
@@ -86,45 +92,45 @@ def _stages(opening: Opening, predictor: Any, generator: Any, pictures: list[Any
             return result
 
         wall, cpu, result = timed(synchronised)
-        return Ran(wall, cpu, figures={} if masks is None else {"masks": masks(result)}), result
+        return StageTiming(wall, cpu, figures={} if masks is None else {"masks": masks(result)}), result
 
-    def resized(picture: int) -> Any:
-        pixels = torch.as_tensor(transform.apply_image(pictures[picture]), device=predictor.device)
+    def resized(index: int) -> Any:
+        pixels = torch.as_tensor(transform.apply_image(images[index]), device=predictor.device)
         return pixels.permute(2, 0, 1).contiguous()[None]
 
-    def preprocess(picture: int) -> Ran:
-        run, inputs[picture] = ran(lambda: sam.preprocess(resized(picture)))
+    def preprocess(index: int) -> StageTiming:
+        run, inputs[index] = ran(lambda: sam.preprocess(resized(index)))
         return run
 
-    def encode(picture: int) -> Ran:
-        if picture not in inputs:
-            preprocess(picture)
-        run, embeddings[picture] = ran(lambda: sam.image_encoder(inputs[picture]))
+    def encode(index: int) -> StageTiming:
+        if index not in inputs:
+            preprocess(index)
+        run, embeddings[index] = ran(lambda: sam.image_encoder(inputs[index]))
         return run
 
-    def show(picture: int) -> tuple[int, int]:
-        """Set the present image as `SamPredictor.set_torch_image` does, with what was encoded before."""
-        if picture not in embeddings:
-            encode(picture)
-        size = tuple(pictures[picture].shape[:2])
+    def show(index: int) -> tuple[int, int]:
+        """Set the current image like `SamPredictor.set_torch_image`, from the stored embedding."""
+        if index not in embeddings:
+            encode(index)
+        size = tuple(images[index].shape[:2])
         predictor.reset_image()
         predictor.original_size = size
         predictor.input_size = transform.get_preprocess_shape(*size, transform.target_length)
-        predictor.features = embeddings[picture]
+        predictor.features = embeddings[index]
         predictor.is_image_set = True
         return size
 
-    def prompt(picture: int) -> Ran:
-        show(picture)
-        point, label = np.array([opening.points[picture]]), np.array([1])
+    def prompt(index: int) -> StageTiming:
+        show(index)
+        point, label = np.array([opening.points[index]]), np.array([1])
         return ran(
             lambda: predictor.predict(point_coords=point, point_labels=label, multimask_output=False),
-            lambda found: len(found[0]),
+            lambda result: len(result[0]),
         )[0]
 
-    def boxes(picture: int) -> Ran:
-        size = show(picture)
-        given = torch.tensor(opening.boxes[picture], device=predictor.device)
+    def boxes(index: int) -> StageTiming:
+        size = show(index)
+        given = torch.tensor(opening.boxes[index], device=predictor.device)
 
         def call() -> Any:
             scaled = transform.apply_boxes_torch(given, size)
@@ -132,8 +138,8 @@ def _stages(opening: Opening, predictor: Any, generator: Any, pictures: list[Any
 
         return ran(call, len)[0]
 
-    def everything(picture: int) -> Ran:
-        return ran(lambda: generator.generate(pictures[picture]), len)[0]
+    def everything(index: int) -> StageTiming:
+        return ran(lambda: generator.generate(images[index]), len)[0]
 
     return {
         "preprocess": preprocess, "encode": encode, "prompt": prompt, "boxes": boxes, "everything": everything,

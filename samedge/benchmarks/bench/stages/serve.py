@@ -1,6 +1,6 @@
-"""The serving side of the protocol: ``python -m samedge.benchmarks.bench.stages.serve samedge``.
+"""Server side of the protocol: ``python -m samedge.benchmarks.bench.stages.serve samedge``.
 
-One process a model: its peak memory is its own. What libraries print goes to stderr, because stdout belongs to answers.
+One process per model, so that peak memory is its own. Output of libraries goes to stderr: stdout is for replies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from samedge.benchmarks.bench.stages.peer_protocol import Hello, Opened, Opening, Ran
+from samedge.benchmarks.bench.stages.peer_protocol import Capabilities, OpenedModel, OpenRequest, StageTiming
 from samedge.benchmarks.measure.child import find_target
 from samedge.benchmarks.measure.memory import peak_resident_bytes
 from samedge.errors import BenchmarkError, SamedgeError
@@ -24,22 +24,22 @@ LOADERS: Final = {
     "meta": "samedge.benchmarks.bench.stages.reference_stages",
     "plain-onnx": "samedge.benchmarks.bench.stages.plain_stages",
 }
-"""Modules by what they load; each has a function ``hello`` and a function ``open_model``."""
+"""Modules by the models they load; each has functions ``hello`` and ``open_model``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that can be asked.
+class LoadedModel:
+    """A model ready to run.
 
     Attributes:
-        opened: What it says about itself.
-        stages: By name, a function that does the stage on a picture, by its number, and times it.
-        close: Frees it.
-        device_bytes: Returns the bytes that it has on an accelerator; None where nobody tells them.
+        opened: Its description.
+        stages: By name, a function that runs the stage on the image of the given index and times it.
+        close: Releases the model.
+        device_bytes: Returns its bytes on the accelerator; None if unavailable.
     """
 
-    opened: Opened
-    stages: Mapping[str, Callable[[int], Ran]]
+    opened: OpenedModel
+    stages: Mapping[str, Callable[[int], StageTiming]]
     close: Callable[[], None] = field(default=lambda: None)
     device_bytes: Callable[[], int | None] = field(default=lambda: None)
 
@@ -47,33 +47,33 @@ class Loaded:
 class Loader(Protocol):
     """A module of `LOADERS`."""
 
-    def hello(self) -> Hello:
-        """Who it is, and whether what it needs is installed."""
+    def hello(self) -> Capabilities:
+        """Report its version, and if its requirements are installed."""
         ...
 
-    def open_model(self, opening: Opening) -> Loaded:
+    def open_model(self, opening: OpenRequest) -> LoadedModel:
         """Load a model.
 
         Raises:
-            SamedgeError: It cannot be loaded.
+            SamedgeError: The model cannot be loaded.
         """
         ...
 
 
-def summed(runs: list[Ran], peak: int | None, device: int | None) -> Ran:
-    """Return a stage on all pictures from the stage on each.
+def summed(runs: list[StageTiming], peak: int | None, device: int | None) -> StageTiming:
+    """Return the timing over all images.
 
     Args:
-        runs: One a picture.
-        peak: As `Ran` has it.
-        device: As `Ran` has it.
+        runs: One timing per image.
+        peak: As in `StageTiming`.
+        device: As in `StageTiming`.
     """
     figures: dict[str, float] = {}
     for run in runs:
         for name, value in run.figures.items():
             figures[name] = figures.get(name, 0) + value
     cpu = [run.cpu for run in runs if run.cpu is not None]
-    return Ran(
+    return StageTiming(
         wall=sum(run.wall for run in runs),
         cpu=sum(cpu) if len(cpu) == len(runs) else None,
         peak=peak,
@@ -83,7 +83,7 @@ def summed(runs: list[Ran], peak: int | None, device: int | None) -> Ran:
 
 
 class Server:
-    """Answers requests about one model.
+    """Server of one model.
 
     Args:
         kind: One of `LOADERS`.
@@ -91,24 +91,24 @@ class Server:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._loaded: Loaded | None = None
-        self._pictures = 0
+        self._loaded: LoadedModel | None = None
+        self._image_count = 0
         self._device: dict[str, int | None] = {}
         self._peak: int | None = None
 
     def answer(self, request: Mapping[str, Any]) -> Any:
-        """Return the answer to a request.
+        """Return the reply to a request.
 
         Raises:
-            SamedgeError: It cannot be done.
+            SamedgeError: The request failed.
         """
         what = request.get("do")
         if what == "hello":
             return self._hello()
         if what == "open":
-            opening = msgspec.convert(dict(request), Opening)
+            opening = msgspec.convert(dict(request), OpenRequest)
             self._loaded = find_target(f"{LOADERS[self._kind]}:open_model")(opening)
-            self._pictures = len(opening.images)
+            self._image_count = len(opening.images)
             return self._loaded.opened
         if what == "run":
             return self._run(str(request.get("stage")))
@@ -116,42 +116,42 @@ class Server:
             if self._loaded is not None:
                 self._loaded.close()
             return {}
-        raise BenchmarkError(f"there is nothing to do under {what!r}")
+        raise BenchmarkError(f"unknown request {what!r}", cure="Send hello, open, run or close")
 
-    def _hello(self) -> Hello:
-        """A module that cannot even be imported is one that cannot work here."""
+    def _hello(self) -> Capabilities:
+        """Return the loader's capabilities; a module that cannot be imported is unavailable."""
         try:
-            found: Hello = find_target(f"{LOADERS[self._kind]}:hello")()
+            capabilities: Capabilities = find_target(f"{LOADERS[self._kind]}:hello")()
         except SamedgeError as error:
-            return Hello(1, self._kind, can=False, reason=str(error))
-        return found
+            return Capabilities(1, self._kind, can=False, reason=str(error))
+        return capabilities
 
-    def _run(self, stage: str) -> Ran:
+    def _run(self, stage: str) -> StageTiming:
         if self._loaded is None:
-            raise BenchmarkError("no model is open")
+            raise BenchmarkError("no model is open", cure="Send an open request first")
         if stage not in self._loaded.stages:
-            raise BenchmarkError(f"there is no stage {stage!r}")
-        runs = [self._loaded.stages[stage](picture) for picture in range(self._pictures)]
-        with suppress(BenchmarkError):  # a system that does not tell
-            # Linux adds the counts of its processors up, so that a later reading may be a page lower.
+            raise BenchmarkError(f"unknown stage {stage!r}", cure=f"Choose from: {', '.join(self._loaded.stages)}")
+        runs = [self._loaded.stages[stage](index) for index in range(self._image_count)]
+        with suppress(BenchmarkError):  # process memory is unavailable on this platform
+            # Linux sums per-CPU counters, so a later reading may be a page lower.
             self._peak = max(peak_resident_bytes(), self._peak or 0)
-        if stage not in self._device:  # asked once a stage: the driver's tool takes its time
+        if stage not in self._device:  # read once per stage: the driver's tool is slow
             self._device[stage] = self._loaded.device_bytes()
         return summed(runs, self._peak, self._device[stage])
 
 
 def serve(kind: str) -> None:
-    """Answer what comes on stdin, until it ends or asks to close."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    """Reply to requests on stdin, until it ends or a close request arrives."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     server = Server(kind)
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line)
         try:
-            answer = server.answer(request)
+            reply = server.answer(request)
         except (SamedgeError, msgspec.ValidationError) as error:
-            answer = {"error": str(error)}
-        answers.write(msgspec.json.encode(answer) + b"\n")
+            reply = {"error": str(error)}
+        replies.write(msgspec.json.encode(reply) + b"\n")
         if request.get("do") == "close":
             return
 

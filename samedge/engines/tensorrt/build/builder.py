@@ -3,8 +3,8 @@
     flavour = find_flavour("tensorrt-rtx")
     plan, report = build_plan(flavour, Path("encoder.onnx"), BuildOptions(targets=("8.6", "12.0")))
 
-What to call is decided by what the installed copy has, never by its version. Call it through
-`samedge.engines.tensorrt.build.guarded`, which survives what a build can do to its process.
+Calls are chosen by the capabilities of the installed copy, never by its version. Prefer
+`samedge.engines.tensorrt.build.guarded`, which survives a build that kills its process.
 """
 
 from __future__ import annotations
@@ -54,32 +54,34 @@ def build_plan(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[memoryview, BuildReport]:
-    """Build a plan and tell about it.
+    """Build a plan and its report.
 
     Args:
         flavour: The TensorRT that builds.
         graph: The ONNX file; external data is found beside it.
-        options: How.
-        axes: Name of an input or output to its axes, sizes or names. TensorRT keeps the names of inputs' axes from 8.6
+        options: Build options.
+        axes: Name of an input or output to its axes, sizes or names. TensorRT keeps the axis names of inputs from 8.6
             on, and never those of outputs.
-        device: Memory of the GPU that the build runs on, from which the workspace is taken; None without a GPU.
-        timing_cache: File that keeps the times of kernels from one build to the next; made if it is not there.
-        progress: Called as the build goes on, where TensorRT can tell.
-        cancelled: Asked now and then, where TensorRT can be asked to stop; True ends the build.
+        device: Memory of the GPU that runs the build, from which the workspace is taken; None without a GPU.
+        timing_cache: File that keeps kernel timings between builds; created if missing.
+        progress: Called during the build, if TensorRT reports progress.
+        cancelled: Polled during the build, if TensorRT can be interrupted; True ends it.
 
     Returns:
-        The plan as TensorRT serialised it, in TensorRT's own memory, and the report.
+        The serialised plan, in TensorRT's own memory, and the report.
 
     Raises:
-        UsageError: The options mean nothing for this flavour or this graph.
-        EngineError: There is not enough memory, or TensorRT refused the graph.
+        UsageError: The options are invalid for this flavour or graph.
+        EngineError: There is not enough memory, or TensorRT rejected the graph.
         StorageError: The graph cannot be read.
     """
     refuse_unsupported(flavour, options)
     workspace = _workspace(options, device)
     if options.check_memory:
         check_memory(graph, device=device, workspace=workspace)
-    cache = timing_cache if flavour.features.timing_cache and not flavour.is_rtx else None  # RTX has calls, no times
+    cache = (
+        timing_cache if flavour.features.timing_cache and not flavour.is_rtx else None
+    )  # RTX has the calls but no timings
     log = BuildLog()
     with log_router(flavour.module).to(log) as logger:
         tree = PhaseTree(progress or (lambda _step, _share: None), cancelled)
@@ -108,7 +110,7 @@ def _build(
         causes = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise build_failure(flavour, graph, "parse", [*causes, *log.errors])
     if not network.num_outputs:
-        raise build_failure(flavour, graph, "parse", ["there is no graph in the file"])
+        raise build_failure(flavour, graph, "parse", ["the file contains no graph"])
     inputs = {tensor.name: _spec(tensor, axes, graph) for tensor in map(network.get_input, range(network.num_inputs))}
     outputs = {
         tensor.name: _spec(tensor, axes, graph) for tensor in map(network.get_output, range(network.num_outputs))
@@ -124,14 +126,14 @@ def _build(
         load_timing_cache(config, cache)
     if features.progress_monitor:
         cast("MonitoredConfig", config).progress_monitor = attach_monitor(trt, tree)
-    if log.errors:  # a setter did not take its value
+    if log.errors:  # a setter rejected its value
         raise build_failure(flavour, graph, "configure", log.errors)
     memory = builder.build_serialized_network(network, config)
     if memory is None and tree.cancelled():
-        raise EngineError("the build was cancelled", where=graph.name, cancelled=True)
+        raise EngineError("the build was cancelled", where=graph.name, cure="Start it again to build", cancelled=True)
     if memory is None or fatal_errors(log.errors):
         raise build_failure(flavour, graph, "build", log.errors)
-    plan = memoryview(cast("Any", memory)).cast("B")  # not bytes: a copy would double the plan in memory
+    plan = memoryview(cast("Any", memory)).cast("B")  # not bytes: that would copy the plan
     tree.complete()
     if cache is not None:
         save_timing_cache(config, cache)
@@ -160,7 +162,7 @@ def _workspace(options: BuildOptions, device: DeviceMemory | None) -> int | None
 
 
 def _spec(tensor: NetworkTensor, axes: Mapping[str, Sequence[int | str]] | None, graph: Path) -> TensorSpec:
-    """Shape and dtype, free axes by the name that ONNX gave them, or by one of their own."""
+    """Return shape and dtype; free axes keep their ONNX name or get a unique one."""
     given = (axes or {}).get(tensor.name, ())
     shape: list[int | str] = []
     for index in range(len(tensor.shape)):

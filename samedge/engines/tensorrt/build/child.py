@@ -26,7 +26,7 @@ def run(builder: str, request: dict[str, Any], progress: Progress) -> dict[str, 
 
 
 def build(request: dict[str, Any], progress: Progress) -> BuildReport:
-    """Build the plan that a request asks for and write it to its output.
+    """Build the requested plan and write it to its output file.
 
     Raises:
         SamedgeError: As `build_plan`.
@@ -44,7 +44,7 @@ def build(request: dict[str, Any], progress: Progress) -> BuildReport:
             progress=progress,
         )
     output = Path(request["output"])
-    with storage_errors(output.parent), output.open("wb") as file:  # its own name is a temporary one
+    with storage_errors(output.parent), output.open("wb") as file:  # the output name is itself temporary
         file.write(plan)
         file.flush()
         os.fsync(file.fileno())
@@ -53,7 +53,7 @@ def build(request: dict[str, Any], progress: Progress) -> BuildReport:
 
 @contextmanager
 def _on_device(device: dict[str, Any] | str | None) -> Iterator[DeviceMemory | None]:
-    """Give the GPU's memory as the parent told it, or make the named GPU current for the block and measures it."""
+    """Yield the GPU memory reported by the parent, or measure the named GPU and make it current."""
     if device is None or isinstance(device, dict):
         yield None if device is None else DeviceMemory(**device)
         return

@@ -1,4 +1,4 @@
-"""A builder's configuration: what each generation of TensorRT must be told, and in which words."""
+"""Builder configuration for each generation of TensorRT."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int,
 
 
 def profile_shapes(inputs: Mapping[str, TensorSpec], profiles: Mapping[str, AxisRange], where: str) -> Shapes:
-    """Return the smallest, best and largest shape of every input that has a free axis.
+    """Return the smallest, best and largest shape of every input with a free axis.
 
     Raises:
-        UsageError: A free axis has no sizes.
+        UsageError: A free axis has no range.
     """
     shapes: Shapes = {}
     for name, spec in inputs.items():
@@ -31,7 +31,7 @@ def profile_shapes(inputs: Mapping[str, TensorSpec], profiles: Mapping[str, Axis
         for axis in free:
             if axis not in profiles:
                 raise UsageError(
-                    f"the axis {axis!r} of input {name!r} is free, and its sizes are not given",
+                    f"the free axis {axis!r} of input {name!r} has no range",
                     where=where,
                     cure=f"Give minimum, optimum and maximum for it, such as profiles={{{axis!r}: AxisRange(1, 1, 4)}}",
                     axis=axis,
@@ -47,7 +47,7 @@ def profile_shapes(inputs: Mapping[str, TensorSpec], profiles: Mapping[str, Axis
 
 
 def creation_flags(flavour: Flavour, strong: bool) -> int:
-    """Return the flags that a network is created with."""
+    """Return the network creation flags."""
     flags = flavour.module.NetworkDefinitionCreationFlag
     bits = 0
     if flavour.features.explicit_batch:  # required by 8.6, ignored by 10, gone in 11
@@ -60,20 +60,20 @@ def creation_flags(flavour: Flavour, strong: bool) -> int:
 def configure(
     flavour: Flavour, config: BuilderConfig, options: BuildOptions, *, workspace: int | None, strong: bool
 ) -> None:
-    """Tell a configuration what the options say.
+    """Apply build options to a builder configuration.
 
     Args:
         flavour: The TensorRT that builds.
         config: Its configuration.
-        options: How, already checked against what the flavour has.
+        options: Build options, already checked against the flavour's capabilities.
         workspace: Scratch space, bytes; None for TensorRT's default.
-        strong: Whether the network is strongly typed; precision flags are for the others.
+        strong: True for a strongly typed network; precision flags apply to the others.
 
     Raises:
-        UsageError: A target was not taken.
+        UsageError: TensorRT rejected a target.
     """
     trt, features = flavour.module, flavour.features
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the list of layers is logged with it
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # logs the list of layers
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     if options.optimisation_level is not None and features.optimisation_level:
@@ -85,23 +85,23 @@ def configure(
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatibility != "none":
-        levels: Any = trt.HardwareCompatibilityLevel  # type: ignore[attr-defined]  # asked for before
+        levels: Any = trt.HardwareCompatibilityLevel  # type: ignore[attr-defined]  # probed earlier
         level = getattr(levels, options.hardware_compatibility.upper())
         cast("CompatibleConfig", config).hardware_compatibility_level = level
     if options.targets:
-        capabilities: Any = trt.ComputeCapability  # type: ignore[attr-defined]  # asked for before
+        capabilities: Any = trt.ComputeCapability  # type: ignore[attr-defined]  # probed earlier
         capable = cast("CapabilityConfig", config)
         capable.num_compute_capabilities = len(options.targets)
         for index, name in enumerate(options.targets):
             if not capable.set_compute_capability(getattr(capabilities, name.upper()), index):
-                raise UsageError(f"{flavour} does not take the compute capability {name}")
+                raise UsageError(f"{flavour} does not support compute capability {name}", cure="Omit this target")
 
 
 def add_profile(builder: Builder, config: BuilderConfig, shapes: Shapes, graph: Path) -> None:
-    """Add the one profile of an engine, if a shape is free.
+    """Add the engine's only profile, if a shape is free.
 
     Raises:
-        EngineError: TensorRT refused it.
+        EngineError: TensorRT rejected it.
     """
     if not shapes:
         return
@@ -109,11 +109,11 @@ def add_profile(builder: Builder, config: BuilderConfig, shapes: Shapes, graph: 
     for name, (low, best, high) in shapes.items():
         profile.set_shape(name, low, best, high)
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError("TensorRT refused the optimisation profile", where=graph.name, cure="Give smaller ranges")
+        raise EngineError("TensorRT rejected the optimisation profile", where=graph.name, cure="Give smaller ranges")
 
 
 def load_timing_cache(config: BuilderConfig, path: Path) -> None:
-    """Give a configuration the kept cache. One that cannot be read is started anew: it saves time, and that is all."""
+    """Load the stored timing cache, or start a new one if it cannot be read: it only saves time."""
     try:
         kept = path.read_bytes()
     except OSError:
@@ -124,7 +124,7 @@ def load_timing_cache(config: BuilderConfig, path: Path) -> None:
 
 
 def save_timing_cache(config: BuilderConfig, path: Path) -> None:
-    """Write the cache with what this build added. One that cannot be written is no reason to lose the engine."""
+    """Save the timing cache with this build's additions. Failure to write is ignored."""
     cache = config.get_timing_cache()
     if cache is not None:
         with suppress(StorageError):

@@ -1,4 +1,4 @@
-"""Engines built in a process of their own, so that what a build can do to its process is survived and explained."""
+"""Engine builds in a child process, which contains and explains crashes."""
 
 from __future__ import annotations
 
@@ -35,30 +35,32 @@ def build_in_child(
     cancelled: Callable[[], bool] = lambda: False,
     builder: str = "samedge.engines.tensorrt.build.child:build",
 ) -> BuildReport:
-    """Build a plan in a child process and put it at its place when it is whole.
+    """Build a plan in a child process and move it into place once complete.
 
     Args:
         flavour: The TensorRT that builds.
         graph: The ONNX file.
-        output: Where the plan goes; an older one is replaced.
-        options: How.
+        output: Path of the plan; an existing one is replaced.
+        options: Build options.
         axes: As for `samedge.engines.tensorrt.build.builder.build_plan`.
-        device: Memory of the GPU that the build runs on, or its name, such as "cuda:0": the child measures it then,
+        device: Memory of the GPU that runs the build, or the GPU's name, such as "cuda:0": the child then measures it,
             so that the parent needs no context on it.
-        timing_cache: File that keeps the times of kernels.
-        progress: Called as the build goes on.
-        cancelled: Asked ten times a second; True kills the child.
-        builder: "module:function" that the child calls.
+        timing_cache: File that keeps kernel timings.
+        progress: Called during the build.
+        cancelled: Polled ten times a second; True kills the child.
+        builder: "module:function" for the child to call.
 
     Raises:
-        SamedgeError: What the build raised, of the same kind and with the same cure.
-        EngineError: The child was killed, crashed, or was cancelled; `memory` is one of its facts where that ran out.
+        SamedgeError: The child's error, of the same class and with the same cure.
+        EngineError: The child was killed, crashed, or was cancelled; it has the fact `memory` if memory ran out.
         StorageError: The plan cannot be written.
     """
 
     def poll() -> None:
         if cancelled():
-            raise EngineError("the build was cancelled", where=graph.name, cancelled=True)
+            raise EngineError(
+                "the build was cancelled", where=graph.name, cure="Start it again to build", cancelled=True
+            )
 
     with staged_file(output) as stage:
         request = {
@@ -74,7 +76,7 @@ def build_in_child(
             call_in_child(
                 "samedge.engines.tensorrt.build.child:run",
                 {"builder": builder, "request": request},
-                died=lambda status, complaints: _death(status, graph.name, complaints),
+                died=lambda status, complaints: _exit_failure(status, graph.name, complaints),
                 progress=progress or (lambda _step, _share: None),
                 poll=poll,
             )
@@ -83,18 +85,18 @@ def build_in_child(
             written = stage.stat().st_size
         if written != report.plan_bytes:
             raise EngineError(
-                f"the build announced a plan of {report.plan_bytes} bytes and wrote {written}",
+                f"the build reported a plan of {report.plan_bytes} bytes but wrote {written}",
                 where=graph.name,
                 cure="Check the disk, and build again",
             )
     return report
 
 
-def _death(code: int, name: str, complaints: str) -> EngineError:
+def _exit_failure(code: int, name: str, complaints: str) -> EngineError:
     last = next((line.strip() for line in reversed(complaints.splitlines()) if line.strip()), "")
     if -code == getattr(signal, "SIGKILL", None):
         return EngineError(
-            "the system killed the build, most likely because the memory ran out",
+            "the system killed the build, most likely for lack of memory",
             where=name,
             cure=_NO_MEMORY,
             code=code,
@@ -104,7 +106,7 @@ def _death(code: int, name: str, complaints: str) -> EngineError:
         return EngineError("the build ran out of memory", where=name, cure=_NO_MEMORY, code=code, memory=True)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     return EngineError(
-        f"the building process {how}{f' ({last[:300]})' if last else ''}",
+        f"the build process {how}{f' ({last[:300]})' if last else ''}",
         where=name,
         cure="Report this with the graph and the version of TensorRT; a lower optimisation level may avoid it",
         code=code,

@@ -1,8 +1,8 @@
-"""Whether the memory is enough for a build, before the system kills it.
+"""Memory check before a build, so that the system does not have to kill it.
 
-The estimate was measured with TensorRT for RTX 1.7 on SAM's graphs of 3 to 600 MB: the peak of the process was 0.3 GB
-and 3.3 (fp16) to 3.9 (fp32) times the graph. A builder that also times its kernels on the GPU needs more: the weights
-and the scratch space on the device, which on a board is the same memory; that part is reckoned, not measured.
+The estimate was measured with TensorRT for RTX 1.7 on SAM graphs of 3 to 600 MB: the process peaked at 0.3 GB plus 3.3
+(fp16) to 3.9 (fp32) times the graph. A builder that times kernels on the GPU also needs weights and scratch space on
+the device, which on a board is the same memory; that part is computed, not measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from samedge.errors import EngineError, storage_errors
 _BASE_BYTES: Final = 300_000_000
 _BYTES_OF_GRAPH: Final = 4
 _DEVICE_BASE_BYTES: Final = 400_000_000
-"""CUDA's context and the libraries' kernels."""
+"""The CUDA context and library kernels."""
 
 _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUPS: Final = (
@@ -27,12 +27,12 @@ _CGROUPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Memory of the GPU that a build runs on.
+    """Memory of the GPU that runs a build.
 
     Attributes:
         free: Free bytes.
-        total: All bytes.
-        shared: It is the memory of the CPU as well, as on a Jetson.
+        total: Total bytes.
+        shared: True if shared with the CPU, as on a Jetson.
     """
 
     free: int
@@ -41,7 +41,7 @@ class DeviceMemory:
 
 
 def graph_bytes(graph: Path) -> int:
-    """Return the size of a graph with the files of weights beside it, bytes.
+    """Return the size of a graph and its external weights, bytes.
 
     Raises:
         StorageError: It cannot be read.
@@ -52,7 +52,7 @@ def graph_bytes(graph: Path) -> int:
 
 
 def free_host_bytes() -> int | None:
-    """Return the memory that a process may still take before the system kills it, swap included; None if unknown."""
+    """Return the memory still available to a process, swap included, bytes; None if unknown."""
     values = dict(line.split(":", 1) for line in _read(_MEMINFO).splitlines() if ":" in line)
     try:
         free = sum(int(values[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
@@ -65,15 +65,15 @@ def free_host_bytes() -> int | None:
 
 
 def check_memory(graph: Path, *, device: DeviceMemory | None, workspace: int | None) -> None:
-    """Refuse a build for which there is not enough memory.
+    """Reject a build for which there is not enough memory.
 
     Args:
         graph: The ONNX file.
         device: The GPU's memory if the builder uses one.
-        workspace: Scratch space that its kernels may use, bytes.
+        workspace: Scratch space for its kernels, bytes.
 
     Raises:
-        EngineError: The estimate is above what is free; `needed` and `free` are its facts, bytes.
+        EngineError: The estimate exceeds the free memory; with the facts `needed` and `free`, bytes.
     """
     size = graph_bytes(graph)
     host = int(_BASE_BYTES + _BYTES_OF_GRAPH * size)
@@ -84,9 +84,9 @@ def check_memory(graph: Path, *, device: DeviceMemory | None, workspace: int | N
         _compare(graph, "GPU memory", on_device, device.free)
     if device is not None and workspace is not None and workspace > device.total:
         raise EngineError(
-            f"the workspace of {_mb(workspace)} is more than the GPU's memory of {_mb(device.total)}",
+            f"the workspace of {_mb(workspace)} exceeds the GPU's memory of {_mb(device.total)}",
             where=graph.name,
-            cure="Give less, or leave workspace_bytes out",
+            cure="Give less, or omit workspace_bytes",
         )
 
 
@@ -94,9 +94,9 @@ def _compare(graph: Path, kind: str, needed: int, free: int | None) -> None:
     if free is None or needed <= free:
         return
     raise EngineError(
-        f"building this engine needs about {_mb(needed)} of {kind}, and {_mb(free)} are free",
+        f"building this engine needs about {_mb(needed)} of {kind}, but only {_mb(free)} are free",
         where=graph.name,
-        cure="Close other programs, add swap, or build where there is more memory (check_memory=False tries anyway)",
+        cure="Close other programs, add swap, or build on a machine with more memory (check_memory=False tries anyway)",
         needed=needed,
         free=free,
         memory=True,

@@ -1,4 +1,4 @@
-"""How an engine is to be built, and what a build tells of itself. Knows nothing of TensorRT's API."""
+"""Build options of an engine, and the report of a build. Independent of TensorRT's API."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ DEFAULT_PROFILES: Final[Mapping[str, AxisRange]] = {
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Everything that decides how a graph becomes an engine.
+    """Options for building an engine from a graph.
 
     Attributes:
-        precision: The precision that the graph is written in. It changes the build on TensorRT 8 only, where there is
-            no strong typing, and is checked where a precision is known to fail.
-        profiles: Name of a free axis to its sizes; the defaults hold for the axes that are not named.
-        targets: Compute capabilities to build for, such as "8.6" or "sm120": TensorRT for RTX only. Empty for the GPU
-            at hand or, where there is none, for all that the builder knows.
+        precision: Precision of the graph. It changes the build only on TensorRT 8, which lacks strong typing, and is
+            checked against known failures.
+        profiles: Name of a free axis to its range; axes not named use the defaults.
+        targets: Compute capabilities to build for, such as "8.6" or "sm120": TensorRT for RTX only. Empty for the local
+            GPU or, without one, for all that the builder supports.
         typing: "strong" keeps the dtypes of the graph; "weak" lets TensorRT 8 and 10 choose among those allowed.
-            "auto" is strong where there is strong typing.
-        workspace_share: Share of the GPU's free memory that kernels may use as scratch space, above 0 up to 1.
-        workspace_bytes: The same as a number of bytes; wins over the share.
+            "auto" is strong if supported.
+        workspace_share: Share of the GPU's free memory for scratch space, in (0, 1].
+        workspace_bytes: Scratch space in bytes; overrides the share.
         optimisation_level: 0 (fast build) to 5 (fast engine); None for TensorRT's default, 3.
-        version_compatible: The plan can be loaded by later versions of TensorRT. Slower, and larger.
-        hardware_compatibility: Other GPUs on which the plan shall run.
-        check_memory: Refuse a build for which the memory would not be enough, instead of being killed by the system.
+        version_compatible: Make the plan loadable by later versions of TensorRT, at a cost in speed and size.
+        hardware_compatibility: Other GPUs that the plan must run on.
+        check_memory: Reject a build that would run out of memory, instead of having the system kill it.
 
     Raises:
-        UsageError: A value is out of its range.
+        UsageError: A value is out of range.
     """
 
     precision: Precision = "fp32"
@@ -67,19 +67,19 @@ class BuildOptions:
         )
         for name, value, known in choices:
             if value not in known:
-                raise UsageError(f"{name} is {value!r}", cure=f"Choose one of: {', '.join(known)}")
+                raise UsageError(f"invalid {name} {value!r}", cure=f"Choose one of: {', '.join(known)}")
         if not 0 < self.workspace_share <= 1:
-            raise UsageError(f"workspace_share is {self.workspace_share}", cure="Give a share above 0 up to 1")
+            raise UsageError(f"invalid workspace_share {self.workspace_share}", cure="Give a share above 0, up to 1")
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise UsageError(f"workspace_bytes is {self.workspace_bytes}", cure="Give a number of bytes, or None")
+            raise UsageError(f"invalid workspace_bytes {self.workspace_bytes}", cure="Give a number of bytes, or None")
         if self.optimisation_level is not None and not 0 <= self.optimisation_level <= 5:
-            raise UsageError(f"optimisation_level is {self.optimisation_level}", cure="Give 0 to 5, or None")
+            raise UsageError(f"invalid optimisation_level {self.optimisation_level}", cure="Give 0 to 5, or None")
 
     def settings(self) -> dict[str, Any]:
-        """Return what changes the engine, as plain values: a part of its key in the store.
+        """Return the settings that change the engine, as plain values: part of its key in the store.
 
-        The workspace and the check of the memory are not in it: they decide whether a build succeeds, and an engine
-        that was built with less of it serves as well.
+        The workspace and the memory check are left out: they decide whether a build succeeds, and an engine built with
+        less workspace is equally valid.
         """
         values = asdict(self)
         for name in ("workspace_share", "workspace_bytes", "check_memory", "profiles", "precision", "targets"):
@@ -87,35 +87,35 @@ class BuildOptions:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` takes."""
+        """Return plain values for `from_json`."""
         return asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> BuildOptions:
-        """Return the options that `to_json` wrote."""
+        """Return the options written by `to_json`."""
         profiles = {name: AxisRange(**sizes) for name, sizes in values["profiles"].items()}
         return BuildOptions(**{**values, "profiles": profiles, "targets": tuple(values["targets"])})
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build told of itself. A plan cannot be asked without a GPU, so that it is written down when it is made.
+    """The report of a build, recorded because a plan cannot be inspected without a GPU.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt-rtx".
         version: Version of the TensorRT that built it.
         inputs: Input name to shape and dtype, free axes by name.
         outputs: Output name to shape and dtype.
-        profiles: Input name to its smallest, best and largest shape; inputs without a free axis are not in it.
+        profiles: Input name to its smallest, best and largest shape, for inputs with a free axis.
         layers: The layers of the finished engine in order.
-        fused_attentions: How many of them are one fused attention each.
-        activation_bytes: Device memory for activations at the largest shapes; None if TensorRT did not say.
-        weight_bytes: Device memory for weights; None if TensorRT did not say.
+        fused_attentions: Number of layers that are a fused attention.
+        activation_bytes: Device memory for activations at the largest shapes; None if unknown.
+        weight_bytes: Device memory for weights; None if unknown.
         plan_bytes: Size of the plan.
-        strongly_typed: The dtypes are those of the graph.
-        targets: Compute capabilities that it was built for; empty for the GPU at hand.
-        seconds: Time that the build took.
-        warnings: What TensorRT warned of, each text once.
+        strongly_typed: True if the dtypes are those of the graph.
+        targets: Compute capabilities that it was built for; empty for the local GPU.
+        seconds: Duration of the build.
+        warnings: TensorRT's warnings, without duplicates.
     """
 
     flavour: str
@@ -134,7 +134,7 @@ class BuildReport:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` takes."""
+        """Return plain values for `from_json`."""
         values = asdict(self)
         for kind in ("inputs", "outputs"):
             ports: Mapping[str, TensorSpec] = getattr(self, kind)
@@ -143,10 +143,10 @@ class BuildReport:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> BuildReport:
-        """Return the report that `to_json` wrote.
+        """Return the report written by `to_json`.
 
         Raises:
-            EngineError: It is not such a report.
+            EngineError: It is damaged.
         """
         try:
             ports = {
@@ -169,7 +169,7 @@ class BuildReport:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(
-                f"the report of an engine's build is damaged ({error})", cure="Build the engine again"
+                f"the build report of an engine is damaged ({error})", cure="Build the engine again"
             ) from error
 
 
@@ -178,7 +178,7 @@ def _capability(name: str) -> str:
     digits = name.lower().removeprefix("sm").removeprefix("_").replace(".", "")
     if not digits.isdecimal() or len(digits) < 2:
         raise UsageError(
-            f"{name!r} is no compute capability",
+            f"invalid compute capability {name!r}",
             cure="Give numbers such as 8.6 or sm120 (RTX 30: 8.6, 40: 8.9, 50: 12.0)",
         )
     return f"sm{digits}"

@@ -1,4 +1,4 @@
-"""How far a build has come, from the nested phases that TensorRT reports."""
+"""Progress of a build, from the nested phases that TensorRT reports."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class _Phase:
 
 
 class PhaseTree:
-    """Adds up nested phases to one share that never falls.
+    """A tree of phases that sums nested progress to one share that never falls.
 
-    A phase that is running fills up to one step of its parent. TensorRT reports from several threads.
+    A running phase counts towards one step of its parent. TensorRT reports from several threads.
 
     Args:
-        progress: Told about each change.
-        cancelled: Asked at each step; True ends the build.
+        progress: Called on each change.
+        cancelled: Polled at each step; True ends the build.
 
     Attributes:
         cancelled: As given.
@@ -39,30 +39,30 @@ class PhaseTree:
         self._lock = Lock()
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase begins."""
+        """Begin a phase."""
         with self._lock:
             self._phases[name] = _Phase(parent, max(1, steps))
-            self._tell(name)
+            self._report(name)
 
     def step(self, name: str, step: int) -> bool:
-        """A step of a phase is done, counted from 0; returns whether the build shall go on."""
+        """Complete a step of a phase, counted from 0; return False to end the build."""
         with self._lock:
             phase = self._phases.get(name)
             if phase is not None:
                 phase.done = min(phase.steps, max(phase.done, step + 1))
-                self._tell(name)
+                self._report(name)
         return not self.cancelled()
 
     def finish(self, name: str) -> None:
-        """A phase is over."""
+        """End a phase."""
         with self._lock:
             self._phases.pop(name, None)
 
     def complete(self) -> None:
-        """The build is over, and went well."""
+        """Report the build as complete."""
         self._progress("Built", 1.0)
 
-    def _tell(self, name: str) -> None:
+    def _report(self, name: str) -> None:
         share = 0.0
         at: str | None = name
         while at is not None and (phase := self._phases.get(at)) is not None:
@@ -73,12 +73,12 @@ class PhaseTree:
 
 
 def attach_monitor(module: TensorRtModule, tree: PhaseTree) -> Any:
-    """Return a progress monitor for TensorRT 10 or newer that tells the tree."""
-    base: Any = module.IProgressMonitor  # type: ignore[attr-defined]  # 8.6 has none
+    """Return a progress monitor for TensorRT 10 or newer that updates the tree."""
+    base: Any = module.IProgressMonitor  # type: ignore[attr-defined]  # absent in 8.6
 
-    class Monitor(base):  # type: ignore[misc]  # the base class is known at run time only
+    class Monitor(base):  # type: ignore[misc]  # the base class is known only at run time
         def __init__(self) -> None:
-            # pybind11 wants its own constructor called by name.
+            # pybind11 requires an explicit call of its constructor.
             base.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""A graph's engine, from the store or newly built into it: what a command or a runtime calls.
+"""A graph's engine from the store, built if missing: the entry point for commands and runtimes.
 
 entry = stored_engine(Path("encoder.onnx"), BuildOptions(precision="fp16"), flavour="tensorrt")
 open_engine(entry.plan, backend="tensorrt")
@@ -39,26 +39,26 @@ def stored_engine(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> StoredEngine:
-    """Return the engine of a graph for a GPU; build it if the store does not have it.
+    """Return the engine of a graph for a GPU; build it if the store lacks it.
 
     Args:
         graph: The ONNX file.
-        options: How to build.
+        options: Build options.
         flavour: The TensorRT to build with.
         device: The GPU, such as "cuda:0"; None for the first. Not needed by TensorRT for RTX.
-        weights: Files of weights beside the graph, which belong to its identity.
-        axes: Name of an input or output to its axes, sizes or names, as the manifest has them.
-        store: Where engines are kept; None for the user's.
-        notes: To be kept with a new engine.
-        progress: Called as a build goes on.
-        cancelled: Asked as a build goes on; True ends it.
+        weights: External weight files of the graph, which are part of its identity.
+        axes: Name of an input or output to its axes, sizes or names, as in the manifest.
+        store: The engine store; None for the user's.
+        notes: Notes to keep with a new engine.
+        progress: Called during a build.
+        cancelled: Polled during a build; True ends it.
 
     Raises:
         BackendUnavailableError: TensorRT is not installed.
         DeviceUnavailableError: TensorRT needs a GPU to build, and there is none.
-        UsageError: The options mean nothing for this TensorRT, or are known to give nonsense on this GPU.
+        UsageError: The options are invalid for this TensorRT, or known to give wrong results on this GPU.
         EngineError: It cannot be built.
-        StorageError: The file system said no.
+        StorageError: A file cannot be read or written.
     """
     tensorrt = find_flavour(flavour)
     refuse_unsupported(tensorrt, options)
@@ -101,12 +101,12 @@ def engine_key(
 
 
 def copy_engine(entry: StoredEngine, target: Path) -> Path:
-    """Put a stored engine and its sidecar at a place of the user's as well, and return the plan's path.
+    """Copy a stored engine and its sidecar to a path, and return the plan's path.
 
-    On one file system the two share their bytes: plans are replaced and never changed, and boards have small disks.
+    On one file system both are hard links: plans are replaced and never changed, and boards have small disks.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: A file cannot be written.
     """
     with staged_file(target) as stage, storage_errors(target):
         try:
@@ -118,7 +118,7 @@ def copy_engine(entry: StoredEngine, target: Path) -> Path:
 
 
 def _gpu(flavour: Flavour, options: BuildOptions, device: str | None) -> Gpu | None:
-    """The GPU to build for. TensorRT for RTX needs none."""
+    """Return the GPU to build for. TensorRT for RTX needs none."""
     if options.targets:
         return None
     try:
@@ -133,7 +133,7 @@ def _gpu(flavour: Flavour, options: BuildOptions, device: str | None) -> Gpu | N
 
 
 def find_gpu(device: str | None = None) -> Gpu:
-    """Return what a GPU is.
+    """Return the properties of a GPU.
 
     Args:
         device: Such as "cuda:0"; None for the first.
@@ -149,5 +149,5 @@ def find_gpu(device: str | None = None) -> Gpu:
 
 
 def slug(text: str) -> str:
-    """Return a text as a part of a file name."""
+    """Return a text as part of a file name."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""Why an engine may be opened here, or may not: its key beside this machine, field by field. Opens nothing."""
+"""Comparison of an engine's key with this machine, field by field, without opening the engine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from samedge.engines.tensorrt.store.sidecar import Sidecar, read_sidecar, verify
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import EngineError, IntegrityError, SamedgeError
 
-UNKNOWN: Final = "not known"
+UNKNOWN: Final = "unknown"
 NO_GPU: Final = "none"
 _NO_GPU_HERE: Final = "there is no GPU here, or no driver for it"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One part of an engine's key beside this machine.
+    """Comparison of one part of an engine's key with this machine.
 
     Attributes:
-        part: What is compared.
-        engine: What the engine has.
-        here: What this machine has; empty where there is nothing to compare.
-        fits: Whether that is no obstacle; None where it does not matter or is not known.
-        why: The obstacle, as a sentence, or an empty text.
+        part: The part compared.
+        engine: The engine's value.
+        here: This machine's value; empty if there is none.
+        fits: False if it is an obstacle; None if irrelevant or unknown.
+        why: The obstacle as a sentence, or an empty string.
     """
 
     part: str
@@ -41,11 +41,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """All that can be said of one engine without opening it.
+    """Everything known about an engine without opening it.
 
     Attributes:
-        plan: The file as it lies on disk.
-        sidecar: What is known of it; None for an engine of somebody else's.
+        plan: The engine file.
+        sidecar: Its sidecar; None for an engine of another tool.
         findings: Its key, part by part.
     """
 
@@ -55,26 +55,26 @@ class Explanation:
 
     @property
     def obstacles(self) -> tuple[str, ...]:
-        """Why it must not be opened here; empty if nothing is known against it."""
+        """Reasons not to open it here; empty if there are none."""
         return tuple(finding.why for finding in self.findings if finding.fits is False)
 
     @property
     def cure(self) -> str:
-        """What to do about the obstacles."""
+        """The cure for the obstacles."""
         if any(finding.part == "GPU" and finding.here == NO_GPU for finding in self.findings):
-            return "Open it where there is an NVIDIA GPU and its driver"
+            return "Open it on a machine with an NVIDIA GPU and its driver"
         return "Build it for this machine: samedge build BUNDLE"
 
 
 def find_plan(name: str, store: EngineStore | None = None) -> Path:
-    """Return the plan that a user means.
+    """Return the plan for a path or a name.
 
     Args:
         name: Path of a plan, or the beginning of its name in the store.
-        store: None for the user's.
+        store: The engine store; None for the user's.
 
     Raises:
-        EngineError: There is none, or more than one.
+        EngineError: Nothing matches, or several engines do.
         StorageError: The store cannot be read.
     """
     path = Path(name)
@@ -85,9 +85,9 @@ def find_plan(name: str, store: EngineStore | None = None) -> Path:
     if len(found) == 1:
         return found[0]
     raise EngineError(
-        f"{len(found)} engines in the store begin so" if found else "there is no such engine, on disk or in the store",
+        f"{len(found)} engines in the store begin with this" if found else "no such engine on disk or in the store",
         where=name,
-        cure="Give the path of a plan, or more of its name: samedge engines ls",
+        cure="Give a path, or more of a name listed by: samedge engines ls",
     )
 
 
@@ -95,7 +95,7 @@ def explain_plan(path: Path) -> Explanation:
     """Compare an engine with this machine.
 
     Raises:
-        EngineError: It is no engine.
+        EngineError: It is not an engine.
         StorageError: It cannot be read.
     """
     plan = inspect_plan(path)
@@ -103,7 +103,7 @@ def explain_plan(path: Path) -> Explanation:
     flavour, gpu, missing = _machine(plan)
     findings = [_file(plan, sidecar), _flavour(plan, flavour, missing), _version(plan, sidecar, flavour)]
     if sidecar is None:
-        why = _NO_GPU_HERE if gpu is None else "another tool built it and kept no key"
+        why = _NO_GPU_HERE if gpu is None else "another tool built it without a key"
         findings.append(Finding("GPU", UNKNOWN, _gpu_here(gpu), None if gpu is not None else False, why))
         return Explanation(plan, None, tuple(findings))
     key = sidecar.key
@@ -115,7 +115,7 @@ def explain_plan(path: Path) -> Explanation:
 
 
 def _machine(plan: PlanFile) -> tuple[Flavour | None, Gpu | None, str]:
-    """The TensorRT that the plan wants and the GPU, where they are here, and what is missing."""
+    """Return the plan's TensorRT and the GPU, if present, and the reason for a missing one."""
     flavour: Flavour | None = None
     gpu: Gpu | None = None
     missing = ""
@@ -136,7 +136,7 @@ def _file(plan: PlanFile, sidecar: Sidecar | None) -> Finding:
     try:
         verify_plan(plan.path, sidecar)
     except IntegrityError as error:
-        return Finding("file", f"SHA-256 {sidecar.sha256[:16]}", "another one", False, error.what)
+        return Finding("file", f"SHA-256 {sidecar.sha256[:16]}", "different", False, error.what)
     return Finding("file", f"SHA-256 {sidecar.sha256[:16]}", "the same", True)
 
 

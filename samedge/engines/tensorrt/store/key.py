@@ -1,7 +1,7 @@
-"""What an engine was made from and for: two engines with one key are the same engine.
+"""The key of an engine: everything it depends on. Two engines with one key are the same engine.
 
-An engine that is loaded on another GPU or by another TensorRT is refused by luck only: it can crash, or compute
-nonsense. So all that matters is written down when it is built, and compared before it is opened.
+An engine loaded on another GPU or by another TensorRT may crash or compute garbage, and is rejected only by luck. So
+everything that matters is recorded when it is built, and compared before it is opened.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from samedge.storage.digest import sha256_file
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """Everything that an engine depends on.
+    """Everything an engine depends on.
 
     Attributes:
-        graph_sha256: Of the graph, its files of weights included.
-        precision: Of the graph.
-        profiles: Name of a free axis to its sizes, as "1/16/64".
-        settings: `BuildOptions.settings`.
+        graph_sha256: SHA-256 of the graph and its external weights.
+        precision: Precision of the graph.
+        profiles: Name of a free axis to its range, such as "1/16/64".
+        settings: Result of `BuildOptions.settings`.
         flavour: "tensorrt" or "tensorrt-rtx".
-        version: Of TensorRT, in full.
-        gpu: Name of the GPU that it was built on; empty where targets are named.
-        compute_capability: Of that GPU, such as "8.6"; empty where targets are named.
-        multiprocessors: Of that GPU; 0 where targets are named.
-        targets: Compute capabilities that were named, such as "sm86".
+        version: Full version of TensorRT.
+        gpu: Name of the GPU that built it; empty if targets are named.
+        compute_capability: That GPU's, such as "8.6"; empty if targets are named.
+        multiprocessors: That GPU's count; 0 if targets are named.
+        targets: Named compute capabilities, such as "sm86".
         system: Operating system.
         machine: Architecture of the CPU.
     """
@@ -55,12 +55,12 @@ class EngineKey:
     machine: str
 
     def digest(self) -> str:
-        """Return 32 hex digits that are the key's name in the store."""
+        """Return the key's name in the store, 32 hex digits."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def differences(self, other: EngineKey) -> list[str]:
-        """Return a sentence for each part in which another key differs from this one."""
+        """Return a sentence for each difference between this key and another."""
         found: list[str] = []
         for part in fields(self):
             mine, theirs = getattr(self, part.name), getattr(other, part.name)
@@ -76,39 +76,39 @@ class EngineKey:
         return found
 
     def obstacles(self, flavour: Flavour, gpu: Gpu) -> list[str]:
-        """Return why the engine must not be opened by this TensorRT on this GPU; empty if it may be."""
+        """Return the reasons not to open the engine with this TensorRT on this GPU; empty if there are none."""
         return [*self.tensorrt_obstacles(flavour), *self.gpu_obstacles(gpu), *self.system_obstacles()]
 
     def tensorrt_obstacles(self, flavour: Flavour) -> list[str]:
-        """The obstacles that this TensorRT is."""
+        """Return the obstacles posed by this TensorRT."""
         if self.flavour != flavour.name:
-            return [f"it was built for {self.flavour}, and this is {flavour.name}"]
-        if self.version != flavour.version and not self._newer_will_do(flavour.version):
-            return [f"it was built by version {self.version}, and this is {flavour.version}"]
+            return [f"it was built for {self.flavour}, but this is {flavour.name}"]
+        if self.version != flavour.version and not self._allows_version(flavour.version):
+            return [f"it was built by version {self.version}, but this is {flavour.version}"]
         return []
 
     def gpu_obstacles(self, gpu: Gpu) -> list[str]:
-        """The obstacles that this GPU is."""
+        """Return the obstacles posed by this GPU."""
         found: list[str] = []
         if self.targets and gpu.target not in self.targets:
-            found.append(f"it was built for {', '.join(self.targets)}, and this GPU is {gpu.target}")
+            found.append(f"it was built for {', '.join(self.targets)}, but this GPU is {gpu.target}")
         if self.compute_capability and not self._runs_on(gpu):
-            found.append(f"it was built on {self.gpu} ({self.compute_capability}), and this is {gpu}")
+            found.append(f"it was built on {self.gpu} ({self.compute_capability}), but this is {gpu}")
         if self.computes_zeros(gpu):
             found.append(f"{self.flavour} is known to compute zeros in fp32 with free axes on {gpu}")
         return found
 
     def computes_zeros(self, gpu: Gpu) -> bool:
-        """Whether the engine is known to compute zeros on a GPU, for which it may have been built by nobody's wish."""
+        """Return True if the engine is known to compute zeros on a GPU, targeted explicitly or by default."""
         return computes_zeros(self.flavour, self.precision, (gpu.target,), free_axes=bool(self.profiles))
 
     def system_obstacles(self) -> list[str]:
-        """The obstacles that operating system and processor are."""
+        """Return the obstacles posed by the operating system and processor."""
         if (self.system, self.machine) == (platform.system(), platform.machine()):
             return []
-        return [f"it was built on {self.system} {self.machine}, and this is {platform.system()} {platform.machine()}"]
+        return [f"it was built on {self.system} {self.machine}, but this is {platform.system()} {platform.machine()}"]
 
-    def _newer_will_do(self, version: str) -> bool:
+    def _allows_version(self, version: str) -> bool:
         mine, theirs = _numbers(self.version), _numbers(version)
         return bool(self.settings.get("version_compatible")) and mine[:1] == theirs[:1] and mine <= theirs
 
@@ -122,15 +122,15 @@ class EngineKey:
         return same and (gpu.name, gpu.multiprocessors) == (self.gpu, self.multiprocessors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` takes."""
+        """Return plain values for `from_json`."""
         return asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> EngineKey:
-        """Return the key that `to_json` wrote.
+        """Return the key written by `to_json`.
 
         Raises:
-            EngineError: It is not one.
+            EngineError: It is damaged.
         """
         try:
             return EngineKey(**{**values, "targets": tuple(values["targets"])})
@@ -141,14 +141,14 @@ class EngineKey:
 def make_key(
     graph_sha256: str, options: BuildOptions, flavour: Flavour, gpu: Gpu | None, *, axes: Collection[str] | None = None
 ) -> EngineKey:
-    """Return the key of the engine that a build would give.
+    """Return the key of the engine that a build would produce.
 
     Args:
-        graph_sha256: As `graph_digest` gives it.
-        options: Of the build.
+        graph_sha256: Result of `graph_digest`.
+        options: Build options.
         flavour: The TensorRT that builds.
-        gpu: The GPU at hand; None without one. Not in the key where the options name targets.
-        axes: Names of the graph's free axes: profiles of others do not matter. None if they are not known.
+        gpu: The local GPU; None without one. Not part of the key if the options name targets.
+        axes: Names of the graph's free axes: profiles of others are irrelevant. None if unknown.
     """
     on = None if options.targets else gpu
     return EngineKey(
@@ -168,7 +168,7 @@ def make_key(
 
 
 def graph_digest(graph: Path, *weights: Path) -> str:
-    """Return one SHA-256 over a graph and the files of weights beside it.
+    """Return one SHA-256 over a graph and its external weight files.
 
     Raises:
         StorageError: One of them cannot be read.
@@ -177,7 +177,7 @@ def graph_digest(graph: Path, *weights: Path) -> str:
 
 
 def joined_digest(parts: Sequence[str]) -> str:
-    """Return what `graph_digest` does, of digests that are known: the graph's, then its weights' by file name."""
+    """Return `graph_digest` from known digests: the graph's, then its weights' by file name."""
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""The JSON file beside each plan: its key, its hash, and what its build told.
+"""The JSON file beside each plan: its key, its hash, and its build report.
 
-A plan without a GPU tells nothing, and with one it must be opened first. The sidecar is read instead; it is written
-last, so that a plan that has one is whole.
+A plan reveals nothing without a GPU, and must be opened with one. The sidecar is read instead; it is written last, so
+that a plan with a sidecar is complete.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from samedge.storage.digest import sha256_file
 
 SIDECAR_SUFFIX: Final = ".json"
 COMPILED_SUFFIX: Final = ".cache"
-"""Of files beside a plan that hold what was compiled when it was loaded; they can be made again."""
+"""Suffix of the cache of kernels compiled when a plan is loaded; it can be recreated."""
 
 _SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What is known of a plan.
+    """Facts about a plan.
 
     Attributes:
-        key: What it was made from and for.
-        sha256: Of the plan.
-        size: Of the plan, bytes.
-        report: What the build told.
-        notes: What others want to keep with it, such as verdicts of checks; plain values.
+        key: Its key.
+        sha256: SHA-256 of the plan.
+        size: Size of the plan, bytes.
+        report: The build report.
+        notes: Additional facts, such as verdicts of checks; plain values.
     """
 
     key: EngineKey
@@ -45,15 +45,15 @@ class Sidecar:
 
 
 def sidecar_path(plan: Path) -> Path:
-    """Return where the sidecar of a plan lies."""
+    """Return the path of a plan's sidecar."""
     return plan.with_name(plan.name + SIDECAR_SUFFIX)
 
 
 def write_sidecar(plan: Path, sidecar: Sidecar) -> None:
-    """Write the sidecar of a plan, replacing an older one at once.
+    """Write the sidecar of a plan, replacing an older one atomically.
 
     Raises:
-        StorageError: The file system said no.
+        StorageError: The file cannot be written.
     """
     values = {
         "schema": _SCHEMA,
@@ -70,7 +70,7 @@ def read_sidecar(plan: Path) -> Sidecar | None:
     """Return the sidecar of a plan, or None if it has none.
 
     Raises:
-        EngineError: It is damaged, or of a later samedge.
+        EngineError: It is damaged, or from a later samedge.
         StorageError: It cannot be read.
     """
     path = sidecar_path(plan)
@@ -82,7 +82,7 @@ def read_sidecar(plan: Path) -> Sidecar | None:
         values = json.loads(text)
         if values["schema"] != _SCHEMA:
             raise EngineError(
-                f"the sidecar has schema {values['schema']}, and this samedge knows {_SCHEMA}",
+                f"the sidecar has schema {values['schema']}, but this samedge reads {_SCHEMA}",
                 where=path.name,
                 cure="Build the engine again",
             )
@@ -98,7 +98,7 @@ def read_sidecar(plan: Path) -> Sidecar | None:
 
 
 def verify_plan(plan: Path, sidecar: Sidecar) -> None:
-    """Compare a plan with its sidecar.
+    """Check a plan against its sidecar.
 
     Raises:
         IntegrityError: Size or hash differ.
@@ -107,6 +107,4 @@ def verify_plan(plan: Path, sidecar: Sidecar) -> None:
     with storage_errors(plan, "read"):
         size = plan.stat().st_size
     if size != sidecar.size or sha256_file(plan) != sidecar.sha256:
-        raise IntegrityError(
-            "this plan is not the one that its sidecar describes", where=plan.name, cure="Build the engine again"
-        )
+        raise IntegrityError("this plan does not match its sidecar", where=plan.name, cure="Build the engine again")

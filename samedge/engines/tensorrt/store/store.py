@@ -1,11 +1,11 @@
-"""Where engines are kept: raw plans with a sidecar each, found by what they were made from and for.
+"""The engine store: raw plans with a sidecar each, found by key.
 
     store = EngineStore()
     entry = store.find(key) or store.add(key, lambda path: build_in_child(..., output=path, ...))
 
-A plan gets its name from its key and its content, and its sidecar is written last: what can be found is whole, two
-processes that build the same engine do not harm each other, and one that is killed leaves nothing that loads. The store
-keeps the engines that were used last, up to a size.
+A plan is named after its key and content, and its sidecar is written last: every visible engine is complete, concurrent
+builds of the same engine do no harm, and a killed build leaves nothing that loads. The store keeps the most recently
+used engines, up to a total size.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ DEFAULT_LIMIT: Final = 8_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class StoredEngine:
-    """One engine of the store.
+    """An engine in the store.
 
     Attributes:
         plan: The plan file.
-        sidecar: What is known of it.
-        used: When it was last asked for, seconds since the epoch.
+        sidecar: Its sidecar.
+        used: Time of the last use, seconds since the epoch.
     """
 
     plan: Path
@@ -55,7 +55,7 @@ class StoredEngine:
 
     @property
     def key(self) -> EngineKey:
-        """What it was made from and for."""
+        """Its key."""
         return self.sidecar.key
 
 
@@ -63,8 +63,8 @@ class EngineStore:
     """The engines of this user.
 
     Args:
-        folder: Where they lie; None for a folder in samedge's cache.
-        limit: Size of all plans together, bytes, that `add` and `collect` keep to.
+        folder: Folder of the store; None for one in samedge's cache.
+        limit: Total size of all plans, bytes, kept to by `add` and `collect`.
     """
 
     def __init__(self, folder: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
@@ -72,7 +72,7 @@ class EngineStore:
         self.limit = limit
 
     def find(self, key: EngineKey) -> StoredEngine | None:
-        """Return the engine with exactly this key, whole and unchanged, or None.
+        """Return the engine with exactly this key, verified, or None.
 
         A plan that does not match its sidecar is removed.
 
@@ -87,7 +87,7 @@ class EngineStore:
             except IntegrityError:
                 self._remove(entry.plan)
                 continue
-            with suppress(OSError):  # a read-only store serves as well
+            with suppress(OSError):  # a read-only store works too
                 os.utime(sidecar_path(entry.plan))
             return entry
         return None
@@ -97,16 +97,16 @@ class EngineStore:
     ) -> StoredEngine:
         """Build an engine into the store, unless another process has done so meanwhile.
 
-        Only one process at a time builds: on a board two builds would not fit into the memory.
+        Only one process builds at a time: on a board two builds would not fit into memory.
 
         Args:
-            key: What it is made from and for.
-            build: Writes the plan to the path that it is given, and returns the report.
-            notes: To be kept with it.
+            key: Its key.
+            build: Writes the plan to the given path and returns the report.
+            notes: Notes to keep with it.
 
         Raises:
-            SamedgeError: What `build` raised; nothing is left then.
-            StorageError: The file system said no.
+            SamedgeError: `build` failed; nothing is left behind.
+            StorageError: A file cannot be written.
         """
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class EngineStore:
                 with storage_errors(stage, "read"):
                     size = stage.stat().st_size
                 if size == 0:
-                    raise EngineError("the build gave an empty plan", cure="Build it again")
+                    raise EngineError("the build produced an empty plan", cure="Build it again")
                 digest = sha256_file(stage)
                 plan = self.folder / f"{key.digest()}.{digest[:8]}{PLAN_SUFFIX}"
                 with storage_errors(plan):
@@ -135,14 +135,14 @@ class EngineStore:
         """Add notes to an engine and return it with them.
 
         Raises:
-            StorageError: The file system said no.
+            StorageError: The file cannot be written.
         """
         sidecar = replace(entry.sidecar, notes={**entry.sidecar.notes, **notes})
         write_sidecar(entry.plan, sidecar)
         return replace(entry, sidecar=sidecar)
 
     def entries(self) -> list[StoredEngine]:
-        """Return all engines, the one that was used last first.
+        """Return all engines, most recently used first.
 
         Raises:
             StorageError: The store cannot be read.
@@ -150,10 +150,10 @@ class EngineStore:
         return sorted(self._entries("*"), key=lambda entry: entry.used, reverse=True)
 
     def why(self, key: EngineKey) -> list[str]:
-        """Explain why there is no engine for a key: in what the most similar engine differs.
+        """Explain a missing engine by its differences from the most similar one.
 
         Returns:
-            A sentence for each difference; none if the engine is there, one if the store has nothing similar.
+            A sentence for each difference; none if the engine exists, one if the store has nothing similar.
         """
         entries = self.entries()
         if any(entry.key == key for entry in entries):
@@ -166,15 +166,15 @@ class EngineStore:
     def collect(
         self, limit: int | None = None, *, keep: Path | None = None, unused_seconds: float | None = None
     ) -> list[Path]:
-        """Remove what was abandoned, and the engines used longest ago until the rest fits.
+        """Remove abandoned files, and the least recently used engines until the rest fits.
 
         Args:
-            limit: Size of all plans together, bytes; None for the store's own.
-            keep: A plan that stays in any case.
-            unused_seconds: Engines that nobody asked for in that time go too; None for no such bound.
+            limit: Total size of all plans, bytes; None for the store's own.
+            keep: A plan to keep in any case.
+            unused_seconds: Also remove engines unused for this long; None for no such bound.
 
         Returns:
-            The plans and leftovers that were removed.
+            The removed plans and leftovers.
         """
         removed = [path for path in self._abandoned() if self._remove(path)]
         room = self.limit if limit is None else limit
@@ -194,12 +194,12 @@ class EngineStore:
                 sidecar = read_sidecar(plan)
                 used = path.stat().st_mtime
             except (SamedgeError, OSError):
-                continue  # damaged, of a later samedge, or removed at this moment: as good as not there
+                continue  # damaged, from a later samedge, or just removed: treat as absent
             if sidecar is not None and plan.is_file():
                 yield StoredEngine(plan, sidecar, used)
 
     def _abandoned(self) -> Iterator[Path]:
-        """Plan without a sidecar and unfinished files that nobody has touched for a day."""
+        """Yield plans without a sidecar and unfinished files untouched for a day."""
         whole = {entry.plan for entry in self._entries("*")}
         for path in abandoned(self.folder, "*"):
             if path.name.startswith(TEMPORARY_PREFIX) or (path.suffix == PLAN_SUFFIX and path not in whole):
@@ -207,7 +207,7 @@ class EngineStore:
 
     @staticmethod
     def _remove(plan: Path) -> bool:
-        """Remove the sidecar first, so that nobody finds a plan that is going."""
+        """Remove an engine, sidecar first, so that no process finds a plan being removed."""
         try:
             sidecar_path(plan).unlink(missing_ok=True)
             for compiled in plan.parent.glob(f"{plan.name}.*{COMPILED_SUFFIX}"):

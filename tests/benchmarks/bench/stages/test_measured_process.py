@@ -34,11 +34,11 @@ def test_a_peer_that_is_not_installed_says_so() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("old", r"fake: it speaks protocol 2, and this is 1"),
+        ("old", r"fake: the peer speaks protocol 2, not 1"),
         ("refuses", r"fake: it knows no such model"),
-        ("dies", r"it ended with status 9: first line / out of memory"),
-        ("noise", r"its answer to 'open' is not of the protocol .*Loading the model, please wait.*to stderr"),
-        ("other", r"its answer to 'open' is not of the protocol \(Expected `object`, got `int`"),
+        ("dies", r"the measuring process ended with status 9: first line / out of memory"),
+        ("noise", r"invalid reply to 'open' .*Loading the model, please wait.*to stderr"),
+        ("other", r"invalid reply to 'open' \(Expected `object`, got `int`"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(kind: str, message: str) -> None:
@@ -54,14 +54,14 @@ def test_a_process_that_says_nothing_is_ended() -> None:
     with MeasuredProcess(command("silent"), "fake", patience=1.0) as process:
         process.hello()
         process.open(opening("a row"))
-        with pytest.raises(BenchmarkError, match="no answer to 'run' for 1 s"):
+        with pytest.raises(BenchmarkError, match="no reply to 'run' within 1 s"):
             process.run("encode")
         with pytest.raises(BenchmarkError, match="ended"):
             process.run("encode")
 
 
 def test_a_program_that_is_not_there() -> None:
-    with pytest.raises(BenchmarkError, match=r"mine: this process cannot be started: No such file.*Check the command"):
+    with pytest.raises(BenchmarkError, match=r"mine: the process cannot be started: No such file.*Check the command"):
         MeasuredProcess(("/no/such/program",), "mine")
 
 

@@ -19,7 +19,7 @@ from samedge.engines.tensorrt.build.guarded import build_in_child
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.errors import EngineError, SamedgeError, UsageError
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_kill_by_the_system_is_an_error_with_the_cure_and_leaves_nothing(graph
         ("runs_out_of_memory", "ran out of memory.*add swap"),
         ("raises_theirs", r"ended with status 1 \(ZeroDivisionError: a bug\)"),
         ("no_such_function", "ended with status 1.*no_such_function"),
-        ("writes_less_than_it_says", "announced a plan of 12 bytes and wrote 4"),
+        ("writes_less_than_it_says", "reported a plan of 12 bytes but wrote 4"),
     ],
 )
 def test_every_end_is_explained_and_leaves_nothing(graph: Path, builder: str, message: str) -> None:

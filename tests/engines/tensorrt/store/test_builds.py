@@ -18,7 +18,7 @@ from samedge.engines.tensorrt.store.sidecar import read_sidecar, verify_plan
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
 from samedge.options import AxisRange
-from samedge.testing.fake_cuda import FakeCuda
+from samedge.testing.cuda import FakeCuda
 
 AXES = {"x": ("batch", 4), "y": ("batch", 3)}
 

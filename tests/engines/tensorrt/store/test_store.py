@@ -155,7 +155,7 @@ def test_a_graph_digest_covers_its_weights(tmp_path: Path) -> None:
     ("change", "here", "gpu", "reason"),
     [
         ({}, flavour(), GPU, None),
-        ({}, flavour("tensorrt-rtx"), GPU, "built for tensorrt, and this is tensorrt-rtx"),
+        ({}, flavour("tensorrt-rtx"), GPU, "built for tensorrt, but this is tensorrt-rtx"),
         ({}, flavour(version="10.3.0.31"), GPU, "built by version 10.3.0.30"),
         ({"version_compatible": True}, flavour(version="10.13.0.1"), GPU, None),
         ({"version_compatible": True}, flavour(version="10.2.0.1"), GPU, "built by version"),
@@ -171,7 +171,7 @@ def test_a_graph_digest_covers_its_weights(tmp_path: Path) -> None:
         ({"hardware_compatibility": "ampere_plus"}, flavour(), replace(GPU, compute_capability="12.0"), None),
         ({"hardware_compatibility": "ampere_plus"}, flavour(), replace(GPU, compute_capability="7.5"), "built on"),
         ({"targets": ("8.6", "12.0")}, flavour(), replace(GPU, compute_capability="12.0"), None),
-        ({"targets": ("8.6", "12.0")}, flavour(), GPU, "built for sm86, sm120, and this GPU is sm87"),
+        ({"targets": ("8.6", "12.0")}, flavour(), GPU, "built for sm86, sm120, but this GPU is sm87"),
     ],
 )
 def test_an_engine_says_why_it_must_not_be_opened(

@@ -7,7 +7,7 @@ import pytest
 
 from samedge.errors import UsageError
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_predictor import fake_predictor
+from samedge.testing.predictor import fake_predictor
 
 
 @pytest.fixture
@@ -53,5 +53,5 @@ def test_it_sees_the_image(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("size", [0, -16, 100])
 def test_sizes_that_make_no_grid_are_refused(size: int) -> None:
-    with pytest.raises(UsageError, match=rf"image_size is {size}"):
+    with pytest.raises(UsageError, match=rf"invalid image_size {size}"):
         fake_predictor(image_size=size)

@@ -1,12 +1,12 @@
-"""A predictor without a model: for tests of applications that use one, ours and the users'.
+"""A predictor without a model, for testing applications that use one.
 
     predictor = fake_predictor()
     predictor.set_image(np.zeros((480, 640, 3), np.uint8))
     predictor.predict(boxes=[10, 20, 200, 300]).masks     # the box, filled, corners a little round
 
-Everything is the real thing but the two graphs: images are read and resized, prompts are checked, masks are drawn. In
-place of the graphs two functions draw what was asked for: a box is filled, a foreground point is a disc around it, a
-background point cuts a disc out, a mask is kept. The four masks of a prompt differ in size, their scores are fixed.
+Everything but the two graphs is real: images are read and resized, prompts are checked, masks are drawn. In place of
+the graphs, two functions draw the prompts: a box is filled, a foreground point is a disc around it, a background point
+cuts a disc out, a mask is copied. The four masks of a prompt differ in size, and their scores are fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from samedge.bundle.manifest import (
 )
 from samedge.errors import UsageError
 from samedge.runtime.predictor import Predictor
-from samedge.testing.fake_engine import fake_engine
+from samedge.testing.engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec
 
 FAKE_SCORES: Final = (0.9, 0.8, 0.7, 0.6)
@@ -51,7 +51,7 @@ def fake_predictor(*, image_size: int = 64) -> Predictor:
         UsageError: `image_size` is not a positive multiple of 16.
     """
     if image_size < 16 or image_size % 16:
-        raise UsageError(f"image_size is {image_size}", cure="Give a multiple of 16")
+        raise UsageError(f"invalid image_size {image_size}", cure="Give a multiple of 16")
     grid, side = image_size // 16, image_size // 4
     embedding = TensorSpec((1, _CHANNELS, grid, grid), _F32)
     prompts = {

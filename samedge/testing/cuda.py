@@ -1,4 +1,5 @@
-"""A GPU that is made of Python: for tests of everything that manages device memory, ours and the users'.
+# ruff: noqa: D102 - methods without a docstring are documented by `CudaMemory`
+"""A GPU simulated in Python, for testing everything that manages device memory.
 
     cuda = FakeCuda()
     with cuda.current():
@@ -6,11 +7,10 @@
         ...
     cuda.check()    # raises CudaMisuseError if something was not freed
 
-Work on streams really waits: it is done when somebody synchronises and not before, in the order of each stream. So a
-result that is read too early is not there. What is wrong on a real GPU and seldom shows is an error here: leaks, double
-frees, use after free, memory that is freed under a copy, pinned memory that is touched while a copy is under way, a
-graph that is destroyed while it is at work, two
-streams at the same memory without an event between them, and calls outside the context. Several threads may use it.
+Work on streams is deferred until a synchronisation, in the order of each stream, so a result read too early is missing.
+Mistakes that seldom show on a real GPU are errors here: leaks, double frees, use after free, memory freed during a
+copy, pinned memory touched during a copy, a graph destroyed while it is running, two streams on the same memory without
+an event between them, and calls outside the context. Thread-safe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.engines.cuda.memory import ALIGNMENT, LEGACY_STREAM, Gpu, PinnedBuffer, out_of_memory
-from samedge.testing.fake_cuda_state import (
+from samedge.testing.cuda_state import (
     CudaMisuseError,
     FakeMemory,
     FakePinned,
@@ -40,17 +40,17 @@ _FIRST = 16  # numbers below are CUDA's names for its own streams
 
 
 class FakeCuda:
-    """A `CudaMemory` that is made of Python and watches its user.
+    """A `CudaMemory` simulated in Python that detects misuse.
 
     Args:
-        memory_bytes: How much can be allocated.
-        gpu: What it says it is.
-        captures: Whether work can be captured as a graph.
+        memory_bytes: Size of the GPU's memory.
+        gpu: The reported properties.
+        captures: True if work can be captured as a graph.
 
     Attributes:
-        allocations: How many times device or pinned memory was allocated so far.
-        captured: How many graphs were captured so far.
-        launches: How many graphs were launched so far.
+        allocations: Number of device and pinned allocations so far.
+        captured: Number of captured graphs so far.
+        launches: Number of launched graphs so far.
         calls: Names of the methods called so far.
     """
 
@@ -81,7 +81,6 @@ class FakeCuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make this GPU the thread's own for a block."""
         self._thread.depth = self._depth + 1
         try:
             yield
@@ -94,7 +93,7 @@ class FakeCuda:
 
     @property
     def _recording(self) -> tuple[int, list[FakeWork]] | None:
-        """What this thread captures: others may allocate and wait meanwhile."""
+        """Capture in progress on this thread; other threads may allocate and wait meanwhile."""
         return getattr(self._thread, "recording", None)
 
     def _enter(self, name: str, *, recordable: bool = False) -> None:
@@ -102,7 +101,7 @@ class FakeCuda:
         if self.closed:
             raise CudaMisuseError(f"{name} after close")
         if not self._depth:
-            raise CudaMisuseError(f"{name} outside of the context: call it inside `with memory.current()`")
+            raise CudaMisuseError(f"{name} outside the context: call it inside `with memory.current()`")
         if self._recording is not None and not recordable:
             raise CudaMisuseError(f"{name} while work is captured as a graph")
 
@@ -111,7 +110,7 @@ class FakeCuda:
         """End the context.
 
         Raises:
-            CudaMisuseError: It was closed before, or something is left in it.
+            CudaMisuseError: It is already closed, or something is left in it.
         """
         if self.closed:
             raise CudaMisuseError("the context is closed twice")
@@ -119,10 +118,10 @@ class FakeCuda:
         self.closed = True
 
     def check(self) -> None:
-        """Complain about everything that was not freed.
+        """Verify that everything was freed.
 
         Raises:
-            CudaMisuseError: Naming it.
+            CudaMisuseError: Something was not; it is named.
         """
         if leaks := self.leaks():
             raise CudaMisuseError(f"not freed: {', '.join(leaks)}")
@@ -142,13 +141,11 @@ class FakeCuda:
 
     @one_at_a_time
     def free_bytes(self) -> int:
-        """Free memory."""
         self._enter("free_bytes")
         return self._limit - sum(memory.data.nbytes for memory in self._device.values())
 
     @one_at_a_time
     def allocate(self, nbytes: int) -> int:
-        """Return the address of new device memory, full of nonsense."""
         self._enter("allocate")
         if nbytes > self.free_bytes():
             raise out_of_memory("GPU memory", nbytes)
@@ -161,7 +158,6 @@ class FakeCuda:
 
     @one_at_a_time
     def free(self, address: int) -> None:
-        """Free device memory."""
         self._enter("free")
         if address in self._freed:
             raise CudaMisuseError(f"address {address:#x} is freed twice")
@@ -172,7 +168,6 @@ class FakeCuda:
 
     @one_at_a_time
     def pin(self, nbytes: int) -> PinnedBuffer:
-        """Return new pinned memory, full of nonsense."""
         self._enter("pin")
         self.allocations += 1
         memory = FakeMemory(
@@ -183,7 +178,6 @@ class FakeCuda:
 
     @one_at_a_time
     def unpin(self, buffer: PinnedBuffer) -> None:
-        """Free pinned memory."""
         self._enter("unpin")
         memory = cast("FakePinned", buffer).memory
         if memory not in self._pinned:
@@ -209,7 +203,7 @@ class FakeCuda:
 
     @one_at_a_time
     def device_bytes(self, address: int, nbytes: int) -> NDArray[np.uint8]:
-        """Return device memory as a kernel sees it: call it from within work only."""
+        """Return device memory as a kernel sees it. Call it only from within work."""
         memory, offset = self._at(address, nbytes)
         return memory.data[offset : offset + nbytes]
 
@@ -217,30 +211,27 @@ class FakeCuda:
 
     @one_at_a_time
     def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
-        """Copy bytes from the host to the device when the stream is synchronised."""
         host = cast("FakePinned", buffer).memory
         memory, offset = self._at(address, nbytes)
 
         def do() -> None:
             memory.data[offset : offset + nbytes] = host.data[:nbytes]
 
-        self._give("copy_in", stream, do, [host], [memory])
+        self._queue_work("copy_in", stream, do, [host], [memory])
 
     @one_at_a_time
     def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
-        """Copy bytes from the device to the host when the stream is synchronised."""
         host = cast("FakePinned", buffer).memory
         memory, offset = self._at(address, nbytes)
-        host.data[:] = _POISON  # a view that was kept sees nonsense until then
+        host.data[:] = _POISON  # until then, an earlier view sees garbage
 
         def do() -> None:
             host.data[:nbytes] = memory.data[offset : offset + nbytes]
 
-        self._give("copy_out", stream, do, [memory], [host])
+        self._queue_work("copy_out", stream, do, [memory], [host])
 
     @one_at_a_time
     def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """Copy bytes on the device when the stream is synchronised."""
         self.run_kernel(
             "copy_across",
             stream,
@@ -259,20 +250,20 @@ class FakeCuda:
         reads: Sequence[tuple[int, int]],
         writes: Sequence[tuple[int, int]],
     ) -> None:
-        """Give a stream work of a fake runtime.
+        """Queue work of a fake runtime on a stream.
 
         Args:
-            name: What complaints call it.
+            name: Its name in error messages.
             stream: The stream.
-            do: The work; it reaches memory by `device_bytes`.
+            do: The work, which accesses memory through `device_bytes`.
             reads: Addresses and sizes that it reads.
             writes: Addresses and sizes that it writes.
         """
-        self._give(
+        self._queue_work(
             name, stream, do, [self._at(*place)[0] for place in reads], [self._at(*place)[0] for place in writes]
         )
 
-    def _give(
+    def _queue_work(
         self, name: str, stream: int, do: Callable[[], None], reads: Sequence[FakeMemory], writes: Sequence[FakeMemory]
     ) -> FakeWork:
         self._enter(name, recordable=True)
@@ -302,7 +293,6 @@ class FakeCuda:
 
     @one_at_a_time
     def create_stream(self) -> int:
-        """Return a new stream."""
         self._enter("create_stream")
         stream = next(self._numbers)
         self._streams[stream] = FakeStream()
@@ -310,17 +300,15 @@ class FakeCuda:
 
     @one_at_a_time
     def synchronise(self, stream: int) -> None:
-        """Do all that the stream was given."""
         self._enter("synchronise")
         self._drain(self._stream(stream), None)
         self._drain_up_to(self._stream(stream).seen)
 
     @one_at_a_time
     def destroy_stream(self, stream: int) -> None:
-        """End a stream."""
         self._enter("destroy_stream")
         if self._stream(stream).queue:
-            raise CudaMisuseError(f"stream {stream} ends while work is under way: synchronise first")
+            raise CudaMisuseError(f"stream {stream} is destroyed while work is in progress: synchronise first")
         del self._streams[stream]
 
     def _stream(self, stream: int) -> FakeStream:
@@ -338,7 +326,6 @@ class FakeCuda:
 
     @one_at_a_time
     def synchronise_all(self) -> None:
-        """Do all that any stream was given."""
         self._enter("synchronise_all")
         for stream in list(self._streams.values()):
             self._drain(stream, None)
@@ -350,7 +337,6 @@ class FakeCuda:
 
     @one_at_a_time
     def create_event(self) -> int:
-        """Return a new event."""
         self._enter("create_event")
         event = next(self._numbers)
         self._events[event] = None
@@ -358,16 +344,14 @@ class FakeCuda:
 
     @one_at_a_time
     def record(self, event: int, stream: int) -> None:
-        """The event happens after what the stream was given so far."""
         self._enter("record", recordable=True)
         self._event(event)
         self._stream(stream)
-        # What the stream waited for itself has happened too when the event has.
+        # The event also implies everything that the stream itself waited for.
         self._events[event] = {**self._stream(stream).seen, stream: next(self._numbers)}
 
     @one_at_a_time
     def wait(self, stream: int, event: int) -> None:
-        """What the stream is given from now on begins after the event."""
         self._enter("wait", recordable=True)
         if (recorded := self._event(event)) is not None:
             queue = self._stream(stream)
@@ -377,14 +361,12 @@ class FakeCuda:
 
     @one_at_a_time
     def await_event(self, event: int) -> None:
-        """Do all that comes before the event."""
         self._enter("await_event")
         if (recorded := self._event(event)) is not None:
             self._drain_up_to(recorded)
 
     @one_at_a_time
     def destroy_event(self, event: int) -> None:
-        """End an event."""
         self._enter("destroy_event")
         self._event(event)
         del self._events[event]
@@ -397,7 +379,6 @@ class FakeCuda:
     # Graphs
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
-        """Record what `work` gives to the stream."""
         self._enter("capture")
         if not self.captures:
             return None
@@ -416,22 +397,20 @@ class FakeCuda:
 
     @one_at_a_time
     def launch(self, graph: int, stream: int) -> None:
-        """Give a graph's work to a stream."""
         self._enter("launch")
         if graph not in self._graphs:
             raise CudaMisuseError(f"there is no graph {graph}")
         self.launches += 1
         self._launched[graph] = [
-            self._give(work.name, stream, work.do, work.reads, work.writes) for work in self._graphs[graph]
+            self._queue_work(work.name, stream, work.do, work.reads, work.writes) for work in self._graphs[graph]
         ]
 
     @one_at_a_time
     def destroy_graph(self, graph: int) -> None:
-        """End a graph."""
         self._enter("destroy_graph")
         if graph not in self._graphs:
-            raise CudaMisuseError(f"graph {graph} is destroyed twice, or never was")
+            raise CudaMisuseError(f"graph {graph} is destroyed twice, or never existed")
         waiting = [work for stream in self._streams.values() for work in stream.queue]
         if any(work in waiting for work in self._launched.pop(graph, [])):
-            raise CudaMisuseError(f"graph {graph} is destroyed while it is at work: synchronise first")
+            raise CudaMisuseError(f"graph {graph} is destroyed while it is running: synchronise first")
         del self._graphs[graph]

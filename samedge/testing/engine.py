@@ -1,4 +1,4 @@
-"""An engine that is a Python function: for tests of everything above the engines, ours and the users'.
+"""An engine backed by a Python function, for testing everything above the engines without a runtime.
 
     def double(feeds):
         return {"y": feeds["x"] * 2}
@@ -7,8 +7,8 @@
     engine = fake_engine({"x": spec}, {"y": spec}, double)
     engine.run({"x": np.ones((1, 4), np.float32)})
 
-It is held to the same contract as a real backend: feeds are checked before the function sees them, and what the
-function returns is checked against the outputs that it announced, so that a test cannot pass on a lie.
+It is held to the same contract as a real backend: feeds are checked before the function sees them, and the function's
+results are checked against the declared outputs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class FakeEngine:
     Args:
         inputs: Input name to shape and dtype.
         outputs: Output name to shape and dtype.
-        function: Given the feeds by name, returns every output by name.
-        device: What the engine says of its device.
+        function: Maps the feeds by name to every output by name.
+        device: The device that the engine reports.
 
     Attributes:
         calls: The feeds of every call so far, oldest first.
@@ -45,53 +45,36 @@ class FakeEngine:
         *,
         device: str = "cpu",
     ) -> None:
-        self._inputs = dict(inputs)
-        self._outputs = dict(outputs)
+        self.inputs = dict(inputs)
+        self.outputs = dict(outputs)
         self._function = function
-        self._device = device
+        self.device = device
+        self.details: Mapping[str, str] = {}  # no runtime to describe
         self.calls: list[dict[str, Array]] = []
         self.closed = False
 
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """Input name to shape and dtype."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """Output name to shape and dtype."""
-        return self._outputs
-
-    @property
-    def device(self) -> str:
-        """As given."""
-        return self._device
-
-    @property
-    def details(self) -> Mapping[str, str]:
-        """Nothing: there is no runtime to report."""
-        return {}
-
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Call the function and returns the outputs that were asked for.
+        """Call the function and return the requested outputs.
 
         Raises:
-            TensorMismatchError: The function did not return what the engine announces.
+            TensorMismatchError: The results differ from the declared outputs.
         """
         if self.closed:
-            raise EngineError("this fake engine was run after it was closed")
+            raise EngineError("this fake engine is closed", cure="Create a new one with fake_engine")
         self.calls.append(dict(feeds))
         results = self._function(dict(feeds))
-        if results.keys() != self._outputs.keys():
+        if results.keys() != self.outputs.keys():
             raise TensorMismatchError(
-                f"the function of this fake engine returned {sorted(results)}, and announces {sorted(self._outputs)}"
+                f"the fake engine's function returned {sorted(results)} but declares {sorted(self.outputs)}",
+                cure="Return exactly the declared outputs",
             )
-        for name, spec in self._outputs.items():
+        for name, spec in self.outputs.items():
             array = results[name]
             if array.dtype != spec.dtype or not spec.accepts(array.shape):
                 have = TensorSpec(array.shape, array.dtype)
                 raise TensorMismatchError(
-                    f"the function of this fake engine returned {have} as {name!r}, and announces {spec}"
+                    f"the fake engine's function returned {have} as {name!r} but declares {spec}",
+                    cure="Return arrays of the declared shape and dtype",
                 )
         return {name: results[name] for name in outputs}
 
@@ -108,5 +91,5 @@ def fake_engine(
     device: str = "cpu",
     name: str = "fake",
 ) -> Engine:
-    """Return an `Engine` that calls a Python function; the arguments are those of `FakeEngine`."""
+    """Return an `Engine` that calls a Python function; see `FakeEngine` for the arguments."""
     return Engine(FakeEngine(inputs, outputs, function, device=device), backend="fake", name=name)

@@ -1,4 +1,4 @@
-"""What the fake GPU remembers of its memory and of the work that is still to be done."""
+"""State of the fake GPU: its memory and its pending work."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ R = TypeVar("R")
 
 
 class CudaMisuseError(Exception):
-    """The code under test used CUDA in a way that is wrong. Not for users, hence no `SamedgeError`."""
+    """Misuse of CUDA by the code under test. Not for users, hence not a `SamedgeError`."""
 
 
 class Locked(Protocol):
-    """What has a lock that the thread which holds it may take again."""
+    """An object with a reentrant lock."""
 
     lock: RLock
 
@@ -30,7 +30,7 @@ L = TypeVar("L", bound=Locked)
 
 
 def one_at_a_time(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """Make a method that other threads wait for, as CUDA's calls do."""
+    """Serialise a method across threads, as CUDA's calls are."""
 
     @wraps(method)
     def locked(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -42,7 +42,7 @@ def one_at_a_time(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenat
 
 @dataclass(eq=False, slots=True)
 class FakeMemory:
-    """One allocation of the device or of the host, and the work that has still to touch it."""
+    """One allocation on the device or host, and the pending work that uses it."""
 
     name: str
     data: NDArray[np.uint8]
@@ -52,7 +52,7 @@ class FakeMemory:
 
 @dataclass(eq=False, slots=True)
 class FakeWork:
-    """One thing that a stream has still to do, and the work of other streams (by number) that it waits for."""
+    """A pending operation of a stream, and the operations of other streams (by number) that it waits for."""
 
     name: str
     do: Callable[[], None]
@@ -65,32 +65,32 @@ class FakeWork:
 
 @dataclass(eq=False, slots=True)
 class FakeStream:
-    """What a stream has still to do, and the work of other streams (by number) that what comes now waits for."""
+    """A stream's pending operations, and those of other streams (by number) that its next one waits for."""
 
     queue: list[FakeWork] = field(default_factory=list)
     seen: dict[int, int] = field(default_factory=dict)
 
 
 class FakePinned:
-    """Pinned memory that may not be looked at while a copy is under way."""
+    """Pinned memory that must not be accessed while a copy is in progress."""
 
     def __init__(self, memory: FakeMemory) -> None:
         self.memory = memory
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         return self.memory.data.nbytes
 
     def view(self) -> NDArray[np.uint8]:
-        """Its bytes.
+        """Return its bytes.
 
         Raises:
-            CudaMisuseError: It was freed, or a copy is under way.
+            CudaMisuseError: It is freed, or a copy is in progress.
         """
         if not self.memory.alive:
             raise CudaMisuseError(f"{self.memory.name} is used after it was freed")
         if self.memory.pending:
             name = self.memory.pending[0].name
-            raise CudaMisuseError(f"the host touches {self.memory.name} while {name} is under way: synchronise first")
+            raise CudaMisuseError(f"the host touches {self.memory.name} while {name} is in progress: synchronise first")
         return self.memory.data

@@ -7,7 +7,7 @@ import pytest
 
 from samedge.engines.protocol import Engine
 from samedge.errors import EngineError, TensorMismatchError
-from samedge.testing.fake_engine import FakeEngine, fake_engine
+from samedge.testing.engine import FakeEngine, fake_engine
 from samedge.types import Array, TensorSpec
 
 ROW = TensorSpec(("batch", 2), np.dtype(np.float32))
@@ -45,8 +45,8 @@ def test_calls_are_recorded() -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({}, r"returned \[\], and announces \['y'\]"),
-        ({"y": np.ones((1, 3), np.float32)}, r"returned float32\[1, 3\] as 'y', and announces float32\[batch, 2\]"),
+        ({}, r"returned \[\] but declares \['y'\]"),
+        ({"y": np.ones((1, 3), np.float32)}, r"returned float32\[1, 3\] as 'y' but declares float32\[batch, 2\]"),
         ({"y": np.ones((1, 2))}, r"returned float64\[1, 2\]"),
     ],
 )
@@ -61,7 +61,7 @@ def test_closes_once_and_then_refuses() -> None:
     with Engine(raw, backend="fake", name="toy") as engine:
         closed_inside = raw.closed
     assert [closed_inside, raw.closed] == [False, True]
-    with pytest.raises(EngineError, match=r"toy: this engine was closed"):
+    with pytest.raises(EngineError, match=r"toy: this engine is closed"):
         engine.run({"x": np.ones((1, 2), np.float32)})
     with pytest.raises(EngineError, match=r"closed"):
         raw.run({"x": np.ones((1, 2), np.float32)}, ["twice"])
