@@ -16,7 +16,7 @@ import samedge
 from samedge import errors
 
 PACKAGE = Path(samedge.__file__).parent
-PENDING = ("api", "bundle", "engines", "export", "models", "parity", "runtime", "storage", "testing", "")
+PENDING: tuple[str, ...] = ("api", "bundle", "export", "models", "parity", "runtime", "")
 """Folders whose English is not finished; "" stands for the modules beside them. To be emptied."""
 FILES = [
     path
