@@ -37,7 +37,7 @@ DEFAULT_CONF: Final = 0.25
 
 
 def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
-    """Whether a source is certainly one image; one image in a list or a folder is found out later."""
+    """Return True if a source is certainly one image; one in a list or folder is detected later."""
     if isinstance(source, (str, os.PathLike)):
         return Path(source).is_file()
     return not isinstance(source, (list, tuple))

@@ -1,4 +1,4 @@
-"""Whether a bundle still gives its checkpoint's masks, on any backend and without torch.
+"""Verification of a bundle against its checkpoint's masks, on any backend and without torch.
 
     record = verify_bundle("sam_b-samedge", backend="openvino")
     record.verdict, record.mask_iou_min

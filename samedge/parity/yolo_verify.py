@@ -1,4 +1,4 @@
-"""Whether engines or backends give what the graph of a YOLO gives, on any machine and without torch.
+"""Verification of engines and backends against the graph of a YOLO, on any machine and without torch.
 
 The bundle of a YOLO keeps no answers of its checkpoint. What is right is what its own graph computes on a processor:
 the export proved that graph against the checkpoint.
