@@ -70,7 +70,7 @@ class LineProcess:
 
     @property
     def closed(self) -> bool:
-        """Whether the process takes no more lines."""
+        """True once the process accepts no more lines."""
         return self._process.stdin is None or self._process.stdin.closed
 
     def send(self, line: bytes) -> None:
@@ -216,7 +216,7 @@ def serve(request: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the parent does, however it ended."""
+    """Exit when standard input closes: the parent has ended."""
     with suppress(OSError):
         while os.read(0, 4096):  # not sys.stdin: a thread that waits in it makes the interpreter's end a crash
             pass

@@ -16,20 +16,14 @@ import samedge
 from samedge import errors
 
 PACKAGE = Path(samedge.__file__).parent
-PENDING = ("api", "bundle", "engines", "export", "models", "parity", "runtime", "storage", "testing", "")
-"""Folders whose English is not finished; "" stands for the modules beside them. To be emptied."""
-FILES = [
-    path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if (path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else "") not in PENDING
-]
+FILES = sorted(PACKAGE.rglob("*.py"))
 ERRORS = {
     name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.SamedgeError)
 }
 QUESTION = re.compile(r"(what|how|which|where|whether|who|whom|whose|when|why)\b", re.IGNORECASE)
 PICTURE = re.compile(r"\bpictures?\b", re.IGNORECASE)
-FIELD = re.compile(r"""^\s*pictures: |["']pictures["']""")
-"""A field of reports that users have, and its description."""
+FIELD = re.compile(r"""^\s*pictures: |["']pictures["']|^f"picture {side} {contrast}"$""")
+"""A field of reports that users have, and its description; and a name that seeds random weights."""
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -142,7 +142,7 @@ class Journal(Closing):
             self._file.truncate(0)
 
     def __len__(self) -> int:
-        """Number of images that have a line."""
+        """Return the number of images that have a line."""
         return len(self._done)
 
     @property

@@ -43,7 +43,7 @@ class Proposals:
     scores: FloatArray
 
     def __len__(self) -> int:
-        """Number of boxes."""
+        """Return the number of boxes."""
         return len(self.classes)
 
     def chosen(self, conf: float, max_det: int, classes: Collection[int] | None) -> Proposals:

@@ -125,7 +125,7 @@ class YOLO:
 
     @property
     def task(self) -> str:
-        """What the model does: "detect" or "segment"."""
+        """Task of the model: "detect" or "segment"."""
         return self.predictor.graph.task
 
     @overload

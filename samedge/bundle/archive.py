@@ -67,7 +67,7 @@ class Bundle:
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names a bundle (a folder, a manifest or a ``.samedge`` file) and not a checkpoint."""
+    """Return True if a path names a bundle (a folder, a manifest or a ``.samedge`` file), not a checkpoint."""
     path = Path(path)
     # An engine is neither: what opens bundles says what to do with it.
     return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME

@@ -1,4 +1,4 @@
-"""What an engine file is, ours or somebody else's: told from its header, its sidecar, and the names of its tensors."""
+"""Description of an engine file, of samedge or another tool, from its header, sidecar and tensor names."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from samedge.types import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class EngineFile:
-    """One engine file.
+    """An engine file.
 
     Attributes:
-        plan: Which TensorRT made it, and the JSON header if it has one.
-        size: Bytes.
-        sidecar: What its build told; None for an engine of somebody else's.
-        notes: Whose half it is; None likewise.
-        inputs: Input name to shape and dtype; None where nobody told: a plan must be opened for that.
+        plan: Its TensorRT, and the JSON header if it has one.
+        size: Size, bytes.
+        sidecar: Its sidecar; None for an engine of another tool.
+        notes: samedge's notes; None likewise.
+        inputs: Input name to shape and dtype; None if unknown without opening the plan.
         outputs: Output name to shape and dtype; None likewise.
-        convention: Whose names these are; None if they are not known.
+        convention: The naming convention; None if unknown.
     """
 
     plan: PlanFile
@@ -40,7 +40,7 @@ class EngineFile:
 
     @property
     def header(self) -> Mapping[str, Any]:
-        """The JSON header that Ultralytics writes before its plans; empty without."""
+        """The JSON header of Ultralytics' plans; empty without one."""
         return self.plan.metadata
 
     @property
@@ -54,15 +54,15 @@ class EngineFile:
 
 
 def describe_engine(path: Path, *, opened: bool = False) -> EngineFile:
-    """Return what an engine file is.
+    """Describe an engine file.
 
     Args:
         path: The engine.
-        opened: Open it on the GPU, where its sidecar does not tell inputs and outputs. Its key is checked before.
+        opened: Open it on the GPU if the sidecar does not describe inputs and outputs. Its key is checked first.
 
     Raises:
-        EngineError: It is no TensorRT engine, or it must not or cannot be opened here.
-        BackendUnavailableError: It was to be opened, and TensorRT or a GPU is missing.
+        EngineError: It is not a TensorRT engine, or cannot be opened safely here.
+        BackendUnavailableError: It must be opened, but TensorRT or a GPU is missing.
         StorageError: It cannot be read.
     """
     plan = inspect_plan(path)

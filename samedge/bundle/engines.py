@@ -67,7 +67,7 @@ class EngineSet:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether what they give is what the checkpoint gives."""
+        """The parity verdict."""
         return self.parity.verdict
 
     @property
@@ -78,7 +78,7 @@ class EngineSet:
 
     @property
     def takes_probes(self) -> bool:
-        """Whether they take the probes, so that they can be judged. Those of a YOLO are drawn to fit."""
+        """True if they accept the probes and so can be judged. Probes of a YOLO are drawn to fit."""
         if "decoder" not in self.engines:
             return True
         profiles = self.decoder.key.profiles
@@ -100,7 +100,7 @@ class EngineSet:
 
     @property
     def agreed(self) -> bool:
-        """Whether each of them says that it was judged together with the other."""
+        """True if each engine was judged together with the other."""
         notes = {role: engine_notes(entry.sidecar) for role, entry in self.engines.items()}
         return all(each is not None and each.partner_sha256 == self.partner_of(role) for role, each in notes.items())
 
@@ -117,7 +117,7 @@ def _judged(entry: StoredEngine, partner: str, parity: ParityRecord) -> StoredEn
 
 
 def takes_probes(prompts: AxisRange, points: AxisRange) -> bool:
-    """Whether a decoder for so many prompts and points takes the probes: single prompts of two to four points."""
+    """Return True if a decoder for these prompts and points accepts the probes: single prompts of 2 to 4 points."""
     return prompts.minimum == 1 and points.minimum <= 2 and points.maximum >= 4
 
 
@@ -172,7 +172,7 @@ def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[Engin
     return [each for each in sets if each.agreed]
 
 
-def require_pair(
+def require_engines(
     bundle: Bundle, name: FlavourName, device: str | None, *, force: bool, store: EngineStore | None = None
 ) -> EngineSet:
     """Return the engines of a bundle that a TensorRT may open here.

@@ -92,7 +92,7 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an image becomes the encoder's input, and a logit a mask.
+    """Preprocessing of images, and the threshold of masks.
 
     Attributes:
         image_size: Side of the square input in pixels; the long side of the image is resized to it.
@@ -117,10 +117,10 @@ class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far the objects that two graphs of a YOLO find in the same pictures agree.
+    """Agreement of the objects found by two graphs of a YOLO in the same images.
 
     Attributes:
-        images: Pictures.
+        images: Number of images.
         objects: Objects that either finds.
         found: Share of them that the other finds too, in the same place and of the same class.
         box_iou: Mean intersection over union of the boxes of those that both find.
@@ -137,10 +137,10 @@ class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def sentence(self) -> str:
         """The figures in words."""
         if not self.objects:
-            return f"there is no object in the {self.images} pictures to compare, so they say nothing"
+            return f"no objects in the {self.images} images to compare"
         masks = "" if self.mask_iou is None else f" and a mean mask IoU of {self.mask_iou:.3f}"
         return (
-            f"{self.found:.1%} of {self.objects} objects in {self.images} pictures are found with float32 and with "
+            f"{self.found:.1%} of {self.objects} objects in {self.images} images are found with float32 and with "
             f"int8, with a mean box IoU of {self.box_iou:.3f}{masks}"
         )
 
@@ -159,7 +159,7 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         low_res_error_max: Largest absolute difference of the low-resolution mask logits.
         box_error_max: Largest distance of a box side from the torch model's, px of the input; of a YOLO alone.
         score_error_max: Largest absolute difference of a class score; of a YOLO alone.
-        objects: Agreement of objects with float32 on the user's pictures; of a YOLO in int8 alone.
+        objects: Agreement of objects with float32 on the user's images; only for a YOLO in int8.
         thresholds: The limits that the verdict was made with.
         rows: One row a probe.
     """
@@ -200,7 +200,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     yolo: YoloRecord | None = None
 
     def has(self, *roles: GraphRole) -> bool:
-        """Whether the bundle has a graph for each of the roles."""
+        """Return True if the bundle has a graph for each of the roles."""
         return set(roles) <= {graph.role for graph in self.graphs}
 
     def graph(self, role: GraphRole) -> GraphRecord:

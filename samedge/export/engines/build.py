@@ -59,7 +59,7 @@ _SMALL_BOARD_BYTES: Final = 5_000_000_000
 _SHARES: Final[Mapping[GraphRole, tuple[float, float]]] = {
     "encoder": (0.0, 0.7), "decoder": (0.7, 0.85), "yolo": (0.0, 0.85),
 }  # fmt: skip
-"""Where the build of each engine begins and ends in the progress of one rung; judging is the rest."""
+"""Start and end of each engine's build in the progress of one rung; the rest is the parity check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,12 @@ class BuiltEngines:
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """Folder of the engines."""
         return next(iter(self.plans.values())).parent
 
     @property
     def verdict(self) -> Verdict:
-        """Whether they give what the checkpoint gives."""
+        """The parity verdict."""
         return self.parity.verdict
 
 
@@ -315,7 +315,7 @@ def _require_probed(bundle: Bundle, options: BuildOptions) -> None:
 
 
 def _advice(bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
-    """What the form of the encoder costs on this GPU, and where engines for any GPU will be refused."""
+    """Return notes on the cost of the encoder's form on this GPU, and on GPUs that will reject the engines."""
     notes: tuple[str, ...] = ()
     if target.flavour.is_rtx and target.gpu is None and not target.targets and precision == "fp32":
         notes = ("these engines are refused on compute capability 7.5 (Turing), where fp32 is known to give zeros",)

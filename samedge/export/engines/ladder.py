@@ -50,7 +50,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Descent(Generic[Built]):
-    """Where the ladder ended.
+    """The end of the ladder.
 
     Attributes:
         engines: Those that are used, in the order of the roles.

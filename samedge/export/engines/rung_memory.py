@@ -1,4 +1,4 @@
-"""Which rungs of the precision ladder served, for each model, TensorRT and GPU: the next build starts there."""
+"""Memory of the successful rungs for each model, TensorRT and GPU, where the next build starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from samedge.storage.cache import cache_folder
 
 @dataclass(frozen=True, slots=True)
 class RungKey:
-    """What rungs are remembered for.
+    """Key of the remembered rungs.
 
     Attributes:
         checkpoint_sha256: Of the model's weights.

@@ -1,4 +1,4 @@
-"""What engines are built with and for: the TensorRT that is installed and the GPU at hand, or why there is none."""
+"""Target of engine builds: the installed TensorRT and the local GPU, or the reason there is none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLAVOURS: Final[dict[str, FlavourName | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class EngineTarget:
-    """What engines are built with and for.
+    """Target of engine builds.
 
     Attributes:
         flavour: The TensorRT.
@@ -41,7 +41,7 @@ class EngineTarget:
 
     @property
     def runs_here(self) -> bool:
-        """Whether what is built can be opened on this machine."""
+        """True if the engines can be opened on this machine."""
         if self.gpu is None:
             return False
         known = self.targets or self.flavour.features.compute_capabilities
@@ -54,7 +54,7 @@ class EngineTarget:
 
     @property
     def name(self) -> str:
-        """What it is built for, as a part of a file name may say it."""
+        """Target as part of a file name."""
         if self.targets:
             return " ".join(self.targets)
         return "any gpu" if self.gpu is None else f"{self.gpu.name} {self.gpu.target}"

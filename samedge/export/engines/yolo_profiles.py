@@ -1,4 +1,4 @@
-"""Which inputs the engine of a YOLO is built for: a range for each axis that its graph leaves free."""
+"""Input ranges of a YOLO engine: one for each free axis of its graph."""
 
 from __future__ import annotations
 

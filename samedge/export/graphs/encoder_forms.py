@@ -167,7 +167,7 @@ class FoldedBlock(nn.Module):
         self.back_rows: Tensor
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
-        """Map tokens, in parts of t of the tokens of every picture, ``[N * t, C]``, to the same shapes."""
+        """Map tokens, in parts of t of the tokens of every image, ``[N * t, C]``, to the same shapes."""
         attended = self._attend([self.block.norm1(part) for part in parts])
         few = [attended] if len(parts) == 1 else torch.split(attended, CHUNK_TOKENS, 1)
         return [self._after_attention(*pair) for pair in zip(parts, few, strict=True)]
@@ -228,7 +228,7 @@ class FoldedViT(nn.Module):
         """Map ``[N, 3, S, S]``, normalised, to ``[N, out_chans, g, g]``."""
         x = self.encoder.embed(image)
         channels = self.encoder.embed_dim
-        # Matrices from here on: between two attentions a picture's tokens are rows like those of any other.
+        # Matrices from here on: between two attentions all images' tokens are rows alike.
         parts = [part.reshape(-1, channels) for part in (torch.split(x, CHUNK_TOKENS, 1) if self.chunked else [x])]
         for block in self.blocks:
             parts = block(parts)
@@ -238,5 +238,5 @@ class FoldedViT(nn.Module):
 
 
 def _sizes(tokens: int, parts: int) -> list[int]:
-    """Return how many of a picture's tokens are in each part."""
+    """Return the number of an image's tokens in each part."""
     return [CHUNK_TOKENS] * (parts - 1) + [tokens - CHUNK_TOKENS * (parts - 1)]

@@ -79,7 +79,7 @@ class GraphView:
         return self._types.get(name, TensorProto.UNDEFINED)
 
     def is_float(self, name: str) -> bool:
-        """Whether a tensor holds float32."""
+        """Return True if a tensor holds float32."""
         return self.element_type(name) == TensorProto.FLOAT
 
     def floats_in(self, index: int) -> list[str]:

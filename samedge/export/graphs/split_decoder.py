@@ -35,7 +35,7 @@ def _flat(maps: Tensor, channels: int, tokens: int) -> Tensor:
 
 
 class DecoderContext(nn.Module):
-    """What all prompts on an image share.
+    """Computation shared by all prompts on an image.
 
     Args:
         sam: The model; its modules are used, not copied.

@@ -27,7 +27,7 @@ GROUP: Final = 16
 
 @dataclass(slots=True)
 class MagnitudeHistogram:
-    """How often magnitudes occur, in equal bins from 0 to a limit that grows by doubling."""
+    """Histogram of magnitudes, in equal bins from 0 to a limit that grows by doubling."""
 
     limit: float = 1e-3
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))

@@ -60,7 +60,7 @@ def default_form(precision: str) -> EncoderForm:
 
 
 def is_for_gpus(precision: str, form: str, *, calibrated: bool) -> bool:
-    """Whether a precision is this module's: static int8 is OpenVINO's in the form for processors."""
+    """Return True if this module handles a precision: static int8 in the form for CPUs is OpenVINO's."""
     return precision in ("fp16", "fp8") or (precision == "int8" and calibrated and form != "chunked")
 
 

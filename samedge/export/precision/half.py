@@ -29,7 +29,7 @@ _SINGLE_INPUTS: Final = {"Resize": (1, 2)}
 
 @dataclass(frozen=True, slots=True)
 class HalfReport:
-    """What `to_half` did.
+    """Outcome of `to_half`.
 
     Attributes:
         rung: The rung.

@@ -1,4 +1,4 @@
-"""Which nodes of a graph stay float32 when the rest becomes float16, and why.
+"""Selection of the nodes that stay float32 when the rest of a graph becomes float16.
 
 Nothing is told by name: an island is found by what its nodes do, so that it is found in the graphs of every model. On
 every rung float32 are
@@ -95,7 +95,7 @@ def islands(view: GraphView, rung: str) -> dict[int, str]:
 
 
 def is_layer(view: GraphView, index: int) -> bool:
-    """Whether a node is a product that the model's work is in, and not arithmetic in the form of a product."""
+    """Return True for a product that carries the model's work, not arithmetic in the form of a product."""
     if view.nodes[index].op_type not in PRODUCTS:
         return False
     weight = view.largest_weight(index)
@@ -126,7 +126,7 @@ def _unknown(view: GraphView) -> list[int]:
 
 
 def _coordinates(view: GraphView) -> set[int]:
-    """What leads to places: sines and cosines of positions, indices, sizes; and what is made of sizes alone."""
+    """Return nodes that compute positions (sines and cosines, indices, sizes), and those computed only from sizes."""
 
     def passable(index: int) -> bool:
         kind = view.nodes[index].op_type
@@ -143,7 +143,7 @@ def _coordinates(view: GraphView) -> set[int]:
 
 
 def _of_sizes(view: GraphView) -> set[int]:
-    """What is computed from sizes and constants, and from no data."""
+    """Return nodes computed from sizes and constants only, not from data."""
     found: set[int] = set()
     from_sizes: set[str] = set()
     from_data = set(view.inputs)

@@ -28,12 +28,12 @@ from samedge.types import Array, Progress
 ROUNDS: Final = 3
 
 LINEAR_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
-"""What is int8 on each rung, and whether layers with fewer outputs than inputs stay float32."""
+"""Parts in int8 on each rung; True keeps layers with fewer outputs than inputs in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What static ranges are measured on.
+    """Data for measuring static ranges.
 
     Attributes:
         feeds: Yields the encoder's feeds, one an image; called several times.

@@ -1,4 +1,4 @@
-"""What a float16 graph computes when its results are really float16: the twin that it is judged by where no GPU is.
+"""Emulation of a float16 graph with every result rounded to float16: its stand-in for judging without a GPU.
 
 onnxruntime on a processor runs float16 graphs in float32 and takes out the casts in between, so that nothing is rounded
 and nothing overflows: 300 squared is 90000 there, and infinite on a GPU. The twin is a float32 graph in which every

@@ -1,4 +1,4 @@
-"""How far two graphs of one YOLO find the same objects in the user's pictures: what int8 is judged by.
+"""Agreement of two graphs of one YOLO on the objects in the user's images, the criterion for int8.
 
 Raw outputs would say little: int8 moves every number a bit. What counts is whether the boxes and masks that a user is
 shown stay. A score that lies near the threshold falls to either side of it by chance, so an object of one graph counts
@@ -37,7 +37,7 @@ def agreement(
     Args:
         baseline: Of the one graph.
         candidate: Of the other.
-        images: The pictures.
+        images: The images.
         conf: Objects that either of them gives this score are looked for in the other.
     """
     pictures, objects, found = 0, 0, 0

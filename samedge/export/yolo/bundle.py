@@ -41,7 +41,7 @@ def write_yolo_bundle(loaded: LoadedYolo, stage: Path, stem: str, options: Expor
     if precision == "int8" and options.calib is None:
         raise UsageError(
             "int8 convolutions need images that their ranges are measured on", where="--precision",
-            cure="Add --calib with a folder of pictures like those that the model will see",
+            cure="Add --calib with a folder of images like those that the model will see",
         )  # fmt: skip
     height, width = input_size(options.image_size, loaded.image_size)
     written = write_yolo(loaded, options, stage, stem, report=report)

@@ -1,4 +1,4 @@
-"""int8 for a YOLO: its convolutions, by Q/DQ pairs with ranges from the user's pictures, as far as objects stay.
+"""int8 for a YOLO: its convolutions, by Q/DQ pairs with ranges from the user's images, as far as objects are preserved.
 
 What gives boxes, scores and coefficients their numbers stays float32: the last layer of each branch of the head, the
 expected value over the bins, the decoding of boxes. OpenVINO and TensorRT run the rest in int8.
@@ -53,7 +53,7 @@ def int8_yolo(
 
     Args:
         fp32: The float32 graph. Removed if int8 is used.
-        images: Pictures that ranges are measured and objects compared on.
+        images: Images for measuring ranges and comparing objects.
         size: (height, width) of the input, px.
         metadata: What a graph's file says of the model.
         report: Called with a sentence and the share that is done.

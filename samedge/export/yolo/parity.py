@@ -1,4 +1,4 @@
-"""Whether the graph of a YOLO says what the torch model says: raw outputs on the probe images, before suppression.
+"""Parity of a YOLO's graph with its torch model: raw outputs on the probe images, before suppression.
 
 Where suppression is in the graph, it is compared with the host's on the same raw outputs.
 """

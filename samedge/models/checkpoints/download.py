@@ -31,7 +31,7 @@ class _BrokenOffError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Which file a part is of: its address, and how the server tells this content from a later one."""
+    """Identity of the file that a partial download belongs to: its address, and the server's validator."""
 
     url: str
     validator: str | None
@@ -88,7 +88,9 @@ def download(
         # Whoever brings something new each time is worth waiting for.
         failures = 1 if _size(part) > most else failures + 1
         most = max(most, _size(part))
-    raise DownloadError(reason, where=url, received=_size(part))
+    raise DownloadError(
+        reason, where=url, cure="Check the connection, and run the same command again", received=_size(part)
+    )
 
 
 def _attempt(url: str, part: Path, memory: Path, progress: DownloadProgress | None, timeout: float) -> None:

@@ -65,7 +65,7 @@ _INERT: Final[Mapping[str, tuple[str, ...]]] = {
     "torch.serialization": ("_get_layout",),
     "torch.torch_version": ("TorchVersion",),
 }  # fmt: skip
-"""What training scripts keep beside the weights: options, paths, dates and figures. All of it becomes stand-ins."""
+"""Extras of training scripts beside the weights: options, paths, dates and figures. All become stand-ins."""
 
 _INERT_ROOTS: Final = ("torch.nn.", "torch.optim.")
 """Packages of torch with objects that become stand-ins, as those of all packages do but of Python, torch and numpy."""
@@ -106,7 +106,7 @@ fewer than both say, or it raises. None if the numbers are not wanted: tensors a
 
 @dataclass(frozen=True, slots=True)
 class Pickled:
-    """What a pickle holds.
+    """Content of a pickle.
 
     Attributes:
         content: With a `StandIn` for every object, and CPU tensors of the file's own dtypes.

@@ -29,7 +29,7 @@ tensors counts."""
 _ROOTS: Final = frozenset({"image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std"})
 _PREFIXES: Final = frozenset({"module", "_orig_mod", "model", "net", "network", "sam", "sam_model"})
 _ANYWHERE: Final = frozenset({"module", "_orig_mod"})
-"""What DataParallel and torch.compile insert, also inside, where only a part was wrapped."""
+"""Prefixes inserted by DataParallel and torch.compile, also inside names if only a part was wrapped."""
 
 _MOST_WRAPPERS: Final = 64
 

@@ -20,7 +20,7 @@ from samedge.errors import CheckpointError, UnsafeCheckpointError, storage_error
 from samedge.models.checkpoints.pickled import MAX_PICKLE, Pickled, mapping, unpickle
 
 MAX_EXPANSION: Final = 64
-"""How many times its size in the file a part may unpack to: weights hardly shrink, and zeros a thousandfold."""
+"""Limit of a member's expansion on unpacking: weights hardly compress, and zeros a thousandfold."""
 
 _ZIP: Final = b"PK\x03\x04"
 _GET_AGAIN: Final = "Get the file again"

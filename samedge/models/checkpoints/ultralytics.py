@@ -1,4 +1,4 @@
-"""What Ultralytics keeps in a checkpoint: the model object among training options, as stand-ins.
+"""Content of Ultralytics' checkpoints: the model object among training options, as stand-ins.
 
 Turned into what every other checkpoint is here: a flat state dict, and a few facts that the weights do not tell, such
 as the names of the classes.
@@ -37,7 +37,7 @@ ACTIVATIONS: Final = "activations"
 """Classes of the activations: JSON list."""
 
 LICENCE: Final = "license"
-"""What the file says of its licence."""
+"""Licence stated in the file."""
 
 _TASKS: Final = {
     "DetectionModel": "detect",

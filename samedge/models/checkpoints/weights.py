@@ -227,7 +227,7 @@ def _fault(weights: KnownWeights, file: Path, target: Path, sha256: str) -> str 
 
 
 def _looks_like_checkpoint(file: Path) -> bool:
-    """Whether a file begins as torch's files do: the login page of a network must not become the known weights."""
+    """Return True if a file begins like a torch file: a network's login page must not pass as weights."""
     with storage_errors(file, "read"), file.open("rb") as opened:
         return opened.read(4).startswith((b"PK\x03\x04", b"\x80"))
 

@@ -1,4 +1,4 @@
-"""What a SAM is made of, in numbers: the configurations that the reader of shapes returns and the builders take.
+"""Configurations of SAM: returned by the reader of shapes, and accepted by the builders.
 
 Knows no torch: a configuration is sizes and nothing else.
 """

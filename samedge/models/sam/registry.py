@@ -47,7 +47,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What a state dict turned out to be.
+    """The recognised architecture of a state dict.
 
     Attributes:
         name: Such as "sam_vit_b" or "mobile_sam"; the family's where the sizes are of no known member.
@@ -181,7 +181,11 @@ def _image_size_in(checkpoint: Checkpoint) -> int | None:
     if text is None:
         return None
     if not text.isdecimal():
-        raise CheckpointError(f"its metadata says image_size = {text!r}, which is no size", where=checkpoint.path)
+        raise CheckpointError(
+            f"its metadata says image_size = {text!r}, which is not a size",
+            where=checkpoint.path,
+            cure="Give image_size",
+        )
     return int(text)
 
 

@@ -62,7 +62,7 @@ def named_yolo_config(name: str) -> YoloConfig:
 
 
 def is_yolo_name(name: str) -> bool:
-    """Whether a name is meant for a YOLOv8 or FastSAM; there may be no such size."""
+    """Return True if a name is meant for a YOLOv8 or FastSAM, even of an unknown size."""
     return name.lower().startswith(("yolov8", "fastsam"))
 
 

@@ -88,7 +88,7 @@ def load_yolo(source: str | Path, *, progress: DownloadProgress | None = None) -
 
 
 def is_yolo(checkpoint: Checkpoint) -> bool:
-    """Whether the keys are those of a model of Ultralytics' YOLO families; it may still be another than YOLOv8."""
+    """Return True if the keys are those of an Ultralytics YOLO, possibly another than YOLOv8."""
     return any(_FIRST_KEY.match(key) for key in checkpoint.state)
 
 
@@ -181,7 +181,7 @@ def _names(checkpoint: Checkpoint, config: YoloConfig) -> dict[int, str]:
 
 
 def _is_fast_sam(checkpoint: Checkpoint) -> bool:
-    """Whether a model of FastSAM's sizes is one: it has one class, "object", and its file the name."""
+    """Return True if a model of FastSAM's sizes is one: it has one class, "object", and its file the name."""
     told: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
     return list(told.values()) == ["object"] or checkpoint.path.stem.lower().startswith("fastsam")
 

@@ -66,7 +66,7 @@ def _fill(key: str, shape: tuple[int, ...], config: YoloConfig, seed: int) -> Te
 
 
 def _pictures(seed: int) -> Tensor:
-    """Return pictures from coarse blobs to noise, in several colours and contrasts, float32 ``[8, 3, S, S]`` 0..1."""
+    """Return images from coarse blobs to noise, in several colours and contrasts, float32 ``[8, 3, S, S]`` 0..1."""
     pictures = []
     for side in (2, 8, 32, _SIDE):
         for contrast in (0.3, 1.0):
@@ -79,7 +79,7 @@ def _pictures(seed: int) -> Tensor:
 
 
 def _settle(yolo: Yolo, pictures: Tensor) -> None:
-    """Scale and shifts the last convolutions of the head so that what they say of the pictures is spread as wanted."""
+    """Scale and shift the last convolutions of the head so that their outputs on the images have the target spread."""
     # The best of C classes lies as far above their mean as the largest of C normal numbers.
     classes = (_CLASS_TOP - _CLASS_WIDTH * math.sqrt(2 * math.log(yolo.config.classes)), _CLASS_WIDTH)
     spreads = {"cv2": _BOX_SPREAD, "cv3": classes, "cv4": _MASK_SPREAD}

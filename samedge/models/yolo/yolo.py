@@ -24,7 +24,7 @@ LAYER_KINDS: Final = (
     "Conv", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "SPPF",
     "Upsample", "Concat", "C2f", "Upsample", "Concat", "C2f", "Conv", "Concat", "C2f", "Conv", "Concat", "C2f",
 )  # fmt: skip
-"""What Ultralytics calls the layers before the head."""
+"""Ultralytics' names of the layers before the head."""
 SHORTCUT_LAYERS: Final = (2, 4, 6, 8)
 
 
@@ -56,7 +56,7 @@ class YoloConfig:
 
     @property
     def segments(self) -> bool:
-        """Whether it gives masks."""
+        """True if the model gives masks."""
         return self.prototypes > 0
 
 

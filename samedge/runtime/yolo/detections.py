@@ -14,18 +14,18 @@ from samedge.runtime.masks.nms import batched_nms, nms
 from samedge.types import FloatArray
 
 MAX_CANDIDATES: Final = 30_000
-"""Boxes that suppression looks at, the best first; more would take it minutes."""
+"""Most boxes considered by suppression, the best first; more would take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Which boxes are kept.
+    """Thresholds for the boxes that are kept.
 
     Attributes:
-        conf: The score of a box must be greater.
-        iou: Of two boxes of one class that overlap by more, the one that scores less is dropped.
-        max_det: At most so many boxes an image, the best.
-        classes: Only these; None for all.
+        conf: Minimum score of a box, exclusive.
+        iou: Of two boxes of one class that overlap by more, the lower-scoring one is dropped.
+        max_det: Most boxes per image, the best ones.
+        classes: Accepted classes; None for all.
         agnostic: Boxes of different classes suppress each other too.
     """
 
@@ -61,17 +61,17 @@ class Detections:
 
 
 def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Detections:
-    """Return the boxes of one image that score well enough and do not overlap a better one.
+    """Return the boxes of one image above the score threshold that do not overlap a better one.
 
-    One box an anchor: of the class that scores best there.
+    One box per anchor: of its best-scoring class.
 
     Args:
         output: float32 ``[4 + C + M, A]``: centre x and y, width, height in px, C scores 0..1, M mask coefficients.
         class_count: C.
-        thresholds: Which boxes are kept.
+        thresholds: Thresholds for the boxes.
 
     Raises:
-        TensorMismatchError: There are fewer rows than that.
+        TensorMismatchError: The output has fewer rows.
     """
     if output.ndim != 2 or output.shape[0] < 4 + class_count:
         raise TensorMismatchError(
@@ -101,11 +101,11 @@ def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Dete
 
 
 def select(output: FloatArray, thresholds: Thresholds) -> Detections:
-    """Return the boxes of one image that score well enough, from a graph that has suppressed them already.
+    """Return the boxes of one image above the score threshold, from a graph with suppression.
 
     Args:
         output: float32 ``[K, 6 + M]``: x1, y1, x2, y2 in px, score, class, M mask coefficients.
-        thresholds: Which boxes are kept; `iou` and `agnostic` were decided when the graph was made.
+        thresholds: Thresholds for the boxes; `iou` and `agnostic` are fixed in the graph.
     """
     chosen = output[:, 4] > thresholds.conf
     if thresholds.classes is not None:

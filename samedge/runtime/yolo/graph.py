@@ -1,6 +1,6 @@
-"""What a YOLO graph is, told from the names and shapes of its tensors and from what its exporter wrote into the file.
+"""Description of a YOLO graph, from the names and shapes of its tensors and the exporter's metadata.
 
-Graphs that Ultralytics exported and those of this package say it in the same words.
+Graphs of Ultralytics and of this package use the same metadata.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ INPUT: Final = "images"
 OUTPUT: Final = "output0"
 PROTOTYPES: Final = "output1"
 PARITY: Final = "samedge_parity"
-"""Under which name the verdict of the export stands in the file: JSON."""
+"""Metadata key of the export's parity verdict, JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class YoloGraph:
-    """How a graph is fed, and how its outputs are read.
+    """Inputs and outputs of a YOLO graph.
 
     Attributes:
-        names: Names of the classes by number; empty where nobody tells them.
-        image_size: (height, width) of the input, px: what the graph fixes, else what the model was trained at.
-        fixed_size: The graph takes no other.
-        stride: The coarsest of the model, px.
-        segments: There are prototypes.
-        suppressed: Boxes come out of the graph suppressed: ``[N, K, 6 + M]`` with corners, score and class.
+        names: Names of the classes by number; empty if unknown.
+        image_size: (height, width) of the input, px: fixed by the graph, otherwise the training size.
+        fixed_size: True if the graph accepts no other size.
+        stride: Coarsest stride of the model, px.
+        segments: True if there are mask prototypes.
+        suppressed: True if the graph suppresses boxes: ``[N, K, 6 + M]`` with corners, score and class.
         input: Name of the input.
         outputs: Names of the outputs, boxes first.
-        half: The graph takes float16.
-        batch: The one number of images that the graph takes; None where it is free.
-        task: "detect", "segment", or what the file says.
+        half: True for a float16 input.
+        batch: Fixed number of images; None if free.
+        task: "detect", "segment", or the task in the metadata.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -57,14 +57,14 @@ class YoloGraph:
 
 
 def describe_yolo(engine: Engine, metadata: Mapping[str, str]) -> YoloGraph:
-    """Return what a graph is.
+    """Describe a YOLO graph.
 
     Args:
         engine: The graph.
-        metadata: What its file says: ``names``, ``imgsz``, ``stride`` and ``task`` as Ultralytics writes them.
+        metadata: Metadata of its file: ``names``, ``imgsz``, ``stride`` and ``task`` as Ultralytics writes them.
 
     Raises:
-        EngineError: It is no detector and no segmenter of the YOLO families.
+        EngineError: It is not a detector or segmenter of the YOLO families.
     """
     task = metadata.get("task", "")
     if task not in ("", "detect", "segment"):
@@ -100,7 +100,7 @@ def describe_yolo(engine: Engine, metadata: Mapping[str, str]) -> YoloGraph:
 
 
 def yolo_metadata(names: Mapping[int, str], image_size: tuple[int, int], task: str, **more: str) -> dict[str, str]:
-    """Return what a graph's file should say, in the words that Ultralytics' own runtime reads too."""
+    """Return the metadata of a graph file, as also read by Ultralytics' own runtime."""
     return {
         "names": repr(dict(names)),
         "imgsz": json.dumps(list(image_size)),
@@ -126,7 +126,7 @@ def _described(tensors: Mapping[str, TensorSpec]) -> str:
 
 def _no_yolo(engine: Engine, why: str) -> EngineError:
     return EngineError(
-        f"this graph is no YOLO detector or segmenter: {why}",
+        f"not a graph of a YOLO detector or segmenter: {why}",
         where=engine.name,
         cure="Give a graph of YOLOv8 or FastSAM; a SAM is opened with samedge.SAM or samedge.load",
     )
@@ -146,7 +146,7 @@ def _names(value: object) -> dict[int, str]:
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {}
-    # The header of an engine is JSON, where keys are text.
+    # The header of an engine is JSON, whose keys are strings.
     return {int(key): str(name) for key, name in value.items() if isinstance(key, int) or str(key).isdecimal()}
 
 

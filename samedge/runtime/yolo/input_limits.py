@@ -1,7 +1,4 @@
-"""Which inputs an engine of a YOLO takes: its graph may take any number of images of any size, and an engine a range.
-
-Knows ranges and sizes, and nothing of TensorRT.
-"""
+"""Input limits of a YOLO engine: its graph may accept any number of images of any size, an engine only a range."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ INPUT_AXES: Final = ("batch", "height", "width")
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """Ranges of the free axes of an input; None where any size will do.
+    """Ranges of the free axes of an input; None for any size.
 
     Attributes:
-        batch: Images of one call.
+        batch: Images per call.
         height: Rows of the input, px.
         width: Columns of the input, px.
     """
@@ -35,7 +32,7 @@ class InputLimits:
         """Return the limits of an engine that was built with these profiles, such as ``{"batch": "1/1/4"}``.
 
         Raises:
-            UsageError: A profile is no range.
+            UsageError: A profile is invalid.
         """
         return InputLimits(
             *(AxisRange.parse(profiles[axis], axis) if axis in profiles else None for axis in INPUT_AXES)
@@ -43,16 +40,16 @@ class InputLimits:
 
     @property
     def fewest_images(self) -> int:
-        """The fewest images of one call."""
+        """Fewest images per call."""
         return 1 if self.batch is None else self.batch.minimum
 
     def takes(self, height: int, width: int) -> bool:
-        """Whether an input may have this size, px."""
+        """Return True if an input may have this size, px."""
         sides = ((self.height, height), (self.width, width))
         return all(limit is None or limit.minimum <= side <= limit.maximum for limit, side in sides)
 
     def usual(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return a (height, width) that is taken, px: this one if it is, otherwise what kernels are chosen for."""
+        """Return an accepted (height, width), px: this one if possible, otherwise the optimum of the profile."""
         if self.takes(*size):
             return size
         height, width = (
@@ -62,13 +59,13 @@ class InputLimits:
         return height, width
 
     def letterbox(self, image: tuple[int, ...], size: tuple[int, int], *, rect: bool, stride: int) -> Letterbox:
-        """Return where an image comes to lie; the padding is cut down only as far as the input is still taken.
+        """Return the letterbox of an image, trimming its padding only as far as the input is accepted.
 
         Args:
             image: (height, width, ...) of the image.
             size: (height, width) of the input, px; with `rect`, at most.
-            rect: Cut the padding down.
-            stride: The coarsest of the model, px.
+            rect: Trim the padding.
+            stride: Coarsest stride of the model, px.
         """
         found = Letterbox.of(image[0], image[1], *size, rect=rect, stride=stride)
         if rect and not self.takes(found.input_height, found.input_width):
@@ -76,7 +73,7 @@ class InputLimits:
         return found
 
     def images_at_once(self, most: int) -> int:
-        """Return how many of so many images go through the engine together."""
+        """Return the number of images, of at most this many, for one call of the engine."""
         return most if self.batch is None else min(most, self.batch.maximum)
 
     def __str__(self) -> str:

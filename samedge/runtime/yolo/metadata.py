@@ -1,4 +1,4 @@
-"""What an exporter wrote into a graph file about it, whatever the kind of the file: classes, sizes, the task."""
+"""Exporter's metadata of a graph file of any kind: classes, sizes, the task."""
 
 from __future__ import annotations
 

@@ -214,5 +214,5 @@ class TestAgreement:
 
     def test_no_objects_say_nothing(self) -> None:
         assert verdict_of(ObjectsRecord(2, 0, 0.0, 0.0, None)) == "failed"
-        assert "no object in the 2 pictures" in ObjectsRecord(2, 0, 0.0, 0.0, None).sentence
+        assert "no objects in the 2 images" in ObjectsRecord(2, 0, 0.0, 0.0, None).sentence
         assert "mask" not in ObjectsRecord(2, 3, 1.0, 1.0, None).sentence
