@@ -15,7 +15,7 @@ from samedge.bundle.engines import (
     EngineSet,
     automatic_pair,
     failed_pair,
-    require_pair,
+    require_engines,
 )
 from samedge.bundle.manifest import SPLIT_ROLES, GraphRecord, GraphRole
 from samedge.engines.protocol import Engine
@@ -132,7 +132,7 @@ def _open_predictor(
     else:
         flavour = ENGINE_BACKENDS.get(find_backend(backend).name)
         if flavour is not None:
-            pair = require_pair(opened, flavour, device, force=force)
+            pair = require_engines(opened, flavour, device, force=force)
             return open_engines(opened, flavour, pair, device, force=force)
     if is_kind == "yolo":
         decision = _decide(opened, "yolo", backend, device, threads)

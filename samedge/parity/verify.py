@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from samedge.bundle.archive import Bundle, open_bundle
-from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_pair
+from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_engines
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
@@ -66,7 +66,7 @@ def verify_bundle(
         return verify_yolo_bundle(opened, flavour or backend, device, threads=threads, progress=progress)
     with ExitStack() as stack:
         if flavour is not None:
-            pair = require_pair(opened, flavour, device, force=True)
+            pair = require_engines(opened, flavour, device, force=True)
             first, second = (
                 stack.enter_context(open_engine(half.plan, backend=flavour, device=device))
                 for half in (pair.encoder, pair.decoder)

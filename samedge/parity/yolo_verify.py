@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from samedge.bundle.archive import Bundle
-from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_pair
+from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_engines
 from samedge.bundle.manifest import ParityRecord
 from samedge.bundle.yolo_record import YoloRecord
 from samedge.engines.protocol import Engine
@@ -130,7 +130,7 @@ def verify_yolo_bundle(
     """
     flavour = ENGINE_BACKENDS.get(backend)
     if flavour is not None:
-        found = require_pair(bundle, flavour, device, force=True)
+        found = require_engines(bundle, flavour, device, force=True)
         with open_engine(found.main.plan, backend=flavour, device=device) as engine:
             return found.judged(verify_yolo_engine(bundle, found, engine, progress=progress)).parity
     with open_engine(bundle.graph_path("yolo"), backend=backend, device=device, threads=threads) as engine:
