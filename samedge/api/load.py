@@ -15,7 +15,7 @@ from samedge.bundle.engines import (
     EngineSet,
     automatic_pair,
     failed_pair,
-    require_pair,
+    require_engines,
 )
 from samedge.bundle.manifest import GraphRole, Manifest
 from samedge.engines.protocol import Engine
@@ -186,7 +186,7 @@ def _open_predictor(opened: Bundle, place: Place, aside: Executor, *, force: boo
     else:
         flavour = ENGINE_BACKENDS.get(find_backend(place.backend).name)
         if flavour is not None:
-            pair = require_pair(opened, flavour, place.device, force=force)
+            pair = require_engines(opened, flavour, place.device, force=force)
             return _open_engines(opened, flavour, pair, place.device, force=force)
     return opener_of(opened.manifest.model_family).open_graphs(opened, place, aside)
 

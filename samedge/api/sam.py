@@ -180,7 +180,7 @@ class SAM:
             return
 
         def decode(predictor: Predictor, image: ImageSource) -> Results:
-            return request.answer(predictor, predictor.image, path_of(image))
+            return request.results(predictor, predictor.image, path_of(image))
 
         # On a twin, so that this model can be called inside the loop that reads the stream.
         with self.predictor.twin().stream(
@@ -196,7 +196,7 @@ class SAM:
     def _segment(self, image: ImageSource, request: Request) -> Results:
         bgr = as_bgr(image)
         self.predictor.set_image(bgr)
-        return request.answer(self.predictor, bgr, path_of(image))
+        return request.results(self.predictor, bgr, path_of(image))
 
     def record(self) -> ModelRecord:
         """Return what the model is: from a bundle's manifest, or from the checkpoint's weights.

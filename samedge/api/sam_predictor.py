@@ -150,7 +150,7 @@ class SAMPredictor:
         if self._image is None:
             raise UsageError("no image is set", cure="Call set_image first, or give source=")
         bgr, path = self._image
-        return request.answer(self.model, bgr, path)
+        return request.results(self.model, bgr, path)
 
     def inference_features(
         self,

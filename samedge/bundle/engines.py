@@ -156,7 +156,7 @@ def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[Engin
     return [each for each in sets if each.agreed]
 
 
-def require_pair(
+def require_engines(
     bundle: Bundle, name: FlavourName, device: str | None, *, force: bool, store: EngineStore | None = None
 ) -> EngineSet:
     """Return the engines of a bundle that a TensorRT may open here.

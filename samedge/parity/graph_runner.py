@@ -90,9 +90,9 @@ class GraphRunner:
         if self._split is not None:
             masks_of = None if prompt.mask is None else mask[:, 0]
             group = PromptGroup(np.zeros(1, np.intp), coords, labels, masks_of, has_mask)
-            answer = self._split.answer(self._context, group)
-            low_res = answer.draw(np.zeros(1, np.intp))[0]
-            decoded[SPLIT_ROLE] = Decoded(low_res, answer.scores[0], self._image_masks(low_res))
+            output = self._split.decode_prompts(self._context, group)
+            low_res = output.draw(np.zeros(1, np.intp))[0]
+            decoded[SPLIT_ROLE] = Decoded(low_res, output.scores[0], self._image_masks(low_res))
         return decoded
 
     def _image_masks(self, low_res: FloatArray) -> BoolArray:

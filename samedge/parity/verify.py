@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Protocol, cast
 
 from samedge.bundle.archive import Bundle, open_bundle
-from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_pair
+from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, require_engines
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
@@ -111,7 +111,7 @@ def verify_bundle(
     engines: dict[GraphRole, Engine] = {}
     with ExitStack() as stack:
         if flavour is not None:
-            found = require_pair(opened, flavour, device, force=True)
+            found = require_engines(opened, flavour, device, force=True)
             for role, entry in found.engines.items():
                 engines[role] = stack.enter_context(open_engine(entry.plan, backend=flavour, device=device))
             return found.judged(parity.verify_engines(opened, found, engines, progress)).parity

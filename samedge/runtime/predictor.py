@@ -283,13 +283,13 @@ class Predictor(Closing):
         for group in batch.groups:
             most = self._prompts_at_once(masks=group.masks is not None)
             for chunk in group.chunks(most):
-                answer = decoder.answer(context, chunk)
-                found = answer.scores[:, tokens]
+                output = decoder.decode_prompts(context, chunk)
+                found = output.scores[:, tokens]
                 scores[chunk.index] = found
                 # Masks dropped below are not drawn.
                 wanted = np.flatnonzero((found > (-np.inf if conf is None else conf)).any(1))
                 if len(wanted):
-                    logits[chunk.index[wanted]] = answer.draw(wanted)[:, tokens]
+                    logits[chunk.index[wanted]] = output.draw(wanted)[:, tokens]
         done = perf_counter()
         prompt_index = np.repeat(np.arange(batch.count), len(tokens))
         mask_index = np.tile(tokens, batch.count)

@@ -70,7 +70,7 @@ class Request:
                 cure="Give one or the other",
             )
 
-    def answer(self, predictor: Predictor, bgr: ImageArray, path: str | None) -> Results:
+    def results(self, predictor: Predictor, bgr: ImageArray, path: str | None) -> Results:
         """Return the results for the predictor's current image.
 
         Args:

@@ -39,7 +39,7 @@ from samedge.errors import (
     IntegrityError,
     ParityError,
 )
-from samedge.runtime.decoder.decoders import SPLIT_UP_TO_POINTS, SplitAnswer, SplitDecoder
+from samedge.runtime.decoder.decoders import SPLIT_UP_TO_POINTS, SplitDecoder, SplitOutput
 from samedge.types import FloatArray
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -321,13 +321,13 @@ class TestSplitDecoder:
 
     def test_masks_below_conf_are_never_drawn(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn: list[int] = []
-        draw = SplitAnswer.draw
+        draw = SplitOutput.draw
 
-        def counted(self: SplitAnswer, prompts: NDArray[np.intp]) -> FloatArray:
+        def counted(self: SplitOutput, prompts: NDArray[np.intp]) -> FloatArray:
             drawn.append(len(prompts))
             return draw(self, prompts)
 
-        monkeypatch.setattr(SplitAnswer, "draw", counted)
+        monkeypatch.setattr(SplitOutput, "draw", counted)
         with load(folder, threads=1) as predictor:
             drawn.clear()  # loading draws a mask of nothing
             predictor.set_image(IMAGE)

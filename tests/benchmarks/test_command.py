@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.shared import environment
 
 from samedge.benchmarks.targets.results import Report, Row, read_report
 from samedge.benchmarks.targets.targets import ROWS
@@ -22,7 +22,7 @@ def run(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "samedge.benchmarks", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "SAMEDGE_CACHE": str(cache), "COLUMNS": "240"},
+        env={**environment(), "SAMEDGE_CACHE": str(cache), "COLUMNS": "240"},
     )
 
 

@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 import torch
 from support.reference import reference_sam
+from support.shared import environment
 from torch.nn import functional as F
 
 from samedge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -313,7 +314,7 @@ def test_an_export_killed_at_any_point_leaves_no_bundle(tmp_path: Path, moment: 
                 os.kill(os.getpid(), signal.SIGKILL)
         export_model({TINY!r}, output={str(tmp_path / "bundle")!r}, progress=die)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, env=environment())
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert not list(tmp_path.rglob(MANIFEST_NAME))
     export_model(TINY, output=tmp_path / "bundle", check=False)

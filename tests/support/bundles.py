@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from samedge.bundle.manifest import (
     read_manifest,
 )
 from samedge.types import IOScheme, Verdict
+from support.shared import made_once
 
 CONTENTS: Mapping[str, bytes] = {
     "encoder.onnx": b"encoder" * 99,
@@ -108,9 +106,12 @@ def write_small_bundle(folder: Path, io: IOScheme = "native", verdict: Verdict =
     return folder
 
 
-@cache
 def _small_bundle(io: IOScheme) -> Path:
-    """Traced once in each process: that is the slow part."""
+    """Traced once in a run: that is the slow part."""
+    return made_once(f"small-{io}", lambda path: _trace_small_bundle(path, io))
+
+
+def _trace_small_bundle(folder: Path, io: IOScheme) -> None:
     from samedge.export.graphs.onnx_file import save_graph
     from samedge.export.graphs.plans import plan_graphs
     from samedge.export.graphs.trace import trace
@@ -119,8 +120,7 @@ def _small_bundle(io: IOScheme) -> Path:
     from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
     from samedge.models.sam.seeded import seeded_state
 
-    folder = Path(tempfile.mkdtemp(prefix="samedge-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.mkdir()
     sam = empty_sam(SMALL_VIT)
     sam.load_state_dict(seeded_state(SMALL_VIT))
     graphs = []
@@ -143,4 +143,3 @@ def _small_bundle(io: IOScheme) -> Path:
         versions={},
     )
     (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-    return folder

@@ -1,14 +1,12 @@
-"""Real bundles of a tiny SAM with seeded weights, exported once in each process: what boards are given."""
+"""Real bundles of a tiny SAM with seeded weights, exported once in a run: what boards are given."""
 
 from __future__ import annotations
 
-import atexit
 import shutil
-import tempfile
-from functools import cache
 from pathlib import Path
 
 from samedge.types import IOScheme
+from support.shared import made_once
 
 TINY = "seeded:sam_vit_tiny"
 
@@ -19,10 +17,7 @@ def exported_bundle(folder: Path, io: IOScheme = "native") -> Path:
     return folder
 
 
-@cache
 def _exported(io: IOScheme) -> Path:
     from samedge.export.exporter import export_model
 
-    folder = Path(tempfile.mkdtemp(prefix="samedge-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return export_model(TINY, io=io, form="mask", output=folder / "bundle")
+    return made_once(f"tiny-{io}", lambda path: export_model(TINY, io=io, form="mask", output=path))

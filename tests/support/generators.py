@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from functools import cache
-from pathlib import Path
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from samedge.models.sam.registry import recognise
 from samedge.runtime.predictor import Predictor
 from samedge.types import ImageArray
 from support import reference
+from support.shared import made_once
 from tools.train_sam_demo.scenes import scene
 
 __all__ = ["SIZES", "demo_predictor", "demo_reference", "drawn_scene", "mask_ious", "meta_records"]
@@ -29,16 +27,25 @@ SIZES = ((256, 256), (512, 340), (300, 512), (384, 512), (512, 288))
 @cache
 def demo_predictor() -> Predictor:
     """Returns a predictor of sam_demo, exported as users export it and run by onnxruntime."""
-    folder = Path(tempfile.mkdtemp(prefix="samedge-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return samedge.load(samedge.export_model("sam_demo", output=folder / "bundle", check=False), threads=1, force=True)
+    bundle = made_once("sam_demo", lambda path: samedge.export_model("sam_demo", output=path, check=False))
+    return samedge.load(bundle, threads=1, force=True)
 
 
 @cache
 def demo_reference() -> Any:
-    """Returns Meta's `Sam` with the weights of sam_demo."""
+    """Returns Meta's `Sam` with the weights of sam_demo; an image that it has seen is not encoded again."""
     found = recognise(read_checkpoint(find_checkpoint("sam_demo")))
-    return reference.reference_sam(found.state, found.config)
+    sam = reference.reference_sam(found.state, found.config)
+    encode, seen = sam.image_encoder.forward, {}
+
+    def remembered(image: Any) -> Any:
+        key = sha256(image.numpy()).digest()
+        if key not in seen:
+            seen[key] = encode(image)
+        return seen[key]
+
+    sam.image_encoder.forward = remembered
+    return sam
 
 
 def meta_records(bgr: ImageArray, **options: Any) -> list[dict[str, Any]]:
@@ -48,6 +55,7 @@ def meta_records(bgr: ImageArray, **options: Any) -> list[dict[str, Any]]:
     return records
 
 
+@cache
 def drawn_scene(seed: int, height: int, width: int) -> ImageArray:
     """Returns a held-out scene, BGR, cut to this size."""
     drawn = scene(seed, "held_out", size=max(height, width)).image[:height, :width]

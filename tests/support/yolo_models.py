@@ -6,6 +6,7 @@ import atexit
 import shutil
 import tempfile
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 import samedge
 from samedge.models.yolo.seeded import seeded_yolo
 from samedge.models.yolo.yolo import YoloConfig
+from support.shared import made_once
 
 SMALL = YoloConfig((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
 DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
@@ -32,16 +34,22 @@ def folder() -> Path:
 @cache
 def checkpoint(config: YoloConfig = SMALL) -> Path:
     """A state dict, without anything that Ultralytics would add."""
-    path = folder() / f"small{'-seg' if config.segments else ''}.pt"
-    torch.save(seeded_yolo(config).state_dict(), path)
-    return path
+    name = f"small{'-seg' if config.segments else ''}.pt"
+    return made_once(f"{_key(config)}/{name}", lambda path: torch.save(seeded_yolo(config).state_dict(), path))
 
 
 @cache
 def bundle(config: YoloConfig = SMALL, *, nms: bool = False, dynamic: bool = True) -> Path:
-    """A bundle of a small model; made once in each process."""
+    """A bundle of a small model; made once in a run."""
+    weights = checkpoint(config)
     kind = f"{'-nms' if nms else ''}{'' if dynamic else '-fixed'}"
-    return samedge.export_model(
-        checkpoint(config), output=folder() / f"{checkpoint(config).stem}{kind}-samedge", image_size=SIDE, nms=nms,
-        conf=CONF, max_det=50, dynamic=dynamic,
-    )  # fmt: skip
+    return made_once(
+        f"{_key(config)}/{weights.stem}{kind}-samedge",
+        lambda path: samedge.export_model(
+            weights, output=path, image_size=SIDE, nms=nms, conf=CONF, max_det=50, dynamic=dynamic
+        ),
+    )
+
+
+def _key(config: YoloConfig) -> str:
+    return f"yolo-{sha256(repr(config).encode()).hexdigest()[:16]}"

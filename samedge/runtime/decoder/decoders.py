@@ -46,7 +46,7 @@ their number, while that of the whole one hardly does. At 8 points it takes 0.58
 0.75, and at about 27 the same (onnxruntime, one thread, 64 x 64 image tokens)."""
 
 
-class Answer(Protocol):
+class DecodedPrompts(Protocol):
     """The decoder's output for B prompts, before masks are drawn."""
 
     @property
@@ -93,7 +93,7 @@ class Decoder(Protocol):
         """Prepare an image for any number of calls of `decode_prompts`."""
         ...
 
-    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+    def decode_prompts(self, context: ImageContext, group: PromptGroup) -> DecodedPrompts:
         """Decode a group of prompts in one call."""
         ...
 
@@ -103,7 +103,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnAnswer:
+class WholeOutput:
     """The output of a whole decoder, with every mask, on the host or device."""
 
     scores: FloatArray
@@ -159,18 +159,18 @@ class WholeDecoder:
         """Copy the embedding to the decoder's device, if it has one, for all calls."""
         return ImageContext(self.engine.to_device(embedding), {})
 
-    def answer(self, context: ImageContext, group: PromptGroup) -> DrawnAnswer:
+    def decode_prompts(self, context: ImageContext, group: PromptGroup) -> WholeOutput:
         """Run the prompts and draw all masks."""
         if self._many:
-            return self._answer(context.embedding, group, {})
+            return self._decode(context.embedding, group, {})
         # These graphs also draw the masks at image size, which are unused: 1 x 1 px costs the least.
         size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
-        parts = [self._answer(context.embedding, prompt, size) for prompt in group.chunks(1)]
-        return DrawnAnswer(
+        parts = [self._decode(context.embedding, prompt, size) for prompt in group.chunks(1)]
+        return WholeOutput(
             np.concatenate([part.scores for part in parts]), np.concatenate([on_host(part.low_res) for part in parts])
         )
 
-    def _answer(self, embedding: FloatArray | DeviceArray, group: PromptGroup, more: dict[str, Array]) -> DrawnAnswer:
+    def _decode(self, embedding: FloatArray | DeviceArray, group: PromptGroup, more: dict[str, Array]) -> WholeOutput:
         count = len(group)
         if self._many:
             group = bucketed(group, self.engine, self.most_prompts(masks=True))
@@ -184,7 +184,7 @@ class WholeDecoder:
         }
         outputs = self.engine.run_on_device(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
         low_res = outputs["low_res_masks"]
-        return DrawnAnswer(
+        return WholeOutput(
             on_host(outputs["iou_predictions"])[:count],
             low_res if isinstance(low_res, DeviceArray) else on_host(low_res),
         )
@@ -195,7 +195,7 @@ class WholeDecoder:
 
 
 @dataclass(frozen=True, slots=True)
-class SplitAnswer:
+class SplitOutput:
     """The output of a split decoder: the inputs of the masks graph."""
 
     scores: FloatArray
@@ -278,10 +278,10 @@ class SplitDecoder:
         feeds: dict[str, Value] = {"image_embeddings": embedding, "mask_input": masks, "has_mask_input": has_mask}
         return self.context_graph.run_on_device(feeds, list(CONTEXT_OUTPUTS))
 
-    def answer(self, context: ImageContext, group: PromptGroup) -> Answer:
+    def decode_prompts(self, context: ImageContext, group: PromptGroup) -> DecodedPrompts:
         """Decode the prompts up to their predicted IoUs."""
         if group.coords.shape[1] > SPLIT_UP_TO_POINTS:
-            return self.whole.answer(context, group)
+            return self.whole.decode_prompts(context, group)
         count = len(group)
         group = bucketed(group, self.prompts_graph, self.most_prompts(masks=group.masks is not None))
         tensors = context.tensors
@@ -291,7 +291,7 @@ class SplitDecoder:
         feeds: dict[str, Value] = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
         outputs = self.prompts_graph.run_on_device(feeds, list(PROMPTS_OUTPUTS))
         scores = on_host(outputs["iou_predictions"])[:count]
-        return SplitAnswer(scores, outputs["mask_weights"], outputs["attended_image"], self.masks_graph)
+        return SplitOutput(scores, outputs["mask_weights"], outputs["attended_image"], self.masks_graph)
 
     @property
     def whole(self) -> WholeDecoder:
@@ -369,4 +369,4 @@ def first_click(decoder: Decoder) -> None:
         has_mask=np.zeros(1, np.float32),
     )
     context = decoder.context(np.zeros((1, *sizes), np.float32))
-    decoder.answer(context, click).draw(np.arange(1))
+    decoder.decode_prompts(context, click).draw(np.arange(1))

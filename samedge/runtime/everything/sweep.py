@@ -117,8 +117,10 @@ class Sweep:
             points.
         """
         with self.tally.timed():
-            answer = self.graphs.decoder.answer(self.context, _clicks(self.geometry.to_input(self.points[rows])))
-        scores = answer.scores[:, 1:]  # the first mask is for unambiguous prompts; a click is ambiguous
+            output = self.graphs.decoder.decode_prompts(
+                self.context, _clicks(self.geometry.to_input(self.points[rows]))
+            )
+        scores = output.scores[:, 1:]  # the first mask is for unambiguous prompts; a click is ambiguous
         sure_by = self._sure_by(scores)
         good = sure_by > 0
         self.tally.decoder_calls += 1
@@ -128,7 +130,7 @@ class Sweep:
         found: list[Candidate] = []
         if len(wanted):
             with self.tally.timed():
-                drawn = answer.draw(wanted)
+                drawn = output.draw(wanted)
             self.tally.masks_drawn += len(wanted) * MASK_TOKENS
             at, token = np.nonzero(good[wanted])
             drawn = drawn[:, 1:][at, token]

@@ -5,7 +5,6 @@ Nothing here says how long anything takes: what is asserted are sizes, counts, a
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from support.bench_rows import command
+from support.shared import environment
 
 from samedge.benchmarks.bench.records import BenchReport, ModelRow, read_bench
 from samedge.models.sam.configs import SMALL_VIT
@@ -56,7 +56,7 @@ def told(folder: Path) -> BenchReport:
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "SAMEDGE_CACHE": str(folder / "cache")},
+        env={**environment(), "SAMEDGE_CACHE": str(folder / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2.00" in done.stdout or "x (" in done.stdout

@@ -18,6 +18,7 @@ from support.boards import overflown, shifted
 from support.bundles import write_small_bundle
 from support.exported import exported_bundle
 from support.fake_boards import Board, SharedGpu
+from support.shared import environment
 
 from samedge.benchmarks.gpu import contenders as gpu_contenders
 from samedge.benchmarks.gpu import engines as gpu_engines
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "samedge.benchmarks", "gpu", "--device", "cpu", "--model", TINY, "--rounds", "2",
          "--warm-ups", "0", "--prompts", "1,3", "--batches", "2", "--no-trial", "--contenders",
          "torch eager,torch eager fp16,onnxruntime,onnxruntime fp16,tensorrt,tensorrt-rtx", "--output", str(folder)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env={**environment(), "SAMEDGE_CACHE": str(folder / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Checking copies" in done.stderr
@@ -231,7 +232,7 @@ def test_a_contender_that_fails_costs_its_own_row(
     monkeypatch.setattr(gpu, "ready_contender", ready)
     settings = GpuSettings(contenders=("torch compile", "tensorrt"), trial=False, **QUICK)
     skipped, row = run_gpu(settings, {}, artefacts=Made(tmp_path)).contenders
-    assert skipped.skipped == "torch compile: OSError: gcc: not found"
+    assert skipped.skipped == "torch compile: OSError: gcc: not found. Leave this contender out, or report this"
     assert len(row.steps) == 7
     gc.collect()
     assert board.cuda.leaks() == []
@@ -312,7 +313,7 @@ def test_engines_are_built_and_judged_as_samedge_build_does(builder: tuple[Build
     assert "a bundle cannot be converted to" in half_row.skipped
     assert (row.skipped, row.problem) == ("", "a stream failed")
     assert row.details["rungs"] == "encoder fp16-norms, decoder fp16"
-    assert row.details["masks"].startswith("passed, IoU 1.0")
+    assert row.details["masks"].startswith("passed, mean IoU 1.0")
     assert row.details["tried"].startswith("fp16: failed")
     assert board.builds[-1] == ("encoder", "fp16-norms")  # of the same rung, for two images
     assert str(board.options[-1].profiles["batch"]) == "1/2/2"

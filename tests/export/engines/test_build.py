@@ -297,7 +297,7 @@ def test_a_plan_that_was_changed_beside_the_bundle_costs_a_clear_word(
         ({"prompts": "many"}, UsageError, "--prompts: invalid range 'many'"),
         ({"prompts": "4/2/1"}, UsageError, "invalid profile 4/2/1"),
         ({"points": "2/2/3"}, UsageError, "do not take the probes"),
-        ({"targets": ("8.6",)}, UsageError, "builds for the GPU at hand only"),
+        ({"targets": ("8.6",)}, UsageError, "builds for the local GPU only"),
         ({"workspace": 0.0}, UsageError, "invalid workspace_share 0.0"),
         ({"optimisation_level": 9}, UsageError, "invalid optimisation_level 9"),
     ],

@@ -153,7 +153,7 @@ def test_unchecked_is_said(tmp_path: Path) -> None:
         ({"precision": "fp8", "calib": ".", "opset": 17}, "opset 17 has no fp8"),
         ({"precision": "fp8", "calib": ".", "io": "samexporter"}, "not written in the samexporter scheme"),
         ({"precision": "fp16", "calib": "."}, "images to calibrate with are for int8"),
-        ({"precision": "fp4"}, "no precision 'fp4'.*fp32, fp16, int8, fp8"),
+        ({"precision": "fp4"}, "unknown precision 'fp4'.*fp32, fp16, int8, fp8"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from samedge.errors import TensorMismatchError, UsageError
-from samedge.runtime.yolo.detections import MAX_CANDIDATES, Thresholds, detect, select
+from samedge.runtime.yolo import detections
+from samedge.runtime.yolo.detections import Thresholds, detect, select
 from samedge.types import FloatArray
 
 
@@ -54,13 +55,15 @@ class TestDetect:
     def test_the_threshold_itself_is_not_enough(self) -> None:
         assert len(detect(anchors(WEAK), 2, Thresholds(conf=0.25))) == 0
 
-    def test_of_too_many_the_best_are_looked_at(self) -> None:
-        count = MAX_CANDIDATES + 10
+    def test_of_too_many_the_best_are_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        most = 300
+        monkeypatch.setattr(detections, "MAX_CANDIDATES", most)
+        count = most + 10
         output = np.zeros((5, count), np.float32)
         output[0], output[1], output[2:4] = np.arange(count) * 10, 5, 4
         output[4] = np.linspace(0.5, 0.9, count)
         found = detect(output, 1, Thresholds(max_det=count))
-        assert len(found) == MAX_CANDIDATES
+        assert len(found) == most
         assert found.scores[0] == np.float32(0.9)
         assert found.scores[-1] > output[4, 9]
 
