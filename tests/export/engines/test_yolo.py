@@ -273,7 +273,7 @@ class TestLoading:
         board.opened.clear()
         module: Any = board.tensorrt.module
         monkeypatch.setattr(module, "__version__", "1.9.0.1")
-        with pytest.raises(EngineError, match=r"it was built by version 1.7.1.116, and this is 1.9.*samedge build"):
+        with pytest.raises(EngineError, match=r"it was built by version 1.7.1.116, but this is 1.9.*samedge build"):
             samedge.load(self.path, backend="tensorrt-rtx")
         assert samedge.load(self.path).backend == "onnxruntime"
         assert board.opened == []

@@ -332,6 +332,7 @@ class TestForeign:
 
 def test_sizes_beside_the_known_ones_have_the_familys_name() -> None:
     base = KNOWN_CONFIGS["sam_vit_b"]
+    assert isinstance(base.encoder, ViTConfig)
     smaller = SamConfig(replace(base.encoder, image_size=512), base.decoder)
     assert recognise(checkpoint(shapes_only(smaller))).name == "sam_vit"
     mobile = shapes_only(KNOWN_CONFIGS["mobile_sam"])
