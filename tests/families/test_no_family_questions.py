@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samedge.families import FAMILIES
-from samedge.models.sam.encoders import ENCODERS
+from samedge.models.sam.encoders.families import ENCODERS
 
 PACKAGE = Path(__file__).parents[2] / "samedge"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samedge.models.checkpoints.shapes import shape_of
 from samedge.models.sam.configs import DecoderConfig, SamConfig
-from samedge.models.sam.encoders import EncoderFamily
+from samedge.models.sam.encoders.families import EncoderFamily
 
 
 @dataclass(frozen=True, slots=True)

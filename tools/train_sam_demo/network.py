@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from samedge.models.sam.image_encoder import Block, ImageEncoderViT
+from samedge.models.sam.encoders.vit import Block, ImageEncoderViT
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam

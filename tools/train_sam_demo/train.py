@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from samedge.models.sam.encoders.vit_family import fit_relative_positions
 from samedge.models.sam.load import load_model
 from samedge.models.sam.sam import Sam
-from samedge.models.sam.vit_family import fit_relative_positions
 from tools.train_sam_demo.batches import Batch, SceneBatches
 from tools.train_sam_demo.network import SAM_DEMO, build
 from tools.train_sam_demo.optimisation import Optimisers, RunningMean, rate

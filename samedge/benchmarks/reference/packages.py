@@ -27,7 +27,7 @@ from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.models.load import seeded_loader
 from samedge.models.sam.configs import SamConfig, TinyViTConfig, ViTConfig
-from samedge.models.sam.encoders import encoder_family
+from samedge.models.sam.encoders.families import encoder_family
 from samedge.models.sam.registry import Recognised, recognise
 from samedge.models.sam.seeded import seeded_config, seeded_state
 from samedge.plugins import resolve

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from samedge.export.graphs.window_heads import window_rows
 from samedge.models.sam.attention import RelPosAttention
-from samedge.models.sam.image_encoder import Block, ImageEncoderViT
+from samedge.models.sam.encoders.vit import Block, ImageEncoderViT
 from samedge.types import EncoderForm
 
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from samedge.bundle.manifest import DEFAULT_VARIANT
 from samedge.export.graphs.encoder_forms import CHUNK_TOKENS
 from samedge.export.graphs.window_heads import window_rows
-from samedge.models.sam.tiny_vit import AttentionStage, ConvStage, MBConv, PatchMerging, TinyViT, TinyViTBlock
+from samedge.models.sam.encoders.tiny_vit import AttentionStage, ConvStage, MBConv, PatchMerging, TinyViT, TinyViTBlock
 from samedge.types import EncoderForm
 
 STRIP_NUMBERS: Final = 1 << 22

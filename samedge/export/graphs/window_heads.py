@@ -29,7 +29,7 @@ def window_rows(cut: Tensor, place: Tensor, heads: int, inside: int) -> WindowRo
     """Return the rows for tokens whose projection has all queries first, then all keys, then all values.
 
     Args:
-        cut: As `samedge.models.sam.image_encoder.window_index` returns it, as is ``place``.
+        cut: As `samedge.models.sam.encoders.vit.window_index` returns it, as is ``place``.
         place: See there.
         heads: Attention heads.
         inside: Tokens of a window.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from samedge.models.sam.configs import SamConfig
-from samedge.models.sam.encoders import encoder_family
+from samedge.models.sam.encoders.families import encoder_family
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
 from samedge.models.sam.sam import Sam

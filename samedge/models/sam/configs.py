@@ -14,7 +14,7 @@ class EncoderConfig(Protocol):
 
     @property
     def family(self) -> str:
-        """Name of the family in `samedge.models.sam.encoders`."""
+        """Name of the family in `samedge.models.sam.encoders.families`."""
         ...
 
     @property

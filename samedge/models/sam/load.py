@@ -13,7 +13,7 @@ from samedge.errors import UsageError
 from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
-from samedge.models.sam.encoders import known_configs
+from samedge.models.sam.encoders.families import known_configs
 from samedge.models.sam.registry import assemble, recognise
 from samedge.models.sam.sam import Sam
 from samedge.models.sam.seeded import seeded_config, seeded_state

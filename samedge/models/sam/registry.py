@@ -1,4 +1,4 @@
-"""The way from a checkpoint to a SAM; `samedge.models.sam.encoders` has the table of image encoders."""
+"""The way from a checkpoint to a SAM; `samedge.models.sam.encoders.families` has the table of image encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.checkpoints.shapes import MisfitError, State
 from samedge.models.sam.build import empty_sam, weight_shapes
 from samedge.models.sam.configs import SamConfig
-from samedge.models.sam.encoders import EncoderFamily, encoder_families, known_configs
+from samedge.models.sam.encoders.families import EncoderFamily, encoder_families, known_configs
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from samedge.models.sam.shapes import decoder_sizes
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from samedge.errors import UsageError
 from samedge.models.sam.build import weight_shapes
 from samedge.models.sam.configs import SamConfig
-from samedge.models.sam.encoders import encoder_family, known_configs
+from samedge.models.sam.encoders.families import encoder_family, known_configs
 
 _RESIDUAL_ENDS = ("attn.proj.weight", "mlp.lin2.weight", "mlp.fc2.weight")
 

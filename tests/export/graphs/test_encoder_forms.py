@@ -18,7 +18,7 @@ from samedge.export.graphs.plans import GraphPlan
 from samedge.export.graphs.trace import trace
 from samedge.models.sam.build import empty_sam
 from samedge.models.sam.configs import SMALL_VIT, SamConfig, ViTConfig
-from samedge.models.sam.image_encoder import ImageEncoderViT
+from samedge.models.sam.encoders.vit import ImageEncoderViT
 from samedge.models.sam.seeded import seeded_state
 from samedge.types import EncoderForm
 

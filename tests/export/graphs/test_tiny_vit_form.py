@@ -19,10 +19,10 @@ from samedge.export.graphs.tiny_vit_form import FoldedTinyViT, Strips
 from samedge.export.graphs.trace import trace
 from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.sam.configs import KNOWN_CONFIGS, SMALL_TINY_VIT, SamConfig, TinyViTConfig
+from samedge.models.sam.encoders.tiny_vit import MBConv, PatchMerging, TinyViT
 from samedge.models.sam.registry import build_model
 from samedge.models.sam.sam import Sam
 from samedge.models.sam.seeded import seeded_state
-from samedge.models.sam.tiny_vit import MBConv, PatchMerging, TinyViT
 
 
 def built(config: SamConfig) -> Sam:

@@ -27,9 +27,9 @@ from samedge.models.sam.configs import (
     ViTConfig,
     vit_config,
 )
+from samedge.models.sam.encoders.vit_family import window_sizes
 from samedge.models.sam.registry import build_model, recognise
 from samedge.models.sam.seeded import seeded_state
-from samedge.models.sam.vit_family import window_sizes
 
 
 @cache

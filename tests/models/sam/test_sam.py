@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from support import reference
 from torch import Tensor
 
-from samedge.models.sam import image_encoder
 from samedge.models.sam.attention import RelPosAttention
 from samedge.models.sam.build import empty_sam
 from samedge.models.sam.configs import SMALL_VIT, SamConfig, ViTConfig, vit_config
+from samedge.models.sam.encoders import vit as image_encoder
 from samedge.models.sam.sam import Sam
 from samedge.models.sam.seeded import seeded_state
 

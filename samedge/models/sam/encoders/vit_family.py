@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from samedge.errors import UsageError
 from samedge.models.checkpoints.shapes import MisfitError, State, count_entries, shape_of
 from samedge.models.sam.configs import ViTConfig
-from samedge.models.sam.encoders import Shapes
-from samedge.models.sam.image_encoder import ImageEncoderViT
+from samedge.models.sam.encoders.families import Shapes
+from samedge.models.sam.encoders.vit import ImageEncoderViT
 
 
 class ViTModel:
-    """The `samedge.models.sam.encoders.EncoderModel` of Meta's ViT."""
+    """The `samedge.models.sam.encoders.families.EncoderModel` of Meta's ViT."""
 
     def sizes(self, state: State, image_size: int | None) -> ViTConfig:
         """See `vit_sizes`."""

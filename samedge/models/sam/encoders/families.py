@@ -87,7 +87,7 @@ ENCODERS: Final = (
     EncoderFamily(
         "sam_vit",
         marker="image_encoder.patch_embed.proj.weight",
-        target="samedge.models.sam.vit_family:ViTModel",
+        target="samedge.models.sam.encoders.vit_family:ViTModel",
         configs="samedge.models.sam.configs:VIT_CONFIGS",
         form="samedge.export.graphs.encoder_forms:vit_form",
         reference="samedge.benchmarks.reference.packages:SegmentAnything",
@@ -95,7 +95,7 @@ ENCODERS: Final = (
     EncoderFamily(
         "tiny_vit_sam",
         marker="image_encoder.patch_embed.seq.0.weight",
-        target="samedge.models.sam.tiny_vit_family:TinyViTModel",
+        target="samedge.models.sam.encoders.tiny_vit_family:TinyViTModel",
         configs="samedge.models.sam.configs:TINY_VIT_CONFIGS",
         form="samedge.export.graphs.tiny_vit_form:tiny_vit_form",
         reference="samedge.benchmarks.reference.packages:MobileSam",

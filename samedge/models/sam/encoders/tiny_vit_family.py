@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from samedge.errors import UsageError
 from samedge.models.checkpoints.shapes import MisfitError, State, count_entries, shape_of
 from samedge.models.sam.configs import TinyViTConfig
-from samedge.models.sam.encoders import Shapes
-from samedge.models.sam.tiny_vit import TinyViT
+from samedge.models.sam.encoders.families import Shapes
+from samedge.models.sam.encoders.tiny_vit import TinyViT
 
 TINY_VIT_STAGES: Final = 4
 TINY_VIT_IMAGE_SIZE: Final = 1024
@@ -23,7 +23,7 @@ _DERIVED: Final = (".attention_bias_idxs", ".attn.ab")
 
 
 class TinyViTModel:
-    """The `samedge.models.sam.encoders.EncoderModel` of MobileSAM's TinyViT."""
+    """The `samedge.models.sam.encoders.families.EncoderModel` of MobileSAM's TinyViT."""
 
     def sizes(self, state: State, image_size: int | None) -> TinyViTConfig:
         """See `tiny_vit_sizes`."""

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from samedge.models.sam.image_encoder import window_index
+from samedge.models.sam.encoders.vit import window_index
 from samedge.models.sam.layers import embedding_neck
 
 MERGE_STRIDES: Final = (2, 2, 1)

@@ -1,0 +1,1 @@
+"""Image encoders of SAM, and the table of them."""
