@@ -249,7 +249,7 @@ class TestPrompts:
         with pytest.raises(UsageError, match=r"image 0: predict has no argument 'bboxes'. Use one of: points"):
             next(predictor.stream([(picture(), {"bboxes": [1, 2, 3, 4]})]))
         assert raw_engine(predictor, "encoder").calls == []
-        with pytest.raises(PromptError, match=r"image 0: there are no prompts"):
+        with pytest.raises(PromptError, match=r"image 0: no prompts for this image"):
             next(predictor.stream([picture()], lambda *_: {"labels": [1]}))
 
     def test_of_the_whole_stream_are_told_at_once(self, predictor: Predictor) -> None:
