@@ -142,7 +142,7 @@ def test_a_reference_that_does_not_run_is_a_sentence_in_its_row(cache: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("targets", "--rows", "speed"), "error: --rows: there is no row 'speed'"),
+        (("targets", "--rows", "speed"), "error: --rows: unknown row 'speed'"),
         (("targets", "--rows", "encoder", "--models", "seeded:nothing"), "error: there are no seeded weights"),
         (("targets", "--rounds", "0"), "Invalid value for '--rounds'"),
     ],

@@ -180,14 +180,14 @@ def test_fp8_is_refused_where_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -
 def test_float32_compiles_without_fusion_and_not_for_the_oldest(role: str) -> None:
     report = build(traced(VIT, role), "fp32", ("8.6", "12.0"))
     assert report.fused_attentions == 0  # which is why there is float16
-    with pytest.raises(UsageError, match=r"zeros in fp32.*fp16, or leave the target 7\.5 out"):
+    with pytest.raises(UsageError, match=r"zeros in fp32.*fp16, or omit the target 7\.5"):
         build(traced(VIT, role), "fp32", ("7.5",))
 
 
 def test_attention_in_float32_compiles_without_fusion_and_not_for_the_oldest() -> None:
     report = half_report(VIT, "encoder", "mask", "fp16-attention", ("8.6", "12.0"))
     assert (report.fused_attentions, report.warnings) == (0, ())
-    with pytest.raises(EngineError, match=r"FP32 GEMM is not supported.*leave the target 7\.5 out"):
+    with pytest.raises(EngineError, match=r"FP32 GEMM is not supported.*omit the target 7\.5"):
         half_report(VIT, "encoder", "mask", "fp16-attention", ("7.5",))
 
 
