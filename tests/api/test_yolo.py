@@ -149,7 +149,7 @@ class TestYolo:
         assert YOLO(path).predictor.graph.fixed_size
         with pytest.raises(UsageError, match="a graph already"):
             YOLO(exported).export()
-        with pytest.raises(UsageError, match="no format"):
+        with pytest.raises(UsageError, match="unknown format"):
             YOLO(checkpoint).export("coreml")  # type: ignore[arg-type]
 
     def test_a_graph_that_failed_is_refused(self, tmp_path: Path, exported: Path) -> None:

@@ -29,7 +29,7 @@ class TestToyBackend(Journey):
 
     def test_without_its_line_it_is_not_known(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PLUGINS, "families.toy_encoder:ENCODER")
-        with pytest.raises(BackendUnavailableError, match="there is no backend 'toy'"):
+        with pytest.raises(BackendUnavailableError, match="unknown backend 'toy'"):
             samedge.load(bundle, "toy")
 
 
