@@ -34,7 +34,7 @@ class SamBench:
 
     grid = True
     agreement = "samedge.benchmarks.measure.agreement:prompted_masks"
-    judged = "masks that a user is shown"
+    judged = "masks shown to a user"
 
     def kind(self, manifest: Manifest) -> str:
         """See `FamilyBench`."""
