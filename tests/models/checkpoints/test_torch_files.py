@@ -120,7 +120,19 @@ def test_what_torch_reads_is_read_the_same(
     path = tmp_path_factory.getbasetemp() / "same.pt"
     path.unlink(missing_ok=True)  # the last one may still be mapped
     FORMS[form](content, path)
-    assert equal(read_pickled(path).content, torch.load(path, weights_only=True))
+    try:
+        reference = torch.load(path, weights_only=True)
+    except AttributeError:  # torch cannot read its own legacy files of unsigned integers, which lack a typed storage
+        assert form == "legacy"
+        reference = content
+    assert equal(read_pickled(path).content, reference)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_a_legacy_file_of_unsigned_integers_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    content = {"a": torch.arange(6).to(dtype).reshape(2, 3), "b": torch.ones(2)}
+    FORMS["legacy"](content, tmp_path / "x.pt")
+    assert equal(read_pickled(tmp_path / "x.pt").content, content)
 
 
 class Colour(enum.Enum):
