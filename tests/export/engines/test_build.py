@@ -220,7 +220,7 @@ def test_an_engine_whose_key_does_not_fit_is_never_opened(bundle: Path, monkeypa
     monkeypatch.setattr(module, "__version__", "10.7.0.23")
     with pytest.raises(
         EngineError,
-        match=r"cannot be opened safely here: it was built by version 10.3.0.26, but this is 10.7.0.23.*samedge build",
+        match=r"must not be opened here: it was built by version 10.3.0.26, but this is 10.7.0.23.*samedge build",
     ):
         samedge.load(bundle, backend="tensorrt")
     assert samedge.load(bundle).backend == "onnxruntime"
