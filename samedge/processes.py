@@ -158,12 +158,7 @@ def call_in_child(
     Raises:
         SamedgeError: As the function raised it, with its class, cure and facts; or `died`.
     """
-    request = {
-        "path": sys.path,
-        "target": target,
-        "arguments": dict(arguments),
-        "progress": progress is not None,
-    }
+    request = {"path": sys.path, "target": target, "arguments": dict(arguments), "progress": progress is not None}
     with LineProcess([sys.executable, "-c", _BOOTSTRAP]) as child:
         with suppress(BrokenPipeError):
             child.send(msgspec.json.encode(request))  # and the input stays open: the child ends when it closes

@@ -50,8 +50,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "prompts",
-    [{"points": [[40, 30]]}, {"boxes": [10, 10, 70, 50]}, {"points": [40, 30], "boxes": [10, 10, 70, 50]}],
+    "prompts", [{"points": [[40, 30]]}, {"boxes": [10, 10, 70, 50]}, {"points": [40, 30], "boxes": [10, 10, 70, 50]}]
 )
 def test_at_most_ten_files_from_a_prompt_to_its_mask(bundle: Path, prompts: dict[str, list[int]]) -> None:
     with samedge.load(bundle, "onnxruntime", "cpu") as predictor:

@@ -172,11 +172,7 @@ def auto_annotate(
         journal = stack.enter_context(Journal(output, settings, restart=restart))
         run = _Run(journal, detector, total, progress)
         pipeline = Pipeline(
-            detector,
-            policy,
-            sam_conf=sam_conf,
-            workers=workers or min(MOST_WORKERS, usable_cores()),
-            finish=run.finish,
+            detector, policy, sam_conf=sam_conf, workers=workers or min(MOST_WORKERS, usable_cores()), finish=run.finish
         )
         pipeline.run(predictor, run.tasks(images))
         return run.report(output, write_coco(output, journal, detector.categories))

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 from samedge.bundle.archive import Bundle, open_bundle
-from samedge.bundle.engines import (
-    ENGINE_BACKENDS,
-    EngineSet,
-    automatic_pair,
-    failed_pair,
-    require_engines,
-)
+from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, automatic_pair, failed_pair, require_engines
 from samedge.bundle.manifest import GraphRole, Manifest
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine

@@ -184,11 +184,7 @@ class SAM:
 
         # On a twin, so that this model can be called inside the loop that reads the stream.
         with self.predictor.twin().stream(
-            chain([first], images),
-            lambda _, image: {"image": image},
-            decode=decode,
-            queue_size=1,
-            keep_images=True,
+            chain([first], images), lambda _, image: {"image": image}, decode=decode, queue_size=1, keep_images=True
         ) as items:
             for item in items:
                 yield item.result

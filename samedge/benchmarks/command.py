@@ -53,8 +53,7 @@ def targets(
     everything_points: Annotated[
         int,
         typer.Option(
-            min=1,
-            help="Points per side of the everything grid, for large models; Meta's 32 take minutes per image.",
+            min=1, help="Points per side of the everything grid, for large models; Meta's 32 take minutes per image."
         ),
     ] = 8,
     output: Annotated[Path | None, typer.Option(help="Folder for targets.md, targets.csv and targets.json.")] = None,

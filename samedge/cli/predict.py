@@ -92,14 +92,7 @@ def predict(
     """
     from samedge.bundle.archive import model_family
     from samedge.cli.family import Asked, Place, command_of
-    from samedge.cli.prompt_options import (
-        check_request,
-        combine,
-        given_options,
-        parse_boxes,
-        parse_points,
-        read_mask,
-    )
+    from samedge.cli.prompt_options import check_request, combine, given_options, parse_boxes, parse_points, read_mask
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.image.sources import distinct_stems, find_images
 

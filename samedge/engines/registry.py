@@ -164,9 +164,7 @@ def open_engine(path: Path, *, backend: str = AUTO, device: str | None = None, t
             failures.append((candidate.name, error))
     if not failures:
         raise BackendUnavailableError(
-            "no installed backend can run this graph",
-            where=path,
-            cure="; ".join(str(error) for error in missing),
+            "no installed backend can run this graph", where=path, cure="; ".join(str(error) for error in missing)
         ) from missing[0]
     first = failures[0][1]
     if len(failures) == 1:

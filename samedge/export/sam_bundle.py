@@ -109,13 +109,7 @@ def _calibration(images: str | Path, sam: Sam) -> Calibration:
 
 
 def _write_graphs(
-    loaded: LoadedModel,
-    stage: Path,
-    stem: str,
-    io: IOScheme,
-    form: EncoderForm,
-    opset: int,
-    report: Progress,
+    loaded: LoadedModel, stage: Path, stem: str, io: IOScheme, form: EncoderForm, opset: int, report: Progress
 ) -> tuple[GraphRecord, ...]:
     plans = plan_graphs(loaded.model, io, form)
     records = []

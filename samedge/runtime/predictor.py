@@ -77,12 +77,7 @@ class Predictor(Closing):
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        encoder: Engine,
-        decoder: Engine | Decoder,
-        *,
-        prompts_per_call: int | None = None,
+        self, manifest: Manifest, encoder: Engine, decoder: Engine | Decoder, *, prompts_per_call: int | None = None
     ) -> None:
         self._manifest = manifest
         if isinstance(decoder, Engine):

@@ -25,14 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.engines.cuda.memory import ALIGNMENT, LEGACY_STREAM, Gpu, PinnedBuffer, out_of_memory
-from samedge.testing.cuda_state import (
-    CudaMisuseError,
-    FakeMemory,
-    FakePinned,
-    FakeStream,
-    FakeWork,
-    one_at_a_time,
-)
+from samedge.testing.cuda_state import CudaMisuseError, FakeMemory, FakePinned, FakeStream, FakeWork, one_at_a_time
 
 _POISON = 0xA5
 _GAP = 1 << 16

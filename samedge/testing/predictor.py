@@ -97,10 +97,7 @@ def fake_predictor(*, image_size: int = 64) -> Predictor:
             image_size=image_size, pixel_mean=(0.0, 0.0, 0.0), pixel_std=(255.0, 255.0, 255.0), mask_threshold=0.0
         ),
         io="native",
-        graphs=(
-            _record("encoder", image, {"image_embeddings": embedding}),
-            _record("decoder", prompts, masks),
-        ),
+        graphs=(_record("encoder", image, {"image_embeddings": embedding}), _record("decoder", prompts, masks)),
         parity=ParityRecord(verdict="unchecked"),
         created="1970-01-01T00:00:00Z",
         versions={},

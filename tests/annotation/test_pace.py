@@ -38,8 +38,7 @@ def test_rates(rate: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0 s"), (59.4, "59 s"), (245, "4 min 05 s"), (7800, "2 h 10 min"), (100_000, "1 d 3 h")],
+    ("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (245, "4 min 05 s"), (7800, "2 h 10 min"), (100_000, "1 d 3 h")]
 )
 def test_times(seconds: float, text: str) -> None:
     assert shown_time(seconds) == text

@@ -596,10 +596,7 @@ class TestPredictor:
         )
         assert masks.shape == (2, SIDE, 2 * SIDE)
         assert masks.dtype == np.bool_
-        assert boxes.tolist() == [
-            pytest.approx([64, 32, 255, 127, 0.9, 0]),
-            pytest.approx([16, 16, 47, 63, 0.9, 1]),
-        ]
+        assert boxes.tolist() == [pytest.approx([64, 32, 255, 127, 0.9, 0]), pytest.approx([16, 16, 47, 63, 0.9, 1])]
         masks, boxes = predictor.inference_features(
             features, (SIDE, 2 * SIDE), dst_shape=(2 * SIDE, 4 * SIDE), bboxes=[64, 32, 256, 128]
         )

@@ -191,12 +191,7 @@ def test_a_build_for_which_the_memory_is_not_enough_is_refused(
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(
-    program: Program,
-    bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
+    program: Program, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     Board(monkeypatch).serve(bundle)
     done = program("build", bundle, "-o", tmp_path / "out", *arguments)

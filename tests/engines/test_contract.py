@@ -81,10 +81,7 @@ def _mixed() -> onnx.ModelProto:
 
 def _mixed_feeds() -> Feeds:
     rng = np.random.default_rng(1)
-    return {
-        "coords": rng.random((3, 5, 2), dtype=np.float32),
-        "labels": rng.integers(-1, 4, (3, 5)).astype(np.int32),
-    }
+    return {"coords": rng.random((3, 5, 2), dtype=np.float32), "labels": rng.integers(-1, 4, (3, 5)).astype(np.int32)}
 
 
 def _check_mixed(feeds: Feeds, got: Feeds) -> None:

@@ -123,11 +123,7 @@ def test_runs_that_differ() -> None:
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [
-        ({"runs": 0}, UsageError),
-        ({"warm_ups": -1}, UsageError),
-        ({"backend": "nonsense"}, BackendUnavailableError),
-    ],
+    [({"runs": 0}, UsageError), ({"warm_ups": -1}, UsageError), ({"backend": "nonsense"}, BackendUnavailableError)],
 )
 def test_what_means_nothing(graph: Path, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):

@@ -57,9 +57,5 @@ def _specs(values: Any) -> dict[str, TensorSpec]:
 
 
 BACKEND: Final = Backend(
-    "toy",
-    "families.toy_backend:ToyEngine",
-    extra="dev",
-    suffixes=(".onnx",),
-    profiler="families.toy_backend:ToyEngine",
+    "toy", "families.toy_backend:ToyEngine", extra="dev", suffixes=(".onnx",), profiler="families.toy_backend:ToyEngine"
 )

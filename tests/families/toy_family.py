@@ -85,9 +85,5 @@ class ToyExporter(OneGraphExporter):
 
 
 FAMILY: Final = Family(
-    "toy",
-    "a toy",
-    roles=("toy",),
-    loader="families.toy_family:ToyLoader",
-    exporter="families.toy_family:ToyExporter",
+    "toy", "a toy", roles=("toy",), loader="families.toy_family:ToyLoader", exporter="families.toy_family:ToyExporter"
 )

@@ -10,14 +10,7 @@ import pytest
 
 from samedge.engines.protocol import Engine
 from samedge.options import AxisRange
-from samedge.parity.yolo_compare import (
-    FP32_YOLO,
-    HALF_YOLO,
-    INT8_YOLO,
-    YoloThresholds,
-    compare_yolo,
-    probe_feeds,
-)
+from samedge.parity.yolo_compare import FP32_YOLO, HALF_YOLO, INT8_YOLO, YoloThresholds, compare_yolo, probe_feeds
 from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.testing.engine import fake_engine
 from samedge.types import Array, FloatArray, TensorSpec

@@ -23,13 +23,7 @@ from samedge.types import Array
 Calls = list[tuple[Any, ...]]
 Program = Callable[[dict[str, Array]], Mapping[str, Array]]
 
-VERSIONS: Final = {
-    "8.6": "8.6.1.6",
-    "10.3": "10.3.0.26",
-    "10.13": "10.13.0.35",
-    "11": "11.4.0.106",
-    "rtx": "1.7.1.116",
-}
+VERSIONS: Final = {"8.6": "8.6.1.6", "10.3": "10.3.0.26", "10.13": "10.13.0.35", "11": "11.4.0.106", "rtx": "1.7.1.116"}
 _DTYPES: Final = {"float32": "FLOAT", "float16": "HALF", "int32": "INT32", "int64": "INT64", "uint8": "UINT8"}
 NUMPY: Final = {kind: np.dtype(name) for name, kind in _DTYPES.items()}
 

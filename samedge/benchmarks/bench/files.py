@@ -38,8 +38,7 @@ def markdown(report: BenchReport) -> str:
     """Return the report as Markdown."""
     shown = shown_columns(columns_of(report))
     text = "# samedge bench\n\n" + markdown_table(
-        ["model", *map(heading, shown)],
-        ([model_name(row), *_cells(row, shown)] for row in model_rows(report.rows)),
+        ["model", *map(heading, shown)], ([model_name(row), *_cells(row, shown)] for row in model_rows(report.rows))
     )
     text += (
         "\nTimes are milliseconds per image. For images/s, an image is the sum of the stages listed below for its row. "

@@ -13,14 +13,7 @@ import msgspec
 from samedge.benchmarks.bench.contenders import Contender, find_contenders, replace_skipped
 from samedge.benchmarks.bench.options import BenchOptions, prompts_for
 from samedge.benchmarks.bench.records import MaskAgreement, ModelRow
-from samedge.benchmarks.bench.rounds import (
-    Running,
-    measure_energy,
-    measured_row,
-    ratios,
-    run_rounds,
-    wanted_stages,
-)
+from samedge.benchmarks.bench.rounds import Running, measure_energy, measured_row, ratios, run_rounds, wanted_stages
 from samedge.benchmarks.bench.stages.family import bench_of
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.benchmarks.measure.artefacts import Artefacts

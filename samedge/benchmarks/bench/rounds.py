@@ -80,10 +80,7 @@ def wanted_stages(opened: OpenedModel, options: BenchOptions) -> tuple[str, ...]
 
 
 def run_rounds(
-    running: Sequence[Running],
-    options: BenchOptions,
-    say: Callable[[str], None],
-    done: Callable[[], None],
+    running: Sequence[Running], options: BenchOptions, say: Callable[[str], None], done: Callable[[], None]
 ) -> None:
     """Run each stage of each process, round after round.
 

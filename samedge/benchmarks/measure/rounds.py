@@ -162,10 +162,7 @@ def times_in_turn(
 
 
 def timed(
-    call: Callable[[], R],
-    clocks: Clocks = process_clocks,
-    *,
-    begun: Callable[[], tuple[float, float]] | None = None,
+    call: Callable[[], R], clocks: Clocks = process_clocks, *, begun: Callable[[], tuple[float, float]] | None = None
 ) -> tuple[float, float, R]:
     """Call once and time it, with Python's garbage collection off, which could run at any moment.
 

@@ -31,11 +31,7 @@ def seeded_thresholds(
     """
     with load(bundle, backend, "cpu", threads=threads, force=True) as predictor:
         masks = predictor.everything(
-            image,
-            points_per_side=points_per_side,
-            pred_iou_thresh=0.0,
-            stability_score_thresh=0.0,
-            box_nms_thresh=1.0,
+            image, points_per_side=points_per_side, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0
         )
     if not len(masks):
         return {}

@@ -187,6 +187,5 @@ class PycudaMemory:
             raise out_of_memory(memory or "GPU memory", nbytes) from error
         except self._cuda.Error as error:
             raise EngineError(
-                f"CUDA failed: {error}",
-                cure="Restart the program: the GPU's context is unusable after such an error",
+                f"CUDA failed: {error}", cure="Restart the program: the GPU's context is unusable after such an error"
             ) from error

@@ -314,10 +314,7 @@ def _foreign_errors(where: str | None, what: str) -> Iterator[None]:
         cause = _cause(error)
         cures = (
             ("alloc", "Out of memory: close other programs, or use a smaller model or precision"),
-            (
-                "externally stored data",
-                "An external weight file beside the graph is missing or damaged: copy it again",
-            ),
+            ("externally stored data", "An external weight file beside the graph is missing or damaged: copy it again"),
             ("can't be parsed", "The file is damaged: copy it again, or export the checkpoint again"),
             ("no conversion rule", "OpenVINO lacks an operator of the graph: update it, or use onnxruntime"),
         )

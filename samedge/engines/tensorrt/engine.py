@@ -48,12 +48,7 @@ class TensorRtEngine(PooledEngine):
     keeps_on_device = True
 
     def __init__(
-        self,
-        path: Path,
-        options: EngineOptions,
-        *,
-        flavour: Flavour | None = None,
-        memory: CudaMemory | None = None,
+        self, path: Path, options: EngineOptions, *, flavour: Flavour | None = None, memory: CudaMemory | None = None
     ) -> None:
         self._flavour = find_flavour(self.flavour_name) if flavour is None else flavour
         self._memory = open_cuda(options.device) if memory is None else memory

@@ -31,12 +31,7 @@ class ProfiledTensorRtEngine(TensorRtEngine):
     """A plan whose layers are timed."""
 
     def __init__(
-        self,
-        path: Path,
-        options: EngineOptions,
-        *,
-        flavour: Flavour | None = None,
-        memory: CudaMemory | None = None,
+        self, path: Path, options: EngineOptions, *, flavour: Flavour | None = None, memory: CudaMemory | None = None
     ) -> None:
         memory = open_cuda(options.device) if memory is None else memory
         super().__init__(path, options, flavour=flavour, memory=cast("CudaMemory", _WithoutGraphs(memory)))

@@ -58,9 +58,7 @@ def precision_rungs(bundle: Bundle, precision: Precision | None) -> tuple[Precis
         "fp16": "Leave --precision out",
     }
     raise UsageError(
-        f"the bundle's {name} is {encoder.precision}, and {wanted} was asked for",
-        where=bundle.path,
-        cure=cures[wanted],
+        f"the bundle's {name} is {encoder.precision}, and {wanted} was asked for", where=bundle.path, cure=cures[wanted]
     )
 
 

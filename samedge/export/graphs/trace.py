@@ -155,11 +155,7 @@ def _copy_axes_in_reshapes(graph: onnx.GraphProto) -> bool:
 
 
 def _axis_size(
-    name: str,
-    axis: int,
-    data: str,
-    producer: dict[str, onnx.NodeProto],
-    constants: dict[str, TensorProto],
+    name: str, axis: int, data: str, producer: dict[str, onnx.NodeProto], constants: dict[str, TensorProto]
 ) -> list[int] | None:
     """Return the sizes that one part of a reshape target stands for: constants, or 0 where it copies data's axis."""
     if name in constants:

@@ -100,13 +100,7 @@ class _Ladder:
     """One export's way down, and the files that it leaves."""
 
     def __init__(
-        self,
-        fp32: Graphs,
-        plans: Sequence[GraphPlan],
-        folder: Path,
-        stem: str,
-        judge: Judge | None,
-        report: Progress,
+        self, fp32: Graphs, plans: Sequence[GraphPlan], folder: Path, stem: str, judge: Judge | None, report: Progress
     ) -> None:
         self._fp32, self._plans, self._folder, self._stem = fp32, plans, folder, stem
         self._judge, self._report = judge, report

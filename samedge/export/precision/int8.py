@@ -153,9 +153,7 @@ def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = 
 
 
 def quantise_static(
-    model: onnx.ModelProto,
-    ranges: Mapping[str, float],
-    choose: Callable[[Linear], bool] = lambda _: True,
+    model: onnx.ModelProto, ranges: Mapping[str, float], choose: Callable[[Linear], bool] = lambda _: True
 ) -> int:
     """Make linear layers int8 by Q/DQ pairs with fixed ranges; changes the model.
 

@@ -155,11 +155,7 @@ def int8_encoder(
 
 
 def measured_ranges(
-    model: onnx.ModelProto,
-    watched: Sequence[str],
-    calibration: Calibration,
-    folder: Path,
-    report: Progress,
+    model: onnx.ModelProto, watched: Sequence[str], calibration: Calibration, folder: Path, report: Progress
 ) -> dict[str, float]:
     """Return the ranges of activations on the user's images; reports the first 0.4 of the work.
 

@@ -37,10 +37,7 @@ def empty_sam(config: SamConfig) -> Sam:
         sam = Sam(
             encoder_family(encoder.family).model().build(encoder),
             PromptEncoder(
-                embed_dim=sizes.dim,
-                image_size=encoder.image_size,
-                grid=encoder.grid,
-                mask_in_chans=sizes.mask_in_chans,
+                embed_dim=sizes.dim, image_size=encoder.image_size, grid=encoder.grid, mask_in_chans=sizes.mask_in_chans
             ),
             MaskDecoder(
                 transformer=TwoWayTransformer(

@@ -114,8 +114,7 @@ def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedMod
 def _side(image_size: int | tuple[int, int] | None) -> int | None:
     if isinstance(image_size, tuple):
         raise UsageError(
-            f"an image size of {image_size} is for a YOLO",
-            cure="The input of a SAM is square: give a side",
+            f"an image size of {image_size} is for a YOLO", cure="The input of a SAM is square: give a side"
         )
     return image_size
 
@@ -127,10 +126,5 @@ def _seeded(source: str, image_size: int | None) -> LoadedModel:
     checkpoint = Checkpoint(seeded_state(config), recipe, Path(source), {"image_size": str(config.encoder.image_size)})
     found = recognise(checkpoint, image_size)
     return LoadedModel(
-        model=assemble(found),
-        name=found.name,
-        licence=SEEDED_LICENCE,
-        checkpoint=source,
-        sha256=recipe,
-        seeded=True,
+        model=assemble(found), name=found.name, licence=SEEDED_LICENCE, checkpoint=source, sha256=recipe, seeded=True
     )

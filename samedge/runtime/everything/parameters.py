@@ -211,9 +211,7 @@ class EverythingRun:
             return
         if self.mode == "exact":
             raise UsageError(
-                "exact mode always prompts all points",
-                where="time_budget_ms",
-                cure='Omit it, or give mode="fast"',
+                "exact mode always prompts all points", where="time_budget_ms", cure='Omit it, or give mode="fast"'
             )
         if not self.time_budget_ms > 0:
             raise UsageError(

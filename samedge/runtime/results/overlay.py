@@ -92,13 +92,7 @@ def draw_box(canvas: ImageArray, box: Array, colour: Colour, *, line_width: int 
 
 
 def draw_label(
-    canvas: ImageArray,
-    text: str,
-    at: Array,
-    colour: Colour,
-    *,
-    font_size: float | None = None,
-    font: str | None = None,
+    canvas: ImageArray, text: str, at: Array, colour: Colour, *, font_size: float | None = None, font: str | None = None
 ) -> None:
     """Write text on a coloured background, above a point or, if there is no room, below it.
 

@@ -272,9 +272,7 @@ class Results(HostArrays):
         from samedge.runtime.results import drawing
 
         drawn = drawing.draw_results(
-            self,
-            img,
-            drawing.Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode),
+            self, img, drawing.Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode)
         )
         if save:
             self._write(drawn, filename)

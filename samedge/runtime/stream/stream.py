@@ -17,13 +17,7 @@ from typing_extensions import Self
 from samedge.errors import CancelledError, SamedgeError
 from samedge.runtime.decoder.embedding import EncodedImage
 from samedge.runtime.image.read import ImageSource, path_of
-from samedge.runtime.stream.request import (
-    Arguments,
-    StreamRequest,
-    StreamSource,
-    image_and_arguments,
-    require_prompts,
-)
+from samedge.runtime.stream.request import Arguments, StreamRequest, StreamSource, image_and_arguments, require_prompts
 from samedge.runtime.stream.work_ahead import WorkAhead
 from samedge.types import Closing, ImageArray
 

@@ -137,10 +137,7 @@ def test_the_checks_alone() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        (GpuSettings(contenders=("speed",)), "unknown contender 'speed'"),
-        (GpuSettings(device="dla"), "no device 'dla'"),
-    ],
+    [(GpuSettings(contenders=("speed",)), "unknown contender 'speed'"), (GpuSettings(device="dla"), "no device 'dla'")],
 )
 def test_wrong_settings_are_named(settings: GpuSettings, message: str) -> None:
     with pytest.raises((UsageError, DeviceUnavailableError), match=message):
@@ -387,10 +384,7 @@ def test_a_check_that_fails_is_said_and_the_others_go_on() -> None:
 
     results = list(run_checks(Broken(), lambda _: None))
     assert len(results) == len(CHECKS)
-    assert {result.name for result in results if result.problem} == {
-        "events between streams",
-        "lending by DLPack",
-    }
+    assert {result.name for result in results if result.problem} == {"events between streams", "lending by DLPack"}
 
 
 def test_the_most_memory_is_seen() -> None:

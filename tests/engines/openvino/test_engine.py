@@ -409,11 +409,7 @@ class TestSpecs:
         engine = open_here(write_graph(tmp_path / "n.onnx", nodes, {"x": ["n"]}, outputs))
         assert list(engine.outputs) == list(outputs)
         got = engine.run({"x": np.array([-1, 2], np.float32)}, ["b", "negated", "z"])
-        assert {name: array.tolist() for name, array in got.items()} == {
-            "b": [0, 2],
-            "negated": [0, -2],
-            "z": [0, 2],
-        }
+        assert {name: array.tolist() for name, array in got.items()} == {"b": [0, 2], "negated": [0, -2], "z": [0, 2]}
 
     def test_axes_without_names_are_never_taken_for_the_same(self, tmp_path: Path) -> None:
         nodes = [helper.make_node("Concat", ["a", "b"], ["y"], axis=0)]

@@ -136,11 +136,7 @@ class TestDecide:
         assert kept_decisions() == ()
 
     def test_the_time_can_be_set(
-        self,
-        graph: Path,
-        clock: Clock,
-        pair: tuple[TimedBackend, TimedBackend],
-        monkeypatch: pytest.MonkeyPatch,
+        self, graph: Path, clock: Clock, pair: tuple[TimedBackend, TimedBackend], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(AUTO_VARIABLE, "0.5")
         decision = decided(graph, clock)

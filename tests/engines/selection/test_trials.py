@@ -62,12 +62,7 @@ def test_what_cannot_run_says_why(graph: Path, clock: Clock, monkeypatch: pytest
         TimedBackend("d", clock, {"cpu": [0.1]}),
     )
     trials = measure(graph, [Candidate(name, "cpu") for name in "abcd"], clock=clock)
-    assert [trial.note for trial in trials] == [
-        "cpu is on holiday",
-        "no kernel",
-        "its output 'y' is not finite",
-        None,
-    ]
+    assert [trial.note for trial in trials] == ["cpu is on holiday", "no kernel", "its output 'y' is not finite", None]
     assert [trial.usable for trial in trials] == [False, False, False, True]
 
 

@@ -16,13 +16,7 @@ from samedge.bundle.engine_notes import engine_notes
 from samedge.bundle.engines import bundle_pairs, engines_folder
 from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
 from samedge.engines.tensorrt.store.store import EngineStore
-from samedge.errors import (
-    BackendUnavailableError,
-    DeviceUnavailableError,
-    EngineError,
-    ParityError,
-    UsageError,
-)
+from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, ParityError, UsageError
 from samedge.export.engines.build import build_engines
 from samedge.options import AxisRange
 
@@ -80,11 +74,7 @@ def test_wrong_masks_walk_down_the_ladder_and_the_rung_is_remembered(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     board = Board(monkeypatch)
-    board.wrong = {
-        ("encoder", "fp16"): overflown,
-        ("decoder", "fp16"): shifted,
-        ("decoder", "fp16-norms"): overflown,
-    }
+    board.wrong = {("encoder", "fp16"): overflown, ("decoder", "fp16"): shifted, ("decoder", "fp16-norms"): overflown}
     built = build_engines(board.serve(bundle))
     assert (built.verdict, built.rungs) == ("passed", ("fp16-norms", "fp16-attention"))
     tried = [(attempt.encoder, attempt.decoder, attempt.passed) for attempt in built.attempts]

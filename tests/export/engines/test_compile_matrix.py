@@ -55,10 +55,7 @@ ATTENTIONS = {
 
 
 def build(
-    model: onnx.ModelProto,
-    precision: Precision,
-    targets: tuple[str, ...],
-    profiles: dict[str, AxisRange] | None = None,
+    model: onnx.ModelProto, precision: Precision, targets: tuple[str, ...], profiles: dict[str, AxisRange] | None = None
 ) -> BuildReport:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"

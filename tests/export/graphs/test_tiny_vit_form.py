@@ -50,10 +50,7 @@ def test_strips_are_the_block(kind: str, side: int, rows: int, seed: int) -> Non
 
 
 @settings(max_examples=12, deadline=None)
-@given(
-    sixteenths=st.integers(1, 7),
-    windows=st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(1, 7)),
-)
+@given(sixteenths=st.integers(1, 7), windows=st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(1, 7)))
 def test_the_numbers_are_mobile_sam_s(sixteenths: int, windows: tuple[int, int, int]) -> None:
     sizes = SMALL_TINY_VIT.encoder
     assert isinstance(sizes, TinyViTConfig)

@@ -176,10 +176,7 @@ class TestRange:
 
     @pytest.mark.parametrize("scalar", [1e6, 1e-7])
     def test_a_scalar_that_float16_has_not_keeps_its_node(self, scalar: float) -> None:
-        middle = [
-            helper.make_node("Mul", ["a", "s"], ["big"]),
-            helper.make_node("Mul", ["big", "t"], ["b"]),
-        ]
+        middle = [helper.make_node("Mul", ["a", "s"], ["big"]), helper.make_node("Mul", ["big", "t"], ["b"])]
         constants: dict[str, ArrayLike] = {"s": np.float32(scalar), "t": np.float32(0.5)}
         model = body(*middle, constants=constants)
         report = to_half(model, "fp16")

@@ -195,12 +195,7 @@ class TestDigests:
     )
     @pytest.mark.parametrize("there", [False, True], ids=["fetched", "in the cache"])
     def test_of_another_file(
-        self,
-        cache: Path,
-        mirror: FileServer,
-        monkeypatch: pytest.MonkeyPatch,
-        known: dict[str, str],
-        there: bool,
+        self, cache: Path, mirror: FileServer, monkeypatch: pytest.MonkeyPatch, known: dict[str, str], there: bool
     ) -> None:
         know(monkeypatch, "mobile_sam.pt", **known)
         if there:

@@ -224,11 +224,7 @@ class TestDecoder:
         assert (without - with_).abs().max() > 0.01
 
     @settings(max_examples=25)
-    @given(
-        shape=st.tuples(st.integers(1, 4), st.integers(1, 6)),
-        seed=st.integers(0, 2**31),
-        padding=st.integers(0, 2),
-    )
+    @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 6)), seed=st.integers(0, 2**31), padding=st.integers(0, 2))
     def test_equals_the_reference_for_any_points(
         self, ours: Sam, theirs: Any, embedding: Tensor, shape: tuple[int, int], seed: int, padding: int
     ) -> None:

@@ -113,10 +113,7 @@ class TestFacts:
             ({"layers": json.dumps([*LAYER_KINDS, "Pose"])}, "ends in a Pose"),
             ({"layers": json.dumps([*LAYER_KINDS, "Conv", "Detect"])}, "24 layers"),
             ({"activations": '["ReLU"]'}, "activations are ReLU"),
-            (
-                {"layers": json.dumps([*LAYER_KINDS, "Detect"]), "shortcut_layers": json.dumps([2, 4])},
-                "have shortcuts",
-            ),
+            ({"layers": json.dumps([*LAYER_KINDS, "Detect"]), "shortcut_layers": json.dumps([2, 4])}, "have shortcuts"),
         ],
     )
     def test_the_weights_of_a_yolov8_in_something_else(self, facts: dict[str, str], message: str) -> None:

@@ -40,10 +40,7 @@ def masks() -> BoolArray:
     return drawn
 
 
-BOXES = np.array(
-    [[20, 10, 60, 30, 0.95, 0], [100, 50, 190, 90, 0.5, 2], [7, 5, 7, 5, 0.25, 3]],
-    np.float32,
-)
+BOXES = np.array([[20, 10, 60, 30, 0.95, 0], [100, 50, 190, 90, 0.5, 2], [7, 5, 7, 5, 0.25, 3]], np.float32)
 
 
 def results(**changes: Any) -> Results:

@@ -26,10 +26,7 @@ INCLUDES: Final = {
     "prompt": "Meta's decoder graph with one click; it draws all four masks at image size",
     "boxes": "Meta's decoder graph 32 times, one box per call, which is its maximum",
 }
-WITHOUT: Final = {
-    "preprocess": "users write their own",
-    "everything": "Meta's generator does not run on ONNX",
-}
+WITHOUT: Final = {"preprocess": "users write their own", "everything": "Meta's generator does not run on ONNX"}
 
 
 def hello() -> Capabilities:

@@ -34,11 +34,7 @@ from samedge.engines.tensorrt.build.memory import DeviceMemory, check_memory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.build.progress import PhaseTree, attach_monitor
 from samedge.engines.tensorrt.log import BuildLog, log_router
-from samedge.engines.tensorrt.protocols import (
-    MonitoredConfig,
-    NamedAxes,
-    NetworkTensor,
-)
+from samedge.engines.tensorrt.protocols import MonitoredConfig, NamedAxes, NetworkTensor
 from samedge.errors import EngineError
 from samedge.types import Progress, TensorSpec
 
