@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from samedge.api.yolo import YOLO, FastSAM
     from samedge.engines.registry import backends
     from samedge.engines.selection.decisions import kept_decisions
-    from samedge.errors import SamedgeError
+    from samedge.errors import SamedgeError, SamedgeWarning
     from samedge.export.engines.build import build_engines
     from samedge.export.exporter import export_model
     from samedge.parity.verify import verify_bundle
@@ -40,6 +40,7 @@ _HOMES: Final = {
     "SAM": "samedge.api.sam",
     "SAMPredictor": "samedge.api.sam_predictor",
     "SamedgeError": "samedge.errors",
+    "SamedgeWarning": "samedge.errors",
     "auto_annotate": "samedge.annotation.auto_annotate",
     "backends": "samedge.engines.registry",
     "kept_decisions": "samedge.engines.selection.decisions",
@@ -70,6 +71,7 @@ __all__ = [
     "Results",
     "SAMPredictor",
     "SamedgeError",
+    "SamedgeWarning",
     "Stream",
     "StreamItem",
     "YoloPredictor",

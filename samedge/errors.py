@@ -63,6 +63,10 @@ class SamedgeError(Exception):
         return " ".join(text.split())
 
 
+class SamedgeWarning(UserWarning):
+    """Something was assumed; the message names what, and the option that says otherwise."""
+
+
 class UsageError(SamedgeError):
     """An invalid option or combination of options."""
 

@@ -11,12 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final
 
 from samedge.errors import ImageError, StorageError, UsageError, storage_errors
-from samedge.runtime.image.sources import IMAGE_SUFFIXES, distinct_stems, find_images, natural_order
-
-_WILDCARDS: Final = "*?["
+from samedge.runtime.image.sources import (
+    IMAGE_SUFFIXES,
+    distinct_stems,
+    find_images,
+    fixed_part,
+    is_image_name,
+    is_litter,
+    natural_order,
+    without_litter,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,9 @@ class ImageSet:
         self._recursive = recursive
         self._paths: list[Path] | None = None
         if isinstance(data, (list, tuple)):
-            self._paths = [image for path in data for image in _images_of(_path(path), recursive=recursive)]
+            self._paths = [
+                image for path in without_litter(data) for image in _images_of(_path(path), recursive=recursive)
+            ]
             if not self._paths:
                 raise ImageError("the list contains no images", cure="Give at least one image, folder or pattern")
             self._paths = sorted({Path(os.path.abspath(path)) for path in self._paths}, key=natural_order)  # noqa: PTH100
@@ -67,7 +75,7 @@ class ImageSet:
             else:
                 self._paths = find_images(given)
                 whole = not given.exists()
-                self.root = _fixed_part(given) if whole else given.parent
+                self.root = fixed_part(given) if whole else given.parent
                 named = self.root if whole else given
         self.default_output = named.parent / f"{named.stem}_auto_annotate_labels"
 
@@ -106,10 +114,10 @@ class ImageSet:
             self.root.stat()
         for folder, subfolders, files in os.walk(self.root, onerror=_refused):
             subfolders[:] = sorted(
-                (name for name in subfolders if self._recursive and not name.startswith(".")),
+                (name for name in subfolders if self._recursive and not is_litter(name)),
                 key=lambda name: natural_order(Path(name)),
             )
-            paths = [Path(folder, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+            paths = [Path(folder, name) for name in files if is_image_name(name)]
             yield sorted(paths, key=natural_order)
 
 
@@ -130,16 +138,6 @@ def _as_text(path: Path) -> str:
 
 def _images_of(path: Path, *, recursive: bool) -> list[Path]:
     return [entry.path for entry in ImageSet(path, recursive=recursive)] if path.is_dir() else find_images(path)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """Return the folder before the first part with a wildcard."""
-    fixed = Path(pattern.anchor)
-    for part in pattern.parts[1:]:
-        if any(sign in part for sign in _WILDCARDS):
-            break
-        fixed /= part
-    return fixed
 
 
 def _refused(error: OSError) -> None:

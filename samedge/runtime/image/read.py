@@ -1,7 +1,6 @@
 """Conversion of files, arrays and PIL images, of any depth and channel count, to BGR uint8.
 
-EXIF orientation is applied, 16 bits are scaled over their full range, grey is expanded, and alpha is dropped. Floats
-are rejected, because 0..1 and 0..255 are indistinguishable.
+EXIF orientation is applied, values of other types are scaled by `to_uint8`, grey is expanded, alpha is dropped.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.errors import ImageError
+from samedge.runtime.image.value_range import ValueRange, to_uint8
 from samedge.types import ImageArray
 
 if TYPE_CHECKING:
@@ -32,31 +32,37 @@ def path_of(source: ImageSource) -> str | None:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
-def as_bgr(source: ImageSource) -> ImageArray:
+def as_bgr(source: ImageSource, value_range: ValueRange = None) -> ImageArray:
     """Return an image as BGR uint8 ``(H, W, 3)``; an array already in this form is returned unchanged.
 
     Args:
         source: A path; a PIL image of any mode; or an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in BGR order or
-            ``(H, W, 4)`` in BGRA order, of uint8, uint16 (scaled from 0..65535) or bool.
+            ``(H, W, 4)`` in BGRA order, of integers, of floats 0..1, or of bool.
+        value_range: The values that become black and white, see `to_uint8`; for images of more than 8 bits.
 
     Raises:
-        ImageError: It cannot be read, has no pixels, or has an unsupported shape or dtype.
+        ImageError: It cannot be read, has no pixels, or has an unsupported shape, dtype or range.
+        UsageError: The value range is invalid.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, "image array")
+        return _from_array(source, "image array", value_range)
     if isinstance(source, (str, os.PathLike)):
-        return read_image(source)
+        return read_image(source, value_range)
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _from_pil(source, getattr(source, "filename", "") or "PIL image")
+        return _from_pil(source, getattr(source, "filename", "") or "PIL image", value_range)
     raise ImageError(
         f"invalid image of type {type(source).__name__}", cure="Give a path, a numpy array (BGR, uint8) or a PIL image"
     )
 
 
-def read_image(path: str | os.PathLike[str]) -> ImageArray:
+def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> ImageArray:
     """Read an image file as BGR uint8 ``(H, W, 3)``, rotated by its EXIF orientation.
+
+    Args:
+        path: The file.
+        value_range: As in `as_bgr`.
 
     Raises:
         ImageError: The file is missing, unreadable, truncated, not an image, or too large to decode.
@@ -71,7 +77,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
         raise ImageError("the image file is empty", where=path, cure="Copy it again")
     pixels = None if _is_cut_jpeg(data) else _decode_with_cv2(data)
     if pixels is not None:
-        return _from_array(pixels, path)
+        return _from_array(pixels, path, value_range)
     # PIL reads some formats that OpenCV does not, and explains failures.
     from io import BytesIO
 
@@ -88,7 +94,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
         raise ImageError("the file is not an image", where=path, cure="Give a JPEG, PNG, TIFF, WebP or BMP") from error
     except Exception as error:
         raise ImageError(f"the image is damaged: {error}", where=path, cure="Copy it again") from error
-    return _from_pil(image, path)
+    return _from_pil(image, path, value_range)
 
 
 def _decode_with_cv2(data: bytes) -> NDArray[Any] | None:
@@ -111,20 +117,26 @@ class _Silence:
         self._level = 0
 
     def __enter__(self) -> None:
-        import cv2
-
         with self._lock:
             if not self._inside:
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = _set_log_level(0)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        import cv2
-
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                cv2.utils.logging.setLogLevel(self._level)
+                _set_log_level(self._level)
+
+
+def _set_log_level(level: int) -> int:
+    """Set the level of OpenCV's log, 0 for silence, and return the level before."""
+    import cv2
+
+    # One function under two names: OpenCV 4.8 to 4.12 have the first alone, 4.13 and later the second.
+    set_level: Any = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    before: int = set_level(level)
+    return before
 
 
 _SILENCE: Final = _Silence()
@@ -141,7 +153,7 @@ def _is_cut_jpeg(data: bytes) -> bool:
     return data.find(b"\xff\xd9", at) < 0
 
 
-def _from_array(array: NDArray[Any], where: object) -> ImageArray:
+def _from_array(array: NDArray[Any], where: object, value_range: ValueRange) -> ImageArray:
     shape = array.shape
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
         if array.ndim == 3 and shape[0] in (1, 3, 4):
@@ -160,14 +172,8 @@ def _from_array(array: NDArray[Any], where: object) -> ImageArray:
         )
     if array.ndim == 3 and shape[2] == 4:
         array = array[..., :3]
-    if array.dtype == np.bool_:
-        array = array.view(np.uint8) * np.uint8(255)
-    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        # A table instead of arithmetic, which would need four bytes per value: round(v / 257).
-        table = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
-        array = table[array]
-    elif array.dtype != np.uint8:
-        raise _wrong_dtype(array, where)
+    if array.dtype != np.uint8 or value_range is not None:
+        array = to_uint8(array, value_range, where)
     if array.ndim == 2:
         array = array[..., None]
     if array.shape[2] == 1:
@@ -175,17 +181,7 @@ def _from_array(array: NDArray[Any], where: object) -> ImageArray:
     return cast("ImageArray", array)
 
 
-def _wrong_dtype(array: NDArray[Any], where: object) -> ImageError:
-    what = f"invalid image dtype {array.dtype}"
-    cure = "Convert it to uint8, 0..255"
-    if array.dtype.kind == "f":
-        if np.isnan(array).any():
-            what += ", with NaN"
-        cure = "Convert it to uint8, 0..255: (image * 255).round().astype('uint8') if its values are 0..1"
-    return ImageError(what, where=where, cure=cure, dtype=array.dtype)
-
-
-def _from_pil(image: PILImage, where: object) -> ImageArray:
+def _from_pil(image: PILImage, where: object, value_range: ValueRange) -> ImageArray:
     from PIL import Image, ImageOps
 
     if 0 in image.size:
@@ -199,30 +195,16 @@ def _from_pil(image: PILImage, where: object) -> ImageArray:
         image.load()
         if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
             image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            return _from_array(np.asarray(image), where)
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            return _from_array(_sixteen_bits(image, where), where)
+        if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+            return _from_array(np.asarray(image), where, value_range)  # PIL itself would clip at 255
         if image.mode in ("RGBa", "La"):
             image = image.convert(image.mode.upper())
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA")  # first, as PIL warns about transparent palettes
-        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+        return _from_array(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]), where, value_range)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(
             f"the image (PIL mode {image.mode}) cannot be converted: {error}",
             where=where,
             cure="Convert it with image.convert('RGB') first",
         ) from error
-
-
-def _sixteen_bits(image: PILImage, where: object) -> NDArray[np.uint16]:
-    """Return 16-bit pixels, which PIL's own conversion would clip at 255. Some PNG and PGM files open as mode "I"."""
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(
-            f"the image has 32-bit values from {values.min()} to {values.max()}",
-            where=where,
-            cure="Scale it to 0..255 and convert it to uint8",
-        )
-    return values.astype(np.uint16)

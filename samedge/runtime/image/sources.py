@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from samedge.errors import ImageError, storage_errors
 from samedge.runtime.image.read import ImageSource
@@ -17,18 +17,28 @@ IMAGE_SUFFIXES: Final = (
 )  # fmt: skip
 """Suffixes of images in a folder."""
 
+_LITTER: Final = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
+_WILDCARDS: Final = "*?["
+
 Source: TypeAlias = "ImageSource | Sequence[ImageSource]"
+
+_Item = TypeVar("_Item")
 
 
 def iter_sources(source: Source) -> Iterator[ImageSource]:
     """Yield single images: paths, the files of folders in natural order, and arrays unchanged.
 
+    In a list, files that systems leave behind (`is_litter`) are skipped.
+
     Raises:
-        ImageError: A folder or pattern has no image.
+        ImageError: A folder, pattern or list has no image.
         StorageError: A folder cannot be read.
     """
     if isinstance(source, (list, tuple)):
-        for item in source:
+        images = list(without_litter(source))
+        if source and not images:
+            raise ImageError("no images in the list", cure="Give names that do not begin with a dot")
+        for item in images:
             yield from iter_sources(item)
     elif isinstance(source, (str, os.PathLike)):
         yield from find_images(Path(source))
@@ -39,7 +49,8 @@ def iter_sources(source: Source) -> Iterator[ImageSource]:
 def find_images(path: Path) -> list[Path]:
     """Return the images at a path: the file itself, a folder's files (without subfolders), or a pattern's matches.
 
-    They come in natural order: frame2 before frame10.
+    They come in natural order: frame2 before frame10. Hidden files and what systems leave behind (`is_litter`) are
+    skipped, unless the path or the part of a pattern that matched them begins with a dot itself.
 
     Raises:
         ImageError: There are none.
@@ -47,11 +58,15 @@ def find_images(path: Path) -> list[Path]:
     """
     with storage_errors(path, "read"):
         if path.is_dir():
-            found = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
-        elif not path.exists() and any(sign in str(path) for sign in "*?["):
-            anchor = Path(path.anchor)
+            found = [entry for entry in path.iterdir() if is_image_name(entry.name) and entry.is_file()]
+        elif not path.exists() and any(sign in str(path) for sign in _WILDCARDS):
+            folder = fixed_part(path)
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             try:
-                found = [entry for entry in anchor.glob(str(path.relative_to(anchor))) if entry.is_file()]
+                matches = [entry for entry in folder.glob(str(path.relative_to(folder))) if entry.is_file()]
+                found = [
+                    entry for entry in matches if hidden or not any(map(is_litter, entry.relative_to(folder).parts))
+                ]
             except ValueError as error:
                 raise ImageError(f"the pattern cannot be read: {error}", where=path, cure="Write ** alone") from error
         elif path.exists():
@@ -63,6 +78,36 @@ def find_images(path: Path) -> list[Path]:
             "no images found", where=path, cure=f"Give a folder or pattern with {', '.join(IMAGE_SUFFIXES)}"
         )
     return sorted(found, key=natural_order)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file of this name counts as an image of its folder."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not is_litter(name)
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden or left behind by a system.
+
+    Such as ``._photo.png`` and ``__MACOSX`` of macOS, ``Thumbs.db`` of Windows, and ``.ipynb_checkpoints``.
+    """
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def without_litter(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Yield the items of a list except paths that are hidden or left behind by a system."""
+    for item in items:
+        if not (isinstance(item, (str, os.PathLike)) and is_litter(Path(item).name)):
+            yield item
+
+
+def fixed_part(pattern: Path) -> Path:
+    """Return the folder before the first part of a path that has a wildcard."""
+    fixed = Path(pattern.anchor)
+    for part in pattern.parts[len(fixed.parts) :]:
+        if any(sign in part for sign in _WILDCARDS):
+            break
+        fixed /= part
+    return fixed
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from samedge.errors import ImageError, PromptError, UsageError
 from samedge.runtime.image.read import ImageSource
-from samedge.runtime.image.sources import find_images
+from samedge.runtime.image.sources import find_images, without_litter
 
 R = TypeVar("R")
 
@@ -57,7 +57,7 @@ class StreamRequest(Generic[R]):
             require_known(self.arguments)
 
     def each_source(self) -> Iterator[StreamSource]:
-        """Yield the images of a folder or pattern in natural order, or the items of any other iterable.
+        """Yield the images of a folder or pattern in natural order, or any iterable's items except hidden files.
 
         Raises:
             ImageError: A folder or a pattern has no image.
@@ -66,7 +66,7 @@ class StreamRequest(Generic[R]):
         if isinstance(self.sources, (str, os.PathLike)):
             yield from find_images(Path(self.sources))
         else:
-            yield from self.sources
+            yield from without_litter(self.sources)
 
 
 def image_and_arguments(item: StreamSource) -> tuple[ImageSource, Arguments]:

@@ -98,15 +98,17 @@ class TestArrays:
 
     @given(hnp.arrays(np.uint16, st.tuples(st.integers(1, 5), st.integers(1, 5))))
     def test_16_bits_are_rounded_over_their_full_range(self, array: Array) -> None:
-        np.testing.assert_array_equal(as_bgr(array)[..., 0], np.floor(array / 257 + 0.5))
+        np.testing.assert_array_equal(as_bgr(array, "full")[..., 0], np.floor(array / 257 + 0.5))
 
     @pytest.mark.parametrize(
         ("array", "message"),
         [
-            (np.zeros((2, 2), np.float32), r"dtype float32\. .*\(image \* 255\)"),
-            (np.full((2, 2, 3), np.nan), r"dtype float64, with NaN"),
-            (np.zeros((2, 2), np.int32), r"dtype int32\. Convert it to uint8"),
-            (np.zeros((2, 2), np.int64), r"dtype int64"),
+            (np.full((2, 2), 1.5, np.float32), r"values of float32 from 1\.5 to 1\.5, .*value_range.*0\.\.1"),
+            (np.full((2, 2), -0.1), r"values of float64 from -0\.1"),
+            (np.full((2, 2, 3), np.nan), r"values of float64 that are not finite"),
+            (np.full((2, 2), np.inf, np.float32), r"not finite"),
+            (np.full((2, 2), -1, np.int16), r"values of int16 from -1 to -1, .*value_range=\(low, high\)"),
+            (np.full((2, 2), 65536, np.int64), r"values of int64 from 65536"),
             (np.zeros((2, 2), np.complex64), r"dtype complex64"),
             (np.zeros((2, 2), object), r"dtype object"),
             (np.zeros((0, 5, 3), np.uint8), r"has no pixels: its shape is \(0, 5, 3\)"),
@@ -164,13 +166,15 @@ class TestPIL:
         np.testing.assert_array_equal(as_bgr(image), grey(RAMP8))
 
     @pytest.mark.parametrize("values", [-1, 65536, 2**30])
-    def test_32_bit_integers_are_refused(self, values: int) -> None:
-        with pytest.raises(ImageError, match=r"32-bit values"):
+    def test_integers_beyond_16_bits_are_refused(self, values: int) -> None:
+        with pytest.raises(ImageError, match=r"values of int32 from .*value_range"):
             as_bgr(Image.fromarray(np.full((2, 2), values, np.int32)))
 
-    def test_floats_are_refused(self) -> None:
-        with pytest.raises(ImageError, match=r"float32"):
-            as_bgr(Image.fromarray(np.ones((2, 2), np.float32)))
+    def test_floats_are_scaled_from_0_to_1(self) -> None:
+        ramp = Image.fromarray(RAMP8.astype(np.float32) / 255)
+        np.testing.assert_array_equal(as_bgr(ramp), grey(RAMP8))
+        with pytest.raises(ImageError, match=r"values of float32 from 0 to 255"):
+            as_bgr(Image.fromarray(RAMP8.astype(np.float32)))
 
     def test_no_pixels(self) -> None:
         with pytest.raises(ImageError, match=r"no pixels"):
@@ -325,11 +329,12 @@ class TestBadFiles:
         with pytest.raises(ImageError, match=r"bomb\.png: the image is too large.*tiles"):
             read_image(path)
 
-    def test_float_files_are_refused(self, tmp_path: Path) -> None:
+    def test_float_files_beyond_1_are_refused_without_a_range(self, tmp_path: Path) -> None:
         path = tmp_path / "radiance.hdr"
-        assert cv2.imwrite(str(path), np.ones((4, 4, 3), np.float32))
-        with pytest.raises(ImageError, match=r"radiance\.hdr: invalid image dtype float32"):
+        assert cv2.imwrite(str(path), np.full((4, 4, 3), 2, np.float32))
+        with pytest.raises(ImageError, match=r"radiance\.hdr: the image has values of float32 from 2 to 2, "):
             read_image(path)
+        np.testing.assert_array_equal(read_image(path, (0, 4)), np.full((4, 4, 3), 128))
 
     def test_errors_are_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(ImageError) as caught:

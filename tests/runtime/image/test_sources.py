@@ -96,3 +96,40 @@ def test_lists_are_taken_apart_and_arrays_are_not(tmp_path: Path) -> None:
 )
 def test_names_of_what_is_made_never_meet(paths: list[str], stems: list[str]) -> None:
     assert distinct_stems([Path(path) for path in paths]) == stems
+
+
+LITTER = ["._photo.png", ".DS_Store", ".hidden.png", "Thumbs.db", "desktop.ini"]
+
+
+class TestLitter:
+    """What systems leave behind in folders of images: AppleDouble files, thumbnails, check-points of notebooks."""
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        touch(tmp_path, "photo.png", *LITTER, "Thumbs.db.png")
+        assert names(find_images(tmp_path)) == ["Thumbs.db.png", "photo.png"]
+
+    def test_a_folder_of_litter_has_no_images(self, tmp_path: Path) -> None:
+        touch(tmp_path, *LITTER)
+        with pytest.raises(ImageError, match="no images found"):
+            find_images(tmp_path)
+
+    def test_a_list(self, tmp_path: Path) -> None:
+        paths = touch(tmp_path, "photo.png", *LITTER)
+        assert names([Path(path) for path in iter_sources([*paths])]) == ["photo.png"]  # type: ignore[arg-type]
+        assert list(iter_sources([str(path) for path in paths])) == [paths[0]]
+        with pytest.raises(ImageError, match="no images in the list"):
+            list(iter_sources([str(path) for path in paths[1:]]))
+
+    def test_a_recursive_pattern(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/photo.png", "a/.ipynb_checkpoints/photo-checkpoint.png", "__MACOSX/a/._photo.png")
+        touch(tmp_path, "__MACOSX/a/other.png", *[f"a/{name}" for name in LITTER])
+        assert names(find_images(tmp_path / "**" / "*")) == ["photo.png"]
+        assert names(find_images(tmp_path / "*" / "*.png")) == ["photo.png"]
+
+    def test_what_is_named_is_taken(self, tmp_path: Path) -> None:
+        """A path, a folder and a pattern that begin with a dot were meant."""
+        touch(tmp_path, ".cache/photo.png", ".cache/._photo.png", ".hidden.png")
+        assert names(find_images(tmp_path / ".hidden.png")) == [".hidden.png"]
+        assert names(find_images(tmp_path / ".cache")) == ["photo.png"]
+        assert names(find_images(tmp_path / ".cache" / "*.png")) == ["photo.png"]
+        assert names(find_images(tmp_path / ".h*")) == [".hidden.png"]
