@@ -1,13 +1,14 @@
 # Two commands do everything on a fresh machine with Python >= 3.10:
 #   make demo   sets up .venv and runs the main job on a picture
 #   make test   sets up .venv, lints, type-checks and tests
+# make test-integration runs the tests with other tools and other versions, which it installs apart.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types tests coverage clean
+.PHONY: demo test test-integration lint types tests coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,11 +36,14 @@ types: $(STAMP)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 tests: $(STAMP)
-	$(PYTEST)
+	$(PYTEST) -m "not integration"
+
+test-integration: $(STAMP)
+	$(PYTEST) -m integration
 
 # Not part of `make test`: tracing every line costs a fifth of its time. The floor is in pyproject.toml.
 coverage: $(STAMP)
-	$(PYTEST) --cov=samedge --cov-report=term:skip-covered
+	$(PYTEST) -m "not integration" --cov=samedge --cov-report=term:skip-covered
 
 test: lint types tests
 

@@ -49,7 +49,7 @@ class TorchRunner:
         """Encode the image: float32 ``[1, C, g, g]``."""
         height, width = probe.image.shape[:2]
         self._geometry = ImageGeometry.of(height, width, self._sam.image_size)
-        image = normalised_input(probe.image, self._geometry, PIXEL_MEAN, PIXEL_STD)
+        image = normalised_input(probe.pixels(self._geometry), self._geometry, PIXEL_MEAN, PIXEL_STD)
         self._embedding = self._sam.encode(torch.from_numpy(image))
         embedding: FloatArray = self._embedding.numpy()
         return embedding

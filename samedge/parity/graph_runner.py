@@ -54,11 +54,12 @@ class GraphRunner:
         height, width = probe.image.shape[:2]
         source, encoder = self._source, self._engines["encoder"]
         self._geometry = ImageGeometry.of(height, width, source.image_size)
+        pixels = probe.pixels(self._geometry)
         feeds: dict[str, Array]
         if self._io == "samexporter":
-            feeds = {"input_image": raw_input(probe.image, self._geometry)}
+            feeds = {"input_image": raw_input(pixels, self._geometry)}
         else:
-            feeds = {"image": normalised_input(probe.image, self._geometry, source.pixel_mean, source.pixel_std)}
+            feeds = {"image": normalised_input(pixels, self._geometry, source.pixel_mean, source.pixel_std)}
         self._embedding: Array = encoder.run(as_specified(encoder, feeds))["image_embeddings"]
         if self._split is not None:
             self._context = self._split.context(self._embedding)

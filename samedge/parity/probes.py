@@ -6,11 +6,12 @@ ratios span 4:1 to 1:4, where exported graphs have been wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from samedge.runtime.image.geometry import ImageGeometry
 from samedge.types import FloatArray, ImageArray, IntArray
 
 PROBE_SIZES: Final = ((250, 1000), (540, 960), (700, 700), (800, 600), (1000, 250))
@@ -36,10 +37,15 @@ class ProbePrompt:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One image, uint8 ``[H, W, 3]`` BGR, and its prompts."""
+    """One image, uint8 ``[H, W, 3]`` BGR, and its prompts.
+
+    Pillow 13 resizes a tall image along its height first, and earlier versions along the width, which makes a
+    difference of one level. Answers are compared on other machines, so `pixels` fixes the order.
+    """
 
     image: ImageArray
     prompts: tuple[ProbePrompt, ...]
+    height_first: bool = False
 
     @property
     def name(self) -> str:
@@ -47,18 +53,26 @@ class Probe:
         height, width = self.image.shape[:2]
         return f"{width}x{height}"
 
+    def pixels(self, geometry: ImageGeometry) -> ImageArray:
+        """Return the image resized along one axis already, so that only the other is left to resize."""
+        if self.height_first:
+            return replace(geometry, resized_width=geometry.width).resize(self.image)
+        return replace(geometry, resized_height=geometry.height).resize(self.image)
 
-def probe_set(image_size: int, grid: int) -> tuple[Probe, ...]:
+
+def probe_set(image_size: int, grid: int, *, as_pillow_13: bool = False) -> tuple[Probe, ...]:
     """Return the probes for a model.
 
     Args:
         image_size: Side of the model's square input, px.
         grid: Side of its image embedding.
+        as_pillow_13: Resize the tall image in the order of Pillow 13, as samedge 0.1.0 did with it.
     """
-    return tuple(
-        Probe(_draw(height, width, seed), _prompts(height, width, image_size, grid))
-        for seed, (height, width) in enumerate(PROBE_SIZES)
-    )
+    probes = []
+    for seed, (height, width) in enumerate(PROBE_SIZES):
+        prompts = _prompts(height, width, image_size, grid)
+        probes.append(Probe(_draw(height, width, seed), prompts, height_first=as_pillow_13 and height > 2 * width))
+    return tuple(probes)
 
 
 def _draw(height: int, width: int, seed: int) -> ImageArray:

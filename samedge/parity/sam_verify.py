@@ -84,14 +84,22 @@ def verify_engines(
         if progress is not None:
             progress(f"Comparing with the checkpoint: image {done} of {total}", done / total)
 
-    encoder = engines["encoder"]
-    manifest = bundle.manifest
-    return compare(
-        reference,
-        GridRunner(GraphRunner(engines, manifest.io, manifest.input, embedding_grid(bundle))),
-        reference.probes,
-        backend=f"{encoder.backend} {encoder.device}",
-        thresholds=limits,
-        shown_only=shown_only,
-        progress=probed,
-    )
+    encoder, manifest = engines["encoder"], bundle.manifest
+    runner = GraphRunner(engines, manifest.io, manifest.input, embedding_grid(bundle))
+
+    def judged(reference: StoredReference) -> ParityRecord:
+        return compare(
+            reference,
+            GridRunner(runner),
+            reference.probes,
+            backend=f"{encoder.backend} {encoder.device}",
+            thresholds=limits,
+            shown_only=shown_only,
+            progress=probed,
+        )
+
+    verdict = judged(reference)
+    if verdict.verdict == "failed" and reference.may_be_of_pillow_13:
+        other = judged(StoredReference(bundle, judged_roles(engines), as_pillow_13=True))
+        return other if other.mask_iou_min > verdict.mask_iou_min else verdict
+    return verdict

@@ -26,7 +26,9 @@ from samedge.types import Array, BoolArray, FloatArray
 PROBES_NAME: Final = "probes.npz"
 NO_ANSWERS: Final = "the bundle keeps no answers of its checkpoint (it was not checked either)"
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_ORDER_OF_PILLOW: Final = 1
+"""Format of answers to images that were resized in the order of the Pillow that exported them, see `Probe`."""
 _EMBEDDING_SIDE: Final = 8
 _LOGITS_SIDE: Final = 16
 """Rows and columns of the grid on which embeddings and logits are stored."""
@@ -104,16 +106,25 @@ class StoredReference:
         bundle: The bundle.
         roles: The decoder roles of the candidate.
         probes: The probes of the export; None for a SAM's probe set.
+        as_pillow_13: As in `probe_set`.
 
     Attributes:
         probes: The probe set to run, in order.
+        may_be_of_pillow_13: The answers do not tell in which order the tall image was resized.
 
     Raises:
         BundleError: The bundle has no reference, or it is damaged, or uses other probes than this samedge.
         StorageError: It cannot be read.
     """
 
-    def __init__(self, bundle: Bundle, roles: tuple[GraphRole, ...], probes: tuple[Probe, ...] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        roles: tuple[GraphRole, ...],
+        probes: tuple[Probe, ...] | None = None,
+        *,
+        as_pillow_13: bool = False,
+    ) -> None:
         record = bundle.manifest.probes
         if record is None:
             raise BundleError(
@@ -124,7 +135,8 @@ class StoredReference:
         self._roles = roles
         self._kept = _read(bundle.folder / record.file)
         size = bundle.manifest.input.image_size
-        self.probes = probe_set(size, embedding_grid(bundle)) if probes is None else probes
+        self.may_be_of_pillow_13 = int(self._kept["format"]) == _ORDER_OF_PILLOW
+        self.probes = probes or probe_set(size, embedding_grid(bundle), as_pillow_13=as_pillow_13)
         if str(self._kept["digest"]) != probes_digest(self.probes):
             raise BundleError(
                 "the probe images of this bundle differ from those of this samedge",
@@ -219,7 +231,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             values = {name: kept[name] for name in kept.files}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"the stored reference is damaged ({error})", where=path, cure=cure) from error
-    if values.get("format") != _FORMAT:
+    if values.get("format") not in (_ORDER_OF_PILLOW, _FORMAT):
         raise BundleError(
             "the stored reference is of another samedge", where=path, cure="Update samedge, or export again"
         )

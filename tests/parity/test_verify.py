@@ -21,6 +21,7 @@ from samedge.parity.probes import probe_set
 from samedge.parity.sam_verify import thresholds_for, verify_engines
 from samedge.parity.stored_reference import PROBES_NAME, StoredReference, probes_digest
 from samedge.parity.verify import verify_bundle
+from samedge.runtime.image.geometry import ImageGeometry
 from samedge.testing.engine import fake_engine
 from samedge.types import Array, Precision
 
@@ -113,7 +114,9 @@ def test_a_bundle_that_keeps_no_answers_says_so(tmp_path: Path) -> None:
 
 
 def test_answers_to_other_probes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samedge.parity.stored_reference.probe_set", lambda size, grid: probe_set(size, grid)[::-1])
+    monkeypatch.setattr(
+        "samedge.parity.stored_reference.probe_set", lambda size, grid, **order: probe_set(size, grid, **order)[::-1]
+    )
     with pytest.raises(BundleError, match="differ from those of this samedge"):
         StoredReference(open_bundle(bundle), ("decoder",))
 
@@ -143,3 +146,28 @@ def test_a_last_digit_of_a_prompt_is_no_other_prompt() -> None:
     assert probes_digest(probes) == before
     probes[0].prompts[0].coords[0, 0] += np.float32(1)
     assert probes_digest(probes) != before
+
+
+def test_probes_are_resized_alike_by_every_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow 13 resizes the rows of tall images first, earlier versions the columns: both orders are tried here."""
+    from PIL import Image
+
+    whole = Image.Image.resize
+
+    def rows_first(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        return whole(whole(image, (image.width, size[1]), resample), size, resample)
+
+    def columns_first(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        return whole(whole(image, (size[0], image.height), resample), size, resample)
+
+    seen = []
+    for order in (rows_first, columns_first):
+        monkeypatch.setattr(Image.Image, "resize", order)
+        inputs = []
+        for probe in probe_set(256, 16):
+            height, width = probe.image.shape[:2]
+            geometry = ImageGeometry.of(height, width, 256)
+            inputs.append(geometry.resize(probe.pixels(geometry)))
+        seen.append(inputs)
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one, other)

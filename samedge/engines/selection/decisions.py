@@ -156,5 +156,5 @@ def _read(path: Path) -> Decision | None:
         if not isinstance(head, Mapping) or head.get("schema") != _SCHEMA:
             return None
         return msgspec.json.decode(data, type=Decision)
-    except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):  # ValueErrors, in later versions of msgspec
         return None

@@ -75,7 +75,7 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> 
         raise ImageError(f"the image cannot be read: {reason}", where=path, cure="Check the path") from error
     if not data:
         raise ImageError("the image file is empty", where=path, cure="Copy it again")
-    pixels = None if _is_cut_jpeg(data) else _decode_with_cv2(data)
+    pixels = None if _is_cut_jpeg(data) or _is_webp_with_exif(data) else _decode_with_cv2(data)
     if pixels is not None:
         return _from_array(pixels, path, value_range)
     # PIL reads some formats that OpenCV does not, and explains failures.
@@ -151,6 +151,11 @@ def _is_cut_jpeg(data: bytes) -> bool:
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return data.find(b"\xff\xd9", at) < 0
+
+
+def _is_webp_with_exif(data: bytes) -> bool:
+    """Return True for a WebP with EXIF, whose orientation OpenCV 4 ignores; the flag is in the VP8X header."""
+    return data[8:16] == b"WEBPVP8X" and bool(data[20] & 8)
 
 
 def _from_array(array: NDArray[Any], where: object, value_range: ValueRange) -> ImageArray:
