@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine with Python >= 3.10:
 #   make demo   sets up .venv and runs the main job on a picture
 #   make test   sets up .venv, lints, type-checks and tests
-# make test-integration runs the tests with other tools and other versions, which it installs apart.
+# make test-integration runs the full-size models, and other tools and other versions, which it installs apart.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,16 +34,17 @@ types: $(STAMP)
 
 # Modules stay whole, so that their fixtures are made once; tests/conftest.py lets the long ones begin.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+APART := integration or full_size
 
 tests: $(STAMP)
-	$(PYTEST) -m "not integration"
+	$(PYTEST) -m "not ($(APART))"
 
 test-integration: $(STAMP)
-	$(PYTEST) -m integration
+	$(PYTEST) -m "$(APART)"
 
 # Not part of `make test`: tracing every line costs a fifth of its time. The floor is in pyproject.toml.
 coverage: $(STAMP)
-	$(PYTEST) -m "not integration" --cov=samedge --cov-report=term:skip-covered
+	$(PYTEST) -m "not ($(APART))" --cov=samedge --cov-report=term:skip-covered
 
 test: lint types tests
 

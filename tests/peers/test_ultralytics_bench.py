@@ -37,7 +37,6 @@ def test_a_sam_that_it_does_not_know_by_name_is_refused() -> None:
 
 
 @installed
-@pytest.mark.full
 def test_its_sam_answers_prompts_with_the_weights_that_it_is_given(tmp_path: Path) -> None:
     images = tuple(str(path) for path in IMAGES[:1])
     prompts = prompts_for(images)

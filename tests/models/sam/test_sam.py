@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from samedge.models.sam.attention import RelPosAttention
 from samedge.models.sam.build import empty_sam
-from samedge.models.sam.configs import SMALL_VIT, SamConfig, ViTConfig, vit_config
+from samedge.models.sam.configs import KNOWN_CONFIGS, SMALL_VIT, SamConfig, ViTConfig, vit_config
 from samedge.models.sam.encoders import vit as image_encoder
 from samedge.models.sam.sam import Sam
 from samedge.models.sam.seeded import seeded_state
@@ -34,9 +35,9 @@ def random_images(count: int, size: int) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def loaded(config: SamConfig) -> Sam:
+def loaded(config: SamConfig, state: Mapping[str, Tensor] | None = None) -> Sam:
     sam = empty_sam(config)
-    sam.load_state_dict(seeded_state(config))
+    sam.load_state_dict(state or seeded_state(config))
     return sam.requires_grad_(requires_grad=False)
 
 
@@ -249,24 +250,25 @@ class TestDecoder:
         assert (ious - their_ious).abs().max() < TOLERANCE
 
 
-@pytest.mark.full
-def test_vit_b_equals_the_reference_at_full_size() -> None:
-    from samedge.models.sam.configs import KNOWN_CONFIGS
-
-    config = KNOWN_CONFIGS["sam_vit_b"]
+@pytest.mark.parametrize("side", [256, pytest.param(1024, marks=pytest.mark.full_size)])
+def test_vit_b_equals_the_reference(side: int) -> None:
+    encoder = KNOWN_CONFIGS["sam_vit_b"].encoder
+    assert isinstance(encoder, ViTConfig)
+    config = SamConfig(replace(encoder, image_size=side))
     state = seeded_state(config)
-    image = random_images(1, 1024)
+    image = random_images(1, side)
+    box = torch.tensor([[100.0, 200, 700, 650]]) * side / 1024
     with torch.no_grad():
         theirs = reference.reference_sam(state, config)
         their_embedding = theirs.image_encoder(image)
-        sparse, dense = theirs.prompt_encoder(points=None, boxes=torch.tensor([[100.0, 200, 700, 650]]), masks=None)
+        sparse, dense = theirs.prompt_encoder(points=None, boxes=box, masks=None)
         their_masks, their_ious = theirs.mask_decoder.predict_masks(
             their_embedding, theirs.prompt_encoder.get_dense_pe(), sparse, dense
         )
-    sam = loaded(config)
+    sam = loaded(config, state)
     embedding = sam.encode(image)
     close(embedding, their_embedding)
-    corners = torch.tensor([[[100.0, 200], [700, 650]]])
-    masks, ious = sam.decode(embedding, corners, torch.tensor([[2, 3]]), torch.zeros(1, 1, 256, 256), torch.zeros(1))
+    no_mask = torch.zeros(1, 1, side // 4, side // 4)
+    masks, ious = sam.decode(embedding, box.reshape(1, 2, 2), torch.tensor([[2, 3]]), no_mask, torch.zeros(1))
     close(masks, their_masks)
     assert (ious - their_ious).abs().max() < TOLERANCE
