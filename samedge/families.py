@@ -37,6 +37,7 @@ class Family:
         engines: Of its `samedge.export.engines.family.FamilyEngines`: ranges and precisions of engines.
         command: Of its `samedge.cli.family.FamilyCommand`: what ``samedge predict`` and ``info`` show.
         bench: Of its `samedge.benchmarks.bench.stages.family.FamilyBench`: the stages that are timed.
+        peers: Names of the peers that ``samedge bench --peers`` runs beside its models.
         refusal: "module:function" that raises where a TensorRT cannot run a bundle; empty where each can.
         graph_file: "module:function" that tells whether a graph file without a bundle is of this family.
     """
@@ -55,6 +56,7 @@ class Family:
     engines: str = "samedge.export.engines.one_graph:OneGraphEngines"
     command: str = "samedge.cli.predict_one_graph:OneGraphCommand"
     bench: str = "samedge.benchmarks.bench.stages.one_graph_stages:OneGraphBench"
+    peers: tuple[str, ...] = ()
     refusal: str = ""
     graph_file: str = ""
 
@@ -104,6 +106,7 @@ FAMILIES: Final = (
         engines="samedge.export.engines.sam:SamEngines",
         command="samedge.cli.predict_sam:SamCommand",
         bench="samedge.benchmarks.bench.stages.sam_stages:SamBench",
+        peers=("meta", "plain-onnx"),
     ),
     Family(
         "yolo",

@@ -14,7 +14,7 @@ from samedge.benchmarks.gpu.contenders import CONTENDERS
 from samedge.benchmarks.gpu.results import GpuReport, gpu_table, write_gpu_report
 from samedge.benchmarks.gpu.run import GpuSettings, run_gpu
 from samedge.benchmarks.measure.artefacts import Artefacts
-from samedge.benchmarks.measure.facts import is_busy, measured_where
+from samedge.benchmarks.measure.facts import is_busy, measured_where, settings_text
 from samedge.benchmarks.measure.rounds import WARM_UPS
 from samedge.benchmarks.measure.screen import WIDTH, Screen
 from samedge.benchmarks.targets.context import Bench, Settings
@@ -141,19 +141,9 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def run_targets(settings: Settings, rows: tuple[str, ...], output: Path | None) -> Report:
-    """Measure rows, show and write them as they complete, and return the report.
-
-    Args:
-        settings: Settings of the measurement.
-        rows: Names; none for all.
-        output: Folder for the files, rewritten after each row; None to write nothing.
-
-    Raises:
-        UsageError: A row is unknown.
-        SamedgeError: A failure concerns all rows.
-    """
+    """Measure rows (none for all), show them, write the files to `output` after each, and return the report."""
     chosen_targets(rows)
-    report = Report(SCHEMA, measured_where(_command()), _shown(settings), ())
+    report = Report(SCHEMA, measured_where(_command()), settings_text(settings), ())
     screen = Screen(lambda width: targets_table(report.rows, width))
     if is_busy():
         screen.warn("This machine is busy: times are unreliable, ratios less so; memory and errors are unaffected")
@@ -175,13 +165,6 @@ def _split(values: list[str] | None) -> list[str]:
 
 def _command() -> str:
     return " ".join(["python -m samedge.benchmarks", *sys.argv[1:]])
-
-
-def _shown(settings: Settings) -> dict[str, str]:
-    fields = msgspec.to_builtins(settings)
-    return {
-        name: ", ".join(value) if isinstance(value, (list, tuple)) else str(value) for name, value in fields.items()
-    }
 
 
 def main() -> None:

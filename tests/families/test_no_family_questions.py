@@ -28,13 +28,11 @@ CLASSES = {
     **dict.fromkeys(("TinyViTConfig", "TinyViT", "FoldedTinyViT"), "tiny_vit_sam"),
 }
 """Classes that only one family has."""
-PEERS = ("plain_stages.py", "reference_stages.py")
-"""Meta's code beside samedge's: peers that know SAM alone, and refuse what is sent to them by mistake."""
 
 
 def is_own(path: Path, family: str) -> bool:
     inside = path.relative_to(PACKAGE).as_posix()
-    return any(word in inside for word in OWN[family]) or (family == "sam" and path.name in PEERS)
+    return any(word in inside for word in OWN[family])
 
 
 def questions(path: Path) -> Iterator[str]:

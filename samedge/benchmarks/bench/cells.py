@@ -126,13 +126,7 @@ def shown_columns(columns: Sequence[str]) -> list[str]:
 
 
 def model_table(rows: Sequence[ModelRow], columns: Sequence[str], width: int) -> Table:
-    """Return the models as a terminal table; a narrow one has only the main columns, and medians of the times.
-
-    Args:
-        rows: Measured rows.
-        columns: Requested columns.
-        width: Width of the terminal in characters.
-    """
+    """Return the models as a terminal table; a narrow one has only the main columns, and medians of the times."""
     wide = width >= _WIDE
     shown = [column for column in shown_columns(columns) if wide or column in _NARROW]
     lines: list[list[str]] = []

@@ -30,16 +30,7 @@ _HEADINGS: Final = ("model", "figure", "before", "now", "before / now", "judgeme
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Change of one figure.
-
-    Attributes:
-        model: Name of the row.
-        what: The figure, with its unit.
-        before: Its value in the older report.
-        now: Its value in the newer report.
-        judgement: Significance of the change.
-        unchecked: Parity was not checked in one of the reports.
-    """
+    """Change of one figure, named with its unit; `unchecked` if parity was not checked in one of the reports."""
 
     model: str
     what: str
@@ -64,7 +55,7 @@ class Comparison:
     Attributes:
         different: Differences in machine and settings, as sentences; if there are any, times are not judged.
         changes: Figures in both reports.
-        missing: Rows in only one report.
+        missing: Sentences about rows in only one report.
     """
 
     different: tuple[str, ...]

@@ -9,26 +9,33 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from samedge.benchmarks.bench.options import BenchOptions, Prompts
-from samedge.benchmarks.bench.records import Family, ModelRow
+from samedge.benchmarks.bench.records import ModelRow
 from samedge.benchmarks.bench.sources import ModelSource, model_sources
 from samedge.benchmarks.bench.stages.family import PreparedModel
 from samedge.benchmarks.bench.stages.peer_protocol import OpenRequest
 from samedge.benchmarks.measure.artefacts import PACKAGE, Artefacts
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS
+from samedge.bundle.archive import model_family
 from samedge.errors import SamedgeError, UsageError
-from samedge.models.checkpoints.weights import SEEDED
+from samedge.families import families
+from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 
 _SERVE: Final = (sys.executable, "-m", "samedge.benchmarks.bench.stages.serve")
-OWN_PEERS: Final[dict[str, tuple[Family, ...]]] = {"meta": ("sam",), "plain-onnx": ("sam",)}
-"""Peers that this package runs itself, with the families that they support."""
+PLAIN: Final = "plain-onnx"
+"""The peer that needs exported graphs instead of weights."""
 ULTRALYTICS: Final = "ultralytics"
 ULTRALYTICS_SCRIPT: Final = PACKAGE.parent / "tests" / "peers" / "ultralytics_bench.py"
 """Present only in a checkout: it imports AGPL code, so it is no part of the package and never in a wheel."""
 _COARSE: Final = 8
 _DEMO: Final = "sam_demo"
+_SHOWN: Final = (
+    "family", "seeded", "size_bytes", "parameters", "gflops", "prompt_gflops", "precision", "verdict", "empty",
+)  # fmt: skip
+"""Facts of a `PreparedModel` that its row shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +60,12 @@ def find_contenders(
 ) -> Iterator[tuple[Contender | ModelRow, ...]]:
     """Yield, for each model, its contender and those of its peers; a skipped row replaces one that cannot be opened.
 
-    Args:
-        options: Options of the measurement.
-        prompts: The prompts.
-        artefacts: Source of the files that peers need.
-        say: Called with progress, because exports take long.
-
     Raises:
         UsageError: A model is unknown, or a peer has the name of a built-in one.
     """
+    own_peers = {peer for family in families() for peer in family.peers}
     for name in options.peer_commands:
-        if name in OWN_PEERS:
+        if name in own_peers:
             raise UsageError(f"{name!r} is a built-in peer of --peers", where="--peer", cure="Choose another name")
     for source in model_sources(options.models):
         say(f"Preparing {source.name}")
@@ -79,15 +81,9 @@ def find_contenders(
 
 
 def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Contender:
-    arguments = {
-        "source": source.source,
-        "backend": options.backend,
-        "device": options.device,
-        "threads": options.threads,
-    }
-    described = call_in_child("samedge.benchmarks.bench.stages.prepare:prepare", arguments)
+    shared: dict[str, Any] = {"backend": options.backend, "device": options.device, "threads": options.threads}
+    described = call_in_child("samedge.benchmarks.bench.stages.prepare:prepare", {"source": source.source, **shared})
     prepared = msgspec.convert(described, PreparedModel)
-    everything = _everything(source, prepared, options)
     opening = OpenRequest(
         name=source.name,
         family=prepared.family,
@@ -98,11 +94,9 @@ def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Conten
         images=options.images,
         points=prompts.points,
         boxes=prompts.boxes,
-        everything=everything,
+        everything=_everything(source, prepared, options),
         mode=options.mode,
-        threads=options.threads,
-        backend=options.backend,
-        device=options.device,
+        **shared,
     )
     return Contender(_known_row(source, prepared, opening), (*_SERVE, "samedge"), opening, prepared)
 
@@ -113,9 +107,11 @@ def _everything(source: ModelSource, prepared: PreparedModel, options: BenchOpti
     parameters: dict[str, Any] = {"points_per_side": options.everything_points}
     if prepared.seeded:
         arguments = {
-            "bundle": prepared.artefact, "image": options.images[0], "threads": options.threads,
+            "bundle": prepared.artefact,
+            "image": options.images[0],
+            "threads": options.threads,
             "points_per_side": min(_COARSE, options.everything_points),
-        }  # fmt: skip
+        }
         parameters |= call_in_child("samedge.benchmarks.measure.thresholds:seeded_thresholds", arguments)
     elif source.source == _DEMO:
         parameters |= DEMO_THRESHOLDS
@@ -132,25 +128,16 @@ def _known_row(source: ModelSource, prepared: PreparedModel, opening: OpenReques
     return ModelRow(
         name=source.name,
         source=source.source,
-        family=prepared.family,
-        seeded=prepared.seeded,
-        size_bytes=prepared.size_bytes,
-        parameters=prepared.parameters,
-        gflops=prepared.gflops,
-        prompt_gflops=prepared.prompt_gflops,
-        precision=prepared.precision,
-        verdict=prepared.verdict,
         outputs=prepared.artefact,
-        empty=prepared.empty,
         notes=tuple(notes),
+        **{name: getattr(prepared, name) for name in _SHOWN},
     )
 
 
 def _peers(own: Contender, options: BenchOptions, artefacts: Artefacts) -> Iterator[Contender | ModelRow]:
     if options.peers:
-        for name, families in OWN_PEERS.items():
-            if own.opening.family in families:
-                yield _prepared_peer(own, name, (*_SERVE, name), artefacts)
+        for name in model_family(own.opening.artefact).peers:
+            yield _prepared_peer(own, name, (*_SERVE, name), artefacts)
     commands = dict(options.peer_commands)
     if options.peers and ULTRALYTICS not in commands:
         if ULTRALYTICS_SCRIPT.is_file():
@@ -160,7 +147,7 @@ def _peers(own: Contender, options: BenchOptions, artefacts: Artefacts) -> Itera
                 "its script is not part of this package (AGPL): give --peer 'ultralytics=python "
                 "tests/peers/ultralytics_bench.py' with the file from the repository"
             )
-            yield replace_skipped(_peer_row(own, ULTRALYTICS), why)
+            yield replace(_peer_row(own, ULTRALYTICS), skipped=why)
     for name, command in commands.items():
         yield _prepared_peer(own, name, tuple(command), artefacts)
 
@@ -175,35 +162,23 @@ def _peer_row(own: Contender, name: str) -> ModelRow:
     )
 
 
-def replace_skipped(row: ModelRow, why: str) -> ModelRow:
-    """Return a row marked as skipped, with the reason."""
-    return msgspec.structs.replace(row, skipped=why)
-
-
 def _prepared_peer(own: Contender, name: str, command: tuple[str, ...], artefacts: Artefacts) -> Contender | ModelRow:
     row = _peer_row(own, name)
     checkpoint = own.prepared.checkpoint if own.prepared else ""
     if not checkpoint:
-        return replace_skipped(row, "peers run checkpoints, not bundles or graphs: give the checkpoint instead")
-    opening = msgspec.structs.replace(own.opening, name=row.name, source=checkpoint)
+        return replace(row, skipped="peers run checkpoints, not bundles or graphs: give the checkpoint instead")
+    opening = replace(own.opening, name=row.name, source=checkpoint)
     try:
-        if name == "plain-onnx":
-            opening = msgspec.structs.replace(
-                opening,
-                plain=str(artefacts.plain_encoder(checkpoint, opening.image_size)),
-                plain_decoder=str(artefacts.meta_decoder(checkpoint)),
-            )
-        elif name not in OWN_PEERS:
-            opening = msgspec.structs.replace(opening, weights=str(_peer_weights(opening, artefacts)))
+        if name == PLAIN:
+            plain = str(artefacts.plain_encoder(checkpoint, opening.image_size))
+            opening = replace(opening, plain=plain, plain_decoder=str(artefacts.meta_decoder(checkpoint)))
+        elif command[:3] != _SERVE:
+            opening = replace(opening, weights=str(_peer_weights(checkpoint, artefacts)))
     except SamedgeError as error:
-        return replace_skipped(row, str(error))
+        return replace(row, skipped=str(error))
     return Contender(row, command, opening)
 
 
-def _peer_weights(opening: OpenRequest, artefacts: Artefacts) -> Path:
+def _peer_weights(source: str, artefacts: Artefacts) -> Path:
     """Return a file that torch can read: the checkpoint itself, or one written from random weights."""
-    if not opening.source.startswith(SEEDED):
-        from samedge.models.checkpoints.weights import find_checkpoint
-
-        return find_checkpoint(opening.source)
-    return artefacts.seeded_file(opening.source)
+    return artefacts.seeded_file(source) if source.startswith(SEEDED) else find_checkpoint(source)

@@ -155,15 +155,6 @@ def csv_text(rows: Sequence[ModelRow]) -> str:
 
 
 def write_bench(report: BenchReport, folder: Path, more: str = "") -> list[Path]:
-    """Write ``bench.md``, ``bench.csv`` and ``bench.json``, replacing older ones, and return the paths.
-
-    Args:
-        report: The report.
-        folder: Created if missing.
-        more: Markdown to append, such as a preset or a comparison.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
+    """Write ``bench.md``, which ends in `more`, ``bench.csv`` and ``bench.json``, and return the paths."""
     texts = {".md": markdown(report) + more, ".csv": csv_text(report.rows), ".json": json_text(report)}
     return write_texts(texts, folder, NAME)

@@ -33,15 +33,12 @@ class BenchOptions:
         models: As for `samedge.benchmarks.bench.sources.model_sources`; none for the default rows.
         columns: Columns from `COLUMNS`; anything that no column needs is not measured.
         images: Image files; each call processes each of them once.
-        rounds: Measured rounds.
-        warm_ups: Warm-up rounds.
         everything_rounds: Rounds of segment everything on SAM, which takes a thousand clicks per image; it has at most
             one warm-up.
         everything_points: Points along each side of its grid.
         mode: "exact" gives Meta's masks, "fast" most of them from fewer clicks.
         threads: CPU threads of every model.
-        backend: As for `samedge.load`.
-        device: As for `samedge.load`.
+        backend: As for `samedge.load`, like `device`.
         peers: Also measure the built-in peers.
         peer_commands: Further peers by name: program and arguments.
         apart: Measure one model with its peers after another, if memory cannot hold all at once.
@@ -88,23 +85,14 @@ class BenchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts of each image.
-
-    Attributes:
-        points: One click per image, at its centre.
-        boxes: 32 boxes per image, a tenth to a half of its size, the same for every model.
-    """
+    """Per image a click at its centre, and 32 boxes of a tenth to a half of its size, the same for every model; px."""
 
     points: tuple[tuple[float, float], ...]
     boxes: tuple[tuple[tuple[float, float, float, float], ...], ...]
 
 
 def prompts_for(images: Sequence[str]) -> Prompts:
-    """Return the prompts of images.
-
-    Raises:
-        ImageError: An image cannot be read.
-    """
+    """Return the prompts of images."""
     points, boxes = [], []
     for image in images:
         height, width = as_bgr(image).shape[:2]

@@ -36,7 +36,6 @@ def write_plot(report: BenchReport, folder: Path) -> list[Path]:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        StorageError: A file cannot be written.
     """
     drawn = points(report.rows)
     if not drawn:

@@ -54,14 +54,7 @@ class StageResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Energy(msgspec.Struct, frozen=True):
-    """Energy per image.
-
-    Attributes:
-        joules: Joules per image, including idle power.
-        watts: Mean power during the measurement.
-        pictures: Number of images processed during the measurement.
-        meter: Name of the meter.
-    """
+    """Energy per image, J, including idle power; mean power, W; number of images processed while the meter ran."""
 
     joules: float
     watts: float
@@ -73,8 +66,7 @@ class MaskAgreement(msgspec.Struct, frozen=True):
     """IoU of masks with those of the same weights in torch, float32.
 
     Attributes:
-        worst: The lowest IoU.
-        mean: The mean IoU; None if only the lowest was kept.
+        mean: None if only the lowest was kept.
         judged: The masks, the backend and the time of the comparison.
     """
 
@@ -87,7 +79,6 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the table.
 
     Attributes:
-        name: Name of the row.
         source: The weights: a path, a known name, or "seeded:NAME".
         family: "sam", "fastsam" or "yolo"; empty if unknown.
         seeded: The weights are random, of the same architecture: the masks mean nothing.
@@ -99,22 +90,16 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
         parameters: Number of parameters in the checkpoint, as its own code counts them.
         gflops: 1e9 floating point operations (2 per multiply-add) of the network on one image.
         prompt_gflops: The same for one prompt.
-        stages: Results by stage.
         images_per_second: Rate of whole images, processed one after another.
         image_stages: The stages that a whole image consists of.
         ratios: By stage, and "set_image": time of this peer divided by samedge's, per round; 2 means that samedge takes
             half the time.
         device_memory: Bytes on the device.
-        energy: Energy per image.
-        mask_agreement: Agreement with torch.
-        backend: The backend actually used.
-        device: The device actually used.
+        backend: The backend actually used, like `device`.
         details: Versions, providers and threads reported by the backend.
-        precision: Precision of the network.
         verdict: Parity; empty for a peer, which is itself the reference.
         outputs: Path of the graphs.
         empty: Reasons for empty columns, by column.
-        notes: Sentences.
     """
 
     name: str
@@ -158,8 +143,7 @@ class BenchReport(msgspec.Struct, frozen=True):
     Attributes:
         kind: Distinguishes this file from other reports.
         schema: Version of this format.
-        machine: Facts by name.
-        power: Clocks, power mode and temperatures, by name; "NAME, after" holds a value that differs at the end.
+        power: Clocks, power mode and temperatures; "NAME, after" holds a value that differs at the end.
         settings: Options by name.
         rows: Each model followed by its peers, in the requested order.
     """

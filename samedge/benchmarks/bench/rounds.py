@@ -6,20 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
-from samedge.benchmarks.bench.contenders import Contender
 from samedge.benchmarks.bench.options import STAGE_COLUMNS, WHOLE_IMAGE, BenchOptions
 from samedge.benchmarks.bench.records import SET_IMAGE, Energy, ModelRow, Stage, StageResult
 from samedge.benchmarks.bench.stages.family import grid_families
 from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
-from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, StageTiming
+from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, OpenRequest, StageTiming
 from samedge.benchmarks.measure.device_memory import why_unknown
 from samedge.benchmarks.measure.power_meters import Meter
 from samedge.benchmarks.measure.rounds import Spread, spread_of
 from samedge.errors import BenchmarkError
 
 _EVERYTHING: Final = "everything"
+_ORDER: Final = ("preprocess", SET_IMAGE, *STAGE_COLUMNS[1:])
+"""Stages in the order of a round."""
 _ENERGY_SECONDS: Final = 3.0
 _ENERGY_IMAGES: Final = 4
 
@@ -29,17 +30,14 @@ class Running:
     """A contender whose process has loaded its model.
 
     Attributes:
-        contender: The contender.
-        process: Its process.
-        opened: The reply to the open request.
         stages: The stages to run, in the order of a round.
         runs: Measured runs by stage, in the order of the rounds, over all images.
         first: The first run of each stage, including warm-ups: source of the counts and of the memory.
         failed: Reason why it is no longer run; empty if it works.
-        energy: Energy per image.
     """
 
-    contender: Contender
+    row: ModelRow
+    opening: OpenRequest
     process: MeasuredProcess
     opened: OpenedModel
     stages: tuple[str, ...]
@@ -51,7 +49,7 @@ class Running:
     @property
     def image_count(self) -> int:
         """Number of images per call."""
-        return len(self.contender.opening.images)
+        return len(self.opening.images)
 
     def seconds(self, stage: str) -> list[float]:
         """Return wall seconds per image of each round; "set_image" is the sum of its parts if not run itself."""
@@ -73,8 +71,7 @@ def wanted_stages(opened: OpenedModel, options: BenchOptions) -> tuple[str, ...]
         wanted.update(opened.image_stages)
     if wanted.intersection(("preprocess", "encode")) and not {"preprocess", "encode"} <= opened.stages.keys():
         wanted.add(SET_IMAGE)
-    order = ("preprocess", SET_IMAGE, *STAGE_COLUMNS[1:])
-    stages = tuple(stage for stage in order if stage in wanted and stage in opened.stages)
+    stages = tuple(stage for stage in _ORDER if stage in wanted and stage in opened.stages)
     # Memory is meaningful only after some work, so at least one stage runs.
     return stages or (tuple(opened.stages)[:1] if options.wants("rss", "device-memory", "backend") else ())
 
@@ -82,78 +79,70 @@ def wanted_stages(opened: OpenedModel, options: BenchOptions) -> tuple[str, ...]
 def run_rounds(
     running: Sequence[Running], options: BenchOptions, say: Callable[[str], None], done: Callable[[], None]
 ) -> None:
-    """Run each stage of each process, round after round.
-
-    Args:
-        running: The contenders, in the order of a round.
-        options: Options with the numbers of rounds.
-        say: Called with progress.
-        done: Called after each stage of all contenders, to update the table.
-    """
+    """Run each stage of each process, round after round; `done` is called after each stage of all processes."""
     rounds = max(_schedule(one, stage, options)[1] for one in running for stage in one.stages or ("encode",))
-    order = tuple(dict.fromkeys(stage for one in running for stage in one.stages))
+    wanted = dict.fromkeys(stage for one in running for stage in one.stages)
+    order = sorted(wanted, key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     for turn in range(rounds):
-        for stage in sorted(order, key=_place):
+        for stage in order:
             for one in running:
                 begin, end = _schedule(one, stage, options)
                 if stage in one.stages and turn < end and not one.failed:
-                    say(f"Round {turn + 1} of {rounds}: {stage} of {one.contender.row.name}")
+                    say(f"Round {turn + 1} of {rounds}: {stage} of {one.row.name}")
                     _run(one, stage, counts=turn >= begin)
             done()
 
 
 def _schedule(one: Running, stage: str, options: BenchOptions) -> tuple[int, int]:
     """Return the first measured round of a stage, and the end of its rounds."""
-    if stage == _EVERYTHING and one.contender.opening.family in grid_families():
+    if stage == _EVERYTHING and one.opening.family in grid_families():
         warm_ups = min(1, options.warm_ups)
         return warm_ups, warm_ups + options.everything_rounds
     return options.warm_ups, options.warm_ups + options.rounds
 
 
-def _place(stage: str) -> int:
-    order = ("preprocess", SET_IMAGE, *STAGE_COLUMNS[1:])
-    return order.index(stage) if stage in order else len(order)
-
-
 def _run(one: Running, stage: str, *, counts: bool) -> None:
+    timing = _timing(one, stage)
+    if timing is not None:
+        one.first.setdefault(stage, timing)
+        if counts:
+            one.runs.setdefault(stage, []).append(timing)
+
+
+def _timing(one: Running, stage: str) -> StageTiming | None:
+    """Run a stage; None if it fails, after which the contender is not run again."""
     try:
-        timing = one.process.run(stage)
+        return one.process.run(stage)
     except BenchmarkError as error:
         one.failed = str(error)
-        return
-    one.first.setdefault(stage, timing)
-    if counts:
-        one.runs.setdefault(stage, []).append(timing)
+        return None
 
 
 def measure_energy(one: Running, meter: Meter) -> None:
     """Process images for some seconds while a meter runs, and record the energy per image."""
-    if one.failed or not one.opened.image_stages or not set(one.opened.image_stages) <= set(one.stages):
+    stages = one.opened.image_stages
+    if one.failed or not stages or not set(stages) <= set(one.stages):
         return
     image_count, seconds = 0, 0.0
     meter.start()
     try:
-        while (seconds < _ENERGY_SECONDS or image_count < _ENERGY_IMAGES) and not one.failed:
-            for stage in one.opened.image_stages:
-                try:
-                    seconds += one.process.run(stage).wall
-                except BenchmarkError as error:
-                    one.failed = str(error)
-                    break
+        while seconds < _ENERGY_SECONDS or image_count < _ENERGY_IMAGES:
+            for stage in stages:
+                timing = _timing(one, stage)
+                if timing is None:
+                    return
+                seconds += timing.wall
             image_count += one.image_count
     finally:
         joules = meter.stop()
-    if not one.failed and seconds > 0:
+    if seconds > 0:
         one.energy = Energy(joules / image_count, joules / seconds, image_count, meter.name)
 
 
 def measured_row(one: Running) -> ModelRow:
     """Return a contender's row with its results so far."""
-    row, opened = one.contender.row, one.opened
-    stages: dict[Stage, StageResult] = {}
-    for stage in STAGE_COLUMNS:
-        if one.runs.get(stage):
-            stages[stage] = _result(one, stage)
+    row, opened = one.row, one.opened
+    stages: dict[Stage, StageResult] = {stage: _result(one, stage) for stage in STAGE_COLUMNS if one.runs.get(stage)}
     whole = one.summed(opened.image_stages)
     empty: dict[str, str] = {stage: why for stage, why in opened.without.items() if stage in STAGE_COLUMNS}
     notes = row.notes
@@ -165,7 +154,7 @@ def measured_row(one: Running) -> ModelRow:
     device_memory = max((run.device for run in one.first.values() if run.device is not None), default=None)
     if device_memory is None and not row.peer_of and not opened.device.lower().startswith("cpu"):
         empty["device-memory"] = why_unknown()
-    return msgspec.structs.replace(
+    return replace(
         row,
         skipped=one.failed if one.failed and not stages else row.skipped,
         stages=stages,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 from rich.console import Console, Group, RenderableType
 
 from samedge.benchmarks.bench.cells import model_table, peer_rows, peer_table
@@ -20,30 +20,24 @@ from samedge.benchmarks.bench.plot import write_plot
 from samedge.benchmarks.bench.records import KIND, SCHEMA, BenchReport, ModelRow, read_bench
 from samedge.benchmarks.bench.reference_page import PRESET, explanation, page_markdown, page_tables
 from samedge.benchmarks.measure.artefacts import Artefacts
-from samedge.benchmarks.measure.facts import is_busy, measured_where
+from samedge.benchmarks.measure.facts import is_busy, measured_where, settings_text
 from samedge.benchmarks.measure.power_state import before_and_after, power_state
 from samedge.benchmarks.measure.screen import WIDTH, Screen
 from samedge.errors import BenchmarkError, ImageError, MissingExtraError, UsageError
 from samedge.storage.digest import sha256_file
 
 PRESETS: Final = (PRESET,)
-_HIDDEN: Final = ("columns", "images", "peer_commands")
 _DIGITS: Final = 12
 
 
-def measure_report(options: BenchOptions, screen: Screen | None = None) -> BenchReport:
-    """Measure, and return the report.
-
-    Args:
-        options: Options of the measurement.
-        screen: Display of the growing table; None to show nothing.
+def measure_report(options: BenchOptions) -> BenchReport:
+    """Measure without showing anything, and return the report.
 
     Raises:
         UsageError: A model is unknown.
         ImageError: An image cannot be read.
-        BenchmarkError: Nothing could be measured.
     """
-    return _LiveReport(options).measure(screen)
+    return _LiveReport(options).measure()
 
 
 class _LiveReport:
@@ -51,29 +45,25 @@ class _LiveReport:
 
     def __init__(self, options: BenchOptions) -> None:
         self._options = options
-        self._power = power_state()
-        self.report = BenchReport(KIND, SCHEMA, measured_where(_command()), self._power, shown_settings(options), ())
+        power = power_state()
+        self.report = BenchReport(KIND, SCHEMA, measured_where(_command()), power, shown_settings(options), ())
 
     def table(self, width: int) -> RenderableType:
         """Return the current table."""
         return rows_table(self.report.rows, self._options.columns, width)
 
-    def measure(self, screen: Screen | None) -> BenchReport:
-        """Measure, and return the complete report."""
+    def measure(
+        self, say: Callable[[str], None] = lambda _: None, refresh: Callable[[], None] = lambda: None
+    ) -> BenchReport:
+        """Measure, and return the complete report; `refresh` is called whenever it has grown."""
 
         def show(rows: tuple[ModelRow, ...]) -> None:
-            self._keep(rows)
-            if screen is not None:
-                screen.refresh()
+            self.report = replace(self.report, rows=rows)
+            refresh()
 
-        say = screen.say if screen is not None else (lambda _: None)
-        rows = TableBench(self._options, Artefacts(say=say), say, show).measure()
-        self._power = before_and_after(self._power, power_state())
-        self._keep(rows)
+        TableBench(self._options, Artefacts(say=say), say, show).measure()
+        self.report = replace(self.report, power=before_and_after(self.report.power, power_state()))
         return self.report
-
-    def _keep(self, rows: tuple[ModelRow, ...]) -> None:
-        self.report = msgspec.structs.replace(self.report, power=self._power, rows=rows)
 
 
 def run_bench(
@@ -126,7 +116,7 @@ def _measured(options: BenchOptions, output: Path | None) -> BenchReport:
         screen.warn("This machine is busy: times are unreliable, ratios less so; sizes and memory are unaffected")
     try:
         with screen:
-            return live.measure(screen)
+            return live.measure(screen.say, screen.refresh)
     except KeyboardInterrupt:
         if output is not None and live.report.rows:
             write_bench(live.report, output)
@@ -166,24 +156,16 @@ def shown_settings(options: BenchOptions) -> dict[str, str]:
     Raises:
         ImageError: An image does not exist.
     """
-    settings = {
-        field.name: _text(getattr(options, field.name)) for field in fields(options) if field.name not in _HIDDEN
-    }
     for image in options.images:
         if not Path(image).is_file():
             raise ImageError("there is no such image", where=image, cure="Check the path")
-    settings["columns"] = ", ".join(options.columns)
+    settings = settings_text(options)
+    del settings["peer_commands"]
     settings["pictures"] = str(len(options.images))
     settings["images"] = ", ".join(
         f"{Path(image).name} {sha256_file(Path(image))[:_DIGITS]}" for image in options.images
     )
-    commands = {name: shlex.join(command) for name, command in options.peer_commands.items()}
-    settings |= {f"peer {name}": command for name, command in commands.items()}
-    return settings
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return settings | {f"peer {name}": shlex.join(command) for name, command in options.peer_commands.items()}
 
 
 def _command() -> str:

@@ -13,13 +13,7 @@ from samedge.models.checkpoints.weights import BUNDLED_WEIGHTS, KNOWN_WEIGHTS, S
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model to measure.
-
-    Attributes:
-        name: Name of the row.
-        source: The weights: a path, a known name, or "seeded:NAME".
-        note: Reason for random weights; empty for real ones.
-    """
+    """A model to measure; `source` is a path, known name, or "seeded:NAME", `note` the reason for random weights."""
 
     name: str
     source: str
@@ -31,27 +25,17 @@ class ModelSource:
         return self.source.startswith(SEEDED)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownRow:
-    """A row known by name.
+DEFAULT_ROWS: Final = {
+    "SAM-b": ("sam_b.pt", "sam_vit_b_01ec64.pth"),
+    "MobileSAM": ("mobile_sam.pt",),
+    "FastSAM-s": ("FastSAM-s.pt",),
+    "YOLOv8n-seg": ("yolov8n-seg.pt",),
+    "sam_demo": ("sam_demo",),
+}
+"""Rows measured by default, with the names of their released weights; the first local file is used.
 
-    Attributes:
-        name: Name in the table.
-        files: Names of its released weights; the first local one is used.
-    """
-
-    name: str
-    files: tuple[str, ...]
-
-
-DEFAULT_ROWS: Final = (
-    KnownRow("SAM-b", ("sam_b.pt", "sam_vit_b_01ec64.pth")),
-    KnownRow("MobileSAM", ("mobile_sam.pt",)),
-    KnownRow("FastSAM-s", ("FastSAM-s.pt",)),
-    KnownRow("YOLOv8n-seg", ("yolov8n-seg.pt",)),
-    KnownRow("sam_demo", ("sam_demo",)),
-)
-"""Rows measured by default. Nothing is downloaded for them: a benchmark without arguments must not fetch 375 MB."""
+Nothing is downloaded for them: a benchmark without arguments must not fetch 375 MB.
+"""
 
 
 def model_sources(models: Sequence[str]) -> tuple[ModelSource, ...]:
@@ -60,14 +44,11 @@ def model_sources(models: Sequence[str]) -> tuple[ModelSource, ...]:
     Local files are used in place. Released weights given as a file name are downloaded if missing; if that fails, and
     for rows known by name, random weights of the same architecture replace them.
 
-    Args:
-        models: Bundles, graphs, checkpoints, known names, names of `DEFAULT_ROWS`, or "seeded:NAME".
-
     Raises:
         StorageError: A model is neither a file nor a known name.
         UsageError: Two models have the same name.
     """
-    chosen = tuple(_source_of(model) for model in models) or tuple(_at_hand(row) for row in DEFAULT_ROWS)
+    chosen = tuple(_source_of(model) for model in models) or tuple(_local_source(name) for name in DEFAULT_ROWS)
     names = [row.name for row in chosen]
     for name in names:
         if names.count(name) > 1:
@@ -83,13 +64,13 @@ def architecture_of(file: str) -> str | None:
 
 
 def _source_of(model: str) -> ModelSource:
-    for row in DEFAULT_ROWS:
-        if model.lower() == row.name.lower() and not Path(model).exists():
-            return _at_hand(row)
+    for name in DEFAULT_ROWS:
+        if model.lower() == name.lower() and not Path(model).exists():
+            return _local_source(name)
     if model.startswith(SEEDED):
         return ModelSource(model, model, "random weights requested")
     if Path(model).exists() or model in BUNDLED_WEIGHTS:
-        return ModelSource(_shown_name(model), model)
+        return ModelSource(Path(model).name or model, model)  # a whole path would not fit into a table
     architecture = architecture_of(model)
     if weights_at_hand(model) is not None:
         return ModelSource(model, model)
@@ -105,17 +86,13 @@ def _source_of(model: str) -> ModelSource:
         return ModelSource(model, SEEDED + architecture, f"no weights: {model} is not on this machine")
 
 
-def _at_hand(row: KnownRow) -> ModelSource:
-    for file in row.files:
+def _local_source(name: str) -> ModelSource:
+    files = DEFAULT_ROWS[name]
+    for file in files:
         if weights_at_hand(file) is not None:
-            return ModelSource(row.name, file)
-    architecture = architecture_of(row.files[0])
+            return ModelSource(name, file)
+    architecture = architecture_of(files[0])
     if architecture is None:
-        raise StorageError("the weights bundled with samedge are missing", where=row.files[0], cure="Reinstall samedge")
-    known = " or ".join(file for file in row.files if file in KNOWN_WEIGHTS) or row.files[0]
-    return ModelSource(row.name, SEEDED + architecture, f"no weights: {known} is not on this machine")
-
-
-def _shown_name(model: str) -> str:
-    """Return the name of a file or folder without its path, which would not fit into a table."""
-    return Path(model).name or model
+        raise StorageError("the weights bundled with samedge are missing", where=files[0], cure="Reinstall samedge")
+    known = " or ".join(file for file in files if file in KNOWN_WEIGHTS) or files[0]
+    return ModelSource(name, SEEDED + architecture, f"no weights: {known} is not on this machine")

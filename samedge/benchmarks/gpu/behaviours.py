@@ -7,14 +7,14 @@ predictor used alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
 from typing import Any, Final
 
 import numpy as np
 
 from samedge.benchmarks.gpu.contenders import GpuContender, Ready, first_calls, open_contender
-from samedge.benchmarks.gpu.engines import MeasuredEngines
+from samedge.benchmarks.gpu.cuda_checks import in_threads
 from samedge.benchmarks.gpu.torch_engine import require_torch_device
 from samedge.benchmarks.measure.agreement import mask_ious
 from samedge.benchmarks.measure.artefacts import IMAGES
@@ -34,13 +34,7 @@ Masks = list[BoolArray]
 def predictor_problems(
     contender: GpuContender, again: Callable[[], GpuContender], images: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield a description of each failure.
-
-    Args:
-        contender: The contender; its current image changes.
-        again: Opens the same contender once more.
-        images: Two or more.
-    """
+    """Yield a description of each failure; `again` opens the contender once more, and `images` are two or more."""
     predictor = contender.predictor
     checks: dict[str, Callable[[], list[Masks]]] = {
         "a stream": lambda: _streamed(predictor, images),
@@ -95,27 +89,11 @@ def _by_torch(embedding: Any) -> Any:
 
 
 def _in_threads(predictor: Predictor, again: Callable[[], GpuContender], images: Sequence[Path]) -> list[Masks]:
-    other = again()
-    masks: dict[int, list[Masks]] = {}
-    problems: list[BaseException] = []
-
-    def work(number: int, own: Predictor) -> None:
-        try:
-            masks[number] = [_masks(own, image) for _ in range(_TURNS) for image in images]
-        except BaseException as problem:  # noqa: BLE001 - re-raised in the waiting thread
-            problems.append(problem)
-
-    try:
-        threads = [Thread(target=work, args=each) for each in enumerate((predictor, other.predictor))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        other.close()
-    if problems:
-        raise problems[0]
-    return [*masks[0], *masks[1]]
+    with closing(again()) as other:
+        own, others = in_threads(
+            lambda used: [_masks(used, image) for _ in range(_TURNS) for image in images], (predictor, other.predictor)
+        )
+    return [*own, *others]
 
 
 def try_contender(
@@ -130,26 +108,11 @@ def try_contender(
 ) -> None:
     """Open a contender and call each of its steps once. Runs in a child process, which it may crash.
 
-    Args:
-        name: One of `CONTENDERS`.
-        source: The checkpoint, or a bundle.
-        bundle: Its bundle.
-        device: "cuda:0", or "cpu".
-        many: Plan of the encoder for several images.
-        prepared: File of the encoder's input.
-        prompts: Numbers of single-point prompts.
-        batches: Numbers of images.
-
-    Raises:
-        SamedgeError: The contender does not work here.
+    `prepared` is the file of the encoder's input, `many` the plan of the encoder for several images.
     """
-    engines = None if many is None else MeasuredEngines(Path(many), {}, (), "")
     with foreign_failures(name):
-        ready = Ready(name, source, Path(bundle), device, engines)
-        contender = open_contender(ready)
-        try:
+        ready = Ready(name, source, Path(bundle), device, None if many is None else Path(many))
+        with closing(open_contender(ready)) as contender:
             first_calls(contender, np.load(prepared), prompts, batches)
             if not name.startswith("torch"):
                 list(predictor_problems(contender, lambda: open_contender(ready), IMAGES))
-        finally:
-            contender.close()

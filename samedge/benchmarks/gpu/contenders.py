@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -12,16 +12,22 @@ from typing import Any, Final, cast
 import numpy as np
 
 from samedge.api.load import load
-from samedge.benchmarks.gpu.engines import MeasuredEngines, make_engines
 from samedge.benchmarks.gpu.torch_engine import require_torch_device, torch_engines
 from samedge.benchmarks.measure.artefacts import IMAGES
+from samedge.benchmarks.measure.child import foreign_failures
 from samedge.benchmarks.targets.variants import points_of
 from samedge.bundle.archive import is_bundle, open_bundle
 from samedge.bundle.engines import ENGINE_BACKENDS
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
 from samedge.engines.registry import open_engine, require_backend
-from samedge.errors import BenchmarkError
+from samedge.engines.tensorrt.api import FlavourName
+from samedge.engines.tensorrt.build.options import BuildOptions
+from samedge.engines.tensorrt.store.builds import stored_engine
+from samedge.errors import BenchmarkError, SamedgeError
+from samedge.export.engines.build import build_engines
+from samedge.export.engines.rungs import rung_graph, written_in
+from samedge.options import AxisRange
 from samedge.runtime.decoder.decoders import Decoder, SplitDecoder, WholeDecoder
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
@@ -47,16 +53,21 @@ class Ready:
     Attributes:
         name: One of `CONTENDERS`.
         source: The checkpoint: path, known name, or "seeded:NAME"; or a bundle.
-        bundle: Its bundle.
         device: "cuda:0", or "cpu" for a rehearsal.
-        engines: The engines, for contenders that run them.
+        many: The plan of the encoder for several images; None if there is none.
+        details: Of engines: rungs, verdict, and the attempts of the ladder.
+        notes: Sentences, such as the reason for a missing encoder for several images.
+        problem: Description of a failure; empty if there is none.
     """
 
     name: str
     source: str
     bundle: Path
     device: str
-    engines: MeasuredEngines | None = None
+    many: Path | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +75,6 @@ class GpuContender:
     """A predictor on a device, and its parts.
 
     Attributes:
-        name: Its name.
-        predictor: The predictor; closing it releases all but `many`.
-        encoder: Its encoder.
-        decoder: Its decoder.
         batch: Maximum batch size of the encoder; None for any number.
         many: An encoder for larger batches; None if there is none.
     """
@@ -94,38 +101,74 @@ class GpuContender:
 def ready_contender(
     name: str, source: str, bundle_of: BundleOf, device: str, batches: Sequence[int], say: Callable[[str], None]
 ) -> Ready:
-    """Export and build the files of a contender, or find them; none of this is measured.
-
-    Args:
-        name: One of `CONTENDERS`.
-        source: The checkpoint, or a bundle.
-        bundle_of: Returns its bundles.
-        device: "cuda:0", or "cpu" for a rehearsal.
-        batches: Batch sizes of the encoder.
-        say: Called with progress.
-
-    Raises:
-        SamedgeError: The contender is unavailable here.
-    """
+    """Export and build the files of a contender, or find them; none of this is measured."""
     backend, *rest = name.split()
+    precision: Precision = "fp32"
     if backend == "torch":
         if is_bundle(source):
             raise BenchmarkError("a bundle has no weights for torch", cure="Give the checkpoint as --model")
         require_torch_device(device)
-    elif backend in ENGINE_BACKENDS:
-        bundle = bundle_of("fp32")
-        return Ready(name, source, bundle, device, make_engines(backend, bundle, device, batches, say))
     else:
         require_backend(backend)
-    return Ready(name, source, bundle_of("fp16" if _HALF in rest and backend != "torch" else "fp32"), device)
+        precision = "fp16" if _HALF in rest else "fp32"
+    ready = Ready(name, source, bundle_of(precision), device)
+    return _with_engines(ready, batches, say) if backend in ENGINE_BACKENDS else ready
+
+
+def _with_engines(ready: Ready, batches: Sequence[int], say: Callable[[str], None]) -> Ready:
+    """Build the engines that ``samedge build`` builds, and one of the encoder for several images.
+
+    They are the engines a user gets: the ladder chose their precision on this GPU, by the checkpoint's masks.
+    """
+    backend = ready.name
+    last = ""
+
+    def progress(step: str, _share: float) -> None:
+        nonlocal last
+        if step != last:
+            last = step
+            say(f"{backend}: {step}")
+
+    built = build_engines(ready.bundle, flavour=backend, device=ready.device, progress=progress)
+    details = {
+        "rungs": ", ".join(f"{role} {rung}" for role, rung in zip(built.plans, built.rungs, strict=True)),
+        "masks": f"{built.verdict}, mean IoU {built.parity.mask_iou_mean:.4f} on the probe set",
+    }
+    tried = [str(attempt) for attempt in built.attempts if not attempt.passed]
+    if tried:
+        details["tried"] = " / ".join(tried)
+    outcome = {"passed": "", "failed": "its engines failed the bundle's probes"}
+    problem = outcome.get(built.verdict, "its engines were not checked on the bundle's probes")
+    many, notes, most = None, built.notes, max(batches, default=1)
+    if most > 1:
+        say(f"{backend}: Building the encoder ({built.rungs[0]}) for up to {most} images")
+        try:
+            with foreign_failures(backend):
+                many = _encoder_of_many(ready, built.rungs[0], most)
+        except SamedgeError as error:
+            notes += (f"no encoder for batches of {most}: {error}",)
+    return replace(ready, many=many, details=details, notes=notes, problem=problem)
+
+
+def _encoder_of_many(ready: Ready, rung: str, most: int) -> Path:
+    """Build the encoder for several images, on the rung chosen for one."""
+    opened = open_bundle(ready.bundle)
+    ports = opened.manifest.graph("encoder")
+    options = BuildOptions(precision=written_in(opened, "encoder", rung), profiles={"batch": AxisRange(1, most, most)})
+    with rung_graph(opened, "encoder", rung) as (graph, weights):
+        entry = stored_engine(
+            graph,
+            options,
+            flavour=cast("FlavourName", ready.name),
+            device=ready.device,
+            weights=weights,
+            axes={name: port.shape for name, port in {**ports.inputs, **ports.outputs}.items()},
+        )
+    return entry.plan
 
 
 def open_contender(ready: Ready) -> GpuContender:
-    """Open a contender; samedge's own like `samedge.load`.
-
-    Raises:
-        SamedgeError: The contender is unavailable here.
-    """
+    """Open a contender; samedge's own like `samedge.load`."""
     backend, *rest = ready.name.split()
     many: Engine | None = None
     with ExitStack() as stack:
@@ -139,8 +182,8 @@ def open_contender(ready: Ready) -> GpuContender:
         encoder = predictor.graphs.encoder
         axis = encoder.inputs["image"].shape[0]
         limit = encoder.axis_limits.get(axis, (1, None))[1] if isinstance(axis, str) else axis
-        if ready.engines is not None and ready.engines.many is not None:
-            many = open_engine(ready.engines.many, backend=backend, device=ready.device)
+        if ready.many is not None:
+            many = open_engine(ready.many, backend=backend, device=ready.device)
         stack.pop_all()
     return GpuContender(shown_name(ready.name), predictor, encoder, predictor.graphs.decoder, limit, many)
 
@@ -160,13 +203,7 @@ def sample_outputs(predictor: Predictor, image: Path) -> tuple[FloatArray, list[
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step to time.
-
-    Attributes:
-        name: Its name in the table.
-        items: Images or prompts per call.
-        call: Runs it, and waits for its completion.
-    """
+    """A step to time: it processes `items` images or prompts per call, and waits for their completion."""
 
     name: str
     items: int
@@ -176,15 +213,7 @@ class Step:
 def steps_of(
     contender: GpuContender, prepared: Array, image: Path, prompts: Sequence[int], batches: Sequence[int]
 ) -> list[Step]:
-    """Return all steps that a contender supports.
-
-    Args:
-        contender: The contender.
-        prepared: The encoder's input, float32 ``[1, 3, S, S]``, on the host.
-        image: The same image as a file.
-        prompts: Numbers of single-point prompts.
-        batches: Numbers of images.
-    """
+    """Return all supported steps; `prepared` is the encoder's input of `image`, float32 ``[1, 3, S, S]``."""
     predictor, encoder, decoder = contender.predictor, contender.encoder, contender.decoder
     uploaded = encoder.to_device(prepared)
     embedding = encoder.run_on_device({"image": uploaded})["image_embeddings"]
@@ -193,16 +222,15 @@ def steps_of(
     twin = predictor.twin()
     twin.set_embedding(cast("Any", embedding), size, size)
     steps = [
-        Step("H2D", 1, lambda: waited(encoder.to_device(prepared))),
-        Step("encode", 1, lambda: waited(*encoder.run_on_device({"image": uploaded}).values())),
+        Step("H2D", 1, lambda: _waited(encoder.to_device(prepared))),
+        Step("encode", 1, partial(_encode, encoder, uploaded)),
         Step("D2H", 1, lambda: embedding.numpy() if isinstance(embedding, DeviceArray) else embedding.copy()),
     ]
     if isinstance(decoder, SplitDecoder):  # its context is computed once per image
-        steps.append(Step("context", 1, lambda: waited(*decoder.context(cast("Any", embedding)).tensors.values())))
+        steps.append(Step("context", 1, lambda: _waited(*decoder.context(cast("Any", embedding)).tensors.values())))
     for count in prompts:
-        steps.append(
-            Step(f"decode {count}", count, partial(twin.predict, points=points_of(count, size), multimask=True))
-        )
+        decode = partial(twin.predict, points=points_of(count, size), multimask=True)
+        steps.append(Step(f"decode {count}", count, decode))
 
     def image_and_prompt() -> object:
         predictor.set_image(bgr)
@@ -221,17 +249,7 @@ def steps_of(
 def first_calls(
     contender: GpuContender, prepared: Array, prompts: Sequence[int], batches: Sequence[int]
 ) -> tuple[list[tuple[FloatArray, list[BoolArray]]], list[Step]]:
-    """Run a contender on the bundled images, and call each of its steps once.
-
-    Args:
-        contender: The contender.
-        prepared: The encoder's input, float32 ``[1, 3, S, S]``, on the host.
-        prompts: Numbers of single-point prompts.
-        batches: Numbers of images.
-
-    Returns:
-        Embedding and masks of each image, and the steps.
-    """
+    """Return embedding and masks of each bundled image, and the steps, after calling each once."""
     outputs = [sample_outputs(contender.predictor, image) for image in IMAGES]
     steps = steps_of(contender, prepared, IMAGES[0], prompts, batches)
     for step in steps:
@@ -240,10 +258,10 @@ def first_calls(
 
 
 def _encode(encoder: Engine, images: Value) -> object:
-    return waited(*encoder.run_on_device({"image": images}).values())
+    return _waited(*encoder.run_on_device({"image": images}).values())
 
 
-def waited(*values: Value) -> object:
+def _waited(*values: Value) -> object:
     """Wait until arrays on a device are complete."""
     for value in values:
         if isinstance(value, DeviceArray):
@@ -255,8 +273,3 @@ def step_names(prompts: Sequence[int], batches: Sequence[int]) -> tuple[str, ...
     """Return the names of all steps in the order of the table."""
     decodes, encodes = (f"decode {count}" for count in prompts), (f"encode x{count}" for count in batches)
     return ("H2D", "encode", "D2H", "context", *decodes, "image and prompt", *encodes)
-
-
-def details_of(contender: GpuContender) -> Mapping[str, str]:
-    """Return the device and the engine's details of a contender, for the report."""
-    return {"device": contender.encoder.device, **contender.encoder.details}

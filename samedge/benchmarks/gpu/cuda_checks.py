@@ -5,11 +5,12 @@ Each takes a `CudaMemory`, releases its resources, and raises `EngineError` if a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import Thread
-from typing import Final, cast
+from threading import Barrier
+from typing import Final, TypeVar, cast
 
 import numpy as np
 
@@ -20,17 +21,15 @@ from samedge.engines.tensorrt.repeated_work import RepeatedWork
 from samedge.errors import EngineError
 from samedge.types import Array
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 _NBYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class CudaCheck:
-    """One check.
-
-    Attributes:
-        name: Its subject.
-        run: Raises if it fails.
-    """
+    """One check; `run` raises if it fails."""
 
     name: str
     run: Callable[[CudaMemory], None]
@@ -170,22 +169,8 @@ def check_pool(memory: CudaMemory) -> None:
 
 def check_threads(memory: CudaMemory) -> None:
     """Check several threads that use the GPU at once."""
-    problems: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            for _ in range(5):
-                check_copies(memory)
-        except BaseException as problem:  # noqa: BLE001 - re-raised in the waiting thread
-            problems.append(problem)
-
-    threads = [Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
+    for _ in range(5):
+        in_threads(check_copies, [memory] * 4)
 
 
 def check_lending(memory: CudaMemory) -> None:
@@ -227,6 +212,18 @@ class _Kept:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._memory, name)
+
+
+def in_threads(call: Callable[[T], R], arguments: Sequence[T]) -> list[R]:
+    """Call a function with each argument, in as many threads at the same time, and return the results."""
+    start = Barrier(len(arguments))
+
+    def begin(argument: T) -> R:
+        start.wait()  # or a thread that is done early would take two arguments
+        return call(argument)
+
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(begin, arguments))
 
 
 def _numbers(seed: int) -> Array:

@@ -23,10 +23,7 @@ class Latency(msgspec.Struct, frozen=True):
     """Milliseconds per call.
 
     Attributes:
-        p50: Median.
-        p90: 90th percentile.
-        p99: 99th percentile; interpolated between the slowest two of fewer than 100 calls.
-        count: Number of calls.
+        p99: Interpolated between the slowest two of fewer than 100 calls.
         per_second: Images or prompts per second at p50.
         ratio: Time of the baseline divided by that of this contender, per round: 2 is twice as fast; None if the
             baseline lacks the step.
@@ -41,13 +38,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 def latency_of(seconds: Sequence[float], items: int, baseline: Sequence[float] | None) -> Latency:
-    """Return the latency of a series of calls.
-
-    Args:
-        seconds: Time of each call.
-        items: Images or prompts per call.
-        baseline: Times of the baseline's calls in the same rounds.
-    """
+    """Return the latency of calls, each of several images or prompts; the baseline's calls are of the same rounds."""
     p50, p90, p99 = (float(value) for value in np.percentile(np.asarray(seconds, np.float64) * 1e3, (50, 90, 99)))
     ratio = None if baseline is None else spread_of([b / max(s, 1e-9) for b, s in zip(baseline, seconds, strict=True)])
     return Latency(p50, p90, p99, len(seconds), items * 1e3 / max(p50, 1e-6), ratio)
@@ -64,15 +55,12 @@ class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
     """Results of one contender.
 
     Attributes:
-        name: For example "onnxruntime on cuda:0".
+        name: For example "samedge, onnxruntime".
         skipped: Reason why nothing was measured; empty if something was.
-        details: Versions, provider, graphs.
         open_s: Seconds to open it, without building engines.
         peak_bytes: GPU memory used by opening it and one call of each step; None if unknown.
         embedding_error: Largest absolute difference of an embedding from the CPU's.
         mask_iou_mean: Mean IoU of masks with the CPU's.
-        mask_iou_worst: The lowest IoU.
-        steps: Latency by step.
         notes: Sentences, such as the reason for a missing step.
         problem: Description of a failure, such as masks that differ from the CPU's; empty if none is known.
     """
@@ -184,10 +172,6 @@ def gpu_csv(report: GpuReport) -> str:
 
 
 def write_gpu_report(report: GpuReport, folder: Path) -> list[Path]:
-    """Write the report in all formats, replacing an older one, and return the paths.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
+    """Write the report in all formats, replacing an older one, and return the paths."""
     texts = dict(zip(FORMATS, (markdown(report), gpu_csv(report), json_text(report)), strict=True))
     return write_texts(texts, folder, NAME)

@@ -7,16 +7,18 @@ contenders on the CPU.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 from time import perf_counter
 from typing import Final
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from samedge.api.load import load
 from samedge.benchmarks.gpu.behaviours import predictor_problems
@@ -26,7 +28,6 @@ from samedge.benchmarks.gpu.contenders import (
     GpuContender,
     Ready,
     Step,
-    details_of,
     first_calls,
     open_contender,
     ready_contender,
@@ -35,12 +36,12 @@ from samedge.benchmarks.gpu.contenders import (
     step_names,
 )
 from samedge.benchmarks.gpu.cuda_checks import CHECKS, CudaCheck
-from samedge.benchmarks.gpu.memory_watch import MemoryWatch
 from samedge.benchmarks.gpu.results import SCHEMA, CheckResult, ContenderResult, GpuReport, latency_of
 from samedge.benchmarks.gpu.torch_engine import check_torch, require_torch_device
 from samedge.benchmarks.measure.agreement import largest_difference, mask_ious
 from samedge.benchmarks.measure.artefacts import IMAGES, Artefacts
 from samedge.benchmarks.measure.child import call_in_child, foreign_failures
+from samedge.benchmarks.measure.facts import settings_text
 from samedge.benchmarks.measure.rounds import Contender, times_in_turn
 from samedge.bundle.archive import is_bundle
 from samedge.engines.cuda.memory import CudaMemory
@@ -53,6 +54,7 @@ from samedge.testing.cuda import FakeCuda
 from samedge.types import BoolArray, FloatArray, Precision
 
 _CPU: Final = "cpu"
+_WATCH_S: Final = 0.002
 LEAST_IOU: Final = 0.98
 """Mean IoU with the CPU's masks below which the difference is not rounding."""
 
@@ -67,7 +69,6 @@ class GpuSettings:
         contenders: Some of `CONTENDERS`; none to check the memory layer only.
         prompts: Numbers of single-point prompts.
         batches: Batch sizes of the encoder.
-        rounds: Measured rounds.
         warm_ups: Warm-up rounds, in which graphs are captured and kernels chosen.
         form: Form of global attention in the encoder.
         trial: First call each contender once in a child process: a crash there becomes a row of the report instead of
@@ -97,14 +98,9 @@ class _Context:
     """Everything that the contenders share.
 
     Attributes:
-        settings: Settings of the measurement.
-        artefacts: Source of bundles.
-        device: "cuda:0" or "cpu".
-        memory: The GPU.
         prepared: The encoder's input, float32 ``[1, 3, S, S]``.
         image: The same input as a file, for child processes.
         wanted: Embedding and masks of each image on the CPU.
-        say: Called with progress.
     """
 
     settings: GpuSettings
@@ -129,14 +125,7 @@ def run_gpu(
     say: Callable[[str], None] = lambda _: None,
     show: Callable[[GpuReport], None] = lambda _: None,
 ) -> GpuReport:
-    """Check, open, compare and time all contenders.
-
-    Args:
-        settings: Settings of the measurement.
-        machine: Facts for the report.
-        artefacts: Source of bundles; by default in the user's cache.
-        say: Called with progress.
-        show: Called with the report so far after each part.
+    """Check, open, compare and time all contenders; `show` is called with the report so far after each part.
 
     Raises:
         UsageError: A setting is invalid.
@@ -153,7 +142,7 @@ def run_gpu(
         report = GpuReport(
             schema=SCHEMA,
             machine={**machine, "gpu": f"{memory.gpu}, {memory.gpu.memory_bytes / 1e9:.1f} GB, {memory.provider}"},
-            settings={name: _text(value) for name, value in msgspec.to_builtins(settings).items()},
+            settings=settings_text(settings),
             baseline=BASELINE,
             steps=step_names(settings.prompts, settings.batches),
             checks=tuple(run_checks(memory, say)),
@@ -180,11 +169,11 @@ def run_gpu(
                     stack.callback(_close, opened.contender, say)
                     entries.append(opened)
                     opened = opened.result
-                report = msgspec.structs.replace(report, contenders=(*report.contenders, opened))
+                report = replace(report, contenders=(*report.contenders, opened))
                 show(report)
             for results in _timed(entries, settings, say):
                 rows = tuple(results.get(row.name, row) for row in report.contenders)
-                report = msgspec.structs.replace(report, contenders=rows)
+                report = replace(report, contenders=rows)
                 show(report)
             entries.clear()
     return report
@@ -213,6 +202,42 @@ def _torch_checks(memory: CudaMemory, say: Callable[[str], None]) -> tuple[CudaC
         say(f"Not checking torch on the same GPU: {error.what}")
         return ()
     return (CudaCheck("torch on the same GPU", check_torch),)
+
+
+class MemoryWatch:
+    """Peak GPU memory, in bytes, allocated inside a ``with`` block above the level at its start.
+
+    Memory of other programs counts too: measure on an otherwise idle GPU.
+    """
+
+    def __init__(self, memory: CudaMemory) -> None:
+        self._memory = memory
+        self._ended = Event()
+        self._thread = Thread(target=self._watch, name="samedge-memory", daemon=True)
+        self._before = 0
+        self.peak = 0
+
+    def __enter__(self) -> MemoryWatch:
+        gc.collect()
+        self._before = self._free()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._sample()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_WATCH_S):
+            self._sample()
+
+    def _sample(self) -> None:
+        self.peak = max(self.peak, self._before - self._free())
+
+    def _free(self) -> int:
+        with self._memory.current():
+            return self._memory.free_bytes()
 
 
 @contextmanager
@@ -263,11 +288,9 @@ def _open(name: str, context: _Context) -> _Entry | ContenderResult:
                     stack.callback(_close, contender, context.say)
                     open_s = perf_counter() - start
                     outputs, steps = first_calls(contender, context.prepared, settings.prompts, settings.batches)
-                wrong = (
-                    []
-                    if name.startswith("torch")
-                    else list(predictor_problems(contender, lambda: open_contender(ready), IMAGES))
-                )
+                wrong: list[str] = []
+                if not name.startswith("torch"):
+                    wrong += predictor_problems(contender, lambda: open_contender(ready), IMAGES)
         except SamedgeError as error:
             return ContenderResult(name=shown_name(name), skipped=str(error))
         stack.pop_all()
@@ -283,30 +306,28 @@ def _open(name: str, context: _Context) -> _Entry | ContenderResult:
         for count in settings.batches
         if f"encode x{count}" not in supported
     ]
-    engines = ready.engines
     result = ContenderResult(
         name=contender.name,
-        details={**details_of(contender), **({} if engines is None else engines.details)},
+        details={"device": contender.encoder.device, **contender.encoder.details, **ready.details},
         open_s=open_s,
         peak_bytes=None if context.device == _CPU else watch.peak,
         embedding_error=float(np.max(errors)),  # NaN stays NaN
         mask_iou_mean=float(np.mean(ious)),
         mask_iou_worst=min(ious),
-        notes=(*missing, *(() if engines is None else engines.notes)),
+        notes=(*missing, *ready.notes),
     )
-    problems = [*_differences(result), *wrong, *([] if engines is None or not engines.problem else [engines.problem])]
-    result = msgspec.structs.replace(result, problem="; ".join(problems))
+    problems = [*_differences(result), *wrong, *filter(None, [ready.problem])]
+    result = replace(result, problem="; ".join(problems))
     return _Entry(contender, result, {step.name: step for step in steps})
 
 
 def _try(ready: Ready, context: _Context) -> None:
-    many = None if ready.engines is None else ready.engines.many
     arguments = {
         "name": ready.name,
         "source": ready.source,
         "bundle": str(ready.bundle),
         "device": ready.device,
-        "many": None if many is None else str(many),
+        "many": None if ready.many is None else str(ready.many),
         "prepared": str(context.image),
         "prompts": context.settings.prompts,
         "batches": context.settings.batches,
@@ -336,12 +357,13 @@ def _timed(
         failed = {entry.contender.name for entry, call in guarded if call.problem}
         seconds = {name: [wall for wall, _ in own] for name, own in times.items() if name not in failed}
         for entry, call in guarded:
+            result = entry.result
             if call.problem:
-                problem = "; ".join(filter(None, (entry.result.problem, f"{step} failed: {call.problem}")))
-                entry.result = msgspec.structs.replace(entry.result, problem=problem)
-                continue
-            latency = latency_of(seconds[entry.contender.name], entry.steps[step].items, seconds.get(BASELINE))
-            entry.result = msgspec.structs.replace(entry.result, steps={**entry.result.steps, step: latency})
+                problem = "; ".join(filter(None, (result.problem, f"{step} failed: {call.problem}")))
+                entry.result = replace(result, problem=problem)
+            else:
+                latency = latency_of(seconds[entry.contender.name], entry.steps[step].items, seconds.get(BASELINE))
+                entry.result = replace(result, steps={**result.steps, step: latency})
         yield {entry.result.name: entry.result for entry in entries}
 
 
@@ -361,7 +383,3 @@ class _GuardedStep:
         except SamedgeError as error:
             self.problem = error.what
         return None
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

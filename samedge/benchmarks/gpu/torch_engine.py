@@ -21,31 +21,15 @@ from samedge.engines.protocol import Engine
 from samedge.errors import BenchmarkError, EngineError, missing_extra
 from samedge.types import Array, TensorSpec
 
-MODES: Final = ("eager", "compile")
 _F32: Final = np.dtype(np.float32)
 
 
-def import_torch() -> Any:
-    """Return the module torch.
-
-    Raises:
-        MissingExtraError: torch is not installed.
-    """
+def require_torch_device(device: str) -> Any:
+    """Return the module torch, if it is installed and supports the device."""
     try:
         import torch
     except ModuleNotFoundError as error:
         raise missing_extra("torch", "bench", "Measuring against torch") from error
-    return torch
-
-
-def require_torch_device(device: str) -> Any:
-    """Return the module torch.
-
-    Raises:
-        MissingExtraError: torch is not installed.
-        BenchmarkError: This build of torch does not support the device.
-    """
-    torch: Any = import_torch()
     if not device.startswith("cpu") and not torch.cuda.is_available():
         raise BenchmarkError(
             f"torch {torch.__version__} finds no GPU", cure="Install a build of torch for this GPU (pytorch.org)"
@@ -62,11 +46,7 @@ class TorchArray(DeviceArray):
 
     @property
     def tensor(self) -> Any:
-        """The tensor.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """The tensor."""
         if self._tensor is None:
             raise EngineError("this device array was closed", cure="Run the engine again")
         return self._tensor
@@ -79,7 +59,9 @@ class TorchArray(DeviceArray):
     def wait(self) -> None:
         """Wait until the tensor is complete."""
         if self.tensor.is_cuda:
-            import_torch().cuda.synchronize(self.tensor.device)
+            import torch
+
+            torch.cuda.synchronize(self.tensor.device)
 
     def numpy(self) -> Array:
         """Return a copy on the host."""
@@ -105,10 +87,7 @@ class TorchEngine:
 
     Args:
         function: Takes tensors in the order of the inputs, returns one or several in the order of the outputs.
-        inputs: Input name to shape and dtype.
-        outputs: Output name to shape and dtype.
-        device: "cuda:0" or "cpu".
-        mode: One of `MODES`.
+        mode: "eager" or "compile".
         half: Compute in float16 by torch's autocast; inputs and outputs stay float32.
     """
 
@@ -141,11 +120,7 @@ class TorchEngine:
         return {name: array.numpy() for name, array in self.run_on_device(feeds, outputs).items()}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Run the function and leave the results on the device.
-
-        Raises:
-            EngineError: torch failed.
-        """
+        """Run the function and leave the results on the device."""
         tensors = [self._tensor(feeds[name]) for name in self.inputs]
         try:
             with self._torch.inference_mode(), self._autocast():
@@ -192,19 +167,7 @@ class TorchEngine:
 
 
 def torch_engines(source: str, device: str, mode: str, *, half: bool = False) -> tuple[Engine, Engine]:
-    """Return the encoder and the whole decoder of a checkpoint in torch, with the tensor names of the native scheme.
-
-    Args:
-        source: Path, known name, or "seeded:NAME".
-        device: "cuda:0" or "cpu".
-        mode: One of `MODES`.
-        half: As for `TorchEngine`.
-
-    Raises:
-        MissingExtraError: torch is not installed.
-        BenchmarkError: torch does not support the device.
-        SamedgeError: As `samedge.models.sam.load.load_model`.
-    """
+    """Return the encoder and the whole decoder of a checkpoint in torch, with the tensor names of the native scheme."""
     require_torch_device(device)
     from samedge.models.sam.load import load_model
 
@@ -234,13 +197,7 @@ def torch_engines(source: str, device: str, mode: str, *, half: bool = False) ->
 
 
 def check_torch(memory: CudaMemory) -> None:
-    """Check that torch reads samedge's arrays, and samedge torch's, each after the other's work.
-
-    Raises:
-        MissingExtraError: torch is not installed.
-        BenchmarkError: torch finds no GPU.
-        EngineError: A number is wrong.
-    """
+    """Check that torch reads samedge's arrays, and samedge torch's, each after the other's work."""
     device = f"cuda:{memory.gpu.index}"
     torch = require_torch_device(device)
     pool = DevicePool(kept_open(memory))

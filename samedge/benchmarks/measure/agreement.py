@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from samedge.bundle.archive import ARCHIVE_SUFFIX, open_bundle
+from samedge.bundle.archive import open_bundle
 from samedge.engines.registry import open_engine
 from samedge.types import Array, BoolArray, FloatArray
 
 
 def mask_ious(ours: Sequence[BoolArray], theirs: Sequence[BoolArray]) -> FloatArray:
-    """Return the IoU of each mask with each, float32 ``[ours, theirs]``; 1 where both are empty.
-
-    Args:
-        ours: bool ``[H, W]`` each.
-        theirs: bool ``[H, W]`` each.
-    """
+    """Return the IoUs of bool ``[H, W]`` masks, float32 ``[ours, theirs]``; 1 where both are empty."""
     if not ours or not theirs:
         return np.zeros((len(ours), len(theirs)), np.float32)
     a = np.stack(ours).reshape(len(ours), -1).astype(np.float32)
@@ -36,8 +30,6 @@ class Agreement:
     """Comparison of a set of masks with a reference set.
 
     Attributes:
-        wanted: Number of reference masks.
-        found: Number of masks.
         recalled: Number of reference masks that are matched.
         confirmed: Number of masks that match a reference mask.
         worst: The lowest of the reference masks' best IoUs; 1 if there are none.
@@ -53,14 +45,8 @@ class Agreement:
 
     def __add__(self, other: Agreement) -> Agreement:
         """Return the agreement over two images."""
-        return Agreement(
-            self.wanted + other.wanted,
-            self.found + other.found,
-            self.recalled + other.recalled,
-            self.confirmed + other.confirmed,
-            min(self.worst, other.worst),
-            self.iou_sum + other.iou_sum,
-        )
+        summed = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return Agreement(**{**summed, "worst": min(self.worst, other.worst)})
 
     @property
     def mean_iou(self) -> float:
@@ -79,13 +65,7 @@ class Agreement:
 
 
 def agreement(found: Sequence[BoolArray], wanted: Sequence[BoolArray], iou: float) -> Agreement:
-    """Compare two sets of masks of one image.
-
-    Args:
-        found: The masks, bool ``[H, W]`` each.
-        wanted: The reference masks, bool ``[H, W]`` each.
-        iou: Minimum IoU of two matching masks.
-    """
+    """Compare two sets of bool ``[H, W]`` masks of one image; two masks match from the given IoU."""
     ious = mask_ious(found, wanted)
     best_of_wanted, best_of_found = ious.max(axis=0, initial=0.0), ious.max(axis=1, initial=0.0)
     return Agreement(
@@ -109,17 +89,6 @@ def prompted_masks(
     """Compare the masks of a bundle with those of its checkpoint in torch, on the probe set of the export.
 
     Called in a child process, because it needs torch.
-
-    Args:
-        source: Path, known name, or "seeded:NAME" of the checkpoint.
-        artefact: Path of its bundle.
-        backend: Which runs the bundle.
-        threads: CPU threads; None for all physical cores.
-        device: Device of the bundle.
-
-    Returns:
-        ``mean``, ``decile`` and ``worst`` of the IoUs of the masks shown to a user, and ``passed``: True if they are
-        within the limits of int8.
     """
     from samedge.export.torch_reference import TorchRunner
     from samedge.models.sam.load import load_model
@@ -148,33 +117,3 @@ def prompted_masks(
         "mean": parity.mask_iou_mean, "decile": parity.mask_iou_decile, "worst": parity.mask_iou_min,
         "passed": parity.verdict == "passed",
     }  # fmt: skip
-
-
-def yolo_masks(source: str, artefact: str, backend: str, threads: int | None, device: str = "cpu") -> dict[str, Any]:
-    """Compare the boxes and masks of a YOLO's graph with those of its checkpoint in torch, on the probe images.
-
-    Called in a child process, because it needs torch.
-
-    Args:
-        source: Path, known name, or "seeded:NAME" of the checkpoint.
-        artefact: Path of its graph, or of its bundle.
-        backend: Which runs the graph.
-        threads: CPU threads; None for all physical cores.
-        device: Device of the graph.
-
-    Returns:
-        ``worst`` of the IoUs of the 20 best anchors' masks, and ``passed``: True if boxes, scores and masks pass.
-    """
-    from samedge.engines.onnx_header import read_onnx_metadata
-    from samedge.export.yolo.parity import check_yolo
-    from samedge.models.yolo.load import load_yolo
-    from samedge.runtime.yolo.graph import describe_yolo
-
-    path = Path(artefact)
-    if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
-        path = open_bundle(path, force=True).graph_path("yolo")
-    metadata = read_onnx_metadata(path) if path.suffix.lower() == ".onnx" else {}
-    with open_engine(path, backend=backend, device=device, threads=threads) as engine:
-        description = describe_yolo(engine, metadata)
-        parity = check_yolo(load_yolo(source).model, engine, description.image_size, rect=not description.fixed_size)
-    return {"worst": parity.mask_iou_min, "passed": parity.verdict == "passed"}

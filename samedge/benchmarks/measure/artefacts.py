@@ -29,6 +29,8 @@ PACKAGE: Final = Path(__file__).parents[2]
 IMAGES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.jpg")
 """A drawn scene, like those that sam_demo was trained on, and a photograph."""
 
+_GRAPHS: Final = "samedge.benchmarks.reference.graphs"
+_REFERENCE_PACKAGES: Final = ("torch", "onnx", "segment-anything", "mobilesam-mirror")
 _SEEDS: Final = ("models/sam/**/*.py", "benchmarks/reference/**/*.py")
 _SEEDED_STATES: Final = ("models/sam/**/*.py", "models/yolo/**/*.py")
 _RELEASED: Final = {"sam_vit_b": "sam_b", "sam_vit_l": "sam_l", "sam_vit_h": "sam_h", "mobile_sam": "mobile_sam"}
@@ -77,55 +79,27 @@ def source_digest(*patterns: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """Cache of artefacts, made on first use.
-
-    Attributes:
-        folder: Their folder.
-        say: Called with a sentence before an artefact is made, because that takes long.
-    """
+    """Cache of artefacts, made on first use; `say` is called before one is made, because that takes long."""
 
     folder: Path = field(default_factory=lambda: cache_folder() / "benchmarks")
     say: Callable[[str], None] = lambda _: None
 
     def plain_encoder(self, source: str, image_size: int) -> Path:
-        """Return the folder with ``encoder.onnx``, the plain export of the reference package, and ``embedding.npy``.
-
-        Raises:
-            MissingExtraError: The reference package is not installed.
-            BenchmarkError: The export failed.
-        """
+        """Return the folder with ``encoder.onnx``, the plain export of the reference package, and ``embedding.npy``."""
         image = self.encoder_input(image_size)
-        key = {
-            "weights": weights_id(source),
-            "image": image.parent.name,
-            "versions": versions_of("torch", "onnx", "segment-anything", "mobilesam-mirror"),
-            "source": source_digest(*_SEEDS),
-        }
-
-        def make(stage: Path) -> None:
-            arguments = {"source": source, "image": str(image), "folder": str(stage)}
-            call_in_child("samedge.benchmarks.reference.graphs:write_plain_encoder", arguments)
-
-        return self._artefact(f"plain-encoder-{short_name(source)}", key, make)
+        key = {**_key(source, _REFERENCE_PACKAGES, _SEEDS), "image": image.parent.name}
+        return self._artefact(
+            f"plain-encoder-{short_name(source)}",
+            key,
+            f"{_GRAPHS}:write_plain_encoder",
+            source=source,
+            image=str(image),
+        )
 
     def meta_decoder(self, source: str) -> Path:
-        """Return the folder with ``decoder.onnx``, Meta's, and ``decoder_low_res.onnx``, its part up to 256 x 256 px.
-
-        Raises:
-            MissingExtraError: A reference package is not installed.
-            BenchmarkError: The export failed.
-        """
-        key = {
-            "weights": weights_id(source),
-            "versions": versions_of("torch", "onnx", "segment-anything", "mobilesam-mirror"),
-            "source": source_digest(*_SEEDS),
-        }
-
-        def make(stage: Path) -> None:
-            arguments = {"source": source, "folder": str(stage)}
-            call_in_child("samedge.benchmarks.reference.graphs:write_meta_decoder", arguments)
-
-        return self._artefact(f"meta-decoder-{short_name(source)}", key, make)
+        """Return the folder with Meta's ``decoder.onnx``, and ``decoder_low_res.onnx``, its part up to 256 x 256 px."""
+        key = _key(source, _REFERENCE_PACKAGES, _SEEDS)
+        return self._artefact(f"meta-decoder-{short_name(source)}", key, f"{_GRAPHS}:write_meta_decoder", source=source)
 
     def bundle(
         self,
@@ -146,78 +120,58 @@ class Artefacts:
             calibrated: Use static ranges, measured on `IMAGES`.
             form: Form of global attention.
             checked: Compare with the checkpoint, and store its outputs to verify engines.
-
-        Raises:
-            SamedgeError: As `samedge.export_model`.
         """
-        key = {
-            "weights": weights_id(source),
-            "versions": versions_of("torch", "onnx", "onnxslim", "onnxruntime"),
-            "source": source_digest(*_EXPORTER),
-        }
         kind = ("-calibrated" if calibrated else "") + ("-checked" if checked else "")
-
-        def make(stage: Path) -> None:
-            arguments = {
-                "source": source,
-                "folder": str(stage),
-                "precision": precision,
-                "form": form,
-                "checked": checked,
-                "calibration": str(PACKAGE / "assets" / "*.jpg") if calibrated else None,
-            }
-            call_in_child(f"{__name__}:write_bundle", arguments)
-
-        return self._artefact(f"bundle-{short_name(source)}-{precision}{kind}-{form}", key, make) / _BUNDLE
+        folder = self._artefact(
+            f"bundle-{short_name(source)}-{precision}{kind}-{form}",
+            _key(source, ("torch", "onnx", "onnxslim", "onnxruntime"), _EXPORTER),
+            f"{__name__}:write_bundle",
+            source=source,
+            precision=precision,
+            form=form,
+            checked=checked,
+            calibration=str(PACKAGE / "assets" / "*.jpg") if calibrated else None,
+        )
+        return folder / _BUNDLE
 
     def seeded_file(self, source: str) -> Path:
-        """Return a state dict file of random weights for torch, for peers.
+        """Return a state dict file of random weights ("seeded:NAME") for torch, for peers.
 
         SAM's uses the keys of the reference package and the name of the released file; a YOLO model's has its batch
         norms folded into the convolutions.
-
-        Args:
-            source: "seeded:NAME".
-
-        Raises:
-            UsageError: The architecture is unknown.
         """
         name = source.removeprefix(SEEDED)
-        key = {"weights": source, "versions": versions_of("torch"), "source": source_digest(*_SEEDED_STATES)}
         file = f"{_RELEASED.get(name, name)}.pt"
-
-        def make(stage: Path) -> None:
-            call_in_child(
-                "samedge.benchmarks.reference.packages:write_seeded_state", {"name": name, "path": str(stage / file)}
-            )
-
-        return self._artefact(f"weights-{short_name(source)}", key, make) / file
+        target = "samedge.benchmarks.reference.packages:write_seeded_state"
+        key = _key(source, ("torch",), _SEEDED_STATES)
+        return self._artefact(f"weights-{short_name(source)}", key, target, name=name, file=file) / file
 
     def encoder_input(self, image_size: int) -> Path:
         """Return the npy file of an encoder's input, float32 ``[1, 3, S, S]``: the first of `IMAGES`, normalised."""
-        key = {"image": sha256_file(IMAGES[0])}
+        key, image = {"image": sha256_file(IMAGES[0])}, str(IMAGES[0])
+        target = f"{_GRAPHS}:write_encoder_input"
+        return self._artefact(f"input-{image_size}", key, target, image=image, image_size=image_size) / "image.npy"
 
-        def make(stage: Path) -> None:
-            arguments = {"image": str(IMAGES[0]), "image_size": image_size, "folder": str(stage)}
-            call_in_child("samedge.benchmarks.reference.graphs:write_encoder_input", arguments)
-
-        return self._artefact(f"input-{image_size}", key, make) / "image.npy"
-
-    def _artefact(self, name: str, key: dict[str, Any], make: Callable[[Path], None]) -> Path:
-        """Return the folder of an artefact; make it under a temporary name first, if it is not there."""
+    def _artefact(self, name: str, key: dict[str, Any], target: str, /, **arguments: Any) -> Path:
+        """Return the folder of an artefact; if it is not there, a child process makes it under a temporary name."""
         digest = hashlib.sha256(msgspec.json.encode(key, order="deterministic")).hexdigest()[:_DIGITS]
-        target = self.folder / name / digest
-        if target.is_dir():
-            return target
+        folder = self.folder / name / digest
+        if folder.is_dir():
+            return folder
         self.say(f"Making {name.replace('-', ' ')}")
-        with staged_folder(target, replace=False) as stage:
-            make(stage)
-            with storage_errors(target):
-                remove_leftovers(target)
-                for old in target.parent.iterdir():
-                    if not old.name.startswith(TEMPORARY_PREFIX) and old != target:
+        with staged_folder(folder, replace=False) as stage:
+            call_in_child(target, {**arguments, "folder": str(stage)})
+            with storage_errors(folder):
+                remove_leftovers(folder)
+                for old in folder.parent.iterdir():
+                    if not old.name.startswith(TEMPORARY_PREFIX) and old != folder:
                         shutil.rmtree(old, ignore_errors=True)
-        return target
+        return folder
+
+
+def _key(source: str, packages: tuple[str, ...], patterns: tuple[str, ...]) -> dict[str, Any]:
+    """Return what an artefact depends on: weights, versions and source."""
+    return {"weights": weights_id(source), "versions": versions_of(*packages), "source": source_digest(*patterns)}
 
 
 def write_bundle(

@@ -19,12 +19,7 @@ _SHOWN_CHARACTERS: Final = 300
 
 
 def find_target(target: str) -> Callable[..., Any]:
-    """Return the function named ``package.module:function``.
-
-    Raises:
-        BenchmarkError: There is no such function.
-        MissingExtraError: Its module needs a package that is not installed.
-    """
+    """Return the function named ``package.module:function``."""
     module, _, name = target.partition(":")
     try:
         return cast("Callable[..., Any]", getattr(import_module(module), name))
@@ -35,11 +30,7 @@ def find_target(target: str) -> Callable[..., Any]:
 
 
 def call_in_child(target: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function in a new process and return its result.
-
-    Args:
-        target: ``module:function``.
-        arguments: Its keyword arguments, as JSON values.
+    """Call a function, named ``module:function``, in a new process with JSON values, and return its result.
 
     Raises:
         SamedgeError: The function raised it.
@@ -58,13 +49,7 @@ def run(target: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def process_failure(name: str, status: int, stderr: str) -> BenchmarkError:
-    """Return the error for a process that ended without a result.
-
-    Args:
-        name: The measured model or function.
-        status: Exit status; negative for a signal.
-        stderr: Its output on stderr.
-    """
+    """Return the error for a process that ended without a result; a negative status is a signal."""
     last = " / ".join(stderr.strip().splitlines()[-_SHOWN:])
     why = f"ended with status {status}: {last}"
     cure = "Install what the message names, or leave out the row"
@@ -76,11 +61,7 @@ def process_failure(name: str, status: int, stderr: str) -> BenchmarkError:
 
 @contextmanager
 def foreign_failures(name: str) -> Iterator[None]:
-    """Turn any exception inside the block into a `BenchmarkError` with its type and first line.
-
-    Args:
-        name: The contender.
-    """
+    """Turn any exception of the contender inside the block into a `BenchmarkError` with its type and first line."""
     try:
         yield
     except SamedgeError:

@@ -10,11 +10,7 @@ from typing import Any
 
 @contextmanager
 def _driver() -> Iterator[tuple[Any, list[Any]]]:
-    """Yield NVML and its handles of the GPUs.
-
-    Raises:
-        LookupError: The package or the driver is missing.
-    """
+    """Yield NVML and its handles of the GPUs; raise LookupError if the package or the driver is missing."""
     try:
         import pynvml
     except ModuleNotFoundError as error:
@@ -33,7 +29,7 @@ def _driver() -> Iterator[tuple[Any, list[Any]]]:
 
 
 def used_device_bytes(before: int | None, *, pid: int | None = None) -> int | None:
-    """Return the device memory of a process; None if unknown, for the reason of `why_unknown`.
+    """Return the device memory of a process (None for this one); None if unknown, for the reason of `why_unknown`.
 
     In a container the driver knows the process by another id. The result is then the increase in the use by all
     processes, which is right as long as no other program changes its share meanwhile.
@@ -67,12 +63,7 @@ def why_unknown() -> str:
 
 
 def device_bytes_of(device: str, before: int | None) -> Callable[[], int | None]:
-    """Return a function that reads the memory use on an accelerator, and None for a CPU.
-
-    Args:
-        device: The device actually used.
-        before: Use by all processes before the model was loaded.
-    """
+    """Return a function that reads the memory use on an accelerator, and None for a CPU; see `used_device_bytes`."""
     if device.lower().startswith("cpu"):
         return lambda: None
     return lambda: used_device_bytes(before)

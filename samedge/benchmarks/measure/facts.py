@@ -6,7 +6,9 @@ import os
 import platform
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from samedge.benchmarks.measure.artefacts import versions_of
 from samedge.engines.selection.machine import machine_facts
@@ -21,11 +23,7 @@ _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
 def measured_where(command: str) -> dict[str, str]:
-    """Return facts about machine, versions and date, by name.
-
-    Args:
-        command: The command line.
-    """
+    """Return facts about machine, versions and date, by name."""
     facts = dict(machine_facts())
     facts["instructions"] = ", ".join(_instructions()) or "unknown"
     facts["memory"] = _memory()
@@ -37,6 +35,15 @@ def measured_where(command: str) -> dict[str, str]:
     facts["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts["command"] = command
     return facts
+
+
+def settings_text(settings: Any) -> dict[str, str]:
+    """Return the fields of a dataclass as text, by name, for a report."""
+    fields = msgspec.to_builtins(settings)
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in fields.items()
+    }
 
 
 def is_busy() -> bool:

@@ -23,7 +23,6 @@ class MemoryUse(msgspec.Struct, frozen=True):
 
     Attributes:
         loaded: After loading the variant, before the first call; the peak so far, on platforms that report only that.
-        peak: The peak.
     """
 
     loaded: int
@@ -31,17 +30,7 @@ class MemoryUse(msgspec.Struct, frozen=True):
 
 
 def measure_memory(target: str, arguments: Mapping[str, Any], *, calls: int = CALLS) -> MemoryUse:
-    """Return the memory use of a variant.
-
-    Args:
-        target: ``module:function`` that loads the variant and returns a callable that does its work once.
-        arguments: Arguments of the function, as JSON values.
-        calls: Number of calls.
-
-    Raises:
-        BenchmarkError: The child died, or process memory is unavailable on this platform.
-        SamedgeError: The variant raised it.
-    """
+    """Return the memory use of a variant; the target loads it, and returns a callable that does its work once."""
     job = {"target": target, "arguments": dict(arguments), "calls": calls}
     return msgspec.convert(call_in_child(f"{__name__}:observe", job), MemoryUse)
 
@@ -56,20 +45,12 @@ def observe(target: str, arguments: Mapping[str, Any], calls: int) -> dict[str, 
 
 
 def resident_bytes() -> int:
-    """Return the resident bytes of this process; the peak, on platforms that report only that.
-
-    Raises:
-        BenchmarkError: Process memory is unavailable on this platform.
-    """
+    """Return the resident bytes of this process; the peak, on platforms that report only that."""
     return _status_field("VmRSS") or peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Return the peak resident bytes of this process.
-
-    Raises:
-        BenchmarkError: Process memory is unavailable on this platform.
-    """
+    """Return the peak resident bytes of this process."""
     # On Linux, ru_maxrss starts at the parent's peak; VmHWM is the process's own.
     peak = _status_field("VmHWM")
     if peak:

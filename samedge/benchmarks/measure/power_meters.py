@@ -54,11 +54,7 @@ class RaplDomain:
 
 
 class RaplMeter:
-    """The energy counters of the CPU packages: cores, caches and memory controller, but no accelerator.
-
-    Args:
-        domains: One counter per package.
-    """
+    """The energy counters of the CPU packages: cores, caches and memory controller, but no accelerator."""
 
     def __init__(self, domains: Sequence[RaplDomain]) -> None:
         self._domains = tuple(domains)
@@ -96,12 +92,7 @@ class Rail:
 
 
 class RailMeter:
-    """Power sensors (INA3221) on the rails of a Jetson, read twenty times a second by a thread.
-
-    Args:
-        rails: Sensors whose sum is the board's power.
-        clock: Monotonic clock, seconds.
-    """
+    """Power sensors (INA3221) on the rails of a Jetson, read twenty times a second by a thread."""
 
     def __init__(self, rails: Sequence[Rail], clock: Callable[[], float] = time.perf_counter) -> None:
         self._rails = tuple(rails)
@@ -147,11 +138,7 @@ class RailMeter:
 
 
 def find_meter(root: Path = SYSTEM_FILES) -> tuple[Meter | None, str]:
-    """Return the meter of this machine and an empty text, or None and the reason.
-
-    Args:
-        root: Root of the system's files.
-    """
+    """Return the meter of this machine and an empty text, or None and the reason."""
     rails = _rails(root)
     if rails:
         return _readable(RailMeter(rails), "the board's power sensors")

@@ -20,11 +20,7 @@ _GPU: Final = re.compile(r"gpu|gv11b|gp10b|ga10b|gm20b")
 
 
 def power_state(root: Path = SYSTEM_FILES) -> dict[str, str]:
-    """Return governor, clocks, power mode and temperatures by name, as far as the system reports them.
-
-    Args:
-        root: Root of the system's files.
-    """
+    """Return governor, clocks, power mode and temperatures by name, as far as the system reports them."""
     facts = {
         "cpu governor": _each(root, "scaling_governor"),
         "cpu clock, MHz": _clocks(root),

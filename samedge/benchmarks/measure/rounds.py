@@ -35,12 +35,7 @@ Clocks: TypeAlias = Callable[[], tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A callable to time.
-
-    Attributes:
-        name: Its unique name.
-        call: Does the work once.
-    """
+    """A callable to time; it does the work once."""
 
     name: str
     call: Callable[[], object]
@@ -50,14 +45,11 @@ class Spread(msgspec.Struct, frozen=True):
     """Location and dispersion of a series of numbers.
 
     Attributes:
-        median: The median.
         low: The 10th percentile (interpolated).
         high: The 90th percentile.
-        count: Number of values.
         outliers: Values further than 1.5 interquartile ranges outside the quartiles; 0 for fewer than five values. They
             are counted, not excluded.
-        p99: The 99th percentile (interpolated; near the maximum for fewer than a hundred values); None in reports that
-            predate it.
+        p99: The 99th percentile (near the maximum for fewer than a hundred values); None in reports that predate it.
     """
 
     median: float
@@ -69,13 +61,9 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Results of one contender.
+    """Results of one contender: seconds per call, CPU seconds over all threads, and both as ratios.
 
-    Attributes:
-        wall: Seconds per call.
-        cpu: CPU seconds per call, over all threads.
-        ratio: Wall time of the baseline divided by that of this contender, per round: 2 is twice as fast.
-        cpu_ratio: The same for CPU time.
+    A ratio is the time of the baseline divided by that of this contender, per round: 2 is twice as fast.
     """
 
     wall: Spread
@@ -90,11 +78,7 @@ def process_clocks() -> tuple[float, float]:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Return the spread of a series of numbers.
-
-    Raises:
-        BenchmarkError: The series is empty.
-    """
+    """Return the spread of a series of numbers."""
     if not values:
         raise BenchmarkError("no values to take the median of", cure="Measure at least one round")
     numbers = np.asarray(values, np.float64)
@@ -113,14 +97,7 @@ def interleave(
     clocks: Clocks = process_clocks,
     report: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Timing]:
-    """Return the timing of each contender, in their order.
-
-    Args:
-        contenders: The first is the baseline.
-        rounds: Measured rounds.
-        warm_ups: Warm-up rounds.
-        clocks: Read before and after each call.
-        report: Called at the start of each round with its number, from 1, including warm-ups.
+    """Return the timing of each contender, in their order; the first is the baseline.
 
     Raises:
         BenchmarkError: There is no contender, names are not unique, or a number of rounds is invalid.
@@ -140,10 +117,7 @@ def times_in_turn(
 ) -> dict[str, list[tuple[float, float]]]:
     """Return wall and CPU time of each call of each contender, s, in the order of the rounds.
 
-    The arguments are those of `interleave`.
-
-    Raises:
-        BenchmarkError: There is no contender, names are not unique, or a number of rounds is invalid.
+    `report` is called at the start of each round with its number, from 1, including warm-ups.
     """
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) < len(names):
@@ -164,16 +138,9 @@ def times_in_turn(
 def timed(
     call: Callable[[], R], clocks: Clocks = process_clocks, *, begun: Callable[[], tuple[float, float]] | None = None
 ) -> tuple[float, float, R]:
-    """Call once and time it, with Python's garbage collection off, which could run at any moment.
+    """Call once, and return wall and CPU time, s, and the result; Python's garbage collection is off meanwhile.
 
-    Args:
-        call: The callable.
-        clocks: Read before and after.
-        begun: Called afterwards for the start of the timed part, if the call begins with work that does not count;
-            None times the whole call.
-
-    Returns:
-        Wall and CPU time, s, and the result of the call.
+    If the call begins with work that does not count, `begun` returns the clocks at the start of the timed part.
     """
     was_enabled = gc.isenabled()
     gc.collect()
@@ -207,14 +174,14 @@ def _ratio(baseline: float, own: float) -> float:
 
 
 def spread_text(spread: Spread, unit: str, scale: float = 1.0) -> str:
-    """Return a median and, in brackets, between which values eight of ten lie; and how many are outliers."""
+    """Return the median with its unit and, in brackets, the 10th and 90th percentiles and the number of outliers."""
     low, middle, high = (short(value * scale) for value in (spread.low, spread.median, spread.high))
     outliers = f", {spread.outliers} outlier{'s' if spread.outliers > 1 else ''}" if spread.outliers else ""
     return f"{middle}{unit} ({low}–{high}{outliers})"
 
 
 def short(value: float) -> str:
-    """Return a number with three digits, but never fewer than the whole ones."""
+    """Return a number with three digits, but never fewer than its integer digits."""
     size = abs(value)
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:.{decimals}f}"

@@ -14,11 +14,7 @@ WIDTH: Final = 240
 
 
 class Screen:
-    """The table on stdout, with progress below it, or on stderr if stdout is not a terminal.
-
-    Args:
-        table: Returns the current table for a width in characters.
-    """
+    """The table on stdout, with progress below it, or on stderr if stdout is not a terminal; `table` takes a width."""
 
     def __init__(self, table: Callable[[int], RenderableType]) -> None:
         self._table = table

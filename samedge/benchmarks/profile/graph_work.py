@@ -25,17 +25,7 @@ _LONGEST_WAY: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class NodeWork:
-    """Work of one node.
-
-    Attributes:
-        name: Name of the node.
-        operator: Its operator.
-        kind: Its kind of work.
-        flops: Operations of products and convolutions, 2 per multiply-add.
-        precision: Its compute precision.
-        inputs: Input tensors, including weights.
-        outputs: Output tensors.
-    """
+    """Work of one node: operations of products and convolutions (2 per multiply-add), and tensors with weights."""
 
     name: str
     operator: str
@@ -64,9 +54,6 @@ class GraphWork:
         nodes: The nodes, in the order of the graph.
         nbytes: Bytes of each tensor of known shape.
         results: Names of the graph's outputs.
-
-    Attributes:
-        nodes: The nodes by name.
     """
 
     def __init__(self, nodes: Iterable[NodeWork], nbytes: Mapping[str, int], results: Iterable[str]) -> None:

@@ -23,17 +23,7 @@ _LIKE: Final = {"DynamicQuantizeMatMul": ("MatMul", 2), "Gelu": ("Relu", 1), "Fa
 
 
 def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphWork:
-    """Return the work of an ONNX file's nodes.
-
-    Args:
-        path: The file; external data is not read.
-        shapes: Shape of each input.
-
-    Raises:
-        MissingExtraError: The package onnx is not installed.
-        EngineError: The file is not an ONNX graph, or its shapes contradict each other.
-        StorageError: The file cannot be read.
-    """
+    """Return the work of the nodes of an ONNX file (external data is not read), for input shapes by name."""
     try:
         import onnx
     except ModuleNotFoundError as error:
@@ -121,13 +111,7 @@ def _node_work(
 ) -> NodeWork:
     """Return the work of a node.
 
-    Args:
-        onnx: The package.
-        node: The node.
-        tensors: Known shapes and types of tensors.
-        half: Names of float16 tensors.
-        integers: Outputs of DequantizeLinear; backends compute a product of two of them in integers.
-        attention: Names of attention nodes.
+    `integers` are outputs of DequantizeLinear: backends compute a product of two of them in integers.
     """
     known = [tensors[name][0] if name in tensors else None for name in node.input]
     output = tensors[node.output[0]][0] if node.output and node.output[0] in tensors else ()

@@ -113,11 +113,7 @@ def second_factor(operator: str) -> int:
 def operations(operator: str, inputs: Sequence[Shape | None], output: Shape, attributes: Mapping[str, Any]) -> int:
     """Return the floating point operations of a product or convolution, 2 per multiply-add; 0 for other operators.
 
-    Args:
-        operator: Operator of ONNX or onnxruntime.
-        inputs: Shapes; None for one that is missing or unknown.
-        output: Shape of the first output.
-        attributes: Attributes of the node.
+    An input shape is None if it is missing or unknown; `output` is that of the first output.
     """
     first = inputs[0] if inputs else None
     if first is None or operator not in PRODUCTS | CONVOLUTIONS:

@@ -49,12 +49,7 @@ class Peaks(msgspec.Struct, frozen=True):
     how: str
 
     def attainable(self, precision: str, intensity: float | None) -> float | None:
-        """Return the attainable 1e9 operations per second of a layer; None if its precision was not measured.
-
-        Args:
-            precision: Its compute precision.
-            intensity: Its operations per byte; None if unknown.
-        """
+        """Return the attainable 1e9 operations per second, by operations per byte (if known); None if not measured."""
         roof = self.gflops.get(precision)
         if roof is None or intensity is None:
             return roof
@@ -72,19 +67,8 @@ def measure_peaks(
 ) -> Peaks:
     """Measure the roof, which takes a second or two.
 
-    The best run counts, not the median, because a peak is the most that the machine can do.
-
-    Args:
-        precisions: Precisions of the products.
-        backend: The backend.
-        device: Its device.
-        threads: Its CPU threads.
-        dynamic: For int8, use onnxruntime's dynamic operator instead of a product between Q/DQ nodes.
-        run: Runs a graph instead of the backend.
-
-    Raises:
-        MissingExtraError: The package onnx is not installed.
-        SamedgeError: The backend could not run the graphs.
+    The best run counts, not the median, because a peak is the most that the machine can do. `dynamic` measures int8
+    with onnxruntime's dynamic operator instead of a product between Q/DQ nodes; `run` replaces the backend.
     """
     try:
         import onnx

@@ -25,15 +25,10 @@ def plot_profile(profile: Profile, path: Path) -> None:
     """Write the plot: the roofline, and beside it the share of each kind of work.
 
     The area of a dot is the time of its layer. Layers without products have no place in the roofline; they appear in
-    the shares.
-
-    Args:
-        profile: Profile of one graph.
-        path: The file; its suffix chooses the format: .png, .svg, .pdf.
+    the shares. The suffix of `path` chooses the format: .png, .svg, .pdf.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        StorageError: The file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

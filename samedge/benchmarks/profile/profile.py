@@ -23,9 +23,7 @@ class LayerRow(msgspec.Struct, frozen=True):
     """A layer.
 
     Attributes:
-        name: The backend's name for it.
-        operator: The backend's description of its work.
-        kernel: The implementation, if the backend names it.
+        name: The backend's name for it, like `operator` and `kernel` (empty if the backend names none).
         kind: Its kind of work.
         nodes: The graph's nodes that it covers; none for a layer that the backend added or does not explain.
         precision: Compute precision of its products.
@@ -76,13 +74,9 @@ class Profile(msgspec.Struct, frozen=True):
 
     Attributes:
         schema: Version of this format.
-        model: The model.
         graph: Role or file of the graph.
-        backend: The backend.
-        device: The device.
         details: Details reported by the backend.
         shapes: Shapes of the inputs.
-        runs: Measured runs.
         run_ms: Median time of a run, as seen by a caller.
         layers_ms: Total time of all layers.
         gflop: 1e9 operations of the graph; None without an ONNX graph to count.
@@ -92,7 +86,6 @@ class Profile(msgspec.Struct, frozen=True):
         layers: The layers, in the order of execution.
         kinds: The kinds of work, by descending time.
         facts: Machine, versions, date.
-        notes: Sentences.
     """
 
     schema: int
@@ -125,13 +118,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 def layer_rows(measured: LayerProfile, work: GraphWork | None, peaks: Peaks | None) -> tuple[LayerRow, ...]:
-    """Return the layers with their work.
-
-    Args:
-        measured: Times of the layers.
-        work: Work of the graph's nodes; None without an ONNX graph.
-        peaks: The roof, or None.
-    """
+    """Return the layers with their work."""
     works: Sequence[LayerWork | None] = [None] * len(measured.layers)
     if work is not None:
         works = work.of_layers(measured.layers)

@@ -33,7 +33,6 @@ class ProfileOptions:
     Attributes:
         graph: Role of the graph in its bundle; the one that takes most of the time if empty.
         backend: The backend; "auto" for the first available one.
-        device: The device.
         threads: CPU threads; None for all physical cores.
         runs: Measured runs.
         sizes: Sizes of free axes by name.

@@ -28,29 +28,14 @@ DECODER_OUTPUTS = ("masks", "iou_predictions", "low_res_masks")
 
 
 def write_encoder_input(image: str, image_size: int, folder: str) -> None:
-    """Write ``image.npy``, an image as the encoder's input: float32 ``[1, 3, S, S]``.
-
-    Args:
-        image: Path of an image file.
-        image_size: S.
-        folder: Folder of the file.
-    """
+    """Write ``image.npy``, an image as the encoder's input: float32 ``[1, 3, S, S]``."""
     bgr = as_bgr(image)
     geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
     np.save(Path(folder) / "image.npy", normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD))
 
 
 def write_plain_encoder(source: str, image: str, folder: str) -> None:
-    """Write ``encoder.onnx``, the plain export of the reference package's image encoder, and ``embedding.npy``.
-
-    Args:
-        source: Path, known name, or "seeded:NAME" of a checkpoint.
-        image: Path of the input whose embedding torch computes: npy, float32 ``[1, 3, S, S]``.
-        folder: Folder of the files.
-
-    Raises:
-        BenchmarkError: The reference package's encoder does not run at this size.
-    """
+    """Write ``encoder.onnx``, the plain export of the reference package's image encoder, and ``embedding.npy``."""
     sam, config = reference_of(source)
     reference_package(config).refuse(config, source)
     example = torch.from_numpy(np.load(image))
@@ -70,10 +55,6 @@ def write_meta_decoder(source: str, folder: str) -> None:
 
     The second gives no masks at image size: it is the part to compare samedge's decoder with. The exported class is
     mobile_sam's, because that of segment-anything 1.0 freezes the crop of the traced image.
-
-    Args:
-        source: Path, known name, or "seeded:NAME" of a checkpoint.
-        folder: Folder of the files.
     """
     sam, config = reference_of(source)
     mobile_sam()

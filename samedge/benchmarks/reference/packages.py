@@ -82,11 +82,7 @@ def torchvision() -> Any:
 
 
 def quiet_import(name: str) -> Any:
-    """Return a module that needs torchvision, without the warnings of its import.
-
-    Raises:
-        MissingExtraError: The module, or one that it needs, is not installed.
-    """
+    """Return a module that needs torchvision, without the warnings of its import."""
     try:
         torchvision()
         with warnings.catch_warnings():
@@ -98,31 +94,18 @@ def quiet_import(name: str) -> Any:
 
 @cache
 def segment_anything() -> Any:
-    """Return the module segment_anything.
-
-    Raises:
-        MissingExtraError: The package is not installed.
-    """
+    """Return the module segment_anything."""
     return quiet_import("segment_anything")
 
 
 @cache
 def mobile_sam() -> Any:
-    """Return the module mobile_sam.
-
-    Raises:
-        MissingExtraError: The package is not installed.
-    """
+    """Return the module mobile_sam."""
     return quiet_import("mobile_sam")
 
 
 def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
-    """Return a `segment_anything.modeling.Sam` with these sizes and weights, in evaluation mode.
-
-    Args:
-        state: Weights under Meta's key names; loaded strictly.
-        config: Sizes, with a ViT image encoder.
-    """
+    """Return a `segment_anything.modeling.Sam` (ViT) with these sizes and weights, in evaluation mode."""
     package, encoder = segment_anything(), cast("ViTConfig", config.encoder)
     windows = {size for size in encoder.window_sizes if size} or {0}
     if len(windows) > 1:
@@ -148,10 +131,6 @@ def reference_mobile_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
     """Return a `mobile_sam.modeling.Sam` with these sizes and weights, in evaluation mode.
 
     Its TinyViT ends in ``view(B, 64, 64, C)``, so its encoder runs at 1024 px only.
-
-    Args:
-        state: Weights under MobileSAM's key names; loaded strictly.
-        config: Sizes, with a TinyViT image encoder.
     """
     package, encoder = mobile_sam(), cast("TinyViTConfig", config.encoder)
     image_encoder = package.modeling.TinyViT(
@@ -198,29 +177,29 @@ def _assemble(package: Any, image_encoder: Any, config: SamConfig, state: Mappin
 
 
 class ReferencePackage(Protocol):
-    """The package that a family of image encoders comes from; the family's line names the class."""
+    """The package that an image encoder comes from; `EncoderFamily.reference` names the class."""
 
     def package(self) -> Any:
-        """Import it.
+        """Return the imported package.
 
         Raises:
-            MissingExtraError: It is not installed.
+            MissingExtraError: The package is not installed.
         """
         ...
 
     def build(self, state: Mapping[str, Tensor], config: SamConfig) -> Any:
-        """Return its model of these sizes with these weights, in evaluation mode."""
+        """Return the package's model with these sizes and weights, in evaluation mode."""
         ...
 
     def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
-        """Return the weights of a checkpoint as its code takes them."""
+        """Return the weights of a checkpoint under the keys of the package."""
         ...
 
     def refuse(self, config: SamConfig, source: str) -> None:
-        """Refuse sizes that its encoder does not run at.
+        """Refuse sizes that the package's encoder does not support.
 
         Raises:
-            BenchmarkError: These are such.
+            BenchmarkError: The sizes are unsupported.
         """
         ...
 
@@ -241,7 +220,7 @@ class SegmentAnything:
         return found.state
 
     def refuse(self, config: SamConfig, source: str) -> None:
-        """See `ReferencePackage`: it runs at any size."""
+        """See `ReferencePackage`: the encoder runs at any size."""
 
 
 class MobileSam:
@@ -256,7 +235,7 @@ class MobileSam:
         return reference_mobile_sam(state, config)
 
     def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
-        """See `ReferencePackage`: its own code has the batch norms that samedge folds."""
+        """See `ReferencePackage`: the package has the batch norms that samedge folds."""
         return checkpoint.state
 
     def refuse(self, config: SamConfig, source: str) -> None:
@@ -268,11 +247,7 @@ class MobileSam:
 
 
 def reference_package(config: SamConfig) -> ReferencePackage:
-    """Return the package that has the encoder of these sizes.
-
-    Raises:
-        BenchmarkError: There is none.
-    """
+    """Return the package of a config's image encoder; raise BenchmarkError if there is none."""
     family = encoder_family(config.encoder.family)
     if not family.reference:
         raise BenchmarkError(f"no reference package has the encoder {family.name!r}", cure="Measure it without --peers")
@@ -280,21 +255,12 @@ def reference_package(config: SamConfig) -> ReferencePackage:
 
 
 def package_of(config: SamConfig) -> Any:
-    """Return the reference package that has the encoder of these sizes, imported."""
+    """Return the imported reference package of a config's image encoder."""
     return reference_package(config).package()
 
 
 def reference_of(source: str) -> tuple[Any, SamConfig]:
-    """Return the reference model of a checkpoint, in evaluation mode, and its configuration.
-
-    Args:
-        source: Path, known name, or "seeded:NAME".
-
-    Raises:
-        BenchmarkError: No reference package has its encoder.
-        MissingExtraError: The reference package is not installed.
-        SamedgeError: As `samedge.models.sam.load.load_model`.
-    """
+    """Return the reference model of a checkpoint, in evaluation mode, and its configuration."""
     if source.startswith(SEEDED):
         config = seeded_config(source.removeprefix(SEEDED))
         package, state = reference_package(config), dict[str, Tensor](seeded_state(config))
@@ -306,17 +272,9 @@ def reference_of(source: str) -> tuple[Any, SamConfig]:
     return package.build(state, config).requires_grad_(requires_grad=False), config
 
 
-def write_seeded_state(name: str, path: str) -> None:
-    """Write random weights as a state dict for torch.
-
-    Args:
-        name: Name of the architecture.
-        path: The file.
-
-    Raises:
-        UsageError: The architecture is unknown.
-    """
-    torch.save(dict(seeded_loader(name).seeded_state(name)), path)
+def write_seeded_state(name: str, file: str, folder: str) -> None:
+    """Write random weights as a state dict for torch."""
+    torch.save(dict(seeded_loader(name).seeded_state(name)), Path(folder) / file)
 
 
 def use_threads(threads: int | None) -> None:

@@ -23,8 +23,6 @@ class Settings:
     """Settings of the measurement.
 
     Attributes:
-        rounds: Measured rounds.
-        warm_ups: Warm-up rounds.
         threads: CPU threads of every contender; None leaves baselines their default and gives samedge all cores.
         memory: Also measure memory, in child processes.
         masks_of: Trained weights whose masks are compared.
@@ -45,13 +43,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A run of the benchmark.
-
-    Attributes:
-        settings: Settings of the measurement.
-        artefacts: Source of graphs.
-        say: Called with progress.
-    """
+    """A run of the benchmark."""
 
     settings: Settings
     artefacts: Artefacts
@@ -87,11 +79,7 @@ def missing_backend(name: str) -> str:
 
 
 def cpu_backends() -> list[str]:
-    """Return the available CPU backends.
-
-    Raises:
-        BenchmarkError: No CPU backend is available.
-    """
+    """Return the available CPU backends."""
     names = [name for name in CPU_BACKENDS if not missing_backend(name)]
     if not names:
         raise BenchmarkError("no CPU backend is available", cure=missing_backend(CPU_BACKENDS[0]))

@@ -25,13 +25,7 @@ _FILES: Final = "decoder_low_res.onnx"
 
 
 def decoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model.
-
-    Args:
-        bench: The benchmark run.
-        model: Path, known name, or "seeded:NAME".
-        wanted: Names of rows.
-    """
+    """Yield the wanted rows for a model."""
     rows = [name for name in PROMPTS if name in wanted]
     if not rows:
         return

@@ -27,9 +27,7 @@ class EncoderRow:
     """A row with one of samedge's encoders.
 
     Attributes:
-        row: Name of the row.
         backends: Its backends, of which the fastest counts; empty for all available ones.
-        precision: Precision of the bundle.
         calibrated: Use ranges measured on images.
     """
 
@@ -58,13 +56,7 @@ class _Entry:
 
 
 def encoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model, all timed in one process, in turn with one baseline.
-
-    Args:
-        bench: The benchmark run.
-        model: Path, known name, or "seeded:NAME".
-        wanted: Names of rows.
-    """
+    """Yield the wanted rows for a model, all timed in one process, in turn with one baseline."""
     entries: list[_Entry] = []
     for row in ENCODER_ROWS:
         if row.row in wanted:

@@ -26,13 +26,7 @@ _ALIKE: Final = 0.9
 
 
 def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model, all timed in one process, in turn with one baseline.
-
-    Args:
-        bench: The benchmark run.
-        model: Path, known name, or "seeded:NAME".
-        wanted: Names of rows.
-    """
+    """Yield the wanted rows for a model, all timed in one process, in turn with one baseline."""
     rows = {name: mode for name, mode in MODES.items() if name in wanted}
     if not rows:
         return

@@ -24,15 +24,8 @@ def import_time() -> float:
 def begin(bundle: str, image: str, backend: str, threads: int | None) -> dict[str, Any]:
     """Load a bundle, then encode an image and decode a point several times; return times in seconds.
 
-    Args:
-        bundle: Path of the bundle.
-        image: Path of an image.
-        backend: Backend of the bundle, on the CPU.
-        threads: CPU threads; None for all physical cores.
-
-    Returns:
-        ``load``; ``first_mask``, from before the imports to the first mask; and lists with the time of each call,
-        ``encode`` and ``decode``.
+    The times are ``load``; ``first_mask``, from before the imports to the first mask; and lists of each call's,
+    ``encode`` and ``decode``.
     """
     start = perf_counter()
     from samedge.api.load import load

@@ -1,7 +1,4 @@
-"""The report as people and programs read it: a table on the terminal, Markdown, CSV and JSON.
-
-What a cell says is decided once, in `COLUMNS`, for terminal and Markdown; CSV has one number a column.
-"""
+"""The report for people and programs: a table on the terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -106,12 +103,7 @@ _WIDE: Final = 180
 
 
 def targets_table(rows: Sequence[Row], width: int) -> Table:
-    """Return the rows as a terminal table.
-
-    Args:
-        rows: Measured rows.
-        width: Width of the terminal in characters; a narrow one has only the main columns.
-    """
+    """Return the rows as a terminal table; a narrow one has only the main columns."""
     columns = [column for column in COLUMNS if width >= _WIDE or column[0] in _TELLING]
     styles = []
     for row in rows:
@@ -173,10 +165,6 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write the report in all formats, replacing an older one, and return the paths.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
+    """Write the report in all formats, replacing an older one, and return the paths."""
     texts = dict(zip(FORMATS, (markdown(report), csv_text(report.rows), json_text(report)), strict=True))
     return write_texts(texts, folder, NAME)

@@ -42,13 +42,7 @@ R = TypeVar("R", bound=HasSchema)
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """The goal of a figure.
-
-    Attributes:
-        figure: The figure.
-        reach: The target.
-        stretch: The stretch target; None if there is none.
-    """
+    """The target of a figure, and a stretch target, if there is one."""
 
     figure: Figure
     reach: float
@@ -72,20 +66,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         model: The weights.
         ours: The variant of samedge.
         what: Description of the measured work.
-        baseline: Description of the baseline.
         skipped: Reason why nothing was measured; empty if something was.
-        baseline_timing: Times of the baseline.
         timing: Times of samedge, with their ratio to the baseline.
         own_ratio: Instead of a ratio to a baseline: a call as a multiple of samedge's own warm call.
-        baseline_memory: Memory of the baseline.
-        memory: Memory of samedge.
-        baseline_bytes: Size of the baseline's file.
         bytes: Size of samedge's file.
         error: Largest absolute difference from the reference.
         mask_iou: Mean IoU with the reference masks.
         figures: Figures of the goals, and further ones.
-        outcomes: The goals with their outcomes.
-        notes: Sentences.
     """
 
     row: str
@@ -109,14 +96,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Rows, and the conditions of the measurement.
-
-    Attributes:
-        schema: Version of this format.
-        machine: Facts by name.
-        settings: Options by name.
-        rows: The rows, in the order of measurement.
-    """
+    """Rows in the order of measurement, and the conditions; `schema` is the version of this format."""
 
     schema: int
     machine: dict[str, str]
@@ -166,17 +146,7 @@ def read_report(path: Path) -> Report:
 
 
 def read_record(path: Path, kind: type[R], schema: int) -> R:
-    """Read a record of a known schema.
-
-    Args:
-        path: The JSON file.
-        kind: Class of the record.
-        schema: The supported version.
-
-    Raises:
-        BenchmarkError: The file is not such a record.
-        StorageError: The file cannot be read.
-    """
+    """Read a JSON record of a known schema."""
     with storage_errors(path, "read"):
         data = path.read_bytes()
     try:

@@ -25,13 +25,7 @@ _COLD_CALLS: Final = 2
 
 
 def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
-    """Yield the wanted rows for a model, one per backend.
-
-    Args:
-        bench: The benchmark run.
-        model: Path, known name, or "seeded:NAME".
-        wanted: Names of rows.
-    """
+    """Yield the wanted rows for a model, one per backend."""
     if not {FIRST_CALLS, FIRST_MASK}.intersection(wanted):
         return
     bundle = bench.artefacts.bundle(model, form=bench.settings.form)

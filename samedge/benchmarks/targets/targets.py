@@ -34,10 +34,8 @@ class Target:
     Attributes:
         name: Name of the row, for ``--rows``.
         what: Description of the measured work.
-        baseline: Description of the baseline.
         measure: The group it belongs to.
         models: Its weights; random ones if only speed and memory count.
-        goals: Its goals.
     """
 
     name: str
@@ -123,11 +121,7 @@ ROWS: Final = tuple(target.name for target in TARGETS)
 
 
 def chosen_targets(rows: Sequence[str]) -> tuple[Target, ...]:
-    """Return the targets with the given names, in the order of the table; all if none are given.
-
-    Raises:
-        UsageError: A row is unknown.
-    """
+    """Return the targets with the given names, in the order of the table; all if none are given."""
     for name in rows:
         if name not in ROWS:
             raise UsageError(f"unknown row {name!r}", where="--rows", cure=f"Choose from: {', '.join(ROWS)}")
@@ -135,15 +129,7 @@ def chosen_targets(rows: Sequence[str]) -> tuple[Target, ...]:
 
 
 def measure_targets(bench: Bench, rows: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield the judged rows of the table as they are measured; a skipped row gives the reason.
-
-    Args:
-        bench: The benchmark run.
-        rows: Names; none for all.
-
-    Raises:
-        UsageError: A row or a model is unknown, or an option is invalid.
-    """
+    """Yield the judged rows (all if none are named) as they are measured; a skipped row gives the reason."""
     targets = chosen_targets(rows)
     by_name = {target.name: target for target in targets}
     for measure in dict.fromkeys(target.measure for target in targets):

@@ -36,13 +36,7 @@ _DECODER_ROLES: Final[tuple[GraphRole, ...]] = (*SPLIT_ROLES, "decoder")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A named implementation.
-
-    Attributes:
-        name: Its name in reports.
-        loader: Name of a function of this module.
-        arguments: Arguments of the function, as JSON values.
-    """
+    """A named implementation: a function of this module, and its arguments as JSON values."""
 
     name: str
     loader: str
@@ -64,11 +58,7 @@ class Variant:
 
 
 def plain_session(graph: str | Path, threads: int | None) -> Any:
-    """Return an onnxruntime session on the CPU with default options, except the number of threads.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-    """
+    """Return an onnxruntime session on the CPU with default options, except the number of threads."""
     try:
         ort = import_module("onnxruntime")
     except ModuleNotFoundError as error:
@@ -80,13 +70,7 @@ def plain_session(graph: str | Path, threads: int | None) -> Any:
 
 
 def plain_encoder(graph: str, image: str, threads: int | None) -> Callable[[], FloatArray]:
-    """Load another exporter's encoder in a plain session.
-
-    Args:
-        graph: Path of the graph.
-        image: Path of its input, npy.
-        threads: CPU threads; None leaves the number to onnxruntime.
-    """
+    """Load another exporter's encoder in a plain session; `image` is its input, npy."""
     session = plain_session(graph, threads)
     feeds = {session.get_inputs()[0].name: np.load(image)}
 
@@ -98,14 +82,7 @@ def plain_encoder(graph: str, image: str, threads: int | None) -> Callable[[], F
 
 
 def encoder(bundle: str, image: str, backend: str, threads: int | None) -> Callable[[], FloatArray]:
-    """Load the encoder of a bundle.
-
-    Args:
-        bundle: Path of the bundle.
-        image: Path of its input, npy.
-        backend: Backend of the bundle, on the CPU.
-        threads: CPU threads; None for all physical cores.
-    """
+    """Load the encoder of a bundle; `image` is its input, npy."""
     path = open_bundle(bundle, force=True, verify=False).graph_path("encoder")
     engine = open_engine(path, backend=backend, device="cpu", threads=threads)
     feeds: dict[str, Array] = {"image": np.load(image)}
@@ -121,14 +98,8 @@ def points_of(count: int, image_size: int) -> FloatArray:
 def meta_decoder(graph: str, embedding: str, prompts: int, threads: int | None) -> Callable[[], FloatArray]:
     """Load Meta's decoder in a plain session. It takes one prompt, so several are decoded one after another.
 
-    Args:
-        graph: Path of the graph, whole or cut off before masks are drawn at image size.
-        embedding: Path of the image embedding, npy, of a square image of the model's size.
-        prompts: Number of single-point prompts per call.
-        threads: CPU threads; None leaves the number to onnxruntime.
-
-    Returns:
-        A callable that returns the logits of all four masks, float32 ``[prompts, 4, 4g, 4g]``.
+    `embedding` is the npy file of a square image of the model's size. The callable returns the logits of all four
+    masks, float32 ``[prompts, 4, 4g, 4g]``.
     """
     session = plain_session(graph, threads)
     values = np.load(embedding)
@@ -160,16 +131,8 @@ def decoder(
 ) -> Callable[[], FloatArray]:
     """Load the decoder of a bundle, called through the public predictor.
 
-    Args:
-        bundle: Path of the bundle.
-        embedding: Path of the image embedding, npy, of a square image of the model's size.
-        prompts: Number of single-point prompts per call.
-        backend: Backend of the bundle, on the CPU.
-        threads: CPU threads; None for all physical cores.
-        whole_image: Include the decoder's work per image in each call.
-
-    Returns:
-        A callable that returns the logits of masks 1 to 3, float32 ``[prompts, 3, 4g, 4g]``.
+    With `whole_image`, each call includes the decoder's work per image. The callable returns the logits of masks 1 to
+    3, float32 ``[prompts, 3, 4g, 4g]``.
     """
     predictor = _decoder_alone(bundle, backend, threads)
     size = predictor.info.input.image_size
@@ -208,17 +171,7 @@ def _decoder_alone(bundle: str, backend: str, threads: int | None) -> Predictor:
 def meta_everything(
     source: str, image: str, options: Mapping[str, Any], threads: int | None
 ) -> Callable[[], list[dict[str, Any]]]:
-    """Load Meta's ``SamAutomaticMaskGenerator`` in torch.
-
-    Args:
-        source: Path, known name, or "seeded:NAME" of a checkpoint.
-        image: Path of an image.
-        options: Its parameters.
-        threads: CPU threads; None leaves the number to torch.
-
-    Returns:
-        A callable that returns its records.
-    """
+    """Load Meta's ``SamAutomaticMaskGenerator`` in torch; the callable returns its records."""
     from samedge.benchmarks.reference.packages import package_of, reference_of, use_threads
 
     use_threads(threads)
@@ -236,19 +189,7 @@ def meta_everything(
 def everything(
     bundle: str, image: str, options: Mapping[str, Any], mode: str, backend: str, threads: int | None
 ) -> Callable[[], Any]:
-    """Load a bundle for `Predictor.everything`.
-
-    Args:
-        bundle: Path of the bundle.
-        image: Path of an image.
-        options: Parameters under Meta's names.
-        mode: "exact" or "fast".
-        backend: Backend of the bundle, on the CPU.
-        threads: CPU threads; None for all physical cores.
-
-    Returns:
-        A callable that returns a `FoundMasks`.
-    """
+    """Load a bundle for `Predictor.everything`, with Meta's parameters; the callable returns a `FoundMasks`."""
     predictor = load(bundle, backend, "cpu", threads=threads, force=True)
     bgr = as_bgr(image)
     given: dict[str, Any] = {**options, "mode": mode}

@@ -21,14 +21,12 @@ from support.fake_boards import Board, SharedGpu
 from support.shared import environment
 
 from samedge.benchmarks.gpu import contenders as gpu_contenders
-from samedge.benchmarks.gpu import engines as gpu_engines
 from samedge.benchmarks.gpu import run as gpu
 from samedge.benchmarks.gpu.behaviours import predictor_problems, try_contender
 from samedge.benchmarks.gpu.contenders import BASELINE, GpuContender, Ready, Step, first_calls, step_names
 from samedge.benchmarks.gpu.cuda_checks import CHECKS
-from samedge.benchmarks.gpu.memory_watch import MemoryWatch
 from samedge.benchmarks.gpu.results import GpuReport, cells, columns, latency_of, markdown, read_gpu_report
-from samedge.benchmarks.gpu.run import GpuSettings, run_checks, run_gpu
+from samedge.benchmarks.gpu.run import GpuSettings, MemoryWatch, run_checks, run_gpu
 from samedge.benchmarks.gpu.torch_engine import TorchArray, TorchEngine, require_torch_device
 from samedge.benchmarks.measure.artefacts import IMAGES, Artefacts
 from samedge.benchmarks.measure.child import call_in_child
@@ -294,8 +292,8 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[BuildingBo
     monkeypatch.setattr(gpu, "open_cuda", lambda _device: FakeCuda())
     monkeypatch.setattr(gpu, "check_torch", lambda _memory: None)
     monkeypatch.setattr(gpu, "predictor_problems", lambda *_: ["a stream failed"])
-    monkeypatch.setattr(gpu_engines, "require_backend", find_backend)
-    monkeypatch.setattr(gpu_engines, "rung_graph", rung_graph)
+    monkeypatch.setattr(gpu_contenders, "require_backend", find_backend)
+    monkeypatch.setattr(gpu_contenders, "rung_graph", rung_graph)
     monkeypatch.setattr(gpu_contenders, "open_engine", board.open_plan)
     return board, bundle
 
@@ -335,7 +333,7 @@ def test_no_encoder_for_many_images_is_a_note(builder: tuple[BuildingBoard, Path
     def fails(*_: Any, **__: Any) -> Any:
         raise EngineError("not enough memory", cure="Buy some")
 
-    monkeypatch.setattr(gpu_engines, "stored_engine", fails)
+    monkeypatch.setattr(gpu_contenders, "stored_engine", fails)
     settings = GpuSettings(model=str(builder[1]), contenders=("tensorrt",), trial=False, **QUICK)
     (row,) = run_gpu(settings, {}).contenders
     assert row.problem == "a stream failed"

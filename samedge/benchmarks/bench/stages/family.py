@@ -1,4 +1,4 @@
-"""The side of a family that ``samedge bench`` sees."""
+"""A family's side of ``samedge bench``, and the loader of samedge's own models for `serve`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import msgspec
 
 from samedge.benchmarks.bench.records import Family as Kind
 from samedge.benchmarks.bench.records import MaskAgreement
+from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenRequest
+from samedge.bundle.archive import model_family
 from samedge.bundle.manifest import Manifest
+from samedge.errors import UsageError
 from samedge.families import Family, families
+from samedge.runtime.image.read import as_bgr
 from samedge.types import ImageArray, Verdict
+from samedge.version import __version__
 
 if TYPE_CHECKING:
-    from samedge.benchmarks.bench.stages.peer_protocol import OpenRequest
     from samedge.benchmarks.bench.stages.serve import LoadedModel
 
 
@@ -22,21 +26,21 @@ class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be measured.
 
     Attributes:
-        family: As a row calls it.
-        architecture: Such as "sam_vit_b" or "yolov8n-seg".
+        family: Name of the family in the row.
+        architecture: For example "sam_vit_b" or "yolov8n-seg".
         artefact: Path of the bundle or graph.
         image_size: Side of the input, px.
         size_bytes: Bytes of its files.
-        parameters: None where nothing tells them.
-        gflops: Of the encoder, or the whole network, on one image.
-        prompt_gflops: Of one prompt.
-        precision: Of the encoder.
+        parameters: None if unknown, like the operations.
+        gflops: 1e9 operations of the encoder, or of the whole network, on one image.
+        prompt_gflops: 1e9 operations of one prompt.
+        precision: Precision of the encoder.
         seeded: The weights are random.
-        verdict: Of the export.
-        recorded: Agreement of masks as the export found it; None where it did not look.
-        checkpoint: What to compare with in torch; empty for a bundle or graph.
-        grid: Everything is segmented by a grid of prompts.
-        empty: Why something is not known, by column.
+        verdict: Parity at the export.
+        recorded: Agreement of masks measured at the export; None if it was not.
+        checkpoint: Checkpoint to compare with in torch; empty for a bundle or graph.
+        grid: Segment everything runs a grid of prompts.
+        empty: Reasons for unknown figures, by column.
     """
 
     family: Kind
@@ -57,74 +61,94 @@ class PreparedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FamilyBench(Protocol):
-    """The benchmark's side of a family."""
+    """Stages of a family's models, and the facts that their rows show."""
 
     @property
     def grid(self) -> bool:
-        """True if everything is segmented by a grid of prompts, whose parameters can be set."""
+        """True if segment everything runs a grid of prompts, whose parameters can be set."""
         ...
 
     @property
     def agreement(self) -> str:
-        """The "module:function" that compares a model with its checkpoint in torch; empty where there is none.
+        """The "module:function" that compares a model with its checkpoint in torch; empty if there is none.
 
-        It takes ``source``, ``artefact``, ``backend``, ``threads`` and ``device``, and returns ``worst`` and, where it
-        is known, ``mean`` of the IoUs of masks, and whether they ``passed``.
+        It takes ``source``, ``artefact``, ``backend``, ``threads`` and ``device``, and returns a dictionary: ``worst``
+        and, if known, ``mean`` of the masks' IoUs, and ``passed``.
         """
         ...
 
     @property
     def judged(self) -> str:
-        """The masks that it compares."""
+        """Description of the masks that it compares."""
         ...
 
     def kind(self, manifest: Manifest) -> str:
-        """Return what a row calls the family of a model."""
+        """Return the name that a row gives the family of a model."""
         ...
 
     def recorded(self, manifest: Manifest) -> MaskAgreement | None:
-        """Return the agreement of masks as the export found it; None where it did not look."""
+        """Return the agreement of masks measured at the export; None if it was not."""
         ...
 
     def prepare_graph(self, path: Path) -> PreparedModel:
-        """Return what is known of a graph file without a bundle.
+        """Describe a graph file without a bundle.
 
         Raises:
-            SamedgeError: It cannot be read, or the family runs no such files.
+            SamedgeError: The file cannot be read, or the family needs a bundle.
         """
         ...
 
     def open(self, opening: OpenRequest, images: list[ImageArray]) -> LoadedModel:
         """Load a model, and return its stages.
 
-        Args:
-            opening: What was asked for.
-            images: The images.
-
         Raises:
-            SamedgeError: It cannot be loaded.
+            SamedgeError: The model cannot be loaded.
         """
         ...
 
 
+class BundleBench:
+    """What `FamilyBench` needs beside the stages, for families that run bundles only."""
+
+    grid = False
+    agreement = ""
+    judged = ""
+    probes = "probe images"
+    """Description of the masks compared at the export."""
+
+    def kind(self, manifest: Manifest) -> str:
+        """Return the name of the family."""
+        return manifest.model_family.name
+
+    def recorded(self, manifest: Manifest) -> MaskAgreement | None:
+        """Return the agreement in the manifest; None if parity was not checked."""
+        parity = manifest.parity
+        if parity.verdict == "unchecked":
+            return None
+        judged = f"{self.probes}, {parity.backend}, at the export"
+        return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, judged)
+
+    def prepare_graph(self, path: Path) -> PreparedModel:
+        """Refuse a graph file, which does not say what it is."""
+        raise UsageError("this is one graph, and a bundle is needed", where=path, cure="Give the bundle it belongs to")
+
+
 def bench_of(family: Family) -> FamilyBench:
-    """Import the benchmark's side of a family."""
+    """Return the benchmark's class for a family."""
     return cast("FamilyBench", family.make(family.bench))
 
 
 def grid_families() -> frozenset[str]:
-    """Return the names of the families whose "everything" is a grid of prompts, which takes many times as long."""
+    """Return the families whose segment everything runs a grid of prompts, which takes many times as long."""
     return frozenset(family.name for family in families() if bench_of(family).grid)
 
 
-def probed_agreement(manifest: Manifest, what: str) -> MaskAgreement | None:
-    """Return the agreement of masks that the manifest has.
+def hello() -> Capabilities:
+    """Report that this package is available."""
+    return Capabilities(PROTOCOL, "samedge", __version__)
 
-    Args:
-        manifest: Of the bundle.
-        what: Which masks were compared.
-    """
-    parity = manifest.parity
-    if parity.verdict == "unchecked":
-        return None
-    return MaskAgreement(parity.mask_iou_min, parity.mask_iou_mean, f"{what}, {parity.backend}, at the export")
+
+def open_model(opening: OpenRequest) -> LoadedModel:
+    """Load a bundle or a graph of samedge."""
+    images = [as_bgr(path) for path in opening.images]
+    return bench_of(model_family(opening.artefact)).open(opening, images)

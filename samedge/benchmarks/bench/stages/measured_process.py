@@ -63,11 +63,7 @@ class MeasuredProcess:
         return self._process.status
 
     def hello(self) -> Capabilities:
-        """Request its name, version and availability.
-
-        Raises:
-            BenchmarkError: It speaks another protocol, or does not reply.
-        """
+        """Request its name, version and availability, and check the protocol."""
         reply = self._request({"do": "hello"}, Capabilities)
         if reply.protocol != PROTOCOL:
             raise BenchmarkError(
@@ -78,19 +74,11 @@ class MeasuredProcess:
         return reply
 
     def open(self, opening: OpenRequest) -> OpenedModel:
-        """Load a model.
-
-        Raises:
-            BenchmarkError: Loading failed, or the process died.
-        """
+        """Load a model."""
         return self._request({"do": "open", **msgspec.to_builtins(opening)}, OpenedModel)
 
     def run(self, stage: str) -> StageTiming:
-        """Run a stage once on every image.
-
-        Raises:
-            BenchmarkError: The stage failed, or the process died.
-        """
+        """Run a stage once on every image."""
         return self._request({"do": "run", "stage": stage}, StageTiming)
 
     def _request(self, request: dict[str, Any], kind: type[T]) -> T:

@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
-from samedge.benchmarks.bench.stages.serve import LoadedModel
+from samedge.benchmarks.bench.stages.serve import LoadedModel, timed_stage
 from samedge.benchmarks.measure.artefacts import versions_of
-from samedge.benchmarks.measure.rounds import timed
 from samedge.benchmarks.targets.variants import plain_session
 from samedge.bundle.archive import open_bundle
 from samedge.errors import BenchmarkError
@@ -33,20 +32,14 @@ def hello() -> Capabilities:
     """Report if onnxruntime and the exporting reference packages are installed."""
     missing = [name for name in ("onnxruntime", "torch", "segment_anything", "mobile_sam") if find_spec(name) is None]
     if missing:
-        return Capabilities(
-            PROTOCOL, NAME, can=False, reason=f"{', '.join(missing)}: not installed (pip install 'samedge[bench]')"
-        )
+        reason = f"{', '.join(missing)}: not installed (pip install 'samedge[bench]')"
+        return Capabilities(PROTOCOL, NAME, can=False, reason=reason)
     return Capabilities(PROTOCOL, NAME, f"onnxruntime {versions_of('onnxruntime').get('onnxruntime', '')}")
 
 
 def open_model(opening: OpenRequest) -> LoadedModel:
-    """Open both graphs.
-
-    Raises:
-        BenchmarkError: The model has no plain export, or the device is not the CPU.
-        MissingExtraError: onnxruntime is not installed.
-    """
-    if opening.family != "sam" or not opening.plain:
+    """Open both graphs."""
+    if not opening.plain:
         raise BenchmarkError(
             "the reference packages export SAM only", where=opening.name, cure="Measure a SAM model, or drop this peer"
         )
@@ -55,15 +48,15 @@ def open_model(opening: OpenRequest) -> LoadedModel:
     encoder = plain_session(Path(opening.plain) / "encoder.onnx", opening.threads)
     decoder = plain_session(Path(opening.plain_decoder) / "decoder.onnx", opening.threads)
     images = [as_bgr(path) for path in opening.images]
-    geometries = [ImageGeometry.of(index.shape[0], index.shape[1], opening.image_size) for index in images]
+    geometries = [ImageGeometry.of(image.shape[0], image.shape[1], opening.image_size) for image in images]
     numbers = open_bundle(opening.artefact, force=True, verify=False).manifest.input
     embeddings: dict[int, Array] = {}
 
     def encode(index: int) -> StageTiming:
         image = normalised_input(images[index], geometries[index], numbers.pixel_mean, numbers.pixel_std)
         feeds = {encoder.get_inputs()[0].name: image}
-        wall, cpu, embeddings[index] = timed(lambda: encoder.run(None, feeds)[0])
-        return StageTiming(wall, cpu)
+        timing, embeddings[index] = timed_stage(lambda: encoder.run(None, feeds)[0])
+        return timing
 
     def prompted(index: int, prompts: list[tuple[Array, Array]]) -> StageTiming:
         if index not in embeddings:
@@ -78,8 +71,7 @@ def open_model(opening: OpenRequest) -> LoadedModel:
                 masks.append(decoder.run(["masks"], inputs)[0][0, 0] > 0)
             return masks
 
-        wall, cpu, masks = timed(call)
-        return StageTiming(wall, cpu, figures={"masks": len(masks)})
+        return timed_stage(call, len)[0]
 
     stages: dict[str, Callable[[int], StageTiming]] = {
         "encode": encode,
@@ -87,7 +79,7 @@ def open_model(opening: OpenRequest) -> LoadedModel:
         "boxes": lambda index: prompted(index, [_box(box) for box in opening.boxes[index]]),
     }
     opened = OpenedModel(
-        stages={name: INCLUDES[name] for name in stages},
+        stages=INCLUDES,
         without=WITHOUT,
         backend="onnxruntime",
         device="cpu",

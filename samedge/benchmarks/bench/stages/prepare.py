@@ -19,17 +19,7 @@ from samedge.families import family_of_graph
 
 
 def prepare(source: str, backend: str, device: str | None, threads: int | None) -> dict[str, Any]:
-    """Return a `PreparedModel` as JSON values; export the model and choose the backend of "auto" first, if needed.
-
-    Args:
-        source: Bundle, graph, checkpoint, known name, or "seeded:NAME".
-        backend: As for `samedge.load`.
-        device: As for `samedge.load`.
-        threads: As for `samedge.load`.
-
-    Raises:
-        SamedgeError: The source cannot be read or exported.
-    """
+    """Return a `PreparedModel` as JSON values; first export the model and choose the backend of "auto", if needed."""
     if Path(source).suffix.lower() in GRAPH_SUFFIXES:
         model = bench_of(family_of_graph(Path(source))).prepare_graph(Path(source))
     elif is_bundle(source):

@@ -9,12 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from samedge.benchmarks.bench.stages.peer_protocol import PROTOCOL, Capabilities, OpenedModel, OpenRequest, StageTiming
-from samedge.benchmarks.bench.stages.serve import LoadedModel
+from samedge.benchmarks.bench.stages.serve import LoadedModel, timed_stage
 from samedge.benchmarks.measure.artefacts import versions_of
-from samedge.benchmarks.measure.rounds import timed
+from samedge.bundle.archive import model_family
 from samedge.errors import BenchmarkError
 from samedge.runtime.image.read import as_bgr
 
+NAME: Final = "meta"
 PACKAGES: Final = {"segment_anything": "segment-anything", "mobile_sam": "mobilesam-mirror"}
 INCLUDES: Final = {
     "preprocess": "SamPredictor's transform and Sam.preprocess, from RGB pixels",
@@ -30,23 +31,15 @@ def hello() -> Capabilities:
     installed = [package for package in PACKAGES if find_spec(package) is not None]
     missing = [name for name in ("torch", "torchvision") if find_spec(name) is None]
     if missing or not installed:
-        lacking = ", ".join(missing or PACKAGES.values())
-        return Capabilities(
-            PROTOCOL, "meta", can=False, reason=f"{lacking}: not installed (pip install 'samedge[bench]')"
-        )
+        reason = f"{', '.join(missing or PACKAGES.values())}: not installed (pip install 'samedge[bench]')"
+        return Capabilities(PROTOCOL, NAME, can=False, reason=reason)
     versions = versions_of("torch", *(PACKAGES[package] for package in installed))
-    return Capabilities(PROTOCOL, "meta", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return Capabilities(PROTOCOL, NAME, ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def open_model(opening: OpenRequest) -> LoadedModel:
-    """Build the reference model with the checkpoint's weights.
-
-    Raises:
-        BenchmarkError: The model is not a SAM model.
-        MissingExtraError: The reference package is not installed.
-        SamedgeError: The checkpoint cannot be read.
-    """
-    if opening.family != "sam":
+    """Build the reference model with the checkpoint's weights."""
+    if NAME not in model_family(opening.artefact).peers:
         raise BenchmarkError(
             "Meta's code runs SAM only", where=opening.name, cure="Measure a SAM model, or drop this peer"
         )
@@ -62,14 +55,14 @@ def open_model(opening: OpenRequest) -> LoadedModel:
     predictor = package.SamPredictor(sam)
     generator = package.SamAutomaticMaskGenerator(sam, **opening.everything)
     images = [np.ascontiguousarray(as_bgr(path)[..., ::-1]) for path in opening.images]
-    stages = _stages(opening, predictor, generator, images)
     opened = OpenedModel(
-        stages={name: INCLUDES[name] for name in stages},
+        stages=INCLUDES,
         image_stages=("preprocess", "encode", "prompt"),
         backend=f"{package.__name__} in torch",
         device=str(device),
         details={**versions_of("torch", PACKAGES[package.__name__]), "threads": str(torch.get_num_threads())},
     )
+    stages = _stages(opening, predictor, generator, images)
     allocated = torch.cuda.max_memory_allocated if device.type == "cuda" else lambda: None
     return LoadedModel(opened, stages, device_bytes=allocated)
 
@@ -83,7 +76,7 @@ def _stages(
     inputs: dict[int, Any] = {}
     embeddings: dict[int, Any] = {}
 
-    def ran(call: Callable[[], Any], masks: Callable[[Any], int] | None = None) -> tuple[StageTiming, Any]:
+    def ran(call: Callable[[], Any], count: Callable[[Any], int] | None = None) -> tuple[StageTiming, Any]:
         def synchronised() -> Any:
             with torch.no_grad():
                 result = call()
@@ -91,8 +84,7 @@ def _stages(
                 torch.cuda.synchronize()
             return result
 
-        wall, cpu, result = timed(synchronised)
-        return StageTiming(wall, cpu, figures={} if masks is None else {"masks": masks(result)}), result
+        return timed_stage(synchronised, count)
 
     def resized(index: int) -> Any:
         pixels = torch.as_tensor(transform.apply_image(images[index]), device=predictor.device)
@@ -138,9 +130,10 @@ def _stages(
 
         return ran(call, len)[0]
 
-    def everything(index: int) -> StageTiming:
-        return ran(lambda: generator.generate(images[index]), len)[0]
-
     return {
-        "preprocess": preprocess, "encode": encode, "prompt": prompt, "boxes": boxes, "everything": everything,
-    }  # fmt: skip
+        "preprocess": preprocess,
+        "encode": encode,
+        "prompt": prompt,
+        "boxes": boxes,
+        "everything": lambda index: ran(lambda: generator.generate(images[index]), len)[0],
+    }

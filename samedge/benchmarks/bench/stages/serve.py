@@ -10,17 +10,21 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from samedge.benchmarks.bench.stages.peer_protocol import Capabilities, OpenedModel, OpenRequest, StageTiming
 from samedge.benchmarks.measure.child import find_target
+from samedge.benchmarks.measure.device_memory import device_bytes_of, used_device_bytes
 from samedge.benchmarks.measure.memory import peak_resident_bytes
+from samedge.benchmarks.measure.rounds import timed
 from samedge.errors import BenchmarkError, SamedgeError
 
+R = TypeVar("R")
+
 LOADERS: Final = {
-    "samedge": "samedge.benchmarks.bench.stages.samedge_stages",
+    "samedge": "samedge.benchmarks.bench.stages.family",
     "meta": "samedge.benchmarks.bench.stages.reference_stages",
     "plain-onnx": "samedge.benchmarks.bench.stages.plain_stages",
 }
@@ -32,42 +36,30 @@ class LoadedModel:
     """A model ready to run.
 
     Attributes:
-        opened: Its description.
         stages: By name, a function that runs the stage on the image of the given index and times it.
         close: Releases the model.
-        device_bytes: Returns its bytes on the accelerator; None if unavailable.
+        device_bytes: Returns its bytes on the accelerator; None asks the driver.
     """
 
     opened: OpenedModel
     stages: Mapping[str, Callable[[int], StageTiming]]
     close: Callable[[], None] = field(default=lambda: None)
-    device_bytes: Callable[[], int | None] = field(default=lambda: None)
+    device_bytes: Callable[[], int | None] | None = None
 
 
-class Loader(Protocol):
-    """A module of `LOADERS`."""
-
-    def hello(self) -> Capabilities:
-        """Report its version, and if its requirements are installed."""
-        ...
-
-    def open_model(self, opening: OpenRequest) -> LoadedModel:
-        """Load a model.
-
-        Raises:
-            SamedgeError: The model cannot be loaded.
-        """
-        ...
+def timed_stage(
+    call: Callable[[], R],
+    count: Callable[[R], int] | None = None,
+    *,
+    begun: Callable[[], tuple[float, float]] | None = None,
+) -> tuple[StageTiming, R]:
+    """Run a stage on one image; return its timing, with the number of masks counted in the result, and the result."""
+    wall, cpu, result = timed(call, begun=begun)
+    return StageTiming(wall, cpu, figures={} if count is None else {"masks": count(result)}), result
 
 
 def summed(runs: list[StageTiming], peak: int | None, device: int | None) -> StageTiming:
-    """Return the timing over all images.
-
-    Args:
-        runs: One timing per image.
-        peak: As in `StageTiming`.
-        device: As in `StageTiming`.
-    """
+    """Return the timing over all images, from one per image."""
     figures: dict[str, float] = {}
     for run in runs:
         for name, value in run.figures.items():
@@ -83,33 +75,23 @@ def summed(runs: list[StageTiming], peak: int | None, device: int | None) -> Sta
 
 
 class Server:
-    """Server of one model.
-
-    Args:
-        kind: One of `LOADERS`.
-    """
+    """Server of one model; `kind` is one of `LOADERS`."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._loaded: LoadedModel | None = None
         self._image_count = 0
+        self._read_device: Callable[[], int | None] = lambda: None
         self._device: dict[str, int | None] = {}
         self._peak: int | None = None
 
     def answer(self, request: Mapping[str, Any]) -> Any:
-        """Return the reply to a request.
-
-        Raises:
-            SamedgeError: The request failed.
-        """
+        """Return the reply to a request."""
         what = request.get("do")
         if what == "hello":
             return self._hello()
         if what == "open":
-            opening = msgspec.convert(dict(request), OpenRequest)
-            self._loaded = find_target(f"{LOADERS[self._kind]}:open_model")(opening)
-            self._image_count = len(opening.images)
-            return self._loaded.opened
+            return self._open(msgspec.convert(dict(request), OpenRequest))
         if what == "run":
             return self._run(str(request.get("stage")))
         if what == "close":
@@ -126,6 +108,13 @@ class Server:
             return Capabilities(1, self._kind, can=False, reason=str(error))
         return capabilities
 
+    def _open(self, opening: OpenRequest) -> OpenedModel:
+        before = used_device_bytes(None)
+        loaded: LoadedModel = find_target(f"{LOADERS[self._kind]}:open_model")(opening)
+        self._loaded, self._image_count = loaded, len(opening.images)
+        self._read_device = loaded.device_bytes or device_bytes_of(loaded.opened.device, before)
+        return loaded.opened
+
     def _run(self, stage: str) -> StageTiming:
         if self._loaded is None:
             raise BenchmarkError("no model is open", cure="Send an open request first")
@@ -136,7 +125,7 @@ class Server:
             # Linux sums per-CPU counters, so a later reading may be a page lower.
             self._peak = max(peak_resident_bytes(), self._peak or 0)
         if stage not in self._device:  # read once per stage: the driver's tool is slow
-            self._device[stage] = self._loaded.device_bytes()
+            self._device[stage] = self._read_device()
         return summed(runs, self._peak, self._device[stage])
 
 
