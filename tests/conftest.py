@@ -23,6 +23,7 @@ settings.register_profile("samedge", deadline=None, database=None, derandomize=T
 settings.load_profile("samedge")
 
 _shared = shared.begin()
+_begun: list[Path] = []
 
 LONGEST = (
     "test_formats.py",
@@ -61,6 +62,15 @@ def pytest_collection_finish() -> None:
     shared.remember()
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Nor need it look again through what earlier modules left, such as what they imported."""
+    if _begun[-1:] != [item.path]:
+        _begun.append(item.path)
+        shared.remember()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -17,6 +17,7 @@ import pytest
 import typer
 from support.bundles import write_any_bundle, write_small_bundle
 from support.program import Program
+from support.shared import environment
 from typer.testing import CliRunner
 
 import samedge
@@ -163,7 +164,7 @@ main()
 
     @POSIX
     def test_an_interrupt_is_one_line_and_leaves_no_bundle(self, tmp_path: Path) -> None:
-        process = start("export", "seeded:sam_vit_tiny", "-o", tmp_path / "bundle")
+        process = start("export", "seeded:sam_vit_tiny", "-o", tmp_path / "bundle", env=environment())
         assert process.stderr is not None
         for line in process.stderr:
             if "Writing the encoder" in line:

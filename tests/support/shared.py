@@ -1,4 +1,4 @@
-"""What is made once in a run of the tests, whatever the number of processes: bundles, and answers of the simplifier.
+"""What is made once in a run of the tests, whatever the number of processes: bundles, traced and simplified graphs.
 
 It lies in a folder that the first process of a run makes and removes. Nothing is kept from run to run.
 """
@@ -6,12 +6,14 @@ It lies in a folder that the first process of a run makes and removes. Nothing i
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,8 +108,92 @@ def _remember_operations(describe: dict[str, Any]) -> None:
     describe["count_gflops"] = remembered
 
 
+class _Contents(pickle.Pickler):
+    """Writes what an object holds, the same in every process: tensors by their digests, sets in order."""
+
+    def __init__(self, file: BytesIO) -> None:
+        super().__init__(file)
+        self.fast = True  # no memory of what is the same object: equal objects are written alike
+        self._tensors: dict[int, int] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        import torch
+
+        if isinstance(obj, torch.Tensor):
+            number = self._tensors.setdefault(obj.data_ptr(), len(self._tensors))  # weights may be shared
+            data = obj.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            return "tensor", number, str(obj.dtype), tuple(obj.shape), obj.stride(), sha256(data).hexdigest()
+        if isinstance(obj, set | frozenset):
+            return "set", sorted(map(repr, obj))
+        return None
+
+
+def _contents(*objects: object) -> str | None:
+    """Return a digest of everything that these objects hold; None where they cannot be written."""
+    file = BytesIO()
+    try:
+        _Contents(file).dump(objects)
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError):
+        return None
+    return sha256(file.getvalue()).hexdigest()
+
+
+def _remember_traces(torch_onnx: dict[str, Any]) -> None:
+    """Tracing is the other half; its answers go from process to process too, while they are small."""
+    export = torch_onnx["export"]
+
+    def remembered(module: Any, example: Any, path: Any, **options: Any) -> Any:
+        small = sum(value.nbytes for value in module.state_dict().values()) <= SMALL_BYTES
+        asked = _contents(module, example, options) if small and isinstance(path, str) else None
+        if asked is None:
+            return export(module, example, path, **options)
+        answer = made_once(f"trace-{asked}.onnx", lambda file: export(module, example, str(file), **options))
+        shutil.copyfile(answer, path)
+        return None
+
+    torch_onnx["export"] = remembered
+
+
+def _remember_references(torch_reference: dict[str, Any]) -> None:
+    """What a model answers to the probes, in this process."""
+    runner = torch_reference["TorchRunner"]
+    create, embed, decode = runner.__init__, runner.embed, runner.decode
+    answers: dict[Any, Any] = {}
+
+    def created(self: Any, sam: Any, roles: Any) -> None:
+        create(self, sam, roles)
+        self.asked = _contents(sam, roles) if sam.image_size <= 128 else None
+
+    def embedded(self: Any, probe: Any) -> Any:
+        self.probe = sha256(probe.image.tobytes()).hexdigest()
+        key = self.asked, self.probe
+        if self.asked is None or key not in answers:
+            answer = embed(self, probe)
+            if self.asked is None:
+                return answer
+            answers[key] = answer, self._embedding, self._geometry
+        answer, self._embedding, self._geometry = answers[key]
+        return answer
+
+    def decoded(self: Any, prompt: Any) -> Any:
+        asked = _contents(prompt)
+        if self.asked is None or asked is None:
+            return decode(self, prompt)
+        key = self.asked, self.probe, asked
+        if key not in answers:
+            answers[key] = decode(self, prompt)
+        return answers[key]
+
+    runner.__init__, runner.embed, runner.decode = created, embedded, decoded
+
+
+SMALL_BYTES: Final = 1 << 26
+"""Models from this size on are not looked at for their contents."""
+
 REMEMBERED: Final = {
     "onnxslim": _remember_simplified,
+    "torch.onnx": _remember_traces,
+    "samedge.export.torch_reference": _remember_references,
     "samedge.parity.probes": _remember_probes,
     "samedge.export.describe": _remember_operations,
 }
