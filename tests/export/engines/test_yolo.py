@@ -353,7 +353,7 @@ class TestExport:
             dynamic=False,
         )
         assert YOLO(path, backend="tensorrt").predictor.device == "cuda:0"
-        with pytest.raises(UsageError, match=r"this is a bundle already. Build its engine: samedge build"):
+        with pytest.raises(UsageError, match=r"the model is already a bundle. Build its engine: samedge build"):
             YOLO(path).export(format="engine")
         with pytest.raises(UsageError, match=r"unknown format 'tflite'. Choose one of: onnx, trt, rtx, engine"):
             YOLO(checkpoint()).export(format="tflite")  # type: ignore[arg-type]
