@@ -117,7 +117,7 @@ class SamExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class YoloExportOptions:
-    """Options specific to YOLOv8 and FastSAM.
+    """Options specific to YOLOs and FastSAM.
 
     Attributes:
         dynamic: Leave height and width of the input free, so that the host can trim the padding.
@@ -126,6 +126,8 @@ class YoloExportOptions:
         iou: With `nms`: of two boxes of one class that overlap by more, the lower-scoring one is dropped.
         max_det: With `nms`: rows per image in the output.
         agnostic_nms: With `nms`: boxes of different classes suppress each other too.
+        end_to_end: Use the head of a YOLO26 that gives one box an object, so that nothing has to be suppressed
+            (Ultralytics' ``nms=False``), in place of the one whose boxes are suppressed.
 
     Raises:
         UsageError: A number is out of range.
@@ -137,6 +139,7 @@ class YoloExportOptions:
     iou: float = 0.7
     max_det: int = 300
     agnostic_nms: bool = False
+    end_to_end: bool = False
 
     def __post_init__(self) -> None:
         check_thresholds(self.conf, self.iou, self.max_det)
@@ -299,6 +302,7 @@ class GraphKeywords(TypedDict, total=False):
     iou: float
     max_det: int
     agnostic_nms: bool
+    end_to_end: bool
 
 
 class ExportKeywords(GraphKeywords, EngineKeywords, total=False):

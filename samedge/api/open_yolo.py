@@ -13,7 +13,7 @@ from samedge.engines.protocol import Engine
 from samedge.errors import SamedgeError
 from samedge.parity.yolo_verify import yolo_record
 from samedge.runtime.decoder.schemes import check_graph
-from samedge.runtime.yolo.graph import describe_yolo, yolo_metadata
+from samedge.runtime.yolo.graph import ONE_TO_ONE, describe_yolo, yolo_metadata
 from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.runtime.yolo.predictor import YoloPredictor
 
@@ -57,5 +57,6 @@ def yolo_predictor(opened: Bundle, engine: Engine, limits: InputLimits | None = 
         record.task,
         stride=str(max(record.strides)),
         args=repr({"nms": record.nms is not None}),
+        **{ONE_TO_ONE: str(record.one_to_one is True)},
     )
     return YoloPredictor(engine, describe_yolo(engine, told), opened.manifest, limits)

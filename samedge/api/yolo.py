@@ -169,7 +169,7 @@ class YOLO:
         classes: Sequence[int] | None = None,
         agnostic_nms: bool = False,
         rect: bool = True,
-        retina_masks: bool = True,
+        retina_masks: bool = False,
         batch: int = 1,
         half: bool = False,
         stream: bool = False,
@@ -186,7 +186,8 @@ class YOLO:
             classes: Keep only these classes.
             agnostic_nms: Apply non-maximum suppression across classes.
             rect: If the graph's input size is free, reduce the padding to a multiple of the stride.
-            retina_masks: Ignored: masks always have the size of the image.
+            retina_masks: Drop objects whose mask is empty at the size of the image instead of the input's. Masks always
+                have the size of the image.
             batch: Number of images read at a time; those of the same input shape run through the graph together.
             half: Ignored: the precision is the one that the graph was exported in.
             stream: Return a generator that processes each batch on demand.
@@ -196,7 +197,7 @@ class YOLO:
             UsageError: An option is invalid, or the graph does not accept the image size.
             ImageError: An image cannot be read.
         """
-        thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
+        thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms, retina_masks)
         if batch < 1:
             raise UsageError(f"invalid batch {batch}", cure="Give 1 or more")
         results = self._batches(iter_sources(source), thresholds, imgsz, rect, batch)

@@ -35,6 +35,7 @@ class YoloRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         image_size: (height, width) of the input, px: fixed by the graph, or nominal if they are free.
         dynamic: True if height and width are free.
         nms: Suppression in the graph; None if the host does it.
+        one_to_one: The model gives one box an object, and none is suppressed; left out where it does not.
     """
 
     task: YoloTask
@@ -43,3 +44,4 @@ class YoloRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_size: tuple[int, int]
     dynamic: bool
     nms: SuppressionRecord | None = None
+    one_to_one: bool | msgspec.UnsetType = msgspec.UNSET

@@ -69,6 +69,9 @@ def export(
     ] = 0.7,
     max_det: Annotated[int, typer.Option(help="With --nms: rows per image.", **_YOLO)] = 300,
     agnostic_nms: Annotated[bool, typer.Option("--agnostic-nms", help="With --nms: across classes.", **_YOLO)] = False,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="Use the head of a YOLO26 that needs no suppression.", **_YOLO)
+    ] = False,
 ) -> None:
     """Write a checkpoint as a bundle of ONNX graphs, and prove that they reproduce its masks.
 
@@ -90,7 +93,7 @@ def export(
     options = ExportOptions().updated(
         cast("Any", format_), precision=cast("Any", precision), io=cast("Any", io), opset=opset, form=cast("Any", form),
         calib=calib, output=output, image_size=image_size, check=check, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
-        max_det=max_det, agnostic_nms=agnostic_nms,
+        max_det=max_det, agnostic_nms=agnostic_nms, end_to_end=end_to_end,
         **cast("Any", {name: value for name, value in engines.items() if value is not None}),
     )  # fmt: skip
     with shown_progress() as progress:

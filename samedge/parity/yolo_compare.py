@@ -118,7 +118,7 @@ def compare_yolo(
 
 
 def probe_feeds(
-    image_size: tuple[int, int], batch: int, *, rect: bool, limits: InputLimits | None = None
+    image_size: tuple[int, int], batch: int, *, rect: bool, limits: InputLimits | None = None, stride: int = MAX_STRIDE
 ) -> list[tuple[str, FloatArray]]:
     """Return the probe images as inputs, by name.
 
@@ -127,11 +127,12 @@ def probe_feeds(
         batch: Copies of each image in its input.
         rect: True if the input size is free.
         limits: Accepted input sizes; None for any.
+        stride: Coarsest stride of the model, px.
     """
     limits = limits or InputLimits()
     feeds = []
     for probe in probe_set(max(image_size), 1):
-        letterbox = limits.letterbox(probe.image.shape, image_size, rect=rect, stride=MAX_STRIDE)
+        letterbox = limits.letterbox(probe.image.shape, image_size, rect=rect, stride=stride)
         feeds.append((probe.name, np.repeat(letterbox.input(probe.image), batch, 0)))
     return feeds
 

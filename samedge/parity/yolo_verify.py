@@ -84,7 +84,7 @@ def verify_yolo(
     record = yolo_record(bundle)
     limits = limits or InputLimits()
     size = limits.usual(record.image_size)
-    feeds = probe_feeds(size, limits.fewest_images, rect=record.dynamic, limits=limits)
+    feeds = probe_feeds(size, limits.fewest_images, rect=record.dynamic, limits=limits, stride=max(record.strides))
 
     def probed(done: int) -> None:
         if progress is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.yolo_models import yolov8_config
 
 import samedge
 from samedge.annotation.auto_annotate import auto_annotate
@@ -17,10 +18,9 @@ from samedge.api.yolo import YOLO
 from samedge.errors import EngineError, UsageError
 from samedge.export.yolo.export import export_yolo
 from samedge.models.yolo.seeded import seeded_yolo
-from samedge.models.yolo.yolo import YoloConfig
 
-SEGMENTER = YoloConfig((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
-DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
+SEGMENTER = yolov8_config((8, 12, 16, 24, 32), (1, 1, 1, 1, 1, 1, 1, 1), 3, 8, 16, 16, 4, 8, 12)
+DETECTOR = yolov8_config((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
 ASSETS = Path(samedge.__file__).parent / "assets"
 CONF = 0.02
 

@@ -35,6 +35,7 @@ NOT_INSTALLED = 3
 ASSETS = Path(samedge.__file__).parent / "assets"
 SIDE = 320
 MAX_DET = 50
+LIKE_THEIRS: dict[str, Any] = {"max_det": MAX_DET, "retina_masks": True}
 SIZES = {"portrait": (333, 517), "landscape": (1080, 810), "thin": (700, 90), "tall": (77, 613), "small": (40, 57)}
 """Width and height of the images, px."""
 MODELS = {
@@ -109,6 +110,7 @@ def job(reference: Reference) -> list[dict[str, Any]]:
         predict(segmenter, images, at / "agnostic.npz", imgsz=SIDE, agnostic_nms=True),
         predict(segmenter, images, at / "oblong.npz", imgsz=[256, 416], rect=False),
         predict(segmenter, images, at / "none.npz", imgsz=SIDE, conf=0.99999),
+        predict(segmenter, images, at / "small.npz", imgsz=SIDE, conf=0.1, iou=1.0, max_det=1000, retina_masks=False),
         {
             **predict(segmenter, [str(at / f"{name}.png") for name in SAME], at / "batch.npz", imgsz=SIDE),
             "together": True,
@@ -278,7 +280,7 @@ class TestPredictions:
     @pytest.mark.parametrize("name", PREDICTED)
     def test_boxes_scores_and_masks(self, reference: Reference, graphs: dict[str, YOLO], name: str, image: str) -> None:
         model = graphs[name]
-        ours = YOLO.predict(model, reference.images[image], max_det=MAX_DET)[0]
+        ours = YOLO.predict(model, reference.images[image], **LIKE_THEIRS)[0]
         agree(ours, *reference.found(name, image))
         assert ours.names == model.names
         assert (ours.masks is None) == (name == "detector" or not len(ours))
@@ -298,8 +300,7 @@ class TestPredictions:
         self, reference: Reference, graphs: dict[str, YOLO], name: str, options: dict[str, Any], image: str
     ) -> None:
         agree(
-            graphs["segmenter"](reference.images[image], **{"max_det": MAX_DET, **options})[0],
-            *reference.found(name, image),
+            graphs["segmenter"](reference.images[image], **{**LIKE_THEIRS, **options})[0], *reference.found(name, image)
         )
 
     @pytest.mark.parametrize("image", SIZES)
@@ -310,7 +311,15 @@ class TestPredictions:
         assert model.names == {number: f"thing {number}" for number in range(3)}
         assert model.predictor.graph.suppressed == (name in {"suppressed", "agnostic"})
         assert model.predictor.graph.fixed_size == (name != "free")
-        agree(model(reference.images[image], max_det=MAX_DET)[0], *reference.found(f"onnx-{name}", image))
+        agree(model(reference.images[image], **LIKE_THEIRS)[0], *reference.found(f"onnx-{name}", image))
+
+    @pytest.mark.parametrize("image", SIZES)
+    def test_objects_go_whose_mask_is_empty_at_the_size_of_the_input(
+        self, reference: Reference, graphs: dict[str, YOLO], image: str
+    ) -> None:
+        boxes, _ = reference.found("small", image)
+        ours = graphs["segmenter"](reference.images[image], conf=0.1, iou=1.0, max_det=1000)[0]
+        agree(ours, boxes, None)
 
     def test_nothing_is_found(self, reference: Reference, graphs: dict[str, YOLO]) -> None:
         for image, path in reference.images.items():
@@ -323,7 +332,7 @@ class TestPredictions:
     @pytest.mark.parametrize("batch", [1, 2, 3, 8])
     def test_lists(self, reference: Reference, graphs: dict[str, YOLO], batch: int) -> None:
         images = [read_image(reference.folder / f"{name}.png") for name in SAME]
-        ours = graphs["segmenter"](images, batch=batch, max_det=MAX_DET)
+        ours = graphs["segmenter"](images, batch=batch, **LIKE_THEIRS)
         assert len(ours) == len(images)
         with np.load(reference.folder / "batch.npz") as arrays:
             for number, results in enumerate(ours):
@@ -334,7 +343,7 @@ class TestPredictions:
         model = YOLO(reference.folder / "four.onnx", threads=1)
         assert model.predictor.graph.batch == 4
         images = list(reference.images.values())
-        for image, results in zip(SIZES, model(images, batch=5, max_det=MAX_DET), strict=True):
+        for image, results in zip(SIZES, model(images, batch=5, **LIKE_THEIRS), strict=True):
             agree(results, *reference.found("onnx-fixed", image))
 
     @pytest.mark.parametrize("agnostic", [False, True])
@@ -345,7 +354,7 @@ class TestPredictions:
         model = YOLO(suppressing[agnostic], threads=1)
         assert model.predictor.graph.suppressed
         theirs = "agnostic" if agnostic else "suppressed"
-        agree(model(reference.images[image], max_det=MAX_DET)[0], *reference.found(f"onnx-{theirs}", image))
+        agree(model(reference.images[image], **LIKE_THEIRS)[0], *reference.found(f"onnx-{theirs}", image))
 
     def test_our_suppression_runs_in_their_runtime(self, reference: Reference, suppressing: dict[bool, Path]) -> None:
         images, output = list(reference.images.values()), reference.folder / "theirs-on-ours-suppressed.npz"
@@ -355,7 +364,7 @@ class TestPredictions:
         )
         with np.load(output) as arrays:
             for number, name in enumerate(reference.images):
-                found = YOLO(suppressing[False], threads=1)(reference.images[name], max_det=MAX_DET)[0]
+                found = YOLO(suppressing[False], threads=1)(reference.images[name], **LIKE_THEIRS)[0]
                 agree(found, arrays[f"boxes{number}"], unpacked(arrays, number))
 
     def test_our_exports_run_in_their_runtime(self, reference: Reference, graphs: dict[str, YOLO]) -> None:
@@ -366,7 +375,7 @@ class TestPredictions:
             assert json.loads(str(arrays["names"])) == {"0": "thing 0", "1": "thing 1", "2": "thing 2"}
             # They do not cut the padding of a graph whose metadata does not say that it is free in their own words.
             boxes, masks = arrays["boxes0"], unpacked(arrays, 0)
-        candidates = [graphs["segmenter"](image, rect=rect, max_det=MAX_DET)[0] for rect in (True, False)]
+        candidates = [graphs["segmenter"](image, rect=rect, **LIKE_THEIRS)[0] for rect in (True, False)]
         agree(next(results for results in candidates if len(results) == len(boxes)), boxes, masks)
         assert read_onnx_metadata(path)["author"] == "samedge"
 
@@ -374,14 +383,14 @@ class TestPredictions:
 class TestFastSAM:
     @pytest.mark.parametrize("image", SIZES)
     def test_everything(self, reference: Reference, graphs: dict[str, YOLO], image: str) -> None:
-        agree(graphs["fastsam"](reference.images[image], max_det=MAX_DET)[0], *reference.found("everything", image))
+        agree(graphs["fastsam"](reference.images[image], **LIKE_THEIRS)[0], *reference.found("everything", image))
 
     @pytest.mark.parametrize("name", PROMPTS)
     def test_prompts(self, reference: Reference, graphs: dict[str, YOLO], name: str) -> None:
         model = graphs["fastsam"]
         assert isinstance(model, FastSAM)
-        ours = model(reference.images["portrait"], max_det=MAX_DET, **PROMPTS[name])[0]
+        ours = model(reference.images["portrait"], **LIKE_THEIRS, **PROMPTS[name])[0]
         boxes, masks = reference.found(f"prompt-{name}", "portrait")
         agree(ours, boxes, masks)
-        everything = model(reference.images["portrait"], max_det=MAX_DET)[0]
+        everything = model(reference.images["portrait"], **LIKE_THEIRS)[0]
         assert 0 < len(ours) < len(everything)

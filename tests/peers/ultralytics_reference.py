@@ -9,7 +9,8 @@ The job is a list of steps, each a dictionary with "do":
 
 * ``make``: builds ``model`` (a name of theirs such as "yolov8n-seg") with ``classes`` classes and random weights from
   ``seed``, and saves it to ``path`` as their training does. Batch norms have statistics of real images, and scores lie
-  around the threshold.
+  around the threshold. ``calm`` weakens what is added to the main path, as training does: otherwise deep networks of
+  random weights amplify float32's rounding to many pixels.
 * ``forward``: runs the model in ``path`` on the array in ``input`` and writes the outputs of its exported graph to
   ``output``.
 * ``predict``: runs the model in ``path`` on ``images`` with the keywords in ``options`` and writes boxes and masks to
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -58,13 +60,15 @@ def make(package: Any, step: dict[str, Any]) -> None:
 
     torch.manual_seed(step["seed"])
     tasks = import_module("ultralytics.nn.tasks")
-    kind = tasks.SegmentationModel if step["model"].endswith("-seg") else tasks.DetectionModel
+    kind = tasks.SegmentationModel if "-seg" in step["model"] else tasks.DetectionModel
     core = kind(f"{step['model']}.yaml", nc=step["classes"], verbose=False)
     core.names = {number: f"thing {number}" for number in range(step["classes"])}
-    for module in core.modules():
+    for name, module in core.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.8, 1.2)
             torch.nn.init.normal_(module.bias, 0.0, 0.2)
+            if step.get("calm") and re.search(r"\.m\..*\.cv2\.bn$|\.(proj|pe|ffn\.1|mlp\.1)\.bn$", name):
+                module.weight.data.mul_(0.2)
             module.momentum = None  # the plain mean over all batches
     pictures = torch.cat([tensor_of(path) for path in step["images"]])
     core.train()
@@ -92,7 +96,9 @@ def settle(head: Any, pictures: Any, core: Any, classes: int) -> None:
         return hook
 
     top = -3.0 - 0.5 * (2 * torch.log(torch.tensor(float(classes)))).sqrt().item()
-    spreads = {"cv2": (0.0, 1.5), "cv3": (top, 0.5), "cv4": (0.0, 1.0)}
+    boxes = (0.0, 1.5) if head.reg_max > 1 else (4.0, 1.0)
+    spreads = {"cv2": boxes, "cv3": (top, 0.5), "cv4": (0.0, 1.0)}
+    spreads |= {f"one2one_{name}": spread for name, spread in spreads.items()}
     hooks = [
         branch[-1].register_forward_hook(scale(*spread))
         for name, spread in spreads.items()
@@ -121,6 +127,8 @@ def forward(package: Any, step: dict[str, Any]) -> None:
     core = package.YOLO(step["path"]).model.double().eval()
     head = core.model[-1]
     head.export = True
+    if step.get("end_to_end"):
+        head.end2end = True
     with torch.no_grad():
         out = core(torch.from_numpy(np.load(step["input"])).double())
     arrays = out if isinstance(out, (tuple, list)) else [out]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from samedge.bundle.manifest import InputRecord, Manifest, ModelRecord
 from samedge.bundle.yolo_record import YoloRecord
 from samedge.errors import UsageError
 from samedge.export.describe import count_image_gflops, model_record, provenance
-from samedge.export.yolo.export import class_names, input_size, suppression, write_yolo
+from samedge.export.yolo.export import class_names, input_size, suppression, with_head, write_yolo
 from samedge.models.yolo.load import LoadedYolo
-from samedge.models.yolo.yolo import STRIDES
-from samedge.options import ExportOptions, refuse_foreign
+from samedge.options import ExportOptions, YoloExportOptions, refuse_foreign
 from samedge.types import Progress
 
 _ZERO, _WHITE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
@@ -24,6 +25,7 @@ class YoloExporter:
         """See `FamilyExporter`: the size is what operations are counted at."""
         size = image_size or loaded.image_size
         height, width = (size, size) if isinstance(size, int) else size
+        loaded = with_head(loaded, YoloExportOptions())
         return model_record(loaded, count_image_gflops(loaded.model, (height, width)), 0.0)
 
     def write(self, loaded: LoadedYolo, stage: Path, stem: str, options: ExportOptions, report: Progress) -> Manifest:
@@ -57,7 +59,8 @@ def write_yolo_bundle(loaded: LoadedYolo, stage: Path, stem: str, options: Expor
             "int8 convolutions need images that their ranges are measured on", where="--precision",
             cure="Add --calib with a folder of images like those that the model will see",
         )  # fmt: skip
-    height, width = input_size(options.image_size, loaded.image_size)
+    loaded = with_head(loaded, options.yolo)
+    height, width = input_size(options.image_size, loaded.image_size, max(loaded.model.config.strides))
     written = write_yolo(loaded, options, stage, stem, report=report)
     return Manifest(
         **provenance(),
@@ -70,9 +73,10 @@ def write_yolo_bundle(loaded: LoadedYolo, stage: Path, stem: str, options: Expor
         yolo=YoloRecord(
             task="segment" if loaded.model.config.segments else "detect",
             names=tuple(class_names(loaded).values()),
-            strides=STRIDES,
+            strides=loaded.model.config.strides,
             image_size=(height, width),
             dynamic=options.yolo.dynamic,
             nms=suppression(options.yolo),
+            one_to_one=loaded.model.config.one_to_one or msgspec.UNSET,
         ),
     )

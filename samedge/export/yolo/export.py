@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -26,8 +26,9 @@ from samedge.export.precision.ladder import WrittenGraph
 from samedge.export.yolo.graphs import anchors_of, plan_yolo
 from samedge.export.yolo.int8 import int8_yolo
 from samedge.export.yolo.parity import MAX_SUPPRESSION_ERROR, check_yolo, parity_json, suppression_error
-from samedge.export.yolo.suppression import add_suppression
+from samedge.export.yolo.suppression import add_best_boxes, add_suppression
 from samedge.models.yolo.load import LoadedYolo, load_yolo
+from samedge.models.yolo.yolo import ONE, YoloConfig
 from samedge.options import (
     ExportOptions,
     GraphKeywords,
@@ -36,9 +37,8 @@ from samedge.options import (
     refuse_foreign,
     with_keywords,
 )
-from samedge.runtime.image.letterbox import MAX_STRIDE
 from samedge.runtime.image.sources import find_images
-from samedge.runtime.yolo.graph import PARITY, yolo_metadata
+from samedge.runtime.yolo.graph import ONE_TO_ONE, PARITY, yolo_metadata
 from samedge.storage.atomic import staged_file
 from samedge.types import Progress
 from samedge.version import __version__
@@ -79,7 +79,8 @@ def export_yolo(
             whose batch is free for one whose sizes are free too.
         options: A record of options, where they are kept; the defaults if it is left out.
         keywords: Single options, which change those of the record: `image_size`, `opset` (12 to 20), `check`, and the
-            fields of `samedge.options.YoloExportOptions` (`dynamic`, `nms`, `conf`, `iou`, `max_det`, `agnostic_nms`).
+            fields of `samedge.options.YoloExportOptions` (`dynamic`, `nms`, `conf`, `iou`, `max_det`, `agnostic_nms`,
+            `end_to_end`).
 
     Raises:
         TypeError: A keyword that is not known.
@@ -99,34 +100,50 @@ def export_yolo(
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}", cure="Give 1 or more, or None for any number of images")
     loaded = load_yolo(model)
-    input_size(asked.image_size, loaded.image_size)
+    input_size(asked.image_size, loaded.image_size, max(loaded.model.config.strides))
     place = output if output is not None else asked.output
     target = Path(place) if place is not None else Path(f"{Path(model).stem.replace(':', '-')}.onnx")
     with staged_file(target) as stage, tempfile.TemporaryDirectory(prefix="samedge-yolo-") as folder:
-        written = write_yolo(loaded, asked, Path(folder), "graph", batch=batch)
+        written = write_yolo(loaded, asked, Path(folder), "graph", batch=batch, alone=True)
         with storage_errors(target):
             shutil.copyfile(Path(folder) / written.graph.graph.file, stage)
     return target
 
 
-def input_size(asked: int | tuple[int, int] | None, trained: int) -> tuple[int, int]:
+def input_size(asked: int | tuple[int, int] | None, trained: int, stride: int) -> tuple[int, int]:
     """Return (height, width) of the input, px.
 
     Args:
         asked: Its side, or (height, width), px; None for what the model was trained at.
         trained: What the model was trained at, px.
+        stride: Its coarsest stride, px.
 
     Raises:
-        UsageError: They are no multiples of 32.
+        UsageError: They are no multiples of the stride.
     """
     asked = trained if asked is None else asked
     height, width = (asked, asked) if isinstance(asked, int) else asked
-    if min(height, width) < MAX_STRIDE or height % MAX_STRIDE or width % MAX_STRIDE:
+    if min(height, width) < stride or height % stride or width % stride:
         raise UsageError(
             f"an image size of {height} x {width} px is not possible for this model",
-            cure=f"Choose multiples of {MAX_STRIDE}",
+            cure=f"Choose multiples of {stride}",
         )
     return height, width
+
+
+def with_head(loaded: LoadedYolo, options: YoloExportOptions) -> LoadedYolo:
+    """Return a model with the one head that is used.
+
+    Raises:
+        UsageError: `end_to_end` is asked of a model that has no head for it.
+    """
+    heads = loaded.model.config.heads
+    if options.end_to_end and ONE not in heads:
+        raise UsageError(
+            f"{loaded.name} has no head that gives one box an object", where="--end-to-end", cure="Leave it out"
+        )
+    head = ONE if options.end_to_end else heads[0]
+    return loaded if heads == (head,) else replace(loaded, model=loaded.model.with_head(head))
 
 
 def suppression(options: YoloExportOptions) -> SuppressionRecord | None:
@@ -143,6 +160,7 @@ def write_yolo(
     stem: str,
     *,
     batch: int | None = None,
+    alone: bool = False,
     report: Progress = lambda _step, _share: None,
 ) -> WrittenYolo:
     """Write the graph of a YOLO into a folder, and prove it.
@@ -153,10 +171,25 @@ def write_yolo(
         folder: Where to.
         stem: Beginning of the file name.
         batch: The one number of images that the graph takes; None leaves it free.
+        alone: The graph is used without a bundle, by other runtimes too: end to end, it chooses the best boxes itself,
+            as Ultralytics' exports do.
         report: Called with a sentence and the share of the whole that is done.
+
+    Raises:
+        UsageError: Suppression is asked of a model that needs none.
     """
-    config, size = loaded.model.config, input_size(options.image_size, loaded.image_size)
+    loaded = with_head(loaded, options.yolo)
+    config = loaded.model.config
+    size = input_size(options.image_size, loaded.image_size, max(config.strides))
     dynamic, opset, nms = options.yolo.dynamic, options.graph_opset, suppression(options.yolo)
+    if config.one_to_one:
+        if nms is not None:
+            raise UsageError(
+                f"{loaded.name} gives one box an object, and nothing is left to suppress",
+                where="--nms",
+                cure="Leave it out",
+            )
+        nms = SuppressionRecord(conf=0.0, iou=1.0, max_det=options.yolo.max_det) if alone else None
     images = None if options.calib is None else find_images(Path(options.calib))
     plan = plan_yolo(loaded.model, size, dynamic=dynamic, batch=batch)
     report("Writing the graph", 0.1)
@@ -167,10 +200,10 @@ def write_yolo(
         report("Comparing with the checkpoint", 0.3)
         with open_engine(folder / graph.graph.file, backend="onnxruntime", device="cpu") as engine:
             parity = check_yolo(loaded.model, engine, size, rect=dynamic, batch=batch or 1)
-    metadata = partial(_metadata, loaded, options.yolo, size, batch)
+    metadata = partial(_metadata, loaded, options.yolo, size, batch, chosen=alone and config.one_to_one)
     if images is not None:
         chosen = int8_yolo(
-            WrittenGraph(graph, plan, folder, stem), images, size, metadata(parity),
+            WrittenGraph(graph, plan, folder, stem), images, size, config, metadata(parity),
             lambda step, share: report(step, 0.4 + 0.5 * share), check=options.check, dynamic=dynamic,
         )  # fmt: skip
         graph, notes = chosen.graph, chosen.notes
@@ -181,13 +214,13 @@ def write_yolo(
     model = onnx.load(str(folder / graph.graph.file))
     variant = graph.variant
     if nms is not None:
-        anchors = None if dynamic else anchors_of(size)
-        add_suppression(model, config, nms, anchors=anchors)
-        variant = f"{variant}, nms"
+        anchors = None if dynamic else anchors_of(config, size)
+        (add_best_boxes if config.one_to_one else add_suppression)(model, config, nms, anchors=anchors)
+        variant = f"{variant}, {'end to end' if config.one_to_one else 'nms'}"
         if options.check:
             report("Comparing suppression with the host's", 0.9)
             path = folder / graph.graph.file
-            error = _suppression_error(model, path, config.classes, nms, size, rect=dynamic, batch=batch or 1)
+            error = _suppression_error(model, path, config, nms, size, rect=dynamic, batch=batch or 1)
             parity = _with_suppression(parity, error)
     onnx.helper.set_model_props(model, metadata(parity))
     name = f"{stem}.int8" if graph.precision == "int8" else stem
@@ -206,7 +239,7 @@ def _int8_parity(fp32: ParityRecord, int8: ParityRecord | None) -> ParityRecord:
 def _suppression_error(
     model: onnx.ModelProto,
     raw_path: Path,
-    classes: int,
+    config: YoloConfig,
     nms: SuppressionRecord,
     size: tuple[int, int],
     *,
@@ -222,7 +255,7 @@ def _suppression_error(
             open_engine(raw_path, backend="onnxruntime", device="cpu") as raw,
             open_engine(path, backend="onnxruntime", device="cpu") as suppressed,
         ):
-            return suppression_error(raw, suppressed, classes, nms, size, rect=rect, batch=batch)
+            return suppression_error(raw, suppressed, config, nms, size, rect=rect, batch=batch)
     finally:
         path.unlink(missing_ok=True)
 
@@ -234,12 +267,20 @@ def _with_suppression(parity: ParityRecord, error: float) -> ParityRecord:
 
 
 def _metadata(
-    loaded: LoadedYolo, options: YoloExportOptions, size: tuple[int, int], batch: int | None, parity: ParityRecord
+    loaded: LoadedYolo,
+    options: YoloExportOptions,
+    size: tuple[int, int],
+    batch: int | None,
+    parity: ParityRecord,
+    *,
+    chosen: bool,
 ) -> dict[str, str]:
+    config = loaded.model.config
     return yolo_metadata(
         class_names(loaded),
         size,
-        "segment" if loaded.model.config.segments else "detect",
+        "segment" if config.segments else "detect",
+        stride=str(max(config.strides)),
         description=f"{loaded.name}, exported by samedge",
         author="samedge",
         version=__version__,
@@ -249,6 +290,7 @@ def _metadata(
         checkpoint=loaded.checkpoint,
         checkpoint_sha256=loaded.sha256,
         seeded=str(loaded.seeded),
+        **({"end2end": "True"} if chosen else {ONE_TO_ONE: str(config.one_to_one)}),
         **{PARITY: parity_json(parity)},
     )
 

@@ -1,4 +1,4 @@
-"""The graph of a YOLOv8 or FastSAM, with the names and shapes of Ultralytics' own exports.
+"""The graph of a YOLO or FastSAM, with the names and shapes of Ultralytics' own exports.
 
 ``images`` float32 ``[N, 3, H, W]`` RGB 0..1 to ``output0`` ``[N, 4 + C + M, A]`` and, where the model segments,
 ``output1`` ``[N, M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph;
@@ -12,11 +12,11 @@ from typing import Final
 import torch
 
 from samedge.export.graphs.plans import DynamicAxes, GraphPlan
-from samedge.models.yolo.yolo import STRIDES, Yolo
+from samedge.models.yolo.yolo import Yolo, YoloConfig
 from samedge.runtime.yolo.graph import INPUT, OUTPUT, PROTOTYPES
 
-_TRACED_SIDES: Final = (96, 160)
-"""Height and width to trace free sizes with: unequal, so that neither is taken for the other."""
+_TRACED_SIDES: Final = (3, 5)
+"""Height and width to trace free sizes with, in strides: unequal, so that neither is taken for the other."""
 
 
 def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch: int | None = None) -> GraphPlan:
@@ -24,7 +24,8 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch:
 
     Args:
         model: In evaluation mode.
-        image_size: (height, width) of the input, px, multiples of 32; what it is fixed to unless `dynamic`.
+        image_size: (height, width) of the input, px, multiples of the coarsest stride; it is fixed to that unless
+            `dynamic`.
         dynamic: Leave height and width free.
         batch: The one number of images that the graph takes; None leaves it free.
     """
@@ -35,7 +36,8 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch:
         axes[OUTPUT] |= {2: "anchors"}
         if model.config.segments:
             axes[PROTOTYPES] |= {2: "mask_height", 3: "mask_width"}
-    height, width = _TRACED_SIDES if dynamic else image_size
+    free = tuple(side * max(model.config.strides) for side in _TRACED_SIDES)
+    height, width = free if dynamic else image_size
     return GraphPlan(
         role="yolo",
         module=model,
@@ -48,19 +50,23 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch:
     )
 
 
-def anchors_of(image_size: tuple[int, int]) -> int:
+def anchors_of(config: YoloConfig, image_size: tuple[int, int]) -> int:
     """Return how many boxes a model looks at in an input of (height, width) px."""
-    return sum((image_size[0] // stride) * (image_size[1] // stride) for stride in STRIDES)
+    return sum((image_size[0] // stride) * (image_size[1] // stride) for stride in config.strides)
 
 
 def _output_shapes(
     model: Yolo, image_size: tuple[int, int], batch: int | str, *, dynamic: bool
 ) -> dict[str, tuple[int | str, ...]]:
     config, (height, width) = model.config, image_size
-    anchors = anchors_of(image_size)
+    anchors = anchors_of(config, image_size)
     rows = 4 + config.classes + config.prototypes
     shapes: dict[str, tuple[int | str, ...]] = {OUTPUT: (batch, rows, "anchors" if dynamic else anchors)}
     if config.segments:
-        sides = ("mask_height", "mask_width") if dynamic else (height // 4, width // 4)
+        sides = (
+            ("mask_height", "mask_width")
+            if dynamic
+            else tuple(2 * side // config.strides[0] for side in (height, width))
+        )
         shapes[PROTOTYPES] = (batch, config.prototypes, *sides)
     return shapes

@@ -26,7 +26,7 @@ from samedge.export.precision.ladder import (
     measured_ranges,
 )
 from samedge.export.yolo.agreement import THRESHOLDS, agreement, verdict_of
-from samedge.models.yolo.yolo import HEAD_LAYER
+from samedge.models.yolo.yolo import YoloConfig
 from samedge.runtime.image.letterbox import Letterbox
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.yolo.graph import INPUT, describe_yolo
@@ -34,13 +34,13 @@ from samedge.runtime.yolo.predictor import YoloPredictor
 from samedge.types import Array, Progress
 
 _TIMED_TOO: Final = ("onnxruntime", "openvino")
-_HEAD: Final = f"model.{HEAD_LAYER}."
 
 
 def int8_yolo(
     fp32: WrittenGraph,
     images: list[Path],
     size: tuple[int, int],
+    config: YoloConfig,
     metadata: Mapping[str, str],
     report: Progress,
     *,
@@ -55,19 +55,20 @@ def int8_yolo(
         fp32: The float32 graph. Removed if int8 is used.
         images: Images for measuring ranges and comparing objects.
         size: (height, width) of the input, px.
+        config: Architecture of the model.
         metadata: What a graph's file says of the model.
         report: Called with a sentence and the share that is done.
         check: Compare the objects with float32's. If not, the first rung is used unchecked, and whatever its speed.
         dynamic: The input's height and width are free.
     """
-    calibration = Calibration(partial(_feeds, images, size, rect=dynamic), len(images))
+    calibration = Calibration(partial(_feeds, images, size, rect=dynamic, stride=max(config.strides)), len(images))
     model = onnx.load(str(fp32.path))
     watched = [layer.activation for layer in _inner(model.graph)]
     ranges = measured_ranges(model, watched, calibration, fp32.folder, report)
     del model
     rungs = [
         Rung("every convolution before an activation", partial(_quantise, ranges=ranges, keep="")),
-        Rung("the convolutions before the head", partial(_quantise, ranges=ranges, keep=_HEAD)),
+        Rung("the convolutions before the head", partial(_quantise, ranges=ranges, keep=f"model.{config.head_layer}.")),
     ]
     backend = int8_backend(calibration)
     also = [name for name in _TIMED_TOO if name != backend and availability(name).ok]
@@ -90,10 +91,10 @@ def _quantise(model: onnx.ModelProto, *, ranges: Mapping[str, float], keep: str)
     return quantise_layers(model, ranges, layers)
 
 
-def _feeds(images: list[Path], size: tuple[int, int], *, rect: bool) -> Iterator[dict[str, Array]]:
+def _feeds(images: list[Path], size: tuple[int, int], *, rect: bool, stride: int) -> Iterator[dict[str, Array]]:
     for path in images:
         bgr = as_bgr(path)
-        yield {INPUT: Letterbox.of(bgr.shape[0], bgr.shape[1], *size, rect=rect).input(bgr)}
+        yield {INPUT: Letterbox.of(bgr.shape[0], bgr.shape[1], *size, rect=rect, stride=stride).input(bgr)}
 
 
 def _judge(

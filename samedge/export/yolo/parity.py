@@ -14,9 +14,9 @@ import torch
 from samedge.bundle.manifest import ParityRecord
 from samedge.bundle.yolo_record import SuppressionRecord
 from samedge.engines.protocol import Engine
-from samedge.models.yolo.yolo import Yolo
+from samedge.models.yolo.yolo import Yolo, YoloConfig
 from samedge.parity.yolo_compare import FP32_YOLO, compare_yolo, probe_feeds, worst_error
-from samedge.runtime.yolo.detections import Thresholds, detect
+from samedge.runtime.yolo.detections import Thresholds, best_pairs, detect
 from samedge.runtime.yolo.graph import INPUT, OUTPUT
 from samedge.types import FloatArray
 
@@ -44,13 +44,14 @@ def check_yolo(model: Yolo, engine: Engine, image_size: tuple[int, int], *, rect
         with torch.no_grad():
             return [output.numpy() for output in model(torch.from_numpy(feed))]
 
-    return compare_yolo(reference, engine, model.config.classes, probe_feeds(image_size, batch, rect=rect), FP32_YOLO)
+    feeds = probe_feeds(image_size, batch, rect=rect, stride=max(model.config.strides))
+    return compare_yolo(reference, engine, model.config.classes, feeds, FP32_YOLO)
 
 
 def suppression_error(
     raw: Engine,
     suppressed: Engine,
-    classes: int,
+    config: YoloConfig,
     record: SuppressionRecord,
     image_size: tuple[int, int],
     *,
@@ -62,16 +63,17 @@ def suppression_error(
     Args:
         raw: The graph without suppression.
         suppressed: The same with it.
-        classes: Number of classes.
+        config: Architecture of the model.
         record: How it suppresses.
         image_size: (height, width) of the input, px.
         rect: The input size is free.
         batch: How many images the graphs are given at once.
     """
     thresholds = Thresholds(record.conf, record.iou, record.max_det, agnostic=record.agnostic)
+    choose = best_pairs if config.one_to_one else detect
     worst = 0.0
-    for _, feed in probe_feeds(image_size, batch, rect=rect):
-        kept = detect(raw.run({INPUT: feed}, [OUTPUT])[OUTPUT][0], classes, thresholds)
+    for _, feed in probe_feeds(image_size, batch, rect=rect, stride=max(config.strides)):
+        kept = choose(raw.run({INPUT: feed}, [OUTPUT])[OUTPUT][0], config.classes, thresholds)
         wanted = np.column_stack([kept.boxes, kept.scores, kept.classes, kept.coefficients])
         found = suppressed.run({INPUT: feed}, [OUTPUT])[OUTPUT][0]
         if np.any(found[len(wanted) :]):

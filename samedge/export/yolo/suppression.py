@@ -71,6 +71,63 @@ def add_suppression(
             value.CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
 
 
+def add_best_boxes(
+    model: onnx.ModelProto, config: YoloConfig, record: SuppressionRecord, *, anchors: int | None
+) -> None:
+    """Put the choice of the best boxes behind the graph of a model that gives one box an object; changes the model.
+
+    ``output0`` becomes ``[N, K, 6 + M]`` as in Ultralytics' exports: `samedge.runtime.yolo.detections.best_pairs` in
+    ONNX. K is `max_det`, or the number of anchors where those are fewer.
+
+    Args:
+        model: As for `add_suppression`.
+        config: The model's.
+        record: Whose `max_det` counts.
+        anchors: How many there are; None where the input's size is free.
+    """
+    graph = model.graph
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [_RAW if name == OUTPUT else name for name in names]
+    nodes = _Nodes(graph)
+    first, classes = 4 + config.classes, nodes.integers("classes", [config.classes])
+    centre, size = nodes.rows(_RAW, 0, 2), nodes.rows(_RAW, 2, 4)
+    half = nodes.add("Mul", [size, nodes.floats("half", 0.5)])
+    corners = [nodes.add("Sub", [centre, half]), nodes.add("Add", [centre, half])]
+    scores = nodes.rows(_RAW, 4, first)
+    parts = [*corners, scores]
+    if config.segments:
+        parts.append(nodes.rows(_RAW, first, first + config.prototypes))
+    rows = nodes.add("Transpose", [nodes.add("Concat", parts, axis=1)], perm=[0, 2, 1])
+    most = nodes.integers("max_det", [record.max_det if anchors is None else min(record.max_det, anchors)])
+    if anchors is None:
+        count = nodes.add("Gather", [nodes.add("Shape", [scores]), nodes.integers("last", [2])], axis=0)
+        most = nodes.add("Min", [most, count])
+    best = nodes.add("GatherElements", [scores, nodes.add("ArgMax", [scores], axis=1, keepdims=1)], axis=1)
+    column = nodes.add("Concat", [nodes.integers("all", [0]), most, nodes.integers("one", [1])], axis=0)
+    _, at = nodes.add_two("TopK", [best, most], axis=2, largest=1, sorted=1)
+    chosen = nodes.add("GatherND", [rows, nodes.add("Reshape", [at, column])], batch_dims=1)
+    last = nodes.integers("axis_2", [2])
+    some = nodes.add("Slice", [chosen, nodes.integers("row_4", [4]), nodes.integers(f"row_{first}", [first]), last])
+    flat = nodes.add("Reshape", [some, nodes.integers("flat", [0, -1])])
+    top, pair = nodes.add_two("TopK", [flat, most], axis=1, largest=1, sorted=1)
+    which = nodes.add("Reshape", [nodes.add("Div", [pair, classes]), column])
+    number = nodes.add("Cast", [nodes.add("Mod", [pair, classes])], to=TensorProto.FLOAT)
+    found = nodes.add("GatherND", [chosen, which], batch_dims=1)
+    boxes = nodes.add("Slice", [found, nodes.integers("row_0", [0]), nodes.integers("row_4", [4]), last])
+    outputs = [boxes, *(nodes.add("Reshape", [part, column]) for part in (top, number))]
+    if config.segments:
+        ends = [nodes.integers(f"row_{end}", [end]) for end in (first, first + config.prototypes)]
+        outputs.append(nodes.add("Slice", [found, *ends, last]))
+    nodes.add("Concat", outputs, axis=2, output=OUTPUT)
+    for value in graph.output:
+        if value.name == OUTPUT:
+            images = value.type.tensor_type.shape.dim[0]
+            kept = "boxes" if anchors is None else min(record.max_det, anchors)
+            shape = (images.dim_param or images.dim_value, kept, 6 + config.prototypes)
+            value.CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+
+
 def _kept_scores(
     nodes: _Nodes, boxes: str, best: str, scores: str, number: str, classes: int, record: SuppressionRecord
 ) -> str:

@@ -35,6 +35,10 @@ SHORTCUTS: Final = "shortcut_layers"
 """Numbers of the layers whose bottlenecks have a way around them: JSON list."""
 ACTIVATIONS: Final = "activations"
 """Classes of the activations: JSON list."""
+PLAIN: Final = "plain_convolutions"
+"""Names of the modules whose convolution has no activation: JSON list."""
+ATTENTION: Final = "attention"
+"""Heads and areas of each attention by the name of its module: JSON."""
 
 LICENCE: Final = "license"
 """Licence stated in the file."""
@@ -118,6 +122,12 @@ def _facts(model: StandIn, where: Path) -> dict[str, str]:
         if part.attributes.get("add") is True and re.match(r"model\.\d+\.", prefix)
     }
     facts[SHORTCUTS] = json.dumps(sorted(shortcuts))
+    ends = {prefix.removesuffix(".act."): kind for prefix, (kind, _) in modules.items() if prefix.endswith(".act.")}
+    facts[PLAIN] = json.dumps(sorted(name for name, kind in ends.items() if kind == "Identity"))
+    heads = {prefix.removesuffix("."): part.attributes for prefix, (_, part) in modules.items()}
+    facts[ATTENTION] = json.dumps(
+        {name: [told["num_heads"], told.get("area", 1)] for name, told in heads.items() if "num_heads" in told}
+    )
     return facts
 
 

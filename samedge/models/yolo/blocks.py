@@ -1,4 +1,4 @@
-"""The blocks that YOLOv8 is made of, with the module names of Ultralytics' weights and batch norms folded in."""
+"""The blocks that YOLOs are made of, with the module names of Ultralytics' weights and batch norms folded in."""
 
 from __future__ import annotations
 
@@ -6,26 +6,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samedge.models.yolo.architectures import Layer
+
+_CHANNELS_A_HEAD = 64
+_CHANNELS_AN_AREA_HEAD = 32
+
 
 class Conv(nn.Module):
-    """A convolution that keeps the size (divided by the stride), and SiLU."""
+    """A convolution that keeps the size (divided by the stride), and SiLU unless it is plain."""
 
-    def __init__(self, channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        plain: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2)
+        self.conv = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, groups=groups)
+        self.plain = plain
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, channels, H, W]`` to ``[N, out_channels, H / stride, W / stride]``."""
-        return F.silu(self.conv(x))
+        out: Tensor = self.conv(x)
+        return out if self.plain else F.silu(out)
 
 
 class Bottleneck(nn.Module):
     """Two 3 x 3 convolutions, with or without a way around them."""
 
-    def __init__(self, channels: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, inner: int, *, shortcut: bool) -> None:
         super().__init__()
-        self.cv1 = Conv(channels, channels, 3)
-        self.cv2 = Conv(channels, channels, 3)
+        self.cv1 = Conv(channels, inner, 3)
+        self.cv2 = Conv(inner, channels, 3)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,63 +50,230 @@ class Bottleneck(nn.Module):
         return x + out if self.shortcut else out
 
 
-class C2f(nn.Module):
-    """A cross-stage partial block: half of the channels passes a chain of bottlenecks, and every link's output counts.
+class C3k(nn.Module):
+    """Two bottlenecks beside a 1 x 1 convolution; returns a tensor of its input's shape."""
 
-    Args:
-        channels: Of the input.
-        out_channels: Of the output; half as many go through the chain.
-        depth: Bottlenecks.
-        shortcut: Of the bottlenecks.
-    """
-
-    def __init__(self, channels: int, out_channels: int, depth: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, inner: int, *, shortcut: bool) -> None:
         super().__init__()
-        width = out_channels // 2
-        self.cv1 = Conv(channels, 2 * width)
-        self.cv2 = Conv((2 + depth) * width, out_channels)
-        self.m = nn.ModuleList(Bottleneck(width, shortcut=shortcut) for _ in range(depth))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``."""
-        parts = list(self.cv1(x).chunk(2, 1))
-        for link in self.m:
-            parts.append(link(parts[-1]))
-        out: Tensor = self.cv2(torch.cat(parts, 1))
-        return out
-
-
-class SPPF(nn.Module):
-    """Spatial pyramid pooling by three small poolings in a row instead of three large ones side by side."""
-
-    def __init__(self, channels: int, kernel: int = 5) -> None:
-        super().__init__()
-        width = channels // 2
-        self.cv1 = Conv(channels, width)
-        self.cv2 = Conv(4 * width, channels)
-        self.kernel = kernel
+        self.cv1 = Conv(channels, inner)
+        self.cv2 = Conv(channels, inner)
+        self.cv3 = Conv(2 * inner, channels)
+        self.m = nn.Sequential(*(Bottleneck(inner, inner, shortcut=shortcut) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the same shape as x."""
-        parts = [self.cv1(x)]
-        for _ in range(3):
-            parts.append(F.max_pool2d(parts[-1], self.kernel, stride=1, padding=self.kernel // 2))
+        out: Tensor = self.cv3(torch.cat([self.m(self.cv1(x)), self.cv2(x)], 1))
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over all cells, with keys of half the channels and a depthwise convolution as position."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(channels // _CHANNELS_A_HEAD, 1)
+        self.key = channels // self.heads // 2
+        self.qkv = Conv(channels, channels + 2 * self.key * self.heads, plain=True)
+        self.proj = Conv(channels, channels, plain=True)
+        self.pe = Conv(channels, channels, 3, groups=channels, plain=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape as x."""
+        cells = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1))
+        query, key, value = cells.split([self.key, self.key, cells.shape[2] - 2 * self.key], dim=2)
+        weights = ((query * self.key**-0.5).transpose(-2, -1) @ key).softmax(-1)
+        out = (value @ weights.transpose(-2, -1)).reshape(x.shape) + self.pe(value.reshape(x.shape))
+        projected: Tensor = self.proj(out)
+        return projected
+
+
+class AttentionBlock(nn.Module):
+    """Attention and a small network, each with a way around it: Ultralytics' PSABlock."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attn = Attention(channels)
+        self.ffn = nn.Sequential(Conv(channels, 2 * channels), Conv(2 * channels, channels, plain=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape as x."""
+        x = x + self.attn(x)
+        out: Tensor = x + self.ffn(x)
+        return out
+
+
+class AreaAttention(nn.Module):
+    """Self-attention within strips of the image (arXiv:2502.12524)."""
+
+    def __init__(self, channels: int, area: int) -> None:
+        super().__init__()
+        self.heads = channels // _CHANNELS_AN_AREA_HEAD
+        self.area = area
+        self.qkv = Conv(channels, 3 * channels, plain=True)
+        self.proj = Conv(channels, channels, plain=True)
+        self.pe = Conv(channels, channels, 7, groups=channels, plain=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape as x; its cells are a multiple of the areas."""
+        # [N, heads, 3 C, area, cells] with the areas beside the batch.
+        cells = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).unflatten(3, (self.area, -1))
+        query, key, value = cells.permute(0, 3, 1, 2, 4).chunk(3, dim=3)
+        weights = ((query * _CHANNELS_AN_AREA_HEAD**-0.5).transpose(-2, -1) @ key).softmax(-1)
+        out, value = (
+            part.permute(0, 2, 3, 1, 4).reshape(x.shape) for part in (value @ weights.transpose(-2, -1), value)
+        )
+        projected: Tensor = self.proj(out + self.pe(value))
+        return projected
+
+
+class AreaBlock(nn.Module):
+    """Area attention and a small network, each with a way around it: Ultralytics' ABlock."""
+
+    def __init__(self, channels: int, inner: int, area: int) -> None:
+        super().__init__()
+        self.attn = AreaAttention(channels, area)
+        self.mlp = nn.Sequential(Conv(channels, inner), Conv(inner, channels, plain=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape as x."""
+        x = x + self.attn(x)
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+class C2f(nn.Module):
+    """A cross-stage partial block: half of the channels passes a chain of links, and every link's output counts.
+
+    Ultralytics' C2f and C3k2, which differ in their links.
+    """
+
+    def __init__(self, channels: int, layer: Layer) -> None:
+        super().__init__()
+        self.cv1 = Conv(channels, 2 * layer.hidden)
+        self.cv2 = Conv((2 + layer.depth) * layer.hidden, layer.width)
+        self.m = nn.ModuleList(link(layer) for _ in range(layer.depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, channels, H, W]`` to ``[N, width, H, W]``."""
+        parts = list(self.cv1(x).chunk(2, 1))
+        for each in self.m:
+            parts.append(each(parts[-1]))
         out: Tensor = self.cv2(torch.cat(parts, 1))
         return out
 
 
-class Proto(nn.Module):
-    """The prototypes that masks are sums of, at twice the resolution of the finest level."""
+class C2(nn.Module):
+    """A cross-stage partial block in which only the chain's end counts: Ultralytics' C2 and, with attention, C2PSA."""
 
-    def __init__(self, channels: int, width: int, prototypes: int) -> None:
+    def __init__(self, channels: int, layer: Layer) -> None:
         super().__init__()
-        self.cv1 = Conv(channels, width, 3)
+        self.cv1 = Conv(channels, 2 * layer.hidden)
+        self.cv2 = Conv(2 * layer.hidden, layer.width)
+        self.attends = layer.kind == "C2PSA"
+        self.m = nn.Sequential(
+            *(AttentionBlock(layer.hidden) if self.attends else link(layer) for _ in range(layer.depth))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, channels, H, W]`` to ``[N, width, H, W]``."""
+        first, second = self.cv1(x).chunk(2, 1)
+        parts = [first, self.m(second)] if self.attends else [self.m(first), second]
+        out: Tensor = self.cv2(torch.cat(parts, 1))
+        return out
+
+
+class A2C2f(nn.Module):
+    """A chain of area attention or of C3k blocks, of which every link's output counts (arXiv:2502.12524)."""
+
+    def __init__(self, channels: int, layer: Layer) -> None:
+        super().__init__()
+        self.cv1 = Conv(channels, layer.hidden)
+        self.cv2 = Conv((1 + layer.depth) * layer.hidden, layer.width)
+        self.gamma = nn.Parameter(torch.empty(layer.width)) if layer.residual else None
+        self.m = nn.ModuleList(link(layer) for _ in range(layer.depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, channels, H, W]`` to ``[N, width, H, W]``."""
+        parts = [self.cv1(x)]
+        for each in self.m:
+            parts.append(each(parts[-1]))
+        out: Tensor = self.cv2(torch.cat(parts, 1))
+        return out if self.gamma is None else x + self.gamma.reshape(1, -1, 1, 1) * out
+
+
+class SPPF(nn.Module):
+    """Spatial pyramid pooling by small poolings in a row instead of large ones side by side."""
+
+    def __init__(self, channels: int, layer: Layer, kernel: int = 5) -> None:
+        super().__init__()
+        self.cv1 = Conv(channels, layer.hidden, plain=layer.plain)
+        self.cv2 = Conv((1 + layer.depth) * layer.hidden, layer.width)
+        self.kernel, self.poolings = kernel, layer.depth
+        self.shortcut = layer.shortcut and channels == layer.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, channels, H, W]`` to ``[N, width, H, W]``."""
+        parts = [self.cv1(x)]
+        for _ in range(self.poolings):
+            parts.append(F.max_pool2d(parts[-1], self.kernel, stride=1, padding=self.kernel // 2))
+        out: Tensor = self.cv2(torch.cat(parts, 1))
+        return x + out if self.shortcut else out
+
+
+def link(layer: Layer) -> nn.Module:
+    """Return one link of a layer's chain."""
+    bottleneck = Bottleneck(layer.hidden, layer.inner, shortcut=layer.shortcut)
+    if layer.links == "c3k":
+        return C3k(layer.hidden, layer.inner, shortcut=layer.shortcut)
+    if layer.links == "attention":
+        return nn.Sequential(bottleneck, AttentionBlock(layer.hidden))
+    if layer.links == "area":
+        return nn.Sequential(*(AreaBlock(layer.hidden, layer.inner, layer.area) for _ in range(2)))
+    return bottleneck
+
+
+def block(channels: int, layer: Layer) -> nn.Module:
+    """Return a layer that has weights.
+
+    Args:
+        channels: Of its input.
+        layer: Its kind and sizes.
+    """
+    if layer.kind == "Conv":
+        return Conv(channels, layer.width, 3, 2)
+    return _KINDS[layer.kind](channels, layer)
+
+
+_KINDS = {"C2f": C2f, "C3k2": C2f, "C2": C2, "C2PSA": C2, "A2C2f": A2C2f, "SPPF": SPPF}
+
+
+class Proto(nn.Module):
+    """The prototypes that masks are sums of, at twice the resolution of the finest level.
+
+    Args:
+        levels: Channels of the levels that it reads; the coarser ones are added to the finest where there are several.
+        width: Hidden channels.
+        prototypes: Number of prototypes.
+    """
+
+    def __init__(self, levels: tuple[int, ...], width: int, prototypes: int) -> None:
+        super().__init__()
+        self.merges = len(levels) > 1
+        if self.merges:
+            self.feat_refine = nn.ModuleList(Conv(channels, levels[0]) for channels in levels[1:])
+            self.feat_fuse = Conv(levels[0], width, 3)
+        self.cv1 = Conv(width if self.merges else levels[0], width, 3)
         self.upsample = nn.ConvTranspose2d(width, width, 2, 2)
         self.cv2 = Conv(width, width, 3)
         self.cv3 = Conv(width, prototypes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, channels, H, W]`` to ``[N, prototypes, 2 H, 2 W]``."""
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Map levels, the finest ``[N, C, H, W]``, to ``[N, prototypes, 2 H, 2 W]``."""
+        x = levels[0]
+        if self.merges:
+            for number, refine in enumerate(self.feat_refine, 1):
+                x = x + F.interpolate(refine(levels[number]), scale_factor=float(2**number), mode="nearest")
+            x = self.feat_fuse(x)
         out: Tensor = self.cv3(self.cv2(self.upsample(self.cv1(x))))
         return out
 
@@ -111,6 +294,19 @@ class DFL(nn.Module):
         return out
 
 
-def branch(channels: int, width: int, out_channels: int) -> nn.Sequential:
-    """Return one branch of the head at one level: ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``."""
-    return nn.Sequential(Conv(channels, width, 3), Conv(width, width, 3), nn.Conv2d(width, out_channels, 1))
+def branch(channels: int, width: int, out_channels: int, *, light: bool = False) -> nn.Sequential:
+    """Return one branch of the head at one level: ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``.
+
+    Args:
+        channels: Of the level.
+        width: Hidden channels.
+        out_channels: What it gives.
+        light: A depthwise and a 1 x 1 convolution in place of each 3 x 3 one.
+    """
+    if not light:
+        return nn.Sequential(Conv(channels, width, 3), Conv(width, width, 3), nn.Conv2d(width, out_channels, 1))
+    return nn.Sequential(
+        nn.Sequential(Conv(channels, channels, 3, groups=channels), Conv(channels, width)),
+        nn.Sequential(Conv(width, width, 3, groups=width), Conv(width, width)),
+        nn.Conv2d(width, out_channels, 1),
+    )

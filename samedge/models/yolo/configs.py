@@ -1,52 +1,59 @@
-"""The released sizes of YOLOv8, to name a model by them and to make seeded ones. No model is read by this table."""
+"""The released sizes of YOLOs, to name a model by them and to make seeded ones. No model is read by this table."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Final
 
 from samedge.errors import UsageError
-from samedge.models.yolo.yolo import YoloConfig
+from samedge.models.yolo.architectures import ARCHITECTURES, SCALES, architecture, scaled_layers
+from samedge.models.yolo.yolo import MANY, ONE, YoloConfig
 
-_WIDTHS: Final = {
-    "n": (16, 32, 64, 128, 256),
-    "s": (32, 64, 128, 256, 512),
-    "m": (48, 96, 192, 384, 576),
-    "l": (64, 128, 256, 512, 512),
-    "x": (80, 160, 320, 640, 640),
-}
-_DEPTH: Final = {"n": 1, "s": 1, "m": 2, "l": 3, "x": 3}
-_PROTOTYPE_WIDTH: Final = {"n": 64, "s": 128, "m": 192, "l": 256, "x": 320}
+_SIZES: Final = tuple(SCALES["yolo"])
 _FAST_SAM: Final = {"fastsam-s": "s", "fastsam-x": "x"}
 _COCO_CLASSES: Final = 80
 _PROTOTYPES: Final = 32
 _BINS: Final = 16
+_NAME: Final = re.compile(r"(?P<family>yolov8|yolo11|yolo12|yolo26)(?P<size>[nsmlx])(?P<more>-seg)?(?P<level>-p[26])?")
 
 
-def yolo_config(size: str, *, classes: int = _COCO_CLASSES, segments: bool = False) -> YoloConfig:
+def yolo_config(
+    size: str, *, architecture_name: str = "yolov8", classes: int = _COCO_CLASSES, segments: bool = False
+) -> YoloConfig:
     """Return the configuration of a released size.
 
     Args:
         size: "n", "s", "m", "l" or "x".
+        architecture_name: A line of `samedge.models.yolo.architectures`.
         classes: Number of classes.
         segments: Whether it gives masks.
     """
-    widths, depth = _WIDTHS[size], _DEPTH[size]
-    finest = widths[2]
+    layers = scaled_layers(architecture_name, size)
+    levels = architecture(architecture_name).levels
+    finest = layers[levels[0]].width
+    newest = architecture_name.startswith("yolo26")
+    bins = 1 if newest else _BINS
+    scale = SCALES["yolov8" if architecture_name.startswith("yolov8") else "yolo"][size]
     return YoloConfig(
-        widths=widths,
-        depths=(depth, 2 * depth, 2 * depth, *[depth] * 5),
+        architecture=architecture_name,
+        layers=layers,
+        levels=levels,
         classes=classes,
-        bins=_BINS,
-        box_width=max(16, finest // 4, 4 * _BINS),
+        bins=bins,
+        box_width=max(16, finest // 4, 4 * bins),
         class_width=max(finest, min(classes, 100)),
         prototypes=_PROTOTYPES if segments else 0,
         mask_width=max(finest // 4, _PROTOTYPES) if segments else 0,
-        prototype_width=_PROTOTYPE_WIDTH[size] if segments else 0,
+        prototype_width=scale.channels(256) if segments else 0,
+        light=not architecture_name.startswith("yolov8"),
+        heads=(MANY, ONE) if newest else (MANY,),
+        merged=newest and segments,
     )
 
 
 def named_yolo_config(name: str) -> YoloConfig:
-    """Return the configuration of "yolov8n" … "yolov8x", "yolov8n-seg" … "yolov8x-seg", "fastsam-s" or "fastsam-x".
+    """Return the configuration of "yolov8n" … "yolo26x", "yolo11n-seg", "yolov8m-p2", "fastsam-s" and the like.
 
     Raises:
         UsageError: There is none of this name.
@@ -54,16 +61,18 @@ def named_yolo_config(name: str) -> YoloConfig:
     name = name.lower()
     if name in _FAST_SAM:
         return yolo_config(_FAST_SAM[name], classes=1, segments=True)
-    size = name.removeprefix("yolov8").removesuffix("-seg")
-    if not name.startswith("yolov8") or size not in _WIDTHS:
-        names = [f"yolov8{size}{end}" for end in ("", "-seg") for size in _WIDTHS]
+    match = _NAME.fullmatch(name)
+    line = f"{match['family']}{match['level'] or ''}" if match else ""
+    if match is None or line not in ARCHITECTURES:
+        families = ("yolov8", "yolo11", "yolo12", "yolo26")
+        names = [f"{family}{size}{end}" for family in families for end in ("", "-seg") for size in _SIZES]
         raise UsageError(f"there are no sizes for {name!r}", cure=f"Choose one of: {', '.join((*names, *_FAST_SAM))}")
-    return yolo_config(size, segments=name.endswith("-seg"))
+    return yolo_config(match["size"], architecture_name=line, segments=bool(match["more"]))
 
 
 def is_yolo_name(name: str) -> bool:
-    """Return True if a name is meant for a YOLOv8 or FastSAM, even of an unknown size."""
-    return name.lower().startswith(("yolov8", "fastsam"))
+    """Return True if a name is meant for a YOLO or FastSAM, even of an unknown size."""
+    return name.lower().startswith(("yolo", "fastsam"))
 
 
 def known_yolo_name(config: YoloConfig, *, fast_sam: bool = False) -> str:
@@ -77,8 +86,12 @@ def known_yolo_name(config: YoloConfig, *, fast_sam: bool = False) -> str:
         for name, size in _FAST_SAM.items():
             if config == yolo_config(size, classes=1, segments=True):
                 return name
-    end = "-seg" if config.segments else ""
-    for size in _WIDTHS:
-        if config == yolo_config(size, classes=config.classes, segments=config.segments):
-            return f"yolov8{size}{end}"
-    return f"yolov8{end}"
+    family, dash, level = config.architecture.partition("-")
+    end = f"{'-seg' if config.segments else ''}{dash}{level}"
+    for size in _SIZES:
+        known = yolo_config(
+            size, architecture_name=config.architecture, classes=config.classes, segments=config.segments
+        )
+        if config == replace(known, heads=config.heads):
+            return f"{family}{size}{end}"
+    return f"{family}{end}"

@@ -1,4 +1,4 @@
-"""From a checkpoint to a YOLOv8 or FastSAM: which one it is follows from keys and shapes alone."""
+"""From a checkpoint to a YOLO or FastSAM: which one it is follows from keys and shapes alone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from samedge.models.checkpoints.download import DownloadProgress
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.shapes import MisfitError
 from samedge.models.checkpoints.weights import SEEDED, SEEDED_LICENCE, UNKNOWN_LICENCE, find_checkpoint, licence_of
+from samedge.models.yolo.blocks import AreaAttention, Attention, Conv
 from samedge.models.yolo.configs import is_yolo_name, known_yolo_name
 from samedge.models.yolo.seeded import seeded_yolo, seeded_yolo_digest
 from samedge.models.yolo.shapes import yolo_sizes
-from samedge.models.yolo.yolo import HEAD_LAYER, LAYER_KINDS, SHORTCUT_LAYERS, Yolo, YoloConfig
+from samedge.models.yolo.yolo import Yolo, YoloConfig
 
 YOLO_NORM_EPS: Final = 1e-3
 DEFAULT_IMAGE_SIZE: Final = 640
@@ -31,12 +32,15 @@ ULTRALYTICS_LICENCE: Final = (
 )
 
 _FIRST_KEY: Final = re.compile(r"(.*\.)?model\.0\.conv\.weight$")
-_CURE: Final = "samedge reads YOLOv8 detectors and segmenters, FastSAM, and models trained from them in any size"
+_CURE: Final = (
+    "samedge reads YOLOv8, YOLO11, YOLO12 and YOLO26 detectors and segmenters, FastSAM, and models trained from them "
+    "in any size"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedYolo:
-    """A YOLOv8 or FastSAM, and where it came from.
+    """A YOLO or FastSAM, and where it came from.
 
     Attributes:
         model: In evaluation mode.
@@ -85,7 +89,7 @@ class YoloLoader:
 
 
 def load_yolo(source: str | Path, *, progress: DownloadProgress | None = None) -> LoadedYolo:
-    """Return the YOLOv8 or FastSAM of a checkpoint.
+    """Return the YOLO or FastSAM of a checkpoint.
 
     Args:
         source: Path of a checkpoint, a known name, or "seeded:NAME" such as "seeded:yolov8n-seg".
@@ -124,12 +128,13 @@ def yolo_of(checkpoint: Checkpoint) -> LoadedYolo:
         UnknownArchitectureError: The keys and shapes, or what the file says of its layers, are not those of a YOLOv8.
         CheckpointError: A weight cannot be used.
     """
-    _check_facts(checkpoint)
     eps = float(checkpoint.metadata.get(facts.NORM_EPS, YOLO_NORM_EPS))
     state = fold_batch_norms(_bare(checkpoint.state), convolution="conv", folded_name="conv", eps=eps)
+    state = {key: value for key, value in state.items() if ".proto.semseg." not in key}  # for training alone
     try:
         config = yolo_sizes(state)
         model = _empty(config)
+        _check_facts(checkpoint, model)
         _check_shapes(model, state)
     except MisfitError as error:
         raise _unknown(checkpoint, str(error)) from error
@@ -145,7 +150,7 @@ def yolo_of(checkpoint: Checkpoint) -> LoadedYolo:
         model=model.eval().requires_grad_(requires_grad=False),
         name=known_yolo_name(config, fast_sam=_is_fast_sam(checkpoint)),
         names=_names(checkpoint, config),
-        image_size=_image_size(checkpoint),
+        image_size=_image_size(checkpoint, max(config.strides)),
         licence=licence_of(checkpoint.path, checkpoint.sha256) or _licence(checkpoint),
         checkpoint=checkpoint.path.name,
         sha256=checkpoint.sha256,
@@ -181,22 +186,42 @@ def _check_shapes(model: Yolo, state: Mapping[str, Tensor]) -> None:
             raise MisfitError(f"{key!r} has the shape {tuple(state[key].shape)} where {shape} would fit")
 
 
-def _check_facts(checkpoint: Checkpoint) -> None:
-    """Refuse what has the weights of a YOLOv8 and computes something else with them."""
-    told = checkpoint.metadata
-    layers: list[str] = json.loads(told.get(facts.LAYERS, "[]"))
-    if layers:
-        wrong = [i for i, (kind, want) in enumerate(zip(layers, LAYER_KINDS, strict=False)) if kind != want]
-        if wrong:
-            raise _unknown(checkpoint, f"layer {wrong[0]} is a {layers[wrong[0]]} and not a {LAYER_KINDS[wrong[0]]}")
-        if len(layers) != HEAD_LAYER + 1 or layers[HEAD_LAYER] not in {"Detect", "Segment"}:
-            raise _unknown(checkpoint, f"it has {len(layers)} layers and ends in a {layers[-1]}")
+def _check_facts(checkpoint: Checkpoint, model: Yolo) -> None:
+    """Refuse what has the weights of a known YOLO and computes something else with them.
+
+    Raises:
+        MisfitError: It does.
+    """
+    told, config = checkpoint.metadata, model.config
     activations = json.loads(told.get(facts.ACTIVATIONS, "[]"))
-    if activations not in ([], ["SiLU"]):
-        raise _unknown(checkpoint, f"its activations are {', '.join(activations)}, and not SiLU")
-    shortcuts = json.loads(told.get(facts.SHORTCUTS, json.dumps(SHORTCUT_LAYERS)))
-    if layers and tuple(shortcuts) != SHORTCUT_LAYERS:
-        raise _unknown(checkpoint, f"its layers {shortcuts} have shortcuts, and not {list(SHORTCUT_LAYERS)}")
+    if not set(activations) <= {"SiLU", "Identity"}:
+        raise MisfitError(f"its activations are {', '.join(activations)}, and not SiLU")
+    layers: list[str] = json.loads(told.get(facts.LAYERS, "[]"))
+    if not layers:
+        return
+    kinds = [layer.kind for layer in config.layers]
+    wrong = [i for i, (kind, want) in enumerate(zip(layers, kinds, strict=False)) if kind != want]
+    if wrong:
+        raise MisfitError(f"layer {wrong[0]} is a {layers[wrong[0]]} and not a {kinds[wrong[0]]}")
+    if len(layers) != config.head_layer + 1 or layers[-1] not in {"Detect", "Segment", "Segment26"}:
+        raise MisfitError(f"it has {len(layers)} layers and ends in a {layers[-1]}")
+    shortcuts = [number for number, layer in enumerate(config.layers) if layer.shortcut]
+    if json.loads(told.get(facts.SHORTCUTS, json.dumps(shortcuts))) != shortcuts:
+        raise MisfitError(f"its layers {told[facts.SHORTCUTS]} have shortcuts, and not {shortcuts}")
+    plain = sorted(name for name, part in model.named_modules() if isinstance(part, Conv) and part.plain)
+    if facts.PLAIN in told and json.loads(told[facts.PLAIN]) != plain:
+        odd = sorted(set(plain) ^ set(json.loads(told[facts.PLAIN])))[0]
+        raise MisfitError(f"whether {odd!r} has an activation is not as usual")
+    heads = {
+        name: [part.heads, part.area if isinstance(part, AreaAttention) else 1]
+        for name, part in model.named_modules()
+        if isinstance(part, (Attention, AreaAttention))
+    }
+    if json.loads(told.get(facts.ATTENTION, json.dumps(heads))) != heads:
+        raise MisfitError("its attention has other heads or areas")
+    strides = json.loads(told.get(facts.STRIDE, "[]"))
+    if strides and tuple(strides) != config.strides:
+        raise MisfitError(f"its strides are {strides}, and not {list(config.strides)}")
 
 
 def _names(checkpoint: Checkpoint, config: YoloConfig) -> dict[int, str]:
@@ -219,11 +244,13 @@ def _licence(checkpoint: Checkpoint) -> str:
     return ULTRALYTICS_LICENCE if facts.LAYERS in checkpoint.metadata else UNKNOWN_LICENCE
 
 
-def _image_size(checkpoint: Checkpoint) -> int:
+def _image_size(checkpoint: Checkpoint, stride: int) -> int:
     told = checkpoint.metadata.get(facts.IMAGE_SIZE, "")
     size = int(told) if told.isdecimal() else 0
-    return -(-size // 32) * 32 if size else DEFAULT_IMAGE_SIZE
+    return -(-size // stride) * stride if size else DEFAULT_IMAGE_SIZE
 
 
 def _unknown(checkpoint: Checkpoint, why: str) -> UnknownArchitectureError:
-    return UnknownArchitectureError(f"this is no YOLOv8: {why}", where=checkpoint.path, cure=_CURE)
+    return UnknownArchitectureError(
+        f"this is none of the YOLOs that are known here: {why}", where=checkpoint.path, cure=_CURE
+    )

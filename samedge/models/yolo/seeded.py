@@ -1,4 +1,4 @@
-"""YOLOv8 and FastSAM with random weights from a seed, for tests and for timing where no weights are at hand.
+"""YOLOs and FastSAM with random weights from a seed, for tests and for timing where no weights are at hand.
 
 Boxes and masks mean nothing, but the numbers behave like a trained model's: activations neither vanish nor explode, and
 some anchors, not all, score above the usual threshold.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samedge.models.yolo.configs import named_yolo_config
-from samedge.models.yolo.yolo import HEAD_LAYER, Yolo, YoloConfig
+from samedge.models.yolo.yolo import Yolo, YoloConfig
 
 _SILU_GAIN: Final = 1.5
 _SIDE: Final = 128
@@ -58,7 +58,7 @@ def _generator(what: str, seed: int) -> torch.Generator:
 
 
 def _fill(key: str, shape: tuple[int, ...], config: YoloConfig, seed: int) -> Tensor:
-    if key == f"model.{HEAD_LAYER}.dfl.conv.weight":
+    if key == f"model.{config.head_layer}.dfl.conv.weight":
         return torch.arange(config.bins, dtype=torch.float32).reshape(shape)
     fan_in = shape[0] if ".upsample." in key else math.prod(shape[1:])
     spread = 0.1 if key.endswith(".bias") else _SILU_GAIN / math.sqrt(fan_in)
@@ -85,7 +85,7 @@ def _settle(yolo: Yolo, pictures: Tensor) -> None:
     spreads = {"cv2": _BOX_SPREAD, "cv3": classes, "cv4": _MASK_SPREAD}
     hooks = []
     for name, module in yolo.named_modules():
-        last = re.match(rf"model\.{HEAD_LAYER}\.(cv\d)\.\d\.2$", name)
+        last = re.match(rf"model\.{yolo.config.head_layer}\.(?:one2one_)?(cv\d)\.\d\.2$", name)
         if last:
             hooks.append(module.register_forward_hook(partial(_scale, spreads[last.group(1)])))
     with torch.no_grad():

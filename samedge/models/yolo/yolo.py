@@ -1,4 +1,4 @@
-"""YOLOv8 as detector and as segmenter, and FastSAM, which is a YOLOv8 segmenter of one class.
+"""YOLOv8, YOLO11, YOLO12 and YOLO26 as detectors and segmenters, and FastSAM, a YOLOv8 segmenter of one class.
 
 Module names follow Ultralytics', so that their weights load; outputs are those of their exported graphs. Boxes are
 decoded in the graph, suppression is not part of it.
@@ -6,46 +6,45 @@ decoded in the graph, suppression is not part of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samedge.models.yolo.blocks import DFL, SPPF, C2f, Conv, Proto, branch
+from samedge.models.yolo.architectures import Layer
+from samedge.models.yolo.blocks import DFL, Proto, block, branch
 
-STRIDES: Final = (8, 16, 32)
-"""Of the three levels, px."""
-
-C2F_LAYERS: Final = (2, 4, 6, 8, 12, 15, 18, 21)
-HEAD_LAYER: Final = 22
-LAYER_KINDS: Final = (
-    "Conv", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "Conv", "C2f", "SPPF",
-    "Upsample", "Concat", "C2f", "Upsample", "Concat", "C2f", "Conv", "Concat", "C2f", "Conv", "Concat", "C2f",
-)  # fmt: skip
-"""Ultralytics' names of the layers before the head."""
-SHORTCUT_LAYERS: Final = (2, 4, 6, 8)
+MANY: Final = ""
+ONE: Final = "one2one_"
+_UNWEIGHTED: Final = ("Upsample", "Concat")
 
 
 @dataclass(frozen=True, slots=True)
 class YoloConfig:
-    """Sizes of a YOLOv8.
+    """Architecture and sizes of a YOLO.
 
     Attributes:
-        widths: Channels at strides 2, 4, 8, 16 and 32.
-        depths: Bottlenecks of the blocks `C2F_LAYERS`.
+        architecture: Its line in `samedge.models.yolo.architectures`.
+        layers: Layers before the head.
+        levels: Numbers of the layers that the head reads, the finest first.
         classes: Number of classes.
-        bins: Bins of the distribution over a box side.
+        bins: Bins of the distribution over a box side; 1 for the distance itself.
         box_width: Hidden channels of the head's branch for boxes.
         class_width: Hidden channels of its branch for classes.
         prototypes: Number of prototypes, and of mask coefficients a box; 0 for a detector.
         mask_width: Hidden channels of the branch for mask coefficients; 0 for a detector.
         prototype_width: Hidden channels of the prototypes; 0 for a detector.
+        light: The branch for classes is depthwise.
+        heads: Beginnings of the names of the head's branches: "" for those that give several boxes an object, which are
+            suppressed, and "one2one_" for those that give one.
+        merged: Prototypes are made from all levels.
     """
 
-    widths: tuple[int, int, int, int, int]
-    depths: tuple[int, ...]
+    architecture: str
+    layers: tuple[Layer, ...]
+    levels: tuple[int, ...]
     classes: int
     bins: int
     box_width: int
@@ -53,41 +52,83 @@ class YoloConfig:
     prototypes: int = 0
     mask_width: int = 0
     prototype_width: int = 0
+    light: bool = False
+    heads: tuple[str, ...] = (MANY,)
+    merged: bool = False
 
     @property
     def segments(self) -> bool:
         """True if the model gives masks."""
         return self.prototypes > 0
 
+    @property
+    def one_to_one(self) -> bool:
+        """True if the only head gives one box an object, so that none has to be suppressed."""
+        return self.heads == (ONE,)
+
+    @property
+    def head_layer(self) -> int:
+        """Number of the head among the layers."""
+        return len(self.layers)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the levels, px."""
+        strides: list[int] = []
+        for number, layer in enumerate(self.layers):
+            stride = strides[_absolute(number, layer.sources[0])] if number else 1
+            strides.append({"Conv": 2 * stride, "Upsample": stride // 2}.get(layer.kind, stride))
+        return tuple(strides[level] for level in self.levels)
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels of the levels."""
+        return tuple(self.layers[level].width for level in self.levels)
+
 
 class Head(nn.Module):
-    """The three levels to boxes, class scores and, in a segmenter, mask coefficients and prototypes."""
+    """The levels to boxes, class scores and, in a segmenter, mask coefficients and prototypes.
+
+    Args:
+        config: Of the model.
+    """
 
     def __init__(self, config: YoloConfig) -> None:
         super().__init__()
-        levels = config.widths[2:]
-        self.cv2 = nn.ModuleList(branch(width, config.box_width, 4 * config.bins) for width in levels)
-        self.cv3 = nn.ModuleList(branch(width, config.class_width, config.classes) for width in levels)
-        self.dfl = DFL(config.bins)
-        self.segments = config.segments
+        widths = config.level_widths
+        for head in config.heads:
+            self._add(f"{head}cv2", widths, config.box_width, 4 * config.bins)
+            self._add(f"{head}cv3", widths, config.class_width, config.classes, light=config.light)
+            if config.segments:
+                self._add(f"{head}cv4", widths, config.mask_width, config.prototypes)
+        self._branches = tuple(f"{config.heads[0]}{name}" for name in ("cv2", "cv3", "cv4"))
+        self.dfl = DFL(config.bins) if config.bins > 1 else nn.Identity()
+        self.segments, self.strides = config.segments, config.strides
         if config.segments:
-            self.proto = Proto(levels[0], config.prototype_width, config.prototypes)
-            self.cv4 = nn.ModuleList(branch(width, config.mask_width, config.prototypes) for width in levels)
+            levels = widths if config.merged else widths[:1]
+            self.proto = Proto(levels, config.prototype_width, config.prototypes)
+
+    def _add(self, name: str, widths: tuple[int, ...], inner: int, out: int, *, light: bool = False) -> None:
+        self.add_module(name, nn.ModuleList(branch(width, inner, out, light=light) for width in widths))
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, ...]:
         """Return the outputs of `Yolo`."""
-        boxes = _decode(self.dfl(_flat(self.cv2, levels)), levels)
-        parts = [boxes, _flat(self.cv3, levels).sigmoid()]
-        if not self.segments:
-            return (torch.cat(parts, 1),)
-        return torch.cat([*parts, _flat(self.cv4, levels)], 1), self.proto(levels[0])
+        said = [self._flat(name, levels) for name in self._branches[: 3 if self.segments else 2]]
+        parts = [_decode(self.dfl(said[0]), levels, self.strides), said[1].sigmoid(), *said[2:]]
+        out = torch.cat(parts, 1)
+        return (out, self.proto(levels)) if self.segments else (out,)
+
+    def _flat(self, name: str, levels: list[Tensor]) -> Tensor:
+        """Return what a branch says at all levels, ``[N, C, A]``."""
+        branches = self.get_submodule(name).children()
+        return torch.cat([each(level).flatten(2) for each, level in zip(branches, levels, strict=True)], 2)
 
 
 class Yolo(nn.Module):
     """Images to boxes with scores, and mask coefficients and prototypes where the model segments.
 
     Args:
-        config: Its sizes.
+        config: Its architecture and sizes.
 
     Attributes:
         config: As given.
@@ -96,67 +137,58 @@ class Yolo(nn.Module):
     def __init__(self, config: YoloConfig) -> None:
         super().__init__()
         self.config = config
-        c1, c2, c3, c4, c5 = config.widths
-        d = dict(zip(C2F_LAYERS, config.depths, strict=True))
-        self.model = nn.ModuleDict(
-            {
-                "0": Conv(3, c1, 3, 2),
-                "1": Conv(c1, c2, 3, 2),
-                "2": C2f(c2, c2, d[2], shortcut=True),
-                "3": Conv(c2, c3, 3, 2),
-                "4": C2f(c3, c3, d[4], shortcut=True),
-                "5": Conv(c3, c4, 3, 2),
-                "6": C2f(c4, c4, d[6], shortcut=True),
-                "7": Conv(c4, c5, 3, 2),
-                "8": C2f(c5, c5, d[8], shortcut=True),
-                "9": SPPF(c5),
-                "12": C2f(c5 + c4, c4, d[12], shortcut=False),
-                "15": C2f(c4 + c3, c3, d[15], shortcut=False),
-                "16": Conv(c3, c3, 3, 2),
-                "18": C2f(c3 + c4, c4, d[18], shortcut=False),
-                "19": Conv(c4, c4, 3, 2),
-                "21": C2f(c4 + c5, c5, d[21], shortcut=False),
-                "22": Head(config),
-            }
-        )
+        self.model = nn.ModuleDict()
+        widths: list[int] = []
+        for number, layer in enumerate(config.layers):
+            channels = [widths[_absolute(number, source)] for source in layer.sources] if number else [3]
+            if layer.kind not in _UNWEIGHTED:
+                self.model[str(number)] = block(channels[0], layer)
+            widths.append(layer.width or sum(channels))
+        self.model[str(config.head_layer)] = Head(config)
+
+    def with_head(self, head: str) -> Yolo:
+        """Return the model with one of its heads alone, `MANY` or `ONE`; weights are shared."""
+        with torch.device("meta"):
+            model = Yolo(replace(self.config, heads=(head,)))
+        state = self.state_dict()
+        model.load_state_dict({key: state[key] for key in model.state_dict()}, strict=True, assign=True)
+        return model.eval().requires_grad_(requires_grad=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the model.
 
         Args:
-            images: float32 ``[N, 3, H, W]``, RGB 0..1, H and W multiples of 32.
+            images: float32 ``[N, 3, H, W]``, RGB 0..1, H and W multiples of the coarsest stride.
 
         Returns:
             ``output0`` float32 ``[N, 4 + classes + prototypes, A]``: for each anchor the centre x and y, width and
             height of its box in px of the input, the score of each class 0..1, and the mask coefficients. A segmenter
-            gives ``output1`` too, the prototypes, float32 ``[N, prototypes, H / 4, W / 4]``.
+            gives ``output1`` too, the prototypes, float32 ``[N, prototypes, H / S, W / S]`` with S half the finest
+            stride.
         """
-        run = self.model
-        x = run["2"](run["1"](run["0"](images)))
-        level3 = run["4"](run["3"](x))
-        level4 = run["6"](run["5"](level3))
-        level5 = run["9"](run["8"](run["7"](level4)))
-        middle = run["12"](torch.cat([_twice(level5), level4], 1))
-        fine = run["15"](torch.cat([_twice(middle), level3], 1))
-        middle = run["18"](torch.cat([run["16"](fine), middle], 1))
-        coarse = run["21"](torch.cat([run["19"](middle), level5], 1))
-        out: tuple[Tensor, ...] = run["22"]([fine, middle, coarse])
+        outputs: list[Tensor] = []
+        for number, layer in enumerate(self.config.layers):
+            inputs = [outputs[_absolute(number, source)] for source in layer.sources] if number else [images]
+            if layer.kind == "Upsample":
+                outputs.append(F.interpolate(inputs[0], scale_factor=2.0, mode="nearest"))
+            elif layer.kind == "Concat":
+                outputs.append(torch.cat(inputs, 1))
+            else:
+                outputs.append(self.model[str(number)](inputs[0]))
+        out: tuple[Tensor, ...] = self.model[str(self.config.head_layer)](
+            [outputs[level] for level in self.config.levels]
+        )
         return out
 
 
-def _twice(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+def _absolute(number: int, source: int) -> int:
+    return number + source if source < 0 else source
 
 
-def _flat(branches: nn.ModuleList, levels: list[Tensor]) -> Tensor:
-    """Return what a branch says at all levels, ``[N, C, A]``."""
-    return torch.cat([each(level).flatten(2) for each, level in zip(branches, levels, strict=True)], 2)
-
-
-def _decode(distances: Tensor, levels: list[Tensor]) -> Tensor:
+def _decode(distances: Tensor, levels: list[Tensor], strides: tuple[int, ...]) -> Tensor:
     """Return boxes ``[N, 4, A]`` (centre, width, height in px) from distances to the four sides, in cells."""
-    centres, strides = zip(*(_cells(level, stride) for level, stride in zip(levels, STRIDES, strict=True)), strict=True)
-    centre, stride = torch.cat(centres, 1), torch.cat(strides, 1)
+    cells = [_cells(level, stride) for level, stride in zip(levels, strides, strict=True)]
+    centre, stride = (torch.cat(parts, 1) for parts in zip(*cells, strict=True))
     before, after = distances.chunk(2, 1)
     box = torch.cat([centre + (after - before) / 2, before + after], 1)
     return box * stride

@@ -27,6 +27,8 @@ class Thresholds:
         max_det: Most boxes per image, the best ones.
         classes: Accepted classes; None for all.
         agnostic: Boxes of different classes suppress each other too.
+        retina_masks: Drop objects whose mask is empty at the size of the image; otherwise, those whose mask is empty at
+            the size of the input, as Ultralytics does by default. Masks have the size of the image in any case.
     """
 
     conf: float = 0.25
@@ -34,6 +36,7 @@ class Thresholds:
     max_det: int = 300
     classes: Collection[int] | None = None
     agnostic: bool = False
+    retina_masks: bool = False
 
     def __post_init__(self) -> None:
         check_thresholds(self.conf, self.iou, self.max_det)
@@ -97,6 +100,36 @@ def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Dete
     kept = kept[: thresholds.max_det]
     return Detections(
         boxes[kept], best[kept], classes[kept].astype(np.float32), output[4 + class_count :, at[kept]].T.copy()
+    )
+
+
+def best_pairs(output: FloatArray, class_count: int, thresholds: Thresholds) -> Detections:
+    """Return the boxes of one image above the score threshold, of a model that gives one box an object.
+
+    Nothing is suppressed. An anchor counts once for each class: of the `max_det` anchors that score best, the `max_det`
+    best pairs of anchor and class.
+
+    Args:
+        output: As for `detect`.
+        class_count: C.
+        thresholds: Thresholds for the boxes; `iou` and `agnostic` mean nothing here.
+    """
+    scores = output[4 : 4 + class_count]
+    anchors = np.argsort(-scores.max(0), kind="stable")[: thresholds.max_det]
+    pairs = scores[:, anchors].T.reshape(-1)
+    best = np.argsort(-pairs, kind="stable")[: thresholds.max_det]
+    classes = best % class_count
+    chosen = pairs[best] > thresholds.conf
+    if thresholds.classes is not None:
+        chosen &= np.isin(classes, list(thresholds.classes))
+    best, classes = best[chosen], classes[chosen]
+    at = anchors[best // class_count]
+    centre, half = output[:2, at].T, output[2:4, at].T / np.float32(2)
+    return Detections(
+        np.concatenate([centre - half, centre + half], 1),
+        pairs[best],
+        classes.astype(np.float32),
+        output[4 + class_count :, at].T.copy(),
     )
 
 

@@ -21,6 +21,8 @@ DEFAULT_IMAGE_SIZE: Final = (640, 640)
 INPUT: Final = "images"
 OUTPUT: Final = "output0"
 PROTOTYPES: Final = "output1"
+ONE_TO_ONE: Final = "samedge_one_to_one"
+"""Metadata key of a graph without suppression whose boxes need none."""
 PARITY: Final = "samedge_parity"
 """Metadata key of the export's parity verdict, JSON."""
 
@@ -36,6 +38,7 @@ class YoloGraph:
         stride: Coarsest stride of the model, px.
         segments: True if there are mask prototypes.
         suppressed: True if the graph suppresses boxes: ``[N, K, 6 + M]`` with corners, score and class.
+        one_to_one: True if the model gives one box an object, so that none is to be suppressed.
         input: Name of the input.
         outputs: Names of the outputs, boxes first.
         half: True for a float16 input.
@@ -49,6 +52,7 @@ class YoloGraph:
     stride: int = 32
     segments: bool = False
     suppressed: bool = False
+    one_to_one: bool = False
     input: str = INPUT
     outputs: tuple[str, ...] = (OUTPUT,)
     half: bool = False
@@ -91,6 +95,7 @@ def describe_yolo(engine: Engine, metadata: Mapping[str, str]) -> YoloGraph:
         suppressed=_suppressed(
             metadata, engine.outputs[boxes[0]], engine.outputs[prototypes[0]] if prototypes else None
         ),
+        one_to_one=metadata.get(ONE_TO_ONE) == "True",
         input=name,
         outputs=(*boxes, *prototypes),
         half=spec.dtype == np.float16,

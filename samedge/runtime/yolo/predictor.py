@@ -15,10 +15,10 @@ from samedge.errors import UsageError
 from samedge.runtime.image.letterbox import Letterbox
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
 from samedge.runtime.results.results import Results
-from samedge.runtime.yolo.detections import Detections, Thresholds, detect, select
+from samedge.runtime.yolo.detections import Detections, Thresholds, best_pairs, detect, select
 from samedge.runtime.yolo.graph import YoloGraph
 from samedge.runtime.yolo.input_limits import InputLimits
-from samedge.runtime.yolo.prototypes import draw_masks
+from samedge.runtime.yolo.prototypes import anything_inside, draw_masks
 from samedge.types import Array, Closing, FloatArray, ImageArray
 
 DEFAULT_THRESHOLDS = Thresholds()
@@ -83,7 +83,7 @@ class YoloPredictor(Closing):
     ) -> Results:
         """Return the objects in an image: boxes, and masks at its size where the model segments.
 
-        Objects whose mask is empty are left out.
+        Objects whose mask is empty are left out, see `Thresholds.retina_masks`.
 
         Args:
             image: A path, uint8 BGR ``(H, W, 3)``, or another source of one image.
@@ -170,7 +170,10 @@ class YoloPredictor(Closing):
         masks = None
         if prototypes:
             masks = draw_masks(prototypes[0], found.coefficients, boxes, prepared.letterbox)
-            there = masks.any((1, 2))
+            if thresholds.retina_masks:
+                there = masks.any((1, 2))
+            else:
+                there = anything_inside(prototypes[0], found.coefficients, found.boxes, prepared.letterbox)
             data, masks = (data, masks) if there.all() else (data[there], masks[there])
         speed = {
             "preprocess": prepared.milliseconds,
@@ -210,7 +213,8 @@ class YoloPredictor(Closing):
     def _detections(self, output: FloatArray, coefficients: int, thresholds: Thresholds) -> Detections:
         if self.graph.suppressed:
             return select(output, thresholds)
-        return detect(output, output.shape[0] - 4 - coefficients, thresholds)
+        choose = best_pairs if self.graph.one_to_one else detect
+        return choose(output, output.shape[0] - 4 - coefficients, thresholds)
 
     def close(self) -> None:
         """Free the graph."""

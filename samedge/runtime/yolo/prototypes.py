@@ -87,6 +87,28 @@ def draw_masks(prototypes: FloatArray, coefficients: FloatArray, boxes: FloatArr
     return masks
 
 
+def anything_inside(
+    prototypes: FloatArray, coefficients: FloatArray, boxes: FloatArray, letterbox: Letterbox
+) -> BoolArray:
+    """Return whether masks have a pixel at the size of the input, where Ultralytics drops empty ones, bool ``[N]``.
+
+    Args:
+        prototypes: float32 ``[M, input_height / 4, input_width / 4]``.
+        coefficients: float32 ``[N, M]``.
+        boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the input.
+        letterbox: Letterbox of the image.
+    """
+    height, width = letterbox.input_height, letterbox.input_width
+    rows, columns = (_Axis(side // PROTOTYPE_STRIDE, 1, 0, side // PROTOTYPE_STRIDE, side) for side in (height, width))
+    logits = (coefficients @ prototypes.reshape(len(prototypes), -1)).reshape(-1, *prototypes.shape[1:])
+    found = np.zeros(len(boxes), np.bool_)
+    for number, (small, box) in enumerate(zip(logits, boxes, strict=True)):
+        down, across = _pixels(box[1], box[3], height), _pixels(box[0], box[2], width)
+        if down and across:  # an input is smaller than a tile
+            found[number] = bool((_enlarged(small, rows, down[0], columns, across[0]) > 0).any())
+    return found
+
+
 def _axes(letterbox: Letterbox) -> tuple[_Axis, _Axis]:
     box = letterbox
     padding = (box.input_height - box.resized_height) | (box.input_width - box.resized_width)

@@ -21,7 +21,7 @@ from samedge.export.precision import ladder as precision
 from samedge.export.precision.int8 import convolutions, quantise_along, quantise_layers
 from samedge.export.yolo import int8 as yolo_int8
 from samedge.export.yolo.agreement import agreement, verdict_of
-from samedge.models.yolo.yolo import HEAD_LAYER, YoloConfig
+from samedge.models.yolo.yolo import YoloConfig
 from samedge.runtime.image.read import read_image
 from samedge.types import FloatArray
 
@@ -152,8 +152,8 @@ class TestGate:
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         layers = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
         kept = sorted(name for name in layers if name in weights)
-        last = [f"model.{HEAD_LAYER}.{cv}.{level}.2.weight" for cv in ("cv2", "cv3", "cv4") for level in range(3)]
-        assert kept == sorted([*last, f"model.{HEAD_LAYER}.dfl.conv.weight"])
+        last = [f"model.22.{cv}.{level}.2.weight" for cv in ("cv2", "cv3", "cv4") for level in range(3)]
+        assert kept == sorted([*last, "model.22.dfl.conv.weight"])
         zeros = [numpy_helper.to_array(tensor) for name, tensor in weights.items() if name.endswith("_zero")]
         assert not any(zero.any() for zero in zeros)  # TensorRT takes no zero points
         with load(path, "onnxruntime", kind="yolo") as predictor:
@@ -182,7 +182,7 @@ class TestGate:
         assert manifest.graphs[0].variant == "default, int8 static, the convolutions before the head, nms"
         assert manifest.notes[0].startswith("int8 (every convolution before an activation) is not used")
         model = onnx.load(str(open_bundle(path).graph_path("yolo")))
-        head = [layer for layer in convolutions(model.graph) if layer.weight.startswith(f"model.{HEAD_LAYER}.")]
+        head = [layer for layer in convolutions(model.graph) if layer.weight.startswith("model.22.")]
         assert len(head) == 2 * 3 * 3 + 1
 
     def test_it_needs_images(self, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ class TestAgreement:
     def test_another_model_does_not(self, tmp_path: Path) -> None:
         shifted = onnx.load(str(open_bundle(bundle()).graph_path("yolo")))
         for tensor in shifted.graph.initializer:
-            if tensor.name == f"model.{HEAD_LAYER}.cv3.0.2.weight":
+            if tensor.name == "model.22.cv3.0.2.weight":
                 tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
         onnx.save(shifted, str(tmp_path / "other.onnx"))
         other = samedge.YOLO(tmp_path / "other.onnx", force=True)

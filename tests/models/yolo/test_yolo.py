@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.yolo_models import yolov8_config
 from torch import Tensor
 
 from samedge.errors import CheckpointError, UnknownArchitectureError, UsageError
@@ -15,10 +16,13 @@ from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.yolo.configs import known_yolo_name, named_yolo_config, yolo_config
 from samedge.models.yolo.load import is_yolo, load_yolo, yolo_of
 from samedge.models.yolo.seeded import seeded_yolo, seeded_yolo_digest
-from samedge.models.yolo.yolo import LAYER_KINDS, SHORTCUT_LAYERS, Yolo, YoloConfig
+from samedge.models.yolo.yolo import MANY, ONE, Yolo, YoloConfig
 
-SMALL = YoloConfig((8, 12, 16, 24, 32), (1, 2, 1, 1, 1, 2, 1, 1), 3, 8, 16, 16, 4, 8, 12)
-DETECTOR = YoloConfig((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
+SMALL = yolov8_config((8, 12, 16, 24, 32), (1, 2, 1, 1, 1, 2, 1, 1), 3, 8, 16, 16, 4, 8, 12)
+DETECTOR = yolov8_config((8, 8, 16, 16, 24), (1, 1, 1, 1, 1, 1, 1, 1), 2, 16, 64, 16)
+
+LAYER_KINDS = [layer.kind for layer in SMALL.layers]
+SHORTCUT_LAYERS = [2, 4, 6, 8]
 
 State = dict[str, Tensor]
 
@@ -57,6 +61,29 @@ class TestSizes:
         for ours, theirs in zip(loaded.model(image), model(image), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
+    @pytest.mark.parametrize("name", ["yolo11n-seg", "yolo12n", "yolo12l", "yolo26n-seg", "yolo26n-p6", "yolov8n-p2"])
+    def test_every_architecture_comes_from_the_weights(self, name: str) -> None:
+        model = seeded_yolo(name)
+        config = model.config
+        loaded = yolo_of(checkpoint(unfolded(model)))
+        assert loaded.name == name
+        assert loaded.model.config == config
+        side = 2 * max(config.strides)
+        output = loaded.model(torch.rand(1, 3, side, side))
+        anchors = sum((side // stride) ** 2 for stride in config.strides)
+        assert output[0].shape == (1, 4 + config.classes + config.prototypes, anchors)
+        assert all(part.isfinite().all() for part in output)
+        assert (len(output) == 2) == name.endswith("-seg")
+
+    def test_a_yolo26_can_be_used_with_either_head(self) -> None:
+        model = seeded_yolo("yolo26n")
+        image = torch.rand(1, 3, 64, 64)
+        many, one = model.with_head(MANY), model.with_head(ONE)
+        assert (many.config.one_to_one, one.config.one_to_one) == (False, True)
+        assert torch.equal(many(image)[0], model(image)[0])
+        assert not torch.equal(one(image)[0], many(image)[0])
+        assert yolo_of(checkpoint(one.state_dict())).model.config == one.config
+
     def test_outputs_have_the_shapes_of_their_exports(self) -> None:
         boxes, prototypes = seeded_yolo(SMALL)(torch.rand(2, 3, 64, 96))
         assert boxes.shape == (2, 4 + 3 + 4, 8 * 12 + 4 * 6 + 2 * 3)
@@ -92,7 +119,7 @@ class TestSizes:
         assert known_yolo_name(named_yolo_config(name)) == name
 
     def test_names_that_are_not_known(self) -> None:
-        for name in ("yolov8q", "yolo11n", "yolov5n", "fastsam-m", ""):
+        for name in ("yolov8q", "yolo13n", "yolo12n-p6", "yolov5n", "fastsam-m", ""):
             with pytest.raises(UsageError, match="Choose one of"):
                 named_yolo_config(name)
         assert known_yolo_name(SMALL) == "yolov8-seg"
