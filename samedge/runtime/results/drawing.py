@@ -29,12 +29,7 @@ class Look:
 
 
 def draw_results(results: Objects, image: ImageArray | None, look: Look) -> ImageArray:
-    """Return a copy of the image with results on it, BGR uint8 ``(H, W, 3)``: masks, boxes, and labels on top.
-
-    Args:
-        results: Results to draw.
-        image: Replaces the results' own image; of the same size.
-        look: Options of drawing.
+    """Return a copy of the image (or of another one of its size) with masks, boxes and labels, BGR uint8 ``(H, W, 3)``.
 
     Raises:
         UsageError: `image` has another size, or the colour mode is unknown.

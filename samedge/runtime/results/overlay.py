@@ -53,12 +53,8 @@ def draw_mask_overlay(
 ) -> None:
     """Blend a colour into the canvas inside the mask, and draw its contour and those of its holes.
 
-    Args:
-        canvas: uint8 ``(H, W, 3)``, BGR, contiguous; drawn on.
-        mask: bool ``[H, W]``.
-        colour: BGR.
-        alpha: Share of the colour, 0..1.
-        line_width: Width of the contour, px; 0 draws none, None adapts to the image.
+    The canvas is BGR uint8 ``(H, W, 3)``, contiguous. `alpha` is the share of the colour, 0..1; `line_width` the width
+    of the contour in px: 0 for none, None for one that fits the image.
     """
     extent = mask_extent(mask)
     if extent is None:
@@ -94,15 +90,10 @@ def draw_box(canvas: ImageArray, box: Array, colour: Colour, *, line_width: int 
 def draw_label(
     canvas: ImageArray, text: str, at: Array, colour: Colour, *, font_size: float | None = None, font: str | None = None
 ) -> None:
-    """Write text on a coloured background, above a point or, if there is no room, below it.
+    """Write black or white text on a coloured background, above a point or, without room there, below it.
 
-    Args:
-        canvas: uint8 ``(H, W, 3)``, BGR; drawn on. Overflow is clipped.
-        text: The text.
-        at: (x, y) in px: the top left of the labelled object.
-        colour: BGR, of the background; the text is black or white, whichever is readable on it.
-        font_size: px; None adapts to the image.
-        font: File of a TrueType font; None for PIL's own.
+    The point (x, y), px, is the top left of the labelled object. `font_size` is in px, by default one that fits the
+    image; `font` is a TrueType file, by default PIL's own. Overflow is clipped.
 
     Raises:
         StorageError: The font cannot be read.
@@ -185,14 +176,11 @@ def write_image(path: str | Path, image: ImageArray) -> None:
             encoded = data.tobytes() if written else None
     except cv2.error:
         encoded = None
+    if not known:
+        raise UsageError("unknown image format", where=path, cure="End the name in .png, .jpg, .webp or .tiff")
     if encoded is None:
-        raise UsageError(
-            "unknown image format"
-            if not known
-            else f"{image.shape[1]} x {image.shape[0]} px are too large for this format",
-            where=path,
-            cure="End the name in .png, .jpg, .webp or .tiff" if not known else "End the name in .png or .tiff",
-        )
+        size = f"{image.shape[1]} x {image.shape[0]} px"
+        raise UsageError(f"{size} are too large for this format", where=path, cure="End the name in .png or .tiff")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -201,7 +189,7 @@ def write_image(path: str | Path, image: ImageArray) -> None:
                 file.flush()
             except OSError:
                 if path.is_file():  # not a device
-                    path.unlink()  # incomplete
+                    path.unlink()
                 raise
 
 

@@ -36,27 +36,16 @@ STAGES = ("preprocess", "inference", "postprocess")
 class Results(HostArrays):
     """The masks and boxes of one image.
 
-    Args:
-        orig_img: The image, uint8 ``(H, W, 3)``, BGR.
-        path: Source of the image.
-        names: Names of the classes; by default ``{i: str(i)}``.
-        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class. By default the masks' tight boxes, score 1.
-        masks: bool ``[N, H, W]``, a prediction, or RLEs.
-        speed: Milliseconds for "preprocess", "inference" and "postprocess".
-        prompt_index: Index of the prompt of each mask, ``[N]``; by default the classes.
-        dropped: Prompts without a mask because none scored well enough.
-
-    Attributes:
-        orig_img: The image.
-        orig_shape: (height, width) of the image, px.
+    Args and attributes:
+        orig_img: The image, uint8 ``(H, W, 3)``, BGR; its (height, width) is `orig_shape`.
         path: Source of the image, or None.
-        names: Names of the classes.
-        boxes: The boxes, or None.
-        masks: The masks, or None when there are none.
-        speed: Milliseconds for each stage; None if not measured.
-        prompt_index: Index of the prompt of each mask, int ``[N]``.
-        dropped: Prompts without a mask.
-        save_dir: Folder of images that `save` writes without a name; None for the current folder.
+        names: Names of the classes; by default ``{i: str(i)}``.
+        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class; by default the masks' tight boxes, score 1. Kept as `Boxes`.
+        masks: bool ``[N, H, W]``, a prediction, or RLEs; kept as `Masks`, or None when there are none.
+        speed: Milliseconds for "preprocess", "inference" and "postprocess"; None if not measured.
+        prompt_index: Index of the prompt of each mask, int ``[N]``; by default the classes.
+        dropped: Prompts without a mask because none scored well enough.
+        save_dir: Attribute only: folder of images that `save` writes without a name; None for the current folder.
 
     Raises:
         UsageError: Numbers of boxes, masks and prompt indices differ, or masks are not at image size.
@@ -99,25 +88,13 @@ class Results(HostArrays):
     ) -> Self:
         """Return the results of a prediction: class = prompt, score = predicted IoU, box = tight box of the mask.
 
-        The masks are drawn on first use.
-
-        Args:
-            prediction: Prediction for this image.
-            orig_img: The image, uint8 ``(H, W, 3)``, BGR.
-            path: Source of the image.
-            speed: Milliseconds for each stage; by default the prediction's.
-            dropped: Prompts without a mask in the prediction because none scored well enough.
+        The masks are drawn on first use. `speed` is by default the prediction's; the other arguments are those of
+        `Results`.
         """
-        data = np.column_stack([prediction.boxes, prediction.scores, prediction.prompt_index]).astype(np.float32)
-        return cls(
-            orig_img,
-            path,
-            boxes=data,
-            masks=prediction,
-            speed=prediction.speed if speed is None else speed,
-            prompt_index=prediction.prompt_index,
-            dropped=dropped,
-        )
+        index = prediction.prompt_index
+        boxes = np.column_stack([prediction.boxes, prediction.scores, index]).astype(np.float32)
+        speed = prediction.speed if speed is None else speed
+        return cls(orig_img, path, None, boxes, prediction, speed, prompt_index=index, dropped=dropped)
 
     def _set(
         self,
@@ -184,12 +161,9 @@ class Results(HostArrays):
         *,
         prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
     ) -> None:
-        """Replace boxes, masks or both.
+        """Replace boxes ``[N, 6]``, masks bool ``[N, H, W]``, or both.
 
-        Args:
-            boxes: ``[N, 6]``; the old ones stay if omitted.
-            masks: bool ``[N, H, W]``; the old ones stay if omitted.
-            prompt_index: ``[N]``; the old ones stay if omitted and the number of objects is unchanged.
+        Those omitted are kept, and so is `prompt_index` if the number of objects is unchanged.
 
         Raises:
             UsageError: Their numbers differ.
@@ -290,10 +264,9 @@ class Results(HostArrays):
         self.plot(show=True)
 
     def save(self, filename: str | os.PathLike[str] | None = None) -> str:
-        """Write the image of `plot` and return its path.
+        """Write the image of `plot` in the format of the suffix, and return its path.
 
-        Args:
-            filename: The suffix selects the format. By default "results_" and the name of the image, in `save_dir`.
+        By default the name is "results_" and that of the image, in `save_dir`.
 
         Raises:
             UsageError: The format is unknown.
@@ -347,9 +320,7 @@ class Results(HostArrays):
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
         """Return one record per object: "name", "class", "confidence", "box" {x1, y1, x2, y2}, "segments" {x, y}.
 
-        Args:
-            normalize: Return coordinates as shares of the image's width and height instead of px.
-            decimals: Decimals that numbers are rounded to.
+        Coordinates are in px or, with `normalize`, shares of the image's width and height.
         """
         return records.summary(self, normalize=normalize, decimals=decimals)
 
@@ -374,10 +345,8 @@ class Results(HostArrays):
         return [] if self.masks is None else self.masks.to_rle()
 
     def to_coco(self, image_id: int = 0, category_id: int | None = None) -> list[dict[str, Any]]:
-        """Return the objects as COCO annotations with RLE, as loaded and evaluated by pycocotools.
+        """Return the objects as COCO annotations with RLE, as pycocotools loads and evaluates them.
 
-        Args:
-            image_id: Id of the image.
-            category_id: Category of every object; by default its class.
+        The category of every object is by default its class.
         """
         return records.to_coco(self, image_id=image_id, category_id=category_id)
