@@ -190,7 +190,7 @@ class YoloPredictor(Closing):
             )
         if not self.limits.accepts(height, width):
             raise UsageError(
-                f"imgsz is {image_size}, but this engine accepts only {self.limits} px (height x width)",
+                f"imgsz is {image_size}, but this engine accepts {self.limits} px (height x width)",
                 cure="Omit imgsz, or build the engine with --height and --width that include it",
             )
         return height, width
