@@ -447,7 +447,7 @@ class Predictor(Closing):
             self._graphs.close()
 
     def _image_context(self) -> ImageContext:
-        """Return the decoder's context of the image, computed at the first prompt: an embedding may only be saved."""
+        """Return the decoder's context of the image, computed at the first prompt: the embedding may only be saved."""
         if self._context is None:
             self._context = self._graphs.decoder.context(self._present().values)
         return self._context

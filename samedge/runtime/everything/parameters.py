@@ -90,10 +90,8 @@ class EverythingParameters:
 
     def __post_init__(self) -> None:
         if (self.points_per_side is None) == (self.point_grids is None):
-            count = "neither" if self.point_grids is None else "both"
-            raise UsageError(
-                f"{count} of points_per_side and point_grids are set", cure="Give one of them", where="everything"
-            )
+            given = f"{'neither' if self.point_grids is None else 'both'} of points_per_side and point_grids are set"
+            raise UsageError(given, cure="Give one of them", where="everything")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is None and name == "points_per_side":
@@ -200,14 +198,12 @@ class EverythingRun:
             raise UsageError(f"unknown mode {self.mode!r}", where="mode", cure='Give "exact" or "fast"')
         if self.time_budget_ms is None:
             return
+        where = "time_budget_ms"
         if self.mode == "exact":
-            raise UsageError(
-                "exact mode always prompts all points", where="time_budget_ms", cure='Omit it, or give mode="fast"'
-            )
+            cure = 'Omit it, or give mode="fast"'
+            raise UsageError("exact mode always prompts all points", where=where, cure=cure)
         if not self.time_budget_ms > 0:
-            raise UsageError(
-                f"invalid time budget of {self.time_budget_ms} ms", where="time_budget_ms", cure="Give more than 0"
-            )
+            raise UsageError(f"invalid time budget of {self.time_budget_ms} ms", where=where, cure="Give more than 0")
 
 
 def run_of(options: Mapping[str, Any]) -> EverythingRun:

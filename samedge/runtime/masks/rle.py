@@ -56,11 +56,9 @@ def encode_rle_window(window: BoolArray, top: int, left: int, size: tuple[int, i
     """
     height, width = size
     if min(top, left) < 0 or top + window.shape[0] > height or left + window.shape[1] > width:
-        raise UsageError(
-            f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top}) is not inside a mask of "
-            f"{width} x {height} px",
-            cure="Give the window's first row and column, and (height, width) of the mask",
-        )
+        place = f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top})"
+        cure = "Give the window's first row and column, and (height, width) of the mask"
+        raise UsageError(f"{place} is not inside a mask of {width} x {height} px", cure=cure)
     return Rle(size=[height, width], counts=_compress(_runs_of_window(window, top, left, size)))
 
 

@@ -24,23 +24,13 @@ def selected_rows(count: int, selection: Selection) -> NDArray[np.intp]:
 
 
 class HostArrays:
-    """Base of holders of numpy arrays: every move or conversion returns the object itself, unchanged."""
-
-    def cpu(self) -> Self:
-        """Return the object itself: results are numpy arrays."""
-        return self
-
-    def numpy(self) -> Self:
-        """Return the object itself: results are numpy arrays."""
-        return self
-
-    def cuda(self) -> Self:
-        """Return the object itself: results are numpy arrays on the host."""
-        return self
+    """Base of holders of numpy arrays, which `cpu`, `numpy`, `cuda` and `to` return unchanged."""
 
     def to(self, *_: object) -> Self:
         """Return the object itself: results are numpy arrays on the host."""
         return self
+
+    cpu = numpy = cuda = to
 
 
 class Boxes(HostArrays):

@@ -1,4 +1,4 @@
-"""Drawing on images: masks, their contours, boxes, labels, prompts; and writing the result to a file.
+"""Drawing on images: results, masks, boxes, labels, prompts; and writing the image to a file.
 
 Everything is drawn on a BGR uint8 copy of the image, and only inside the box of each object: an image of 10 000 px per
 side needs no more than its copy and a few megabytes.
@@ -7,9 +7,10 @@ side needs no more than its copy and a few megabytes.
 from __future__ import annotations
 
 import colorsys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from samedge.runtime.image.read import as_bgr
 from samedge.runtime.masks.polygons import mask_outlines
 from samedge.runtime.masks.rle import mask_extent
 from samedge.runtime.prompts.shapes import PADDING, PromptLike, read_boxes, read_labels, read_points
+from samedge.runtime.results.masks import Objects
 from samedge.types import Array, BoolArray, ImageArray
 
 if TYPE_CHECKING:
@@ -152,6 +154,53 @@ def draw_prompts(
                 x, y = _pixels(dot)
                 cv2.circle(canvas, (x, y), 3 * line + max(2, line), _WHITE, cv2.FILLED, cv2.LINE_AA)
                 cv2.circle(canvas, (x, y), 3 * line, FOREGROUND if kind else BACKGROUND, cv2.FILLED, cv2.LINE_AA)
+    return canvas
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Options of drawing; see `Results.plot`."""
+
+    conf: bool = True
+    line_width: float | None = None
+    font_size: float | None = None
+    font: str | None = None
+    labels: bool = True
+    boxes: bool = True
+    masks: bool = True
+    color_mode: Literal["class", "instance"] = "class"
+
+
+def draw_results(results: Objects, image: ImageArray | None, look: Look) -> ImageArray:
+    """Return a copy of the image (or of another one of its size) with masks, boxes and labels, BGR uint8 ``(H, W, 3)``.
+
+    Raises:
+        UsageError: `image` has another size, or the colour mode is unknown.
+        StorageError: The font cannot be read.
+    """
+    if look.color_mode not in ("class", "instance"):
+        raise UsageError(f"invalid color_mode {look.color_mode!r}", cure="Give 'class' or 'instance'")
+    canvas = np.array(as_bgr(results.orig_img if image is None else image), order="C")
+    height, width = results.orig_shape
+    if canvas.shape[:2] != (height, width):
+        sizes = f"img is {canvas.shape[1]} x {canvas.shape[0]} px, but the results are for {width} x {height} px"
+        raise UsageError(sizes, cure="Resize it first")
+    if results.boxes is None:
+        return canvas
+    classes = results.boxes.cls.astype(int).tolist()
+    colours = [instance_colour(i) for i in (classes if look.color_mode == "class" else range(len(classes)))]
+    line_width = None if look.line_width is None else max(1, round(look.line_width))
+    if look.masks and results.masks is not None:
+        for mask, colour in zip(results.masks.iter_masks(), colours, strict=True):
+            draw_mask_overlay(canvas, mask, colour, line_width=line_width)
+    corners = results.boxes.xyxy
+    if look.boxes:
+        for box, colour in zip(corners, colours, strict=True):
+            draw_box(canvas, box, colour, line_width=line_width)
+    if look.labels:
+        for box, colour, index, score in zip(corners, colours, classes, results.boxes.conf, strict=True):
+            text = f"{results.name_of(index)} {score:.2f}" if look.conf else results.name_of(index)
+            draw_label(canvas, text, box[:2], colour, font_size=look.font_size, font=look.font)
     return canvas
 
 

@@ -41,11 +41,6 @@ def summary(results: Objects, *, normalize: bool, decimals: int) -> list[dict[st
     return rows
 
 
-def to_json(results: Objects, *, normalize: bool, decimals: int) -> str:
-    """Return the summary as JSON."""
-    return json.dumps(summary(results, normalize=normalize, decimals=decimals), indent=2)
-
-
 def to_csv(results: Objects, *, normalize: bool, decimals: int) -> str:
     """Return the summary as CSV; see `Results.to_csv`."""
     columns = ["name", "class", "confidence", "box", *(["segments"] if results.masks is not None else [])]
@@ -54,7 +49,7 @@ def to_csv(results: Objects, *, normalize: bool, decimals: int) -> str:
     return csv_text(columns, cells)
 
 
-def to_df(results: Objects, *, normalize: bool, decimals: int) -> Any:
+def to_df(rows: list[dict[str, Any]]) -> Any:
     """Return the summary as a pandas DataFrame; see `Results.to_df`."""
     from importlib import import_module
 
@@ -66,7 +61,7 @@ def to_df(results: Objects, *, normalize: bool, decimals: int) -> Any:
             cure="Install it with: pip install pandas; or use summary(), to_json() or to_csv()",
             module="pandas",
         ) from error
-    return pandas.DataFrame(summary(results, normalize=normalize, decimals=decimals))
+    return pandas.DataFrame(rows)
 
 
 def to_coco(results: Objects, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:

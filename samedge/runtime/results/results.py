@@ -7,6 +7,7 @@ mask, and RLE keeps the holes and parts that polygons lose.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,10 +106,9 @@ class Results(HostArrays):
         if masks is not None and not isinstance(masks, Masks):
             masks = Masks(masks, self.orig_shape)
         if boxes is None and masks is not None:
-            count = len(masks)
-            index = np.arange(count) if prompt_index is None else np.asarray(prompt_index)
-            if len(index) == count:
-                boxes = np.column_stack([boxes_of_masks(masks.data), np.ones(count), index])
+            index = np.arange(len(masks)) if prompt_index is None else np.asarray(prompt_index)
+            if len(index) == len(masks):
+                boxes = np.column_stack([boxes_of_masks(masks.data), np.ones(len(masks)), index])
         if boxes is not None and not isinstance(boxes, Boxes):
             boxes = Boxes(boxes, self.orig_shape)
         count = len(boxes) if boxes is not None else 0
@@ -116,10 +116,8 @@ class Results(HostArrays):
             prompt_index = [] if boxes is None else boxes.cls.astype(np.intp)
         index = np.asarray(prompt_index, np.intp).reshape(-1)
         if len(index) != count or (masks is not None and len(masks) != count):
-            raise UsageError(
-                f"{count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices differ",
-                cure="Give one of each for every object",
-            )
+            counts = f"{count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices"
+            raise UsageError(f"{counts} differ", cure="Give one of each for every object")
         self.boxes = boxes
         self.masks = masks if masks is not None and len(masks) else None
         self.prompt_index = index
@@ -148,7 +146,7 @@ class Results(HostArrays):
         return f"Results({self.verbose() or 'nothing'}, image {width} x {height} px, path {self.path!r})"
 
     def new(self) -> Results:
-        """Return results of the same image and names, without objects."""
+        """Return results for the same image and names, without objects."""
         empty = Results(self.orig_img, self.path, self.names, speed=None, dropped=self.dropped)
         empty.speed = dict(self.speed)
         empty.save_dir = self.save_dir
@@ -243,11 +241,10 @@ class Results(HostArrays):
             UsageError: `img` has another size, or `color_mode` is neither of the two.
             StorageError: The font cannot be read, or the image cannot be written.
         """
-        from samedge.runtime.results import drawing
+        from samedge.runtime.results.overlay import Look, draw_results
 
-        drawn = drawing.draw_results(
-            self, img, drawing.Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode)
-        )
+        look = Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode)
+        drawn = draw_results(self, img, look)
         if save:
             self._write(drawn, filename)
         if show or pil:
@@ -326,7 +323,7 @@ class Results(HostArrays):
 
     def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
         """Return `summary` as JSON."""
-        return records.to_json(self, normalize=normalize, decimals=decimals)
+        return json.dumps(self.summary(normalize, decimals), indent=2)
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
         """Return `summary` as CSV with a header; "box" and "segments" are JSON inside their cells."""
@@ -338,7 +335,7 @@ class Results(HostArrays):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return records.to_df(self, normalize=normalize, decimals=decimals)
+        return records.to_df(self.summary(normalize, decimals))
 
     def to_rle(self) -> list[Rle]:
         """Return the masks in COCO's compressed form, holes and parts included."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from samedge.errors import TensorMismatchError
 from samedge.options import check_thresholds
-from samedge.runtime.masks.nms import batched_nms, nms
+from samedge.runtime.masks.nms import batched_nms
 from samedge.types import FloatArray
 
 MAX_CANDIDATES: Final = 30_000
@@ -82,11 +82,8 @@ def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Dete
         at, classes, best = at[top], classes[top], best[top]
     centre, half = output[:2, at].T, output[2:4, at].T / np.float32(2)
     boxes = np.concatenate([centre - half, centre + half], 1)
-    if thresholds.agnostic:
-        kept = nms(boxes, best, thresholds.iou)
-    else:
-        kept = batched_nms(boxes, best, classes, thresholds.iou)
-    kept = kept[: thresholds.max_det]
+    groups = np.zeros_like(classes) if thresholds.agnostic else classes
+    kept = batched_nms(boxes, best, groups, thresholds.iou)[: thresholds.max_det]
     return Detections(
         boxes[kept], best[kept], classes[kept].astype(np.float32), output[4 + class_count :, at[kept]].T.copy()
     )
