@@ -27,11 +27,12 @@ from typing_extensions import Unpack
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine
-from samedge.errors import ImageError, UsageError
+from samedge.errors import UsageError
 from samedge.runtime.decoder.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
 from samedge.runtime.decoder.embedding import (
     EncodedImage,
     ImageEmbedding,
+    check_embedding,
     encode_image,
     read_embedding,
     write_embedding,
@@ -428,15 +429,8 @@ class Predictor(Closing):
             TensorMismatchError: It is on another device, or not contiguous.
         """
         self.reset_image()
-        spec = self._graphs.decoder.embedding_spec
         values = self._graphs.placed(values.values if isinstance(values, ImageEmbedding) else values)
-        if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
-            raise ImageError(
-                f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, but the "
-                f"decoder expects {spec}",
-                where=where,
-                cure="Set the image with this model and take its embedding again",
-            )
+        check_embedding(values, height, width, self._graphs.decoder.embedding_spec, where)
         self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource, as_bgr
 from samedge.storage.atomic import staged_file
-from samedge.types import FloatArray, ImageArray
+from samedge.types import FloatArray, ImageArray, TensorSpec
 
 _VERSION: Final = 1
 
@@ -74,6 +74,17 @@ class ImageEmbedding:
         values: Any = self.values
         given = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
         return values.__dlpack__(**{name: value for name, value in given.items() if value is not None})
+
+
+def check_embedding(values: FloatArray | DeviceArray, height: int, width: int, spec: TensorSpec, where: object) -> None:
+    """Raise ImageError for an embedding that a decoder does not accept, or one of an image without pixels."""
+    if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
+        raise ImageError(
+            f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, but the "
+            f"decoder expects {spec}",
+            where=where,
+            cure="Set the image with this model and take its embedding again",
+        )
 
 
 def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
