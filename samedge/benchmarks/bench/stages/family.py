@@ -108,7 +108,7 @@ class FamilyBench(Protocol):
 
 
 class BundleBench:
-    """What `FamilyBench` needs beside the stages, for families that run bundles only."""
+    """Defaults of `FamilyBench` beside the stages, for families that only run bundles."""
 
     grid = False
     agreement = ""
