@@ -139,12 +139,15 @@ class FakeCuda:
         self._enter("allocate")
         if nbytes > self.free_bytes():
             raise out_of_memory("GPU memory", nbytes)
-        self.allocations += 1
         address = self._next_address
         self._next_address += -(-nbytes // ALIGNMENT) * ALIGNMENT + _GAP
-        name = f"device memory {self.allocations} of {nbytes} bytes"
-        self._device[address] = FakeMemory(name, np.full(max(1, nbytes), _POISON, np.uint8))
+        self._device[address] = self._new_memory("device", nbytes)
         return address
+
+    def _new_memory(self, kind: str, nbytes: int) -> FakeMemory:
+        self.allocations += 1
+        data = np.full(max(1, nbytes), _POISON, np.uint8)
+        return FakeMemory(f"{kind} memory {self.allocations} of {nbytes} bytes", data)
 
     def free(self, address: int) -> None:
         self._enter("free")
@@ -157,10 +160,7 @@ class FakeCuda:
 
     def pin(self, nbytes: int) -> PinnedBuffer:
         self._enter("pin")
-        self.allocations += 1
-        memory = FakeMemory(
-            f"pinned memory {self.allocations} of {nbytes} bytes", np.full(max(1, nbytes), _POISON, np.uint8)
-        )
+        memory = self._new_memory("pinned", nbytes)
         self._pinned.append(memory)
         return FakePinned(memory)
 
@@ -197,21 +197,15 @@ class FakeCuda:
     def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
         host = cast("FakePinned", buffer).memory
         memory, offset = self._at(address, nbytes)
-
-        def do() -> None:
-            memory.data[offset : offset + nbytes] = host.data[:nbytes]
-
-        self._queue_work("copy_in", stream, do, [host], [memory])
+        target = memory.data[offset : offset + nbytes]
+        self._queue_work("copy_in", stream, lambda: np.copyto(target, host.data[:nbytes]), [host], [memory])
 
     def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
         host = cast("FakePinned", buffer).memory
         memory, offset = self._at(address, nbytes)
         host.data[:] = _POISON  # until then, an earlier view sees garbage
-
-        def do() -> None:
-            host.data[:nbytes] = memory.data[offset : offset + nbytes]
-
-        self._queue_work("copy_out", stream, do, [memory], [host])
+        source = memory.data[offset : offset + nbytes]
+        self._queue_work("copy_out", stream, lambda: np.copyto(host.data[:nbytes], source), [memory], [host])
 
     def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
         self.run_kernel(
@@ -240,9 +234,8 @@ class FakeCuda:
             reads: Addresses and sizes that it reads.
             writes: Addresses and sizes that it writes.
         """
-        self._queue_work(
-            name, stream, do, [self._at(*place)[0] for place in reads], [self._at(*place)[0] for place in writes]
-        )
+        read, written = ([self._at(*place)[0] for place in places] for places in (reads, writes))
+        self._queue_work(name, stream, do, read, written)
 
     def _queue_work(
         self, name: str, stream: int, do: Callable[[], None], reads: Sequence[FakeMemory], writes: Sequence[FakeMemory]

@@ -241,11 +241,6 @@ def reference_package(config: SamConfig) -> ReferencePackage:
     return cast("ReferencePackage", resolve(family.reference)())
 
 
-def package_of(config: SamConfig) -> Any:
-    """Return the imported reference package of a config's image encoder."""
-    return reference_package(config).package()
-
-
 def reference_of(source: str) -> tuple[Any, SamConfig]:
     """Return the reference model of a checkpoint, in evaluation mode, and its configuration."""
     if source.startswith(SEEDED):
