@@ -6,7 +6,7 @@
     ├── StorageError                  disk full, permission denied, path in the way
     ├── DownloadError                 weights that cannot be downloaded, or differ from the known ones
     ├── CheckpointError               a checkpoint that cannot be read
-    │   ├── UnsafeCheckpointError     … because it asks for code execution
+    │   ├── UnsafeCheckpointError     … because it requires code execution
     │   └── UnknownArchitectureError  … because its keys and shapes match no known model
     ├── ExportError                   a graph that cannot be exported
     ├── BundleError                   an incomplete or invalid bundle
@@ -19,10 +19,10 @@
     ├── ImageError                    an unusable image
     ├── PromptError                   unusable points, boxes, labels or masks
     ├── BenchmarkError                a failed measurement
-    └── CancelledError                the caller asked to stop
+    └── CancelledError                a cancellation requested by the caller
 
-Each carries the cause, the place, and the cure. Facts (sizes, names, counts) stay attributes, so that an application
-can react without parsing prose. The command line prints ``str(error)``: one line.
+Each carries the cause, the place and the cure. Facts (sizes, names, counts) are attributes, so that applications need
+not parse messages. The command line prints ``str(error)``: one line.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 
 class SamedgeError(Exception):
@@ -64,7 +65,7 @@ class SamedgeError(Exception):
 
 
 class SamedgeWarning(UserWarning):
-    """Something was assumed; the message names what, and the option that says otherwise."""
+    """An assumption; the message names it, and the option that overrides it."""
 
 
 class UsageError(SamedgeError):
@@ -88,7 +89,7 @@ class CheckpointError(SamedgeError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A checkpoint that asks for code execution; nothing was executed."""
+    """A checkpoint that requires code execution; nothing was executed."""
 
 
 class UnknownArchitectureError(CheckpointError):
@@ -143,46 +144,41 @@ class CancelledError(SamedgeError):
     """A cancellation requested by the caller."""
 
 
+_STORAGE_CURES: Final = {
+    errno.ENOSPC: "Free some space, or choose another folder",
+    errno.EDQUOT: "The disk quota is used up: free some space, or choose another folder",
+    errno.EACCES: "Check the permissions, or choose another folder",
+    errno.EPERM: "Check the permissions, or choose another folder",
+    errno.EROFS: "The file system is read-only: choose another folder",
+    errno.ENOENT: "Check the path",
+    errno.EEXIST: "Something else is in the way: choose another path",
+    errno.ENOTDIR: "A file stands where a folder is needed: choose another path",
+    errno.EISDIR: "A folder stands where a file is needed: choose another path",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+}
+
+
 @contextmanager
 def storage_errors(path: Path | str, doing: str = "write") -> Iterator[None]:
-    """Turn the file system's refusals inside the block into a `StorageError` with a cure.
+    """Turn any `OSError` of the block into a `StorageError` with a cure.
 
     Args:
-        path: What was being read or written; named in the message.
+        path: The file or folder named in the message.
         doing: The verb of the message, such as "write" or "read".
 
     Raises:
-        StorageError: For any `OSError` raised inside the block.
+        StorageError: The block raised an `OSError`.
     """
     try:
         yield
     except OSError as error:
-        cures = {
-            errno.ENOSPC: "Free some space, or choose another folder",
-            errno.EDQUOT: "The disk quota is used up: free some space, or choose another folder",
-            errno.EACCES: "Check the permissions, or choose another folder",
-            errno.EPERM: "Check the permissions, or choose another folder",
-            errno.EROFS: "The file system is read-only: choose another folder",
-            errno.ENOENT: "Check the path",
-            errno.EEXIST: "Something else is in the way: choose another path",
-            errno.ENOTDIR: "A file stands where a folder is needed: choose another path",
-            errno.EISDIR: "A folder stands where a file is needed: choose another path",
-            errno.ENAMETOOLONG: "Choose a shorter name",
-        }
+        cure = _STORAGE_CURES.get(error.errno or 0, "Check the path and the disk")
         reason = error.strerror or str(error)
-        raise StorageError(
-            f"cannot {doing} this: {reason}",
-            where=path,
-            cure=cures.get(error.errno or 0, "Check the path and the disk"),
-            errno=error.errno,
-        ) from error
+        raise StorageError(f"cannot {doing} this: {reason}", where=path, cure=cure, errno=error.errno) from error
 
 
 def missing_extra(module: str, extra: str, purpose: str) -> MissingExtraError:
-    """Return the one sentence that names the install command for an absent optional dependency."""
-    return MissingExtraError(
-        f"{purpose} needs the package {module!r}, which is not installed",
-        cure=f"Install it with: pip install 'samedge[{extra}]'",
-        module=module,
-        extra=extra,
-    )
+    """Return the error for an optional dependency that is not installed; its cure is the command to install it."""
+    cure = f"Install it with: pip install 'samedge[{extra}]'"
+    what = f"{purpose} needs the package {module!r}, which is not installed"
+    return MissingExtraError(what, cure=cure, module=module, extra=extra)

@@ -35,7 +35,7 @@ class Family:
         record: Name of the manifest's field that only its bundles have; the manifest names the family otherwise.
         parity: "module:class" of its `samedge.parity.family.FamilyParity`: engines against the checkpoint.
         engines: Of its `samedge.export.engines.family.FamilyEngines`: ranges and precisions of engines.
-        command: Of its `samedge.cli.family.FamilyCommand`: what ``samedge predict`` and ``info`` show.
+        command: Of its `samedge.cli.family.FamilyCommand`, for ``samedge predict`` and ``info``.
         bench: Of its `samedge.benchmarks.bench.stages.family.FamilyBench`: the stages that are timed.
         peers: Names of the peers that ``samedge bench --peers`` runs beside its models.
         refusal: "module:function" that raises where a TensorRT cannot run a bundle; empty where each can.

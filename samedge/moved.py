@@ -1,6 +1,6 @@
-"""Modules under the names that they had in samedge 0.1.0: importing one warns and gives the contents of its new home.
+"""Module names of samedge 0.1.0: importing one warns, and provides the contents of the module's new home.
 
-They are removed in the next release. Nothing is imported before an old name is requested.
+The next release removes them. Nothing is imported until an old name is used.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ MOVED: Final = {
     "samedge.runtime.prediction": "samedge.runtime.results.prediction",
     "samedge.runtime.rle_masks": "samedge.runtime.results.masks",
     "samedge.runtime.yolo_predictor": "samedge.runtime.yolo.predictor",
-    # Folders: what lay in one has kept its name, but for the modules that are named here.
+    # Folders, whose modules keep their names except for those listed here.
     "samedge.benchmarks.profiling": "samedge.benchmarks.profile",
     "samedge.benchmarks.table": "samedge.benchmarks.bench",
     "samedge.benchmarks.table.measured_process": "samedge.benchmarks.bench.stages.measured_process",
     "samedge.benchmarks.table.peer_protocol": "samedge.benchmarks.bench.stages.peer_protocol",
+    "samedge.benchmarks.table.rounds": "samedge.benchmarks.bench.measuring",
     "samedge.runtime.parity": "samedge.parity",
 }
 NAMES: Final = {
@@ -47,18 +48,18 @@ NAMES: Final = {
     "samedge.runtime.results": ("samedge.runtime.results.results", ("Boxes", "Masks", "Results")),
     "samedge.runtime.stream": ("samedge.runtime.stream.stream", ("Stream", "StreamItem")),
 }
-"""Modules that have become folders, and the names in them that users know."""
+"""Modules that have become folders, with their public names."""
 _FOLDERS: Final = ("samedge.benchmarks.profiling", "samedge.benchmarks.table", "samedge.runtime.parity")
 
 
 def new_name(old: str) -> str | None:
-    """Return where the module of an old name is now; None for a name that was never one."""
+    """Return the new name of a module; None if the given name is not an old one."""
     folder, _, leaf = old.rpartition(".")
     return MOVED.get(old) or (f"{MOVED[folder]}.{leaf}" if folder in _FOLDERS else None)
 
 
 def moved_names(folder: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a folder that was a module before."""
+    """Return the `__getattr__` of a folder that used to be a module."""
     home, names = NAMES[folder]
 
     def find(name: str) -> Any:
@@ -76,14 +77,14 @@ class _MovedModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of an old name, or None."""
+        """Return the spec of an old name; None for others."""
         del path, target
         if new_name(fullname) is None:
             return None
         return ModuleSpec(fullname, self, is_package=fullname in _FOLDERS)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill a module of an old name from its new home."""
+        """Fill the module from its new home."""
         new = new_name(module.__name__) or ""
         try:
             home = import_module(new)
@@ -97,11 +98,11 @@ class _MovedModules(MetaPathFinder, Loader):
 
 
 def _warn(old: str, new: str, level: int) -> None:
-    warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", DeprecationWarning, level)
+    warnings.warn(f"{old} has moved to {new}; the next release removes the old name", DeprecationWarning, level)
 
 
 def install() -> None:
     """Make old names importable. Idempotent."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
-        # First: a folder of an old name may be left with a bytecode cache, and would be found as a namespace.
+        # First, because an old folder left with only a bytecode cache would be found as a namespace package.
         sys.meta_path.insert(0, _MovedModules())

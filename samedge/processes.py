@@ -1,8 +1,7 @@
-"""Child processes: spoken to in lines, and called like functions, so that what a call does to its process is survived.
+"""Child processes: line by line, or as isolated function calls.
 
-A call may take more memory than there is and be killed by the system, crash in native code, or never end. In a child
-that is an error with a cure, and the caller goes on. The child is offered to the system as the first to be killed, and
-ends when its parent does.
+A call may be killed for lack of memory, crash in native code, or never return. In a child, that becomes an error with a
+cure, and the caller survives. The kernel is asked to kill the child first, and the child ends with its parent.
 """
 
 from __future__ import annotations
@@ -38,22 +37,20 @@ _BOOTSTRAP: Final = (
 
 
 class LineProcess:
-    """A child process that reads lines from its standard input and writes lines to its standard output.
-
-    Use it as a context manager: it is killed at the end.
+    """A child process that exchanges lines on standard input and output; a context manager that kills it on exit.
 
     Args:
         command: Program and arguments.
-        environment: Its environment; None for that of this process.
+        environment: Environment variables; None inherits those of this process.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The program cannot be started.
     """
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has died, closed with it
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read after the process has died
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - the callers' own programs, or what the user named
+            self._process = subprocess.Popen(  # noqa: S603 - our own programs, or the user's
                 list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
             )
         except OSError:
@@ -65,37 +62,34 @@ class LineProcess:
 
     @property
     def status(self) -> int | None:
-        """Exit status; negative for a signal, None as long as the process runs."""
+        """Exit status; negative for a signal, None while the process runs."""
         return self._process.poll()
 
     @property
     def closed(self) -> bool:
-        """True once the process accepts no more lines."""
+        """True once the process accepts no more input."""
         return self._process.stdin is None or self._process.stdin.closed
 
     def send(self, line: bytes) -> None:
-        """Write a line, without its end, to the process.
+        """Send a line, given without its line break.
 
         Raises:
-            OSError: It is dead.
+            OSError: The process has ended.
         """
         if self._process.stdin is not None:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """Return the next line of the process; empty at the end of its output.
-
-        Args:
-            seconds: To wait for it; None without end.
+        """Return the next line; empty at the end of the output.
 
         Raises:
-            queue.Empty: There was none in that time.
+            queue.Empty: No line arrived within `seconds`.
         """
         return self._lines.get(timeout=seconds)
 
     def death(self) -> tuple[int, str]:
-        """Wait for a process that ended its output, and return its status and the end of its standard error."""
+        """Wait for a process whose output has ended, and return its status and the last part of its stderr."""
         status = self._wait(_END_SECONDS)
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _KEPT_BYTES))
         return status, self._errors.read().decode(errors="replace")
@@ -105,12 +99,12 @@ class LineProcess:
         self._process.kill()
 
     def close(self, patience: float = 0.0) -> None:
-        """End the input of the process, and kill it if it is still there after some seconds. May be called twice."""
+        """Close the input, and kill the process if it has not ended after `patience` seconds. Idempotent."""
         if self._process.stdin is not None:
-            with suppress(OSError):  # it is dead already
+            with suppress(OSError):  # the process has already ended
                 self._process.stdin.close()
         self._wait(patience)
-        self._listener.join(_END_SECONDS)  # a file that is closed while a thread reads it is an error in that thread
+        self._listener.join(_END_SECONDS)  # closing a file while a thread reads it would be an error in that thread
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._errors.close()
@@ -123,8 +117,8 @@ class LineProcess:
             return self._process.wait()
 
     def _listen(self) -> None:
-        """Put lines into the queue as they come, and an empty one at the end."""
-        with suppress(OSError, ValueError):  # closed: the conversation is over
+        """Queue lines as they arrive, and an empty one at the end."""
+        with suppress(OSError, ValueError):  # the pipe was closed
             for line in self._process.stdout or ():
                 self._lines.put(line)
         self._lines.put(b"")
@@ -145,23 +139,23 @@ def call_in_child(
     progress: Progress | None = None,
     poll: Callable[[], None] | None = None,
 ) -> Any:
-    """Return what a function returns, called in a new process.
+    """Call a function in a new process and return its result.
 
     Args:
         target: "module:function".
-        arguments: Its keyword arguments, as JSON; so is its result.
-        died: Returns the error for a process that ended without an answer, from its status (negative for a signal) and
-            the end of what it wrote to standard error.
-        progress: Given to the function as its argument ``progress``: a sentence and the share that is done, 0..1.
-        poll: Called ten times a second; an error that it raises kills the child.
+        arguments: Its keyword arguments; they and the result must be JSON values.
+        died: Makes the error for a process that ended without a result, from its status (negative for a signal) and the
+            last part of its stderr.
+        progress: Passed to the function as ``progress``.
+        poll: Called ten times a second; raising an error kills the child.
 
     Raises:
-        SamedgeError: As the function raised it, with its class, cure and facts; or `died`.
+        SamedgeError: The function's own error, with class, cure and facts; or that of `died`.
     """
     request = {"path": sys.path, "target": target, "arguments": dict(arguments), "progress": progress is not None}
     with LineProcess([sys.executable, "-c", _BOOTSTRAP]) as child:
         with suppress(BrokenPipeError):
-            child.send(msgspec.json.encode(request))  # and the input stays open: the child ends when it closes
+            child.send(msgspec.json.encode(request))  # leaves the input open: the child ends when it closes
         while True:
             if poll is not None:
                 poll()
@@ -174,7 +168,7 @@ def call_in_child(
             try:
                 message = msgspec.json.decode(line)
             except msgspec.DecodeError:
-                continue  # something in the child printed before `serve`
+                continue  # printed by the child before `serve`
             if "step" not in message:
                 break
             if progress is not None:
@@ -185,41 +179,41 @@ def call_in_child(
 
 
 def serve(request: dict[str, Any]) -> None:
-    """Answer one request of `call_in_child` on standard output; everything else that is written goes to stderr."""
-    # The file descriptor, not sys.stdout: native code writes there as well.
-    answers = os.fdopen(os.dup(1), "wb")
+    """Serve one request of `call_in_child` on stdout; other output is redirected to stderr."""
+    # Redirects the file descriptor, not sys.stdout, because native code writes to it as well.
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     with suppress(OSError):
-        _OOM_SCORE.write_text("800", encoding="ascii")  # rather this process than the user's
+        _OOM_SCORE.write_text("800", encoding="ascii")  # the first process to be killed when memory runs out
     Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(**message: Any) -> None:
-        answers.write(msgspec.json.encode(message, enc_hook=str if "facts" in message else None) + b"\n")
-        answers.flush()
+    def reply(**message: Any) -> None:
+        replies.write(msgspec.json.encode(message, enc_hook=str if "facts" in message else None) + b"\n")
+        replies.flush()
 
     arguments = request["arguments"]
     if request["progress"]:
-        arguments["progress"] = lambda step, share: tell(step=step, share=share)
+        arguments["progress"] = lambda step, share: reply(step=step, share=share)
     module, _, name = str(request["target"]).partition(":")
     try:
         result = getattr(import_module(module), name)(**arguments)
     except SamedgeError as error:
-        tell(error=type(error).__name__, what=error.what, where=error.where, cure=error.cure, facts=error.facts)
+        reply(error=type(error).__name__, what=error.what, where=error.where, cure=error.cure, facts=error.facts)
     else:
-        tell(result=result)
+        reply(result=result)
 
 
 def _end_with_parent() -> None:
-    """Exit when standard input closes: the parent has ended."""
+    """Exit when standard input closes, which means that the parent has ended."""
     with suppress(OSError):
-        while os.read(0, 4096):  # not sys.stdin: a thread that waits in it makes the interpreter's end a crash
+        while os.read(0, 4096):  # not sys.stdin: a thread waiting in it would crash the interpreter at exit
             pass
     os._exit(1)
 
 
 def _revived(message: Mapping[str, Any]) -> SamedgeError:
-    """Return the error that the child raised, of the same class."""
+    """Return the child's error as an instance of its own class."""
     kind = next((kind for kind in _tree(SamedgeError) if kind.__name__ == message["error"]), SamedgeError)
     return kind(message["what"], where=message["where"], cure=message["cure"], **message["facts"])
 

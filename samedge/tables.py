@@ -40,12 +40,7 @@ class PlainTable:
 
 
 def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None = None) -> None:
-    """Write tables to stdout.
-
-    Args:
-        tables: JSON holds each under its title; CSV separates them by an empty line.
-        form: One of `FORMATS`.
-        columns: Width of the tables if stdout is not a terminal and $COLUMNS is unset; 80 by default.
+    """Write tables to stdout in one of `FORMATS`, `columns` wide if neither a terminal nor $COLUMNS sets the width.
 
     Raises:
         UsageError: The format is unknown.
@@ -63,11 +58,7 @@ def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None
 
 
 def tables_text(tables: Sequence[PlainTable], form: str) -> str:
-    """Return tables as text.
-
-    Args:
-        tables: As in `print_tables`.
-        form: "markdown", "csv" or "json".
+    """Return tables as "markdown", "csv" (separated by empty lines) or "json" (each under its title).
 
     Raises:
         UsageError: The format is unknown.
@@ -97,7 +88,7 @@ def rich_table(
         columns: The headings.
         rows: At most one text per column.
         right: Indices of right-aligned columns.
-        styles: Style of each row; further rows have none.
+        styles: Style of each row, as far as given.
         options: Options of `rich.table.Table`.
     """
     from rich.markup import escape
@@ -141,12 +132,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def csv_records(records: Sequence[Mapping[str, object]], first: str) -> str:
-    """Return dictionaries of the same keys as CSV.
-
-    Args:
-        records: One record per line.
-        first: The heading if there are no records.
-    """
+    """Return dictionaries with the same keys as CSV; without records, the heading is `first`."""
     return csv_text(list(records[0]) if records else [first], [list(record.values()) for record in records])
 
 
@@ -156,17 +142,12 @@ def json_text(document: object) -> str:
 
 
 def write_texts(texts: Mapping[str, str], folder: Path, name: str) -> list[Path]:
-    """Write files of one name, replacing older ones, and return the paths.
-
-    Args:
-        texts: Contents by suffix.
-        folder: Created if missing.
-        name: Name of the files, without suffix.
+    """Write texts, given by suffix, to ``folder/name.suffix``, and return the paths.
 
     Raises:
         StorageError: A file cannot be written.
     """
-    paths = [folder / f"{name}{suffix}" for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
+    files = {folder / f"{name}{suffix}": text for suffix, text in texts.items()}
+    for path, text in files.items():
         write_whole(path, text.encode())
-    return paths
+    return list(files)

@@ -13,7 +13,7 @@ from typing_extensions import Self
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
 IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
 EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
-"""Layout of the global attention of SAM's encoder: for processors, for GPUs, for GPUs with little memory."""
+"""Layout of the global attention in SAM's encoder: for CPUs, for GPUs, for GPUs with little memory."""
 Verdict: TypeAlias = Literal["passed", "failed", "unchecked"]
 
 Array: TypeAlias = NDArray[Any]
@@ -23,7 +23,7 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 ImageArray: TypeAlias = NDArray[np.uint8]
 
 Progress: TypeAlias = Callable[[str, float], None]
-"""Called with a sentence about the current step and the completed share of the whole, 0..1."""
+"""Called with a description of the current step and the completed share of the whole, 0..1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,8 @@ class TensorSpec:
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Return True if an array of this shape fits: same rank, and same size along fixed axes."""
-        return len(shape) == len(self.shape) and all(
-            isinstance(want, str) or want == have for want, have in zip(self.shape, shape, strict=True)
-        )
+        pairs = zip(self.shape, shape, strict=False)
+        return len(shape) == len(self.shape) and all(isinstance(want, str) or want == have for want, have in pairs)
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(str(axis) for axis in self.shape)}]"

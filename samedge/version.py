@@ -1,4 +1,4 @@
-"""The version of samedge: the only place where it is written. pyproject.toml reads it."""
+"""The version of samedge, which pyproject.toml reads from here."""
 
 from __future__ import annotations
 

@@ -140,5 +140,5 @@ def test_options_of_engines_are_for_engines(tmp_path: Path) -> None:
         samedge.export_model(TINY, options=options)
     with pytest.raises(UsageError, match=r"points: not supported for an ONNX file"):
         YOLO("seeded:yolov8n").export(options=options)
-    with pytest.raises(UsageError, match=r"batch is 1/2/4. Give one number of images"):
+    with pytest.raises(UsageError, match=r"invalid batch 1/2/4. Give one number of images"):
         YOLO("seeded:yolov8n").export(batch="1/2/4")

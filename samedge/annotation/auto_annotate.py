@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +31,8 @@ from samedge.runtime.predictor import Predictor
 from samedge.runtime.yolo.detections import Thresholds
 
 MOST_WORKERS: Final = 4
-"""Further threads would be idle: detector and encoder take longer than reading and drawing."""
-_SHOWN_FAILURES: Final = 1000
+"""More threads would be idle: detector and encoder take longer than reading and drawing."""
+_LISTED_FAILURES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class AnnotateStep:
     """Progress after one image.
 
     Attributes:
-        record: Record of the image; None in the first step, where `pace` counts the images an earlier run finished.
+        record: Record of the image; None in the first step, before any image.
         pace: Images done, and the rate.
     """
 
@@ -57,13 +57,13 @@ class AnnotateReport:
         coco: The COCO file.
         manifest: The record of the run, one JSON line per image.
         images: Number of images.
-        resumed: Images that an earlier run had already done.
+        resumed: Images finished by earlier runs.
         annotated: Images of this run with objects.
         empty: Images of this run without objects.
-        failed: Name and cause of each failed image; at most the first thousand.
+        failed: Name and cause of the first thousand failed images.
         failures: Number of failed images.
         objects: Objects labelled in this run.
-        dropped: Boxes without labels, counted by reason.
+        dropped: Number of boxes without labels, by reason.
     """
 
     output: Path
@@ -149,7 +149,7 @@ def auto_annotate(
         StorageError: A file cannot be read or written.
         SamedgeError: A model cannot be opened.
     """
-    Thresholds(conf, iou, max_det)  # validates them
+    Thresholds(conf, iou, max_det)  # validates the values
     if workers is not None and workers < 1:
         raise UsageError(f"invalid workers: {workers}", cure="Give 1 or more")
     images = ImageSet(data, recursive=recursive)
@@ -171,9 +171,8 @@ def auto_annotate(
         settings = {"folder": images.root.name, **_settings(options, policy, sam_conf, detector, predictor)}
         journal = stack.enter_context(Journal(output, settings, restart=restart))
         run = _Run(journal, detector, total, progress)
-        pipeline = Pipeline(
-            detector, policy, sam_conf=sam_conf, workers=workers or min(MOST_WORKERS, usable_cores()), finish=run.finish
-        )
+        workers = workers or min(MOST_WORKERS, usable_cores())
+        pipeline = Pipeline(detector, policy, sam_conf=sam_conf, workers=workers, finish=run.finish)
         pipeline.run(predictor, run.tasks(images))
         return run.report(output, write_coco(output, journal, detector.categories))
 
@@ -214,14 +213,14 @@ class _Run:
                 yield Task(entry, size, changed)
 
     def finish(self, record: ImageRecord, labels: str) -> None:
-        """Store an image's record and labels, and count it."""
+        """Store an image's record and labels, and count the image."""
         if not self._journal.finish(record, labels):
             return
         with self._journal.lock:
             self._by_status[record.status] += 1
             self._objects += len(record.objects)
             self._dropped.update(drop.reason for drop in record.dropped)
-            if record.error is not None and len(self._failed) < _SHOWN_FAILURES:
+            if record.error is not None and len(self._failed) < _LISTED_FAILURES:
                 self._failed.append((record.image, record.error))
             self._pace.step()
             self._tell(record)
@@ -232,38 +231,22 @@ class _Run:
 
     def report(self, output: Path, coco: Path) -> AnnotateReport:
         """Return the outcome of the run."""
+        count = self._by_status
         return AnnotateReport(
-            output=output,
-            coco=coco,
-            manifest=self._journal.path,
-            images=self._resumed + sum(self._by_status.values()),
-            resumed=self._resumed,
-            annotated=self._by_status["annotated"],
-            empty=self._by_status["empty"],
-            failed=tuple(self._failed),
-            failures=self._by_status["failed"],
-            objects=self._objects,
-            dropped=dict(self._dropped),
-        )
+            output=output, coco=coco, manifest=self._journal.path, images=self._resumed + count.total(),
+            resumed=self._resumed, annotated=count["annotated"], empty=count["empty"], failed=tuple(self._failed),
+            failures=count["failed"], objects=self._objects, dropped=dict(self._dropped),
+        )  # fmt: skip
 
 
 def _settings(
     options: DetectOptions, policy: MaskPolicy, sam_conf: float, detector: Detector, predictor: Predictor
 ) -> dict[str, object]:
-    """Return all settings that the labels depend on; backend, device and threads are not among them."""
-    encoder = predictor.info.graph("encoder")
+    """Return the settings that the labels depend on, which exclude backend, device and threads."""
+    encoder, model = predictor.info.graph("encoder"), predictor.info.model
+    names = {str(category.number): category.name for category in detector.categories}
     return {
-        **detector.settings,
-        "names": {str(category.number): category.name for category in detector.categories},
-        "conf": options.conf,
-        "iou": options.iou,
-        "max_det": options.max_det,
-        "classes": options.classes,
-        "sam": predictor.info.model.name,
-        "sam_checkpoint": predictor.info.model.checkpoint_sha256,
-        "sam_encoder": encoder.graph.sha256,
-        "sam_conf": sam_conf,
-        "parts": policy.parts,
-        "holes": policy.holes,
-        "min_area": policy.min_area,
-    }
+        **detector.settings, "names": names, "conf": options.conf, "iou": options.iou, "max_det": options.max_det,
+        "classes": options.classes, "sam": model.name, "sam_checkpoint": model.checkpoint_sha256,
+        "sam_encoder": encoder.graph.sha256, "sam_conf": sam_conf, **asdict(policy),
+    }  # fmt: skip

@@ -34,7 +34,7 @@ class _Box:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """Content of a file. ``ranked``: its classes are renumbered for YOLO."""
+    """Content of a file; `ranked` renumbers its classes for YOLO."""
 
     boxes: dict[str, list[_Box]]
     names: Mapping[int, str]
@@ -42,16 +42,10 @@ class _Content:
 
 
 class BoxesFile:
-    """The boxes of a file by image, all held in memory.
+    """The boxes of a file by image, all held in memory, and their classes, `categories`.
 
-    Classes keep their numbers, except where a COCO file lists its categories: COCO ids start at 1 and have gaps, so
-    they are renumbered for YOLO from 0, in the order of the ids.
-
-    Args:
-        path: The file.
-
-    Attributes:
-        categories: The classes.
+    Classes keep their numbers, unless a COCO file lists its categories: COCO ids start at 1 and have gaps, so they are
+    renumbered for YOLO from 0, in the order of the ids.
 
     Raises:
         UsageError: The file has none of the three formats.
@@ -67,17 +61,13 @@ class BoxesFile:
             content = _read(document)
             self.categories, self._number_of = _numbered(content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(
-                f"the boxes cannot be read: {type(error).__name__} {error}", where=path, cure=_CURE
-            ) from error
+            what = f"the boxes cannot be read: {type(error).__name__} {error}"
+            raise UsageError(what, where=path, cure=_CURE) from error
         self._boxes = content.boxes
         self._owners: dict[str, str] = {}
 
     def boxes_of(self, name: str) -> Proposals:
-        """Return the boxes of an image; empty if the file has no entry for it.
-
-        Args:
-            name: Path of the image in its folder, with slashes.
+        """Return the boxes of an image, given by its path in the folder; none if the file has no entry for it.
 
         Raises:
             ImageError: The entry already belongs to another image of the same name.
@@ -94,11 +84,7 @@ class BoxesFile:
         )
 
     def claim(self, name: str) -> str | None:
-        """Return the key of an image's entry, and reserve it for this image.
-
-        Raises:
-            ImageError: The entry already belongs to another image of the same name.
-        """
+        """Return the key of an image's entry, and reserve it for this image; ImageError if another has it."""
         path = PurePosixPath(name)
         keys = [name, path.name, path.stem]
         if path.stem.isdecimal():

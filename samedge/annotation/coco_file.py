@@ -1,6 +1,6 @@
 """The COCO annotation file, written from the manifest one record at a time.
 
-Images come in natural order, so that an interrupted and resumed run writes the same file as an uninterrupted one.
+Images are in natural order, so that a resumed run writes the same file as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,26 +23,22 @@ COCO_NAME: Final = "annotations.coco.json"
 
 
 def write_coco(folder: Path, journal: Journal, categories: Sequence[Category]) -> Path:
-    """Write the file, without failed images, and return its path.
-
-    Args:
-        folder: The output folder.
-        journal: Manifest of the run.
-        categories: Classes known to the detector; any others are named by their number.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write the file, without failed images, and return its path; unknown classes are named by their number."""
     path = folder / COCO_NAME
     images = sorted(journal.images, key=lambda name: natural_order(Path(name)))
     ids = {category.number: category.coco_id for category in categories}
     with staged_file(path) as stage, storage_errors(path), stage.open("w", encoding="utf-8") as file:
         file.write('{"info": {"description": "Written by samedge annotate"},\n"licenses": [],\n"images": [')
-        file.writelines(_items(_image(number, record) for number, record in _numbered(journal, images)))
+        file.writelines(
+            _items(
+                {"id": number, "file_name": record.image, "width": record.width, "height": record.height}
+                for number, record in _numbered(journal, images)
+            )
+        )
         file.write('],\n"annotations": [')
         file.writelines(_items(_annotations(_numbered(journal, images), ids)))
         file.write('],\n"categories": [')
-        file.writelines(_items(_category(category) for category in _complete(categories, ids)))
+        file.writelines(_items(_categories(categories, ids)))
         file.write("]}\n")
     return path
 
@@ -54,10 +50,6 @@ def _numbered(journal: Journal, images: list[str]) -> Iterator[tuple[int, ImageR
 def _items(values: Iterable[dict[str, Any]]) -> Iterator[str]:
     for at, value in enumerate(values):
         yield f"{',' if at else ''}\n{json.dumps(value)}"
-
-
-def _image(number: int, record: ImageRecord) -> dict[str, Any]:
-    return {"id": number, "file_name": record.image, "width": record.width, "height": record.height}
 
 
 def _annotations(records: Iterable[tuple[int, ImageRecord]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
@@ -80,12 +72,8 @@ def _annotations(records: Iterable[tuple[int, ImageRecord]], ids: dict[int, int]
             }
 
 
-def _complete(categories: Sequence[Category], ids: dict[int, int]) -> Iterator[Category]:
-    yield from categories
+def _categories(categories: Sequence[Category], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
     known = {category.number for category in categories}
-    for number in sorted(ids.keys() - known):
-        yield Category(number, ids[number], str(number))
-
-
-def _category(category: Category) -> dict[str, Any]:
-    return {"id": category.coco_id, "name": category.name, "supercategory": ""}
+    unknown = [Category(number, ids[number], str(number)) for number in sorted(ids.keys() - known)]
+    for category in (*categories, *unknown):
+        yield {"id": category.coco_id, "name": category.name, "supercategory": ""}

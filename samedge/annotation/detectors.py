@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -39,38 +39,26 @@ class DetectOptions:
     classes: Collection[int] | None
 
 
-class Detector(Protocol):
-    """A source of boxes, queried one image at a time."""
+class Detector:
+    """A source of boxes, queried one image at a time.
 
-    @property
-    def categories(self) -> Sequence[Category]:
-        """The classes it can propose."""
-        ...
+    Attributes:
+        categories: The classes of its boxes.
+        settings: Its identity, as JSON values: with other settings, boxes may differ.
+    """
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Its identity, as JSON values: detectors of different settings may propose different boxes."""
-        ...
+    categories: Sequence[Category]
+    settings: Mapping[str, object]
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
-        """Return the boxes of an image.
-
-        Args:
-            image: BGR uint8 ``(H, W, 3)``.
-            name: Path of the image in its folder, with slashes.
-
-        Raises:
-            SamedgeError: Detection failed.
-        """
-        ...
+        """Return the boxes of a BGR uint8 image ``(H, W, 3)``, whose name is its path in the folder, with slashes."""
+        raise NotImplementedError
 
     def remember(self, name: str) -> None:
-        """Take note of an image that an earlier run finished."""
-        ...
+        """Register an image finished by an earlier run."""
 
     def close(self) -> None:
         """Release the resources it opened."""
-        ...
 
 
 def open_detector(
@@ -83,15 +71,15 @@ def open_detector(
     threads: int | None = None,
     force: bool = False,
 ) -> Detector:
-    """Return the detector for a source.
+    """Return the detector for a source: a YOLO model or its file, a ``.json`` file of boxes, or a function.
 
     Args:
-        source: A YOLO model, or any source one is opened from; a ``.json`` file of boxes; or a function.
+        source: As ``det_model`` of `samedge.auto_annotate`.
         options: Selection of the boxes.
         names: Class names of a function, or replacements for those of a YOLO model.
-        backend: Backend of a YOLO model.
-        device: Its device.
-        threads: Its CPU threads.
+        backend: As for `samedge.load`, like the following ones; used to open a YOLO model.
+        device: As for `samedge.load`.
+        threads: As for `samedge.load`.
         force: Also run a graph that failed its parity check.
 
     Raises:
@@ -99,7 +87,7 @@ def open_detector(
         SamedgeError: The source cannot be opened.
     """
     class_names = _names(names)
-    if _is_opened(source):
+    if _is_open(source):
         return YoloDetector(source, options, class_names, owned=False)
     if isinstance(source, (str, os.PathLike)):
         if Path(source).suffix.lower() == ".json" and Path(source).name != MANIFEST_NAME:
@@ -115,12 +103,12 @@ def open_detector(
     )
 
 
-def _is_opened(source: DetectorLike) -> TypeGuard[YOLO]:
-    """Return whether a source is a model already, which has a predictor, and not what one is made of."""
+def _is_open(source: DetectorLike) -> TypeGuard[YOLO]:
+    """Return True for an opened model, which has a predictor."""
     return hasattr(source, "predictor")
 
 
-class YoloDetector:
+class YoloDetector(Detector):
     """A YOLOv8 detector, or a segmenter used for its boxes."""
 
     def __init__(self, model: YOLO, options: DetectOptions, names: Mapping[int, str], *, owned: bool) -> None:
@@ -130,7 +118,7 @@ class YoloDetector:
         self.categories = [Category(number, number, name) for number, name in sorted(names.items())]
         fixed = graph.fixed_size and options.imgsz == MODEL_SIDE
         self._imgsz = None if fixed else options.imgsz
-        self.settings: Mapping[str, object] = {
+        self.settings = {
             "detector": "yolo",
             "detector_file": identity_of(model.model),
             "imgsz": list(graph.image_size) if fixed else options.imgsz,
@@ -140,19 +128,11 @@ class YoloDetector:
         """Return the boxes that pass the score threshold and non-maximum suppression."""
         options = self._options
         classes = None if options.classes is None else list(options.classes)
-        (results,) = YOLO.predict(
-            self._model,
-            image,
-            conf=options.conf,
-            iou=options.iou,
-            imgsz=self._imgsz,
-            max_det=options.max_det,
+        (results,) = YOLO.predict(  # not FastSAM's, which selects by prompts
+            self._model, image, conf=options.conf, iou=options.iou, imgsz=self._imgsz, max_det=options.max_det,
             classes=classes,
-        )
+        )  # fmt: skip
         return _of_results(results, {}, name)
-
-    def remember(self, name: str) -> None:
-        """Do nothing: images are independent."""
 
     def close(self) -> None:
         """Close the model if this detector opened it."""
@@ -160,7 +140,7 @@ class YoloDetector:
             self._model.close()
 
 
-class FunctionDetector:
+class FunctionDetector(Detector):
     """A function of an image. Its boxes are not suppressed."""
 
     def __init__(self, function: DetectorFunction, options: DetectOptions, names: Mapping[int, str]) -> None:
@@ -168,10 +148,7 @@ class FunctionDetector:
         self._names = names or _names(getattr(function, "names", None))
         self.categories = [Category(number, number, name) for number, name in sorted(self._names.items())]
         named = function if hasattr(function, "__qualname__") else type(function)
-        self.settings: Mapping[str, object] = {
-            "detector": "function",
-            "detector_name": f"{named.__module__}.{named.__qualname__}",
-        }
+        self.settings = {"detector": "function", "detector_name": f"{named.__module__}.{named.__qualname__}"}
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
         """Return the validated boxes of the function."""
@@ -179,20 +156,14 @@ class FunctionDetector:
         proposals = _parse_result(self._function(image), self._names, name)
         return proposals.chosen(options.conf, options.max_det, options.classes)
 
-    def remember(self, name: str) -> None:
-        """Do nothing: images are independent."""
 
-    def close(self) -> None:
-        """Do nothing: the function belongs to the caller."""
-
-
-class FileDetector:
+class FileDetector(Detector):
     """Boxes stored in a file. They are not suppressed."""
 
     def __init__(self, path: Path, options: DetectOptions) -> None:
         self._file, self._options = BoxesFile(path), options
         self.categories = self._file.categories
-        self.settings: Mapping[str, object] = {"detector": "boxes", "detector_file": identity_of(str(path))}
+        self.settings = {"detector": "boxes", "detector_file": identity_of(str(path))}
 
     def propose(self, image: ImageArray, name: str) -> Proposals:
         """Return the boxes of the image's entry."""
@@ -200,11 +171,8 @@ class FileDetector:
         return self._file.boxes_of(name).chosen(options.conf, options.max_det, options.classes)
 
     def remember(self, name: str) -> None:
-        """Reserve the image's entry, so that no other image of the same name gets it."""
+        """Reserve the image's entry, which no other image of the same name may use."""
         self._file.claim(name)
-
-    def close(self) -> None:
-        """Do nothing: no file is open."""
 
 
 def identity_of(source: str) -> str:

@@ -31,8 +31,8 @@ class ImageEntry:
 
     Attributes:
         path: The image file.
-        name: Its path below the set's root, with slashes; bytes that are not valid text are escaped.
-        label: Path of its labels below the output folder, in the same form.
+        name: Path below the set's root, with slashes; bytes that are not valid text are escaped.
+        label: Path of the labels below the output folder, in the same form.
     """
 
     path: Path
@@ -60,9 +60,8 @@ class ImageSet:
         self._recursive = recursive
         self._paths: list[Path] | None = None
         if isinstance(data, (list, tuple)):
-            self._paths = [
-                image for path in without_litter(data) for image in _images_of(_path(path), recursive=recursive)
-            ]
+            paths = without_litter(data)
+            self._paths = [image for path in paths for image in _images_of(_path(path), recursive=recursive)]
             if not self._paths:
                 raise ImageError("the list contains no images", cure="Give at least one image, folder or pattern")
             self._paths = sorted({Path(os.path.abspath(path)) for path in self._paths}, key=natural_order)  # noqa: PTH100
@@ -88,9 +87,8 @@ class ImageSet:
         """
         number = sum(len(paths) for paths in self._folders())
         if not number:
-            raise ImageError(
-                "no images found", where=self.root, cure=f"Give a folder with files of {', '.join(IMAGE_SUFFIXES)}"
-            )
+            cure = f"Give a folder with files of {', '.join(IMAGE_SUFFIXES)}"
+            raise ImageError("no images found", where=self.root, cure=cure)
         return number
 
     def __iter__(self) -> Iterator[ImageEntry]:

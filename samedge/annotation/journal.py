@@ -35,13 +35,10 @@ class Header(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """Offset of an image's line, and the state of its file at that time."""
+    """Offset of an image's line, and its key."""
 
     offset: int
-    bytes: int
-    mtime_ns: int
-    label: str | None
-    failed: bool
+    key: ImageKey
 
 
 class Journal(Closing):
@@ -55,8 +52,8 @@ class Journal(Closing):
         restart: Start over, and remove the labels listed in the manifest.
 
     Attributes:
-        path: The file.
-        lock: Held while an image is finished; guards further counters of the caller.
+        path: The manifest.
+        lock: Held while an image is finished; also guards the caller's counters.
 
     Raises:
         UsageError: The existing manifest has other settings, or another process is writing it.
@@ -72,11 +69,9 @@ class Journal(Closing):
         with storage_errors(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.path.open("a+b")
-        busy = UsageError(
-            "another run is writing to this folder", where=folder, cure="Wait for it, or choose another folder"
-        )
+        cure = "Wait for it, or choose another folder"
         try:
-            claim(self._file, busy)
+            claim(self._file, UsageError("another run is writing to this folder", where=folder, cure=cure))
             if restart:
                 self._forget()
             self._open(wanted)
@@ -115,19 +110,17 @@ class Journal(Closing):
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    self._note(offset, msgspec.json.decode(line, type=ImageKey))
+                    key = msgspec.json.decode(line, type=ImageKey)
                 except msgspec.DecodeError as error:
                     raise StorageError(
                         f"line {len(self._done) + 2} of the manifest is damaged",
                         where=self.path,
                         cure="Start over with restart=True (--restart)",
                     ) from error
+                self._done[key.image] = _Done(offset, key)
                 offset += len(line)
         with storage_errors(self.path):
             self._file.truncate(offset)
-
-    def _note(self, offset: int, key: ImageKey) -> None:
-        self._done[key.image] = _Done(offset, key.bytes, key.mtime_ns, key.label, key.status == "failed")
 
     def _forget(self) -> None:
         """Remove the labels listed in the manifest, and its lines."""
@@ -148,27 +141,17 @@ class Journal(Closing):
     @property
     def images(self) -> list[str]:
         """Names of the images that have a line and did not fail."""
-        return [image for image, done in self._done.items() if not done.failed]
+        return [image for image, done in self._done.items() if done.key.status != "failed"]
 
     def is_done(self, image: str, size: int, mtime_ns: int) -> bool:
-        """Return True if an image is done, has not changed since, and still has its labels.
-
-        Args:
-            image: Its name.
-            size: Size of its file, bytes.
-            mtime_ns: Modification time of its file.
-        """
-        done = self._done.get(image)
-        if done is None or done.failed or (done.bytes, done.mtime_ns) != (size, mtime_ns):
+        """Return True if an image is done, its file is unchanged, and its labels still exist."""
+        key = self._done[image].key if image in self._done else None
+        if key is None or key.status == "failed" or (key.bytes, key.mtime_ns) != (size, mtime_ns):
             return False
-        return done.label is None or (self._folder / done.label).is_file()
+        return key.label is None or (self._folder / key.label).is_file()
 
     def finish(self, record: ImageRecord, labels: str) -> bool:
-        """Write the labels of an image and then its line; return False if the manifest is already closed.
-
-        Args:
-            record: Record of the image.
-            labels: Content of its label file, `record.label`.
+        """Write the labels of an image to `record.label`, then its line; return False if the manifest is closed.
 
         Raises:
             ImageError: The label file exists and this manifest did not write it.
@@ -177,9 +160,8 @@ class Journal(Closing):
         line = msgspec.json.encode(record) + b"\n"
         with self.lock:
             if self._file.closed:
-                return False  # called by a thread that outlived the run
-            before = self._done.get(record.image)
-            old = None if before is None else before.label
+                return False  # the calling thread outlived the run
+            old = self._done[record.image].key.label if record.image in self._done else None
             if record.label is not None:
                 self._write_labels(record.label, labels.encode(), own=record.label == old)
             if old not in (None, record.label):
@@ -190,7 +172,7 @@ class Journal(Closing):
                 self._file.write(line)
                 self._file.flush()
             key = ImageKey(record.image, record.status, record.bytes, record.mtime_ns, record.label)
-            self._note(offset, key)
+            self._done[record.image] = _Done(offset, key)
             return True
 
     def _write_labels(self, label: str, content: bytes, *, own: bool) -> None:
@@ -206,18 +188,14 @@ class Journal(Closing):
         write_whole(path, content)
 
     def records(self, images: list[str]) -> Iterator[ImageRecord]:
-        """Yield the records of the given images, in their order.
-
-        Raises:
-            StorageError: The manifest cannot be read.
-        """
+        """Yield the records of the given images, in their order."""
         with storage_errors(self.path, "read"), self.path.open("rb") as file:
             for image in images:
                 file.seek(self._done[image].offset)
                 yield msgspec.json.decode(file.readline(), type=ImageRecord)
 
     def close(self) -> None:
-        """Close the file. May be called twice."""
+        """Close the file."""
         with self.lock:
             self._file.close()
 

@@ -73,17 +73,11 @@ class MaskForms:
 
 
 def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
-    """Return the stored forms of a mask.
-
-    Args:
-        mask: bool ``[H, W]``.
-        policy: Treatment of parts and holes.
-    """
+    """Return the stored forms of a mask, bool ``[H, W]``."""
     if policy.min_area and mask.any():
-        filled = without_small_regions(mask, policy.min_area, "holes")
-        mask = mask if filled is None else filled
-        without = without_small_regions(mask, policy.min_area, "islands")
-        mask = mask if without is None else without
+        for kind in ("holes", "islands"):
+            changed = without_small_regions(mask, policy.min_area, kind)
+            mask = mask if changed is None else changed
     rle = encode_rle(mask)
     found: list[FloatArray] = []
     if not (policy.holes == "drop" and any(holes for _, holes in polygons.mask_shapes(mask))):
@@ -98,12 +92,5 @@ def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
 
 
 def label_line(category: int, polygon: FloatArray, width: int, height: int) -> str:
-    """Return a line of YOLO labels: the class, then x and y of each point as fractions of width and height.
-
-    Args:
-        category: The class.
-        polygon: float32 ``[K, 2]``: (x, y) in px.
-        width: Image width, px.
-        height: Image height, px.
-    """
+    """Return a line of YOLO labels: the class, then x and y of each point, in px, as fractions of width and height."""
     return txt_line(category, (polygon.astype(np.float64) / (width, height)).reshape(-1).tolist())

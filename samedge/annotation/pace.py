@@ -7,13 +7,7 @@ from time import monotonic
 
 
 class Pace:
-    """The rate of a run, over the images that it processed itself.
-
-    Args:
-        total: Number of images.
-        done: Images finished by earlier runs.
-        clock: Monotonic clock, seconds.
-    """
+    """Rate of a run over `total` images, not counting those `done` by earlier runs; `clock` gives seconds."""
 
     def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = monotonic) -> None:
         self.total = total

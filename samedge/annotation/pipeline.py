@@ -39,13 +39,7 @@ _IMAGE_FAILURES: Final = (ImageError, PromptError, EngineError)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An image to annotate.
-
-    Attributes:
-        entry: The image.
-        bytes: Size of its file.
-        mtime_ns: Modification time of its file.
-    """
+    """An image to annotate, with the size and modification time of its file."""
 
     entry: ImageEntry
     bytes: int
@@ -63,13 +57,13 @@ class _Job:
 
 
 class Pipeline:
-    """A run over a set of images.
+    """A run over a set of images. The detector is called in the stream's thread.
 
     Args:
-        detector: Source of the boxes; called in the stream's thread.
+        detector: Source of the boxes.
         policy: Treatment of parts and holes.
         sam_conf: Masks are dropped unless their predicted IoU exceeds this.
-        workers: Threads that read images, and as many again that draw masks; 1 or more.
+        workers: Number of reading threads, and of drawing threads; 1 or more.
         finish: Called with the outcome of each image.
     """
 
@@ -127,9 +121,8 @@ class Pipeline:
                 self._finish(*_finished(job, width, height, [], [], ""))
 
     def _fail(self, task: Task, error: SamedgeError) -> None:
-        why = ". ".join(part for part in (error.what, error.cure) if part)
-        record = ImageRecord(task.entry.name, "failed", task.bytes, task.mtime_ns, error=why)
-        self._finish(record, "")
+        cause = ". ".join(part for part in (error.what, error.cure) if part)
+        self._finish(ImageRecord(task.entry.name, "failed", task.bytes, task.mtime_ns, error=cause), "")
 
     def _decode(self, pool: ThreadPoolExecutor, predictor: Predictor, *, job: _Job) -> tuple[ImageRecord, str]:
         """Segment the predictor's current image with the boxes of a job. Runs in the caller's thread."""
@@ -153,19 +146,9 @@ class Pipeline:
             if not form.polygons:
                 dropped.append(_drop(job.proposals, number, "polygon", trust))
             lines += [label_line(category, polygon, geometry.width, geometry.height) for polygon in form.polygons]
-            score = float(job.proposals.scores[number])
-            objects.append(
-                ObjectRecord(
-                    proposal=number,
-                    category=category,
-                    score=None if np.isnan(score) else score,
-                    predicted_iou=trust,
-                    rle=form.rle,
-                    box=form.box,
-                    area=form.area,
-                    lines=len(form.polygons),
-                )
-            )
+            given, line_count = float(job.proposals.scores[number]), len(form.polygons)
+            score = None if np.isnan(given) else given
+            objects.append(ObjectRecord(number, category, score, trust, form.rle, form.box, form.area, line_count))
         labels = "".join(f"{line}\n" for line in lines)
         return _finished(job, geometry.width, geometry.height, objects, dropped, labels)
 
@@ -179,18 +162,12 @@ def _forms(prediction: Prediction, policy: MaskPolicy, row: int) -> MaskForms:
 def _finished(
     job: _Job, width: int, height: int, objects: list[ObjectRecord], dropped: list[DropRecord], labels: str
 ) -> tuple[ImageRecord, str]:
-    task = job.task
+    task, every = job.task, sorted([*job.dropped, *dropped], key=lambda drop: drop.proposal)
     record = ImageRecord(
-        image=task.entry.name,
-        status="annotated" if objects else "empty",
-        bytes=task.bytes,
-        mtime_ns=task.mtime_ns,
-        width=width,
-        height=height,
-        label=task.entry.label if labels else None,
-        objects=tuple(objects),
-        dropped=tuple(sorted([*job.dropped, *dropped], key=lambda drop: drop.proposal)),
-    )
+        image=task.entry.name, status="annotated" if objects else "empty", bytes=task.bytes, mtime_ns=task.mtime_ns,
+        width=width, height=height, label=task.entry.label if labels else None, objects=tuple(objects),
+        dropped=tuple(every),
+    )  # fmt: skip
     return record, labels
 
 
@@ -210,7 +187,7 @@ def _drop(proposals: Proposals, number: int, reason: Reason, trust: float | None
 
 
 def _read_ahead(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, ImageArray | ImageError]]:
-    """Yield images in order, read ahead by several threads; an unreadable image gives its error."""
+    """Yield images, or the errors of unreadable ones, in order, read ahead by several threads."""
     with ThreadPoolExecutor(workers, "samedge-read") as pool:
         try:
             yield from _ordered(pool, _read, tasks, workers)

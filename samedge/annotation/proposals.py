@@ -15,13 +15,7 @@ from samedge.types import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A class of objects.
-
-    Attributes:
-        number: Its number in YOLO labels, from 0.
-        coco_id: Its id in the COCO file.
-        name: Its name.
-    """
+    """A class of objects, with its number in YOLO labels, from 0, and its id in the COCO file."""
 
     number: int
     coco_id: int
@@ -47,12 +41,9 @@ class Proposals:
         return len(self.classes)
 
     def chosen(self, conf: float, max_det: int, classes: Collection[int] | None) -> Proposals:
-        """Return the boxes that pass the thresholds, in their order.
+        """Return the boxes of the given classes whose score, if any, exceeds `conf`, in their order.
 
-        Args:
-            conf: Minimum score (exclusive) of a box that has one.
-            max_det: Maximum number of boxes; those without a score come first, then the best.
-            classes: Keep only these; None for all.
+        If there are more than `max_det`, boxes without a score are kept first, then the best.
         """
         wanted = ~(self.scores <= np.float32(conf))
         if classes is not None:

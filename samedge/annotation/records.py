@@ -32,13 +32,12 @@ class ObjectRecord(msgspec.Struct, frozen=True):
 
     Attributes:
         proposal: Index of the detector's box.
-        category: Its class, numbered as in the labels.
-        score: The detector's score; None if it gives none.
+        category: Class number, as in the labels.
+        score: The detector's score, if any.
         predicted_iou: SAM's predicted IoU of the mask.
-        rle: The mask.
         box: Tight box of the mask: x, y, width, height in px.
         area: Area of the mask, px.
-        lines: Number of its lines in the labels.
+        lines: Number of lines in the labels.
     """
 
     proposal: int
@@ -52,15 +51,7 @@ class ObjectRecord(msgspec.Struct, frozen=True):
 
 
 class DropRecord(msgspec.Struct, frozen=True):
-    """A box of the detector without labels.
-
-    Attributes:
-        proposal: Index of the box.
-        category: Its class.
-        box: x1, y1, x2, y2 in px.
-        reason: The cause.
-        predicted_iou: SAM's predicted IoU, if the box was segmented.
-    """
+    """A box of the detector without labels: x1, y1, x2, y2 in px; its predicted IoU if it was segmented."""
 
     proposal: int
     category: int
@@ -73,16 +64,14 @@ class ImageRecord(msgspec.Struct, frozen=True):
     """A processed image.
 
     Attributes:
-        image: Its path below the root, with slashes.
-        status: The outcome.
-        bytes: Size of the file; an image whose size or time has changed is processed again.
-        mtime_ns: Modification time of the file.
+        image: Path below the root, with slashes.
+        bytes: Size of the file; an image whose size or modification time has changed is processed again.
         width: px.
         height: px.
-        label: Path of its labels below the output folder; None if it has none.
-        objects: The objects, in the order of the detector's boxes.
+        label: Path of the labels below the output folder, if any.
+        objects: In the order of the detector's boxes.
         dropped: The boxes without labels.
-        error: Cause of the failure.
+        error: Cause of a failure.
     """
 
     image: str

@@ -1,4 +1,4 @@
-"""Checkpoints as bundles without asking: exported into the cache once, and found there afterwards without torch."""
+"""Bundles of checkpoints, exported into the cache once and found there afterwards without torch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from samedge.version import __version__
 
 
 def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, progress: Progress | None = None) -> Path:
-    """Return the native bundle of a checkpoint, exporting it into the cache if it is not there yet.
+    """Return the native bundle of a checkpoint, exporting it into the cache if necessary.
 
-    The place is found by the checkpoint's SHA-256 and this package's version, so that neither a retrained file of the
-    same name nor an older samedge's graphs are taken for it.
+    The key is the checkpoint's SHA-256 and the package's version, so neither a retrained file of the same name nor
+    another version's graphs are mistaken for it.
 
     Args:
         checkpoint: Path, known name, or "seeded:NAME".
-        image_size: Side of the square input, px, for architectures whose weights do not tell it.
-        progress: Called as an export goes on.
+        image_size: Side of the square input, px, for architectures whose weights do not determine it.
+        progress: Called with the progress of an export.
 
     Raises:
-        MissingExtraError: It has to be exported, and torch or onnx is not installed.
+        MissingExtraError: An export is necessary, but torch or onnx is not installed.
         SamedgeError: As `samedge.export_model`.
     """
     source = str(checkpoint)

@@ -1,7 +1,7 @@
-"""The API that people's fingers know: `SAM`, on checkpoints and bundles alike.
+"""`SAM`: checkpoints and bundles behind the interface of Ultralytics' class of the same name.
 
-Names, shapes and defaults are those of Ultralytics' class of the same name, written anew on this project's own runtime.
-A checkpoint is exported once into the cache; a bundle runs without torch.
+It has the same names, shapes and defaults, but is an independent implementation on samedge's runtime. A checkpoint is
+exported once, into the cache; a bundle runs without torch.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
 
 
 class SAM:
-    """A Segment Anything model that can be called.
+    """A callable Segment Anything model.
 
     Args:
-        model: A bundle; or a checkpoint or known name such as "sam_b.pt", which is exported once into the cache.
+        model: A bundle; or a checkpoint or known name such as "sam_b.pt", which is exported once, into the cache.
         backend: As for `samedge.load`.
         device: As for `samedge.load`.
         threads: As for `samedge.load`.
-        force: Load a bundle whose parity verdict is "failed" as well.
+        force: Also load a bundle that failed its parity check.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class SAM:
     ) -> None:
         self.model = os.fspath(model)
         self._backend = backend
-        self._device = device or None  # the known default is an empty string
+        self._device = device or None  # Ultralytics' default is an empty string
         self._threads = threads
         self._force = force
         self._predictor: Predictor | None = None
 
     @property
     def predictor(self) -> Predictor:
-        """The predictor behind this model; opened at the first use."""
+        """The model's predictor, opened on first use."""
         if self._predictor is None:
             bundle = Path(self.model) if is_bundle(self.model) else cached_bundle(self.model)
             self._predictor = load(
@@ -82,48 +82,24 @@ class SAM:
 
     @overload
     def predict(
-        self,
-        source: Source,
-        bboxes: PromptLike | None = None,
-        points: PromptLike | None = None,
-        labels: PromptLike | None = None,
-        masks: PromptLike | None = None,
-        *,
-        multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF,
-        stream: Literal[False] = False,
-        **options: Unpack[EverythingOptions],
-    ) -> list[Results]: ...
+        self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
+        labels: PromptLike | None = None, masks: PromptLike | None = None, *, multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF, stream: Literal[False] = False, **options: Unpack[EverythingOptions],
+    ) -> list[Results]: ...  # fmt: skip
 
     @overload
     def predict(
-        self,
-        source: Source,
-        bboxes: PromptLike | None = None,
-        points: PromptLike | None = None,
-        labels: PromptLike | None = None,
-        masks: PromptLike | None = None,
-        *,
-        multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF,
-        stream: Literal[True],
-        **options: Unpack[EverythingOptions],
-    ) -> Iterator[Results]: ...
+        self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
+        labels: PromptLike | None = None, masks: PromptLike | None = None, *, multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF, stream: Literal[True], **options: Unpack[EverythingOptions],
+    ) -> Iterator[Results]: ...  # fmt: skip
 
     @overload
     def predict(
-        self,
-        source: Source,
-        bboxes: PromptLike | None = None,
-        points: PromptLike | None = None,
-        labels: PromptLike | None = None,
-        masks: PromptLike | None = None,
-        *,
-        multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF,
-        stream: bool,
-        **options: Unpack[EverythingOptions],
-    ) -> list[Results] | Iterator[Results]: ...
+        self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
+        labels: PromptLike | None = None, masks: PromptLike | None = None, *, multimask_output: bool = False,
+        conf: float | None = DEFAULT_CONF, stream: bool, **options: Unpack[EverythingOptions],
+    ) -> list[Results] | Iterator[Results]: ...  # fmt: skip
 
     def predict(
         self,
@@ -138,29 +114,27 @@ class SAM:
         stream: bool = False,
         **options: Unpack[EverythingOptions],
     ) -> list[Results] | Iterator[Results]:
-        """Segment images by prompts, the same prompts for each; or everything in them, without prompts.
+        """Segment images by prompts, the same ones in each image; without prompts, segment everything.
 
         Args:
             source: A path, folder, pattern, BGR array, PIL image, or a list of these.
             bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``.
             points: (x, y) in px: ``(2,)``, ``(N, 2)`` for N prompts, or ``(N, P, 2)`` for N prompts of P points.
-            labels: 1 inside, 0 outside, in the shape of the points without the last axis; all 1 if left out.
-            masks: ``(H, W)`` or ``(N, H, W)``, binary masks of the image's size or low-resolution logits.
-            multimask_output: Three masks a prompt instead of one. Without prompts, all three are always looked at.
-            conf: Keep masks whose predicted IoU is greater; None keeps all. `Results.prompt_index` says which prompts
-                the kept ones answer, `Results.dropped` which prompts were dropped.
-            stream: Return a generator that segments one image after the other as it is read from. With or without, the
-                next image is read and encoded while the last one is decoded.
-            options: How everything is segmented where there are no prompts, under Ultralytics' names or Meta's; see
-                `EverythingParameters`. Masks whose predicted IoU is not greater than ``conf_thres`` (0.88) are dropped
-                in any case.
+            labels: 1 inside, 0 outside: the shape of the points without the last axis; all 1 by default.
+            masks: ``(H, W)`` or ``(N, H, W)``: binary masks of the image's size, or low-resolution logits.
+            multimask_output: Return three masks per prompt. Without prompts, all three are always considered.
+            conf: Drop masks unless their predicted IoU exceeds this; None keeps all. `Results.prompt_index` links the
+                kept masks to their prompts, and `Results.dropped` lists the prompts without masks.
+            stream: Return a generator that segments each image on demand. Either way, the next image is read and
+                encoded while the current one is decoded.
+            options: Options of segment everything, under Ultralytics' names or Meta's; see `EverythingParameters`. They
+                drop masks unless their predicted IoU exceeds ``conf_thres`` (0.88), whatever `conf` is.
 
         Raises:
-            UsageError: There are labels and no points, options for everything together with prompts, or options that
-                mean nothing.
-            PromptError: A prompt cannot be used.
+            UsageError: Labels without points, options of segment everything together with prompts, or invalid options.
+            PromptError: A prompt is unusable.
             ImageError: An image cannot be read.
-            TypeError: A keyword argument that is not known.
+            TypeError: An unknown keyword argument.
         """
         request = Request(bboxes, points, labels, masks, multimask_output, conf, options)
         request.check()
@@ -175,14 +149,14 @@ class SAM:
             return
         images = iter_sources(source)
         try:
-            first = next(images)  # a folder that is not there is told before a checkpoint is exported
+            first = next(images)  # reports a missing folder before a checkpoint is exported
         except StopIteration:
             return
 
         def decode(predictor: Predictor, image: ImageSource) -> Results:
             return request.results(predictor, predictor.image, path_of(image))
 
-        # On a twin, so that this model can be called inside the loop that reads the stream.
+        # A twin, so that the loop reading the stream can call this model.
         with self.predictor.twin().stream(
             chain([first], images), lambda _, image: {"image": image}, decode=decode, queue_size=1, keep_images=True
         ) as items:
@@ -195,10 +169,10 @@ class SAM:
         return request.results(self.predictor, bgr, path_of(image))
 
     def record(self) -> ModelRecord:
-        """Return what the model is: from a bundle's manifest, or from the checkpoint's weights.
+        """Return the model's record, from a bundle's manifest or from the checkpoint's weights.
 
         Raises:
-            SamedgeError: It cannot be read.
+            SamedgeError: The model cannot be read.
         """
         if self._predictor is not None:
             return self._predictor.info.model
@@ -211,11 +185,11 @@ class SAM:
         return describe_checkpoint(self.model)
 
     def info(self, detailed: bool = False, verbose: bool = True) -> tuple[int, int, int, float]:
-        """Return (layers, parameters, gradients, GFLOPs of the encoder); gradients are always 0 here.
+        """Return (layers, parameters, gradients, GFLOPs of the encoder); gradients are always 0.
 
         Args:
-            detailed: Write licence, checkpoint and the decoder's GFLOPs as well.
-            verbose: Write one line about the model to stdout.
+            detailed: Also print the decoder's GFLOPs, the licence and the checkpoint.
+            verbose: Print a one-line summary.
         """
         record = self.record()
         if verbose:
@@ -225,7 +199,7 @@ class SAM:
             )
             if detailed:
                 line += (
-                    f"\ndecoder: {record.decoder_gflops:.2f} GFLOPs a prompt\nlicence: {record.licence}"
+                    f"\ndecoder: {record.decoder_gflops:.2f} GFLOPs per prompt\nlicence: {record.licence}"
                     f"\ncheckpoint: {record.checkpoint} (SHA-256 {record.checkpoint_sha256})"
                 )
             sys.stdout.write(line + "\n")
@@ -240,18 +214,18 @@ class SAM:
         progress: Progress | None = None,
         **keywords: Unpack[ExportKeywords],
     ) -> str:
-        """Export the checkpoint, and return the bundle's path. The arguments are those of `samedge.export_model`.
+        """Export the checkpoint and return the bundle's path; the arguments are those of `samedge.export_model`.
 
         Raises:
-            UsageError: The model is a bundle already.
+            UsageError: The model is already a bundle.
             SamedgeError: As `samedge.export_model`.
         """
         if is_bundle(self.model):
-            raise UsageError("this is a bundle already", where=self.model, cure="Export from the checkpoint")
+            raise UsageError("the model is already a bundle", where=self.model, cure="Export from the checkpoint")
         return str(export_model(self.model, format=format, options=options, progress=progress, **keywords))
 
     def close(self) -> None:
-        """Free the graphs. The model can be called again; it is then opened anew."""
+        """Free the graphs; the next call opens them again."""
         if self._predictor is not None:
             self._predictor.close()
             self._predictor = None

@@ -1,6 +1,6 @@
-"""`SAMPredictor`: one image, many calls, in the words that people's fingers know.
+"""`SAMPredictor`: many calls on one image, behind the interface of Ultralytics' class of the same name.
 
-Names, shapes and defaults are those of Ultralytics' class of the same name, written anew on this project's own runtime.
+It has the same names, shapes and defaults, but is an independent implementation on samedge's runtime.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from samedge.types import BoolArray, FloatArray, ImageArray
 
 
 class SAMPredictor:
-    """Segments one image by many calls: the image is encoded once.
+    """A segmenter that encodes an image once and answers many calls.
 
     Args:
-        overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, ``imgsz`` (must be
-            the model's). ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are accepted and change
-            nothing.
+        overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, and ``imgsz``, which
+            must be the model's. ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are ignored.
 
     Raises:
-        UsageError: An override that is not known.
+        UsageError: An override is unknown or invalid.
     """
 
     _KNOWN: Final = ("model", "conf", "device", "backend", "threads", "imgsz")
@@ -42,14 +41,13 @@ class SAMPredictor:
         given = dict(overrides or {})
         unknown = [name for name in given if name not in (*self._KNOWN, *self._IGNORED)]
         if unknown:
-            raise UsageError(
-                f"there is no override {unknown[0]!r}", cure=f"Known: {', '.join((*self._KNOWN, *self._IGNORED))}"
-            )
+            known = ", ".join((*self._KNOWN, *self._IGNORED))
+            raise UsageError(f"unknown override {unknown[0]!r}", cure=f"Choose one of: {known}")
         conf, threads, device = given.get("conf", DEFAULT_CONF), given.get("threads"), given.get("device")
         if conf is not None and not isinstance(conf, (int, float)):
-            raise UsageError(f"conf is {conf!r}", cure="Give a number between 0 and 1, or None")
+            raise UsageError(f"invalid conf {conf!r}", cure="Give a number between 0 and 1, or None")
         if threads is not None and not isinstance(threads, int):
-            raise UsageError(f"threads is {threads!r}", cure="Give a whole number")
+            raise UsageError(f"invalid threads {threads!r}", cure="Give a whole number")
         self.conf = conf
         self._imgsz = given.get("imgsz")
         self._sam = SAM(
@@ -63,13 +61,17 @@ class SAMPredictor:
 
     @property
     def model(self) -> Predictor:
-        """The predictor behind; opened at the first use."""
+        """The predictor, opened on first use.
+
+        Raises:
+            UsageError: ``imgsz`` is not the size of the model's input.
+            SamedgeError: As `samedge.load`.
+        """
         predictor = self._sam.predictor
         size = predictor.info.input.image_size
         if self._imgsz not in (None, size, (size, size), [size, size]):
-            raise UsageError(
-                f"imgsz is {self._imgsz}, and this model's input is {size}", cure=f"Leave it out, or give {size}"
-            )
+            cure = f"Leave it out, or give {size}"
+            raise UsageError(f"imgsz is {self._imgsz}, but the model's input is {size}", cure=cure)
         return predictor
 
     @property
@@ -85,7 +87,7 @@ class SAMPredictor:
         """Encode an image: a path, a BGR array or a PIL image.
 
         Raises:
-            ImageError: It cannot be read.
+            ImageError: The image cannot be read.
         """
         self.reset_image()
         bgr = as_bgr(image)
@@ -98,14 +100,14 @@ class SAMPredictor:
         self.model.reset_image()
 
     def set_prompts(self, prompts: Mapping[str, PromptLike | None]) -> None:
-        """Set prompts (``bboxes``, ``points``, ``labels``, ``masks``) for calls that give none.
+        """Set the prompts (``bboxes``, ``points``, ``labels``, ``masks``) of calls without any.
 
         Raises:
-            UsageError: A name that is not known.
+            UsageError: A name is unknown.
         """
         unknown = [name for name in prompts if name not in PROMPT_NAMES]
         if unknown:
-            raise UsageError(f"there is no prompt {unknown[0]!r}", cure=f"Known: {', '.join(PROMPT_NAMES)}")
+            raise UsageError(f"unknown prompt {unknown[0]!r}", cure=f"Choose one of: {', '.join(PROMPT_NAMES)}")
         self._prompts = dict(prompts)
 
     def __call__(
@@ -119,34 +121,34 @@ class SAMPredictor:
         multimask_output: bool = False,
         **options: Unpack[EverythingOptions],
     ) -> list[Results]:
-        """Segment by prompts the image that is set, or the source if one is given; without prompts, everything in it.
+        """Segment the current image, or the given source, by prompts; without prompts, segment everything.
 
         Args:
-            source: As in `SAM.predict`; becomes the image that is set.
+            source: As in `SAM.predict`; its last image becomes the current one.
             bboxes: As in `SAM.predict`.
             points: As in `SAM.predict`.
             labels: As in `SAM.predict`.
             masks: As in `SAM.predict`.
-            multimask_output: Three masks a prompt.
-            options: How everything is segmented, as in `SAM.predict`.
+            multimask_output: Return three masks per prompt.
+            options: Options of segment everything, as in `SAM.predict`.
 
         Raises:
-            UsageError: There is neither an image nor a source, or prompts and options do not go together.
-            PromptError: A prompt cannot be used.
+            UsageError: There is neither an image nor a source, or prompts and options cannot be combined.
+            PromptError: A prompt is unusable.
         """
         request = Request(bboxes, points, labels, masks, multimask_output, self.conf, options)
         if not request.has_prompts and not options:
             request = request.with_prompts(self._prompts)
         request.check()
         if source is None:
-            return [self._answer(request)]
+            return [self._segment(request)]
         results = []
         for image in iter_sources(source):
             self.set_image(image)
-            results.append(self._answer(request))
+            results.append(self._segment(request))
         return results
 
-    def _answer(self, request: Request) -> Results:
+    def _segment(self, request: Request) -> Results:
         if self._image is None:
             raise UsageError("no image is set", cure="Call set_image first, or give source=")
         bgr, path = self._image
@@ -163,17 +165,17 @@ class SAMPredictor:
         masks: PromptLike | None = None,
         multimask_output: bool = False,
     ) -> tuple[BoolArray, FloatArray]:
-        """Segment by prompts on an embedding from before.
+        """Segment a stored embedding by prompts.
 
         Args:
             features: `features` of this model, float32 ``[1, C, g, g]``.
-            src_shape: (height, width) of the image in px; prompts are in its pixels.
-            dst_shape: (height, width) of the masks; that of the image if left out.
+            src_shape: (height, width) of the image, px, in whose coordinates prompts are given.
+            dst_shape: (height, width) of the masks; the image's by default.
             bboxes: As in `SAM.predict`.
             points: As in `SAM.predict`.
             labels: As in `SAM.predict`.
             masks: As in `SAM.predict`.
-            multimask_output: Three masks a prompt.
+            multimask_output: Return three masks per prompt.
 
         Returns:
             Masks bool ``[N, H, W]``, and float32 ``[N, 6]``: x1, y1, x2, y2, predicted IoU, prompt index.

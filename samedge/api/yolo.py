@@ -1,8 +1,8 @@
-"""`YOLO` and `FastSAM`: YOLOv8 detectors and segmenters and FastSAM, called as Ultralytics' users call them.
+"""`YOLO` and `FastSAM`: YOLO detectors and segmenters behind the interface of Ultralytics' classes.
 
-They open bundles, checkpoints (exported once into the cache), and ONNX files and engines, also those that Ultralytics
-exported. Running needs neither torch nor Ultralytics. Masks always have the size of the image, which Ultralytics calls
-``retina_masks``.
+They open bundles, checkpoints (exported once, into the cache), and ONNX files and engines, including those exported by
+Ultralytics. Inference needs neither torch nor Ultralytics. Masks always have the size of the image, as with
+Ultralytics' ``retina_masks``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
 from samedge.api.cached import cached_bundle
 from samedge.api.load import load
@@ -46,20 +46,36 @@ from samedge.types import Progress
 ImageSize: TypeAlias = "int | tuple[int, int] | None"
 
 
+class DetectKeywords(TypedDict, total=False):
+    """Keyword arguments of `YOLO.predict`, besides `stream`."""
+
+    conf: float
+    iou: float
+    imgsz: ImageSize
+    max_det: int
+    classes: Sequence[int] | None
+    agnostic_nms: bool
+    rect: bool
+    retina_masks: bool
+    batch: int
+    half: bool
+    verbose: bool
+
+
 class YOLO:
-    """A YOLOv8 detector or segmenter that can be called.
+    """A callable YOLO detector or segmenter.
 
     Args:
-        model: A bundle; a checkpoint such as "yolov8n-seg.pt", which is exported once into the cache; a graph file; or
-            "seeded:yolov8n-seg" and the like, random weights of the true architecture.
-        task: "detect" or "segment"; the file tells it, so that it need not be given.
+        model: A bundle; a checkpoint such as "yolov8n-seg.pt", which is exported once, into the cache; a graph file; or
+            random weights of a known architecture, such as "seeded:yolov8n-seg".
+        task: "detect" or "segment"; read from the file by default.
         backend: As for `samedge.load`.
         device: As for `samedge.load`.
         threads: As for `samedge.load`.
-        force: Run a graph whose parity verdict is "failed" as well.
+        force: Also run a graph that failed its parity check.
 
     Raises:
-        UsageError: `task` is another.
+        UsageError: The task is unknown.
     """
 
     def __init__(
@@ -73,7 +89,7 @@ class YOLO:
         force: bool = False,
     ) -> None:
         if task not in (None, "detect", "segment"):
-            raise UsageError(f"there is no task {task!r} here", cure="Choose detect or segment, or leave it out")
+            raise UsageError(f"unknown task {task!r}", cure="Choose detect or segment, or leave it out")
         self.model = os.fspath(model)
         self._task = task
         self._backend = backend
@@ -84,13 +100,18 @@ class YOLO:
 
     @property
     def predictor(self) -> YoloPredictor:
-        """The predictor behind this model; opened at the first use."""
+        """The model's predictor, opened on first use.
+
+        Raises:
+            UsageError: The model's task is not the requested one.
+            SamedgeError: The model cannot be opened.
+        """
         if self._predictor is None:
             predictor = self._open_graph(Path(self.model)) if self._is_graph() else self._open_bundle()
             if self._task not in (None, predictor.graph.task):
                 predictor.close()
                 raise UsageError(
-                    f"the task is {self._task}, and this model does {predictor.graph.task}",
+                    f"the requested task is {self._task}, but the model's task is {predictor.graph.task}",
                     where=self.model,
                     cure="Leave the task out, or choose another model",
                 )
@@ -119,27 +140,23 @@ class YOLO:
 
     @property
     def names(self) -> Mapping[int, str]:
-        """Name of the classes by number; empty where the graph does not tell them."""
+        """Class names by number; empty if the graph has none."""
         return self.predictor.graph.names
 
     @property
     def task(self) -> str:
-        """Task of the model: "detect" or "segment"."""
+        """The model's task: "detect" or "segment"."""
         return self.predictor.graph.task
 
     @overload
     def predict(
-        self, source: Source, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None, max_det: int = 300,
-        classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True, retina_masks: bool = True,
-        batch: int = 1, half: bool = False, stream: Literal[False] = False, verbose: bool = False,
-    ) -> list[Results]: ...  # fmt: skip
+        self, source: Source, *, stream: Literal[False] = False, **options: Unpack[DetectKeywords]
+    ) -> list[Results]: ...
 
     @overload
     def predict(
-        self, source: Source, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None, max_det: int = 300,
-        classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True, retina_masks: bool = True,
-        batch: int = 1, half: bool = False, stream: Literal[True], verbose: bool = False,
-    ) -> Iterator[Results]: ...  # fmt: skip
+        self, source: Source, *, stream: Literal[True], **options: Unpack[DetectKeywords]
+    ) -> Iterator[Results]: ...
 
     def predict(
         self,
@@ -158,45 +175,40 @@ class YOLO:
         stream: bool = False,
         verbose: bool = False,
     ) -> list[Results] | Iterator[Results]:
-        """Find objects in images.
+        """Detect objects in images.
 
         Args:
             source: A path, folder, pattern, BGR array, PIL image, or a list of these.
-            conf: Keep boxes that score more.
-            iou: Of two boxes of one class that overlap by more, the one that scores less is dropped.
-            imgsz: Side of the input, or (height, width), px; the model's own if left out.
-            max_det: At most so many objects an image.
-            classes: Only these classes.
-            agnostic_nms: Boxes of different classes suppress each other too.
-            rect: Where the graph's input size is free, cut the padding down to what the stride needs.
-            retina_masks: Accepted for its name: masks have the size of the image in any case.
-            batch: Images that are read at once; those whose inputs have one shape go through the graph together.
-            half: Accepted for its name: the graph computes in the precision that it was exported in.
-            stream: Return a generator that works on one batch after the other as it is read from.
-            verbose: Accepted for its name: nothing is printed in any case.
+            conf: Minimum score of a box, exclusive.
+            iou: Of two boxes of one class with a greater IoU, the one with the lower score is dropped.
+            imgsz: Side of the input, or (height, width), px; the model's own by default.
+            max_det: Maximum number of objects per image.
+            classes: Keep only these classes.
+            agnostic_nms: Apply non-maximum suppression across classes.
+            rect: If the graph's input size is free, reduce the padding to a multiple of the stride.
+            retina_masks: Ignored: masks always have the size of the image.
+            batch: Number of images read at a time; those of the same input shape run through the graph together.
+            half: Ignored: the precision is the one that the graph was exported in.
+            stream: Return a generator that processes each batch on demand.
+            verbose: Ignored: nothing is printed.
 
         Raises:
-            UsageError: An option that means nothing, or a graph that takes no such image size.
+            UsageError: An option is invalid, or the graph does not accept the image size.
             ImageError: An image cannot be read.
         """
         thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
-        results = self._find(source, thresholds, imgsz, rect, batch)
+        if batch < 1:
+            raise UsageError(f"invalid batch {batch}", cure="Give 1 or more")
+        results = self._batches(iter_sources(source), thresholds, imgsz, rect, batch)
         return results if stream else list(results)
 
     __call__ = predict
 
-    def _find(
-        self, source: Source, thresholds: Thresholds, imgsz: ImageSize, rect: bool, batch: int
-    ) -> Iterator[Results]:
-        if batch < 1:
-            raise UsageError(f"batch is {batch}", cure="Give 1 or more")
-        return self._batches(iter_sources(source), thresholds, imgsz, rect, batch)
-
     def _batches(
         self, images: Iterator[ImageSource], thresholds: Thresholds, imgsz: ImageSize, rect: bool, batch: int
     ) -> Iterator[Results]:
-        while together := list(islice(images, batch)):
-            yield from self.predictor.predict_batch(together, thresholds=thresholds, image_size=imgsz, rect=rect)
+        while taken := list(islice(images, batch)):
+            yield from self.predictor.predict_batch(taken, thresholds=thresholds, image_size=imgsz, rect=rect)
 
     @with_keywords(ExportKeywords, dynamic=False, batch=1)
     def export(
@@ -210,60 +222,59 @@ class YOLO:
     ) -> str:
         """Export the checkpoint as an ONNX file, or as a bundle with a TensorRT engine, and return its path.
 
-        `samedge.export_model` makes bundles of graphs alone.
+        For a bundle without engines, use `samedge.export_model`.
 
         Args:
-            format: "onnx", the default, for the file; "engine", "trt" or "rtx" for a bundle whose engine lies beside
-                it, which is opened by the bundle's path.
-            imgsz: Side of the input, or (height, width), px; the model's own if left out.
-            options: A record of options, where they are kept. If it is left out, sizes are fixed (`dynamic` is False).
-            progress: Called as the work on an engine goes on.
-            keywords: Single options, as for `samedge.export_model`, but: `batch` is the number of images that are taken
-                at once, 1 by default; with `dynamic`, at most (an ONNX file takes any number then). For a file,
-                `output`, `opset`, `check` and the options of YOLOs.
+            format: "onnx", the default, for the file; "engine", "trt" or "rtx" for a bundle with an engine beside it.
+                Open both by the bundle's path.
+            imgsz: Side of the input, or (height, width), px; the model's own by default.
+            options: All options as one record; by default, sizes are fixed (`dynamic` is False).
+            progress: Called with the progress of an engine build.
+            keywords: Single options, as for `samedge.export_model`, except that `batch` is the number of images per
+                call, 1 by default; with `dynamic`, an engine's maximum, while an ONNX file accepts any number. A file
+                takes `output`, `opset`, `check` and the options of YOLO models.
 
         Raises:
-            TypeError: A keyword that is not known.
-            UsageError: The model is a graph already, or an option means nothing.
+            TypeError: An unknown keyword.
+            UsageError: The model is already a graph, or an option is invalid or not supported.
             SamedgeError: As `export_yolo`, or `samedge.export_model` for engines.
         """
         if self._is_graph():
-            raise UsageError("this is a graph already", where=self.model, cure="Export from the checkpoint")
-        asked = options or ExportOptions(yolo=YoloExportOptions(dynamic=False))
+            raise UsageError("the model is already a graph", where=self.model, cure="Export from the checkpoint")
+        chosen = options or ExportOptions(yolo=YoloExportOptions(dynamic=False))
         batch = keywords.pop("batch", None)
-        asked = asked.updated(format, **keywords)
+        chosen = chosen.updated(format, **keywords)
         if imgsz is not None:
-            asked = asked.updated(image_size=imgsz)
-        if asked.format in ENGINE_FORMATS:
+            chosen = chosen.updated(image_size=imgsz)
+        if chosen.format in ENGINE_FORMATS:
             if is_bundle(self.model):
-                raise UsageError(
-                    "this is a bundle already", where=self.model, cure=f"Build its engine: samedge build {self.model}"
-                )
-            if batch is None and asked.engines.batch is None:
+                cure = f"Build its engine: samedge build {self.model}"
+                raise UsageError("the model is already a bundle", where=self.model, cure=cure)
+            if batch is None and chosen.engines.batch is None:
                 batch = 1
             if isinstance(batch, int):
-                batch = AxisRange(1, 1, batch) if asked.yolo.dynamic else AxisRange(batch, batch, batch)
+                batch = AxisRange(1, 1, batch) if chosen.yolo.dynamic else AxisRange(batch, batch, batch)
             if batch is not None:
-                asked = asked.updated(batch=batch)
-            return str(export_with_engines(self.model, asked, progress)[0])
+                chosen = chosen.updated(batch=batch)
+            return str(export_with_engines(self.model, chosen, progress)[0])
         batch = 1 if batch is None else batch
         if not isinstance(batch, int):
-            raise UsageError(f"batch is {batch}", cure="Give one number of images for an ONNX file")
+            raise UsageError(f"invalid batch {batch}", cure="Give one number of images for an ONNX file")
         try:
             from samedge.export.yolo.export import export_yolo
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-        return str(export_yolo(self.model, batch=None if asked.yolo.dynamic else batch, options=asked))
+        return str(export_yolo(self.model, batch=None if chosen.yolo.dynamic else batch, options=chosen))
 
     def close(self) -> None:
-        """Free the graph. The model can be called again; it is then opened anew."""
+        """Free the graph; the next call opens it again."""
         if self._predictor is not None:
             self._predictor.close()
             self._predictor = None
 
 
 class FastSAM(YOLO):
-    """FastSAM, or any YOLOv8 segmenter, with prompts: everything is segmented, then prompts choose among the masks."""
+    """FastSAM, or any YOLO segmenter, with prompts, which select among the masks of all objects."""
 
     def __init__(
         self,
@@ -279,18 +290,13 @@ class FastSAM(YOLO):
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None,
-        max_det: int = 300, classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True,
-        retina_masks: bool = True, batch: int = 1, half: bool = False, stream: Literal[False] = False,
-        verbose: bool = False,
+        labels: PromptLike | None = None, *, stream: Literal[False] = False, **options: Unpack[DetectKeywords],
     ) -> list[Results]: ...  # fmt: skip
 
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, *, conf: float = 0.25, iou: float = 0.7, imgsz: ImageSize = None,
-        max_det: int = 300, classes: Sequence[int] | None = None, agnostic_nms: bool = False, rect: bool = True,
-        retina_masks: bool = True, batch: int = 1, half: bool = False, stream: Literal[True], verbose: bool = False,
+        labels: PromptLike | None = None, *, stream: Literal[True], **options: Unpack[DetectKeywords],
     ) -> Iterator[Results]: ...  # fmt: skip
 
     def predict(
@@ -300,49 +306,27 @@ class FastSAM(YOLO):
         points: PromptLike | None = None,
         labels: PromptLike | None = None,
         *,
-        conf: float = 0.25,
-        iou: float = 0.7,
-        imgsz: ImageSize = None,
-        max_det: int = 300,
-        classes: Sequence[int] | None = None,
-        agnostic_nms: bool = False,
-        rect: bool = True,
-        retina_masks: bool = True,
-        batch: int = 1,
-        half: bool = False,
         stream: bool = False,
-        verbose: bool = False,
+        **options: Unpack[DetectKeywords],
     ) -> list[Results] | Iterator[Results]:
-        """Segment images, and keeps what the prompts mean; everything where there are none.
+        """Segment images and keep the masks that the prompts select; all of them without prompts.
 
         Args:
-            source: As for `YOLO.predict`, and so are the other options.
-            bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``; each means the mask that overlaps it best.
-            points: (x, y) in px: ``(2,)`` or ``(P, 2)``; together they mean the masks that hold any of them.
-            labels: 1 inside, 0 outside (masks that hold such a point go), ``(P,)``; all 1 if left out.
-            conf: As there.
-            iou: As there.
-            imgsz: As there.
-            max_det: As there.
-            classes: As there.
-            agnostic_nms: As there.
-            rect: As there.
-            retina_masks: As there.
-            batch: As there.
-            half: As there.
-            stream: As there.
-            verbose: As there.
+            source: As for `YOLO.predict`.
+            bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``; each selects the mask that overlaps it most.
+            points: (x, y) in px: ``(2,)`` or ``(P, 2)``; together they select the masks that contain any of them.
+            labels: ``(P,)``: 1 inside; 0 outside, which drops the masks that contain the point; all 1 by default.
+            stream: As for `YOLO.predict`.
+            options: As for `YOLO.predict`.
 
         Raises:
-            PromptError: A prompt cannot be used.
-            UsageError: An option that means nothing.
+            PromptError: A prompt is unusable.
+            UsageError: An option is invalid.
             ImageError: An image cannot be read.
+            TypeError: An unknown keyword argument.
         """
-        thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms)
-        results = (
-            choose(snap_to_border(found), bboxes, points, labels)
-            for found in self._find(source, thresholds, imgsz, rect, batch)
-        )
+        every = super().predict(source, stream=True, **options)
+        results = (choose(snap_to_border(found), bboxes, points, labels) for found in every)
         return results if stream else list(results)
 
     __call__ = predict
@@ -355,8 +339,8 @@ def _check_parity(metadata: Mapping[str, str], path: Path) -> None:
         record = {}
     if isinstance(record, dict) and record.get("verdict") == "failed":
         raise ParityError(
-            "this graph does not give the checkpoint's boxes and masks",
+            "the graph does not reproduce the checkpoint's boxes and masks",
             where=path,
-            cure="Export it again, or load it with force=True to look at it",
+            cure="Export it again, or load it with force=True to inspect it",
             **{name: value for name, value in record.items() if name != "where"},
         )

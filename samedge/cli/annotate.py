@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -77,28 +77,10 @@ def annotate(
             show(step.pace.done, step.pace.total, str(step.pace))
 
         report = auto_annotate(
-            data,
-            det_model,
-            sam_bundle,
-            device,
-            conf,
-            iou,
-            imgsz,
-            max_det,
-            class_,
-            output,
-            sam_conf=sam_conf,
-            parts=parts,  # type: ignore[arg-type]  # validated by MaskPolicy
-            holes=holes,  # type: ignore[arg-type]
-            min_area=min_area,
-            recursive=recursive,
-            workers=workers,
-            restart=restart,
-            backend=backend,
-            threads=threads,
-            force=force,
-            progress=progress,
-        )
+            data, det_model, sam_bundle, device, conf, iou, imgsz, max_det, class_, output, sam_conf=sam_conf,
+            parts=cast("Any", parts), holes=cast("Any", holes), min_area=min_area, recursive=recursive,
+            workers=workers, restart=restart, backend=backend, threads=threads, force=force, progress=progress,
+        )  # fmt: skip
     for line in _summary(report):
         sys.stderr.write(f"{line}\n")
     sys.stdout.write(f"{report.output}\n")
@@ -118,7 +100,7 @@ class _SkippedReport:
         self._dropped = 0
 
     def __call__(self, step: AnnotateStep) -> None:
-        """List a failed image, or the dropped boxes until `_SHOWN` have been listed."""
+        """List a failed image, or dropped boxes, of which at most `_SHOWN` in total."""
         from samedge.annotation.records import REASONS
 
         record = step.record

@@ -59,25 +59,12 @@ def build(
 
     with shown_progress() as progress:
         built = build_engines(
-            bundle,
-            flavour=flavour,
-            precision=cast("Any", precision),
-            prompts=prompts,
-            points=points,
-            batch=batch,
-            height=height,
-            width=width,
-            targets=targets.split(",") if targets else (),
-            workspace=workspace,
-            optimisation_level=optimisation_level,
-            version_compatible=version_compatible,
-            hardware_compatibility=cast("Any", hardware_compatibility),
-            device=device,
-            output=output,
-            check=check,
-            restart=restart,
-            progress=progress,
-        )
+            bundle, flavour=flavour, precision=cast("Any", precision), prompts=prompts, points=points, batch=batch,
+            height=height, width=width, targets=targets.split(",") if targets else (), workspace=workspace,
+            optimisation_level=optimisation_level, version_compatible=version_compatible,
+            hardware_compatibility=cast("Any", hardware_compatibility), device=device, output=output, check=check,
+            restart=restart, progress=progress,
+        )  # fmt: skip
     show_built(built)
     sys.stdout.write("".join(f"{plan}\n" for plan in built.plans.values()))
     sys.stdout.flush()
@@ -121,16 +108,12 @@ def _size_of(role: str, plan: Path) -> str:
 
 
 def refuse_failed(built: BuiltEngines, bundle: str | Path) -> None:
-    """Raise an error if no rung reproduces the checkpoint's masks.
-
-    Raises:
-        ParityError: The verdict is "failed".
-    """
+    """Raise ParityError if no rung reproduces the checkpoint's masks."""
     from samedge.errors import ParityError
 
     if built.verdict == "failed":
         raise ParityError(
-            "the engines reproduce the checkpoint's masks in no precision",
+            "the engines do not reproduce the checkpoint's masks in any precision",
             where=bundle,
             cure="Run the bundle with another backend, and report this with the table above; the engines load only "
             "with --force",

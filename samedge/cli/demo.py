@@ -1,4 +1,4 @@
-"""``samedge demo``: every step from a checkpoint to overlays, on a bundled image."""
+"""``samedge demo``: all steps from a checkpoint to overlays, on a bundled image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DRAWN: Final = _Sample(
 """Drawn shapes of kinds that sam_demo was not trained on. Its predicted IoU is lower than SAM's."""
 
 POINTS_PER_SIDE: Final = 16
-"""A quarter of the default points, so that the demo does not take minutes."""
+"""A quarter of the default number of points, so that the demo does not take minutes."""
 
 
 def demo(
@@ -108,9 +108,8 @@ def _segment(bundle: Path, sample: _Sample, output: Path) -> bool:
         box = Results.from_prediction(predictor.predict(boxes=sample.box), image, path="box")
         show("box", box, boxes=[sample.box])
         found = predictor.everything(
-            points_per_side=POINTS_PER_SIDE,
-            pred_iou_thresh=sample.predicted_iou,
+            points_per_side=POINTS_PER_SIDE, pred_iou_thresh=sample.predicted_iou,
             stability_score_thresh=sample.stability,
-        )
+        )  # fmt: skip
         show("everything", found.results(image, path="everything"))
         return predictor.info.model.seeded

@@ -1,4 +1,4 @@
-"""``samedge info FILE.engine``: description of an engine file, read without opening it unless --open is given."""
+"""``samedge info FILE.engine``: description of an engine file, which is opened only with --open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from samedge.bundle.engine_file import EngineFile, describe_engine
 from samedge.tables import rich_table
@@ -17,16 +16,7 @@ from samedge.types import TensorSpec
 
 
 def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
-    """Write the description of an engine file to stdout.
-
-    Args:
-        path: The engine.
-        as_json: Write JSON instead of tables.
-        opened: Open the engine on the GPU if its inputs and outputs are recorded nowhere else.
-
-    Raises:
-        SamedgeError: As `describe_engine`.
-    """
+    """Print the description of an engine file; `opened` opens it on the GPU if its ports are recorded nowhere else."""
     engine = describe_engine(path, opened=opened)
     if as_json:
         sys.stdout.write(json.dumps(_document(engine), indent=2, default=str) + "\n")
@@ -36,7 +26,13 @@ def show_engine(path: Path, *, as_json: bool, opened: bool) -> None:
     if engine.inputs is None or engine.outputs is None:
         console.print("Inputs and outputs: unknown. samedge info --open opens the engine on a GPU and reads them.")
     else:
-        console.print(_ports(engine.inputs, engine.outputs))
+        sides = (("in", engine.inputs), ("out", engine.outputs))
+        ports = [
+            (side, name, spec.dtype.name, " × ".join(map(str, spec.shape)))
+            for side, specs in sides
+            for name, spec in specs.items()
+        ]
+        console.print(rich_table("inputs and outputs", ("", "name", "dtype", "shape"), ports))
 
 
 def _rows(engine: EngineFile) -> dict[str, str]:
@@ -61,15 +57,6 @@ def _rows(engine: EngineFile) -> dict[str, str]:
         if report.activation_bytes is not None:
             rows["activations"] = f"{report.activation_bytes / 1e6:.1f} MB at the largest shapes"
     return rows
-
-
-def _ports(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> Table:
-    rows = [
-        (side, name, spec.dtype.name, " × ".join(map(str, spec.shape)))
-        for side, ports in (("in", inputs), ("out", outputs))
-        for name, spec in ports.items()
-    ]
-    return rich_table("inputs and outputs", ("", "name", "dtype", "shape"), rows)
 
 
 def _document(engine: EngineFile) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -94,36 +94,23 @@ def engines_table(entries: list[StoredEngine], folder: Path) -> PlainTable:
     from samedge.tables import PlainTable
 
     columns = ("engine", "MB", "graph", "precision", "rung", "verdict", "TensorRT", "GPU", "last used")
-    rows, records = [], []
+    records: list[dict[str, Any]] = []
+    rows = []
     for entry in entries:
         key, notes = entry.key, engine_notes(entry.sidecar)
         where = ", ".join(key.targets) or (f"{key.gpu} ({key.compute_capability})" if key.gpu else "any")
         used = datetime.fromtimestamp(entry.used, timezone.utc)
         graph = f"{notes.model} {notes.role}" if notes is not None else key.graph_sha256[:12]
         rung, verdict = ("", "") if notes is None else (notes.rung, notes.verdict)
-        name = entry.plan.name.split(".")[0][:12]
-        rows.append(
-            (
-                name, f"{entry.sidecar.size / 1e6:.1f}", graph, key.precision, rung, verdict,
-                f"{key.flavour} {key.version}", where, used.strftime("%Y-%m-%d %H:%M"),
-            )
-        )  # fmt: skip
-        records.append(
-            {
-                "engine": entry.plan.name,
-                "bytes": entry.sidecar.size,
-                "graph": graph,
-                "graph_sha256": key.graph_sha256,
-                "precision": key.precision,
-                "rung": rung,
-                "verdict": verdict,
-                "flavour": key.flavour,
-                "version": key.version,
-                "gpu": where,
-                "profiles": dict(key.profiles),
-                "last_used": used.isoformat(timespec="seconds"),
-            }
-        )
+        name, size = entry.plan.name.split(".")[0][:12], f"{entry.sidecar.size / 1e6:.1f}"
+        version, day = f"{key.flavour} {key.version}", used.strftime("%Y-%m-%d %H:%M")
+        rows.append((name, size, graph, key.precision, rung, verdict, version, where, day))
+        records.append({
+            "engine": entry.plan.name, "bytes": entry.sidecar.size, "graph": graph, "graph_sha256": key.graph_sha256,
+            "precision": key.precision, "rung": rung, "verdict": verdict, "flavour": key.flavour,
+            "version": key.version, "gpu": where, "profiles": dict(key.profiles),
+            "last_used": used.isoformat(timespec="seconds"),
+        })  # fmt: skip
     total = sum(entry.sidecar.size for entry in entries) / 1e6
     return PlainTable(f"{len(entries)} engines, {total:.1f} MB, in {folder}", columns, rows, records)
 
@@ -134,19 +121,13 @@ def findings_table(explanation: Explanation, name: str) -> PlainTable:
 
     words = {True: "yes", False: "NO", None: ""}
     rows = [(item.part, item.engine, item.here, words[item.fits], item.why) for item in explanation.findings]
-    records = [
-        {"part": item.part, "engine": item.engine, "here": item.here, "fits": item.fits, "why": item.why}
-        for item in explanation.findings
-    ]
-    return PlainTable(name, ("part", "engine", "here", "fits", "why"), rows, records)
+    columns = ("part", "engine", "here", "fits", "why")
+    records = [{column: getattr(item, column) for column in columns} for item in explanation.findings]
+    return PlainTable(name, columns, rows, records)
 
 
 def parse_size(text: str) -> int:
-    """Return a size such as "4GB" in bytes.
-
-    Raises:
-        UsageError: The text is not a size.
-    """
+    """Return a size such as "4GB" in bytes; UsageError for other texts."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
     if match is None:
         raise UsageError(f"invalid size {text!r}", where="--max-size", cure="Give one such as 500MB or 4GB")
@@ -154,11 +135,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_age(text: str) -> float:
-    """Return a time such as "30d" in seconds.
-
-    Raises:
-        UsageError: The text is not a time.
-    """
+    """Return a time such as "30d" in seconds; UsageError for other texts."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", text.lower())
     if match is None:
         raise UsageError(f"invalid time {text!r}", where="--older-than", cure="Give one such as 12h, 30d or 4w")

@@ -1,8 +1,8 @@
-"""The side of a family that ``samedge predict`` and ``info`` see."""
+"""Interface between a family and the commands ``samedge predict`` and ``info``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -15,15 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Backend, device and threads that a model is opened with.
-
-    Attributes:
-        backend: Its name, or "auto".
-        device: Its name; None lets the backend choose.
-        threads: CPU threads; None for all physical cores.
-        force: A bundle that failed its parity check as well.
-    """
+class OpenOptions:
+    """Keyword arguments of `samedge.load`."""
 
     backend: str
     device: str | None
@@ -32,24 +25,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A request for each image; what was not given is None, empty or False.
+class PredictRequest:
+    """The request for each image; options not given are None, empty or False.
 
     Attributes:
-        prompts: All prompts, as `samedge.SAM` takes them.
+        prompts: All prompts, as keyword arguments of `SAM.predict`.
         points: (x, y) in px.
-        labels: One a point.
+        labels: One per point.
         boxes: (x1, y1, x2, y2) in px.
-        masks: Whether there are masks among the prompts.
-        each_point: Each point is an object of its own.
-        multimask: Three masks a prompt.
-        conf: Keep what scores more.
-        everything: Options of segmenting everything.
-        iou: Overlap from which a box is dropped.
-        max_det: Objects an image at most.
-        classes: Numbers of classes to keep.
-        agnostic_nms: Drop boxes that overlap across classes.
-        imgsz: Side of the input, px.
+        masks: True if there are mask prompts.
+        everything: Options of segment everything.
     """
 
     prompts: Mapping[str, Any] = field(default_factory=dict)
@@ -68,11 +53,7 @@ class Asked:
     imgsz: int | None = None
 
     def given(self, *names: str) -> dict[str, bool]:
-        """Return options as they are typed, and whether they were given.
-
-        Args:
-            names: Of attributes; "everything" stands for each of its options.
-        """
+        """Map the named attributes, as typed options, to True if given; "everything" stands for each of its options."""
         typed = {"masks": "mask", "boxes": "box", "points": "point", "classes": "class"}
         found: dict[str, bool] = {}
         for name in names:
@@ -80,59 +61,56 @@ class Asked:
             if name == "everything":
                 found |= {f"--{option.replace('_', '-')}": True for option in value or ()}
             else:
-                option = typed.get(name, name).replace("_", "-")
                 empty = isinstance(value, Sequence) and not value
-                found[f"--{option}"] = value is not None and value is not False and not empty
+                given = value is not None and value is not False and not empty
+                found[f"--{typed.get(name, name).replace('_', '-')}"] = given
         return found
 
 
-class Finder(Protocol):
-    """A model that was opened for ``samedge predict``."""
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """A model opened for ``samedge predict``.
 
-    @property
-    def backend(self) -> str:
-        """The backend that it got."""
-        ...
+    Attributes:
+        backend: The actual backend.
+        device: The actual device.
+        find: Returns the requested results for an image; raises SamedgeError if the image or a prompt is unusable.
+        show: Writes results to stdout as a table.
+    """
 
-    @property
-    def device(self) -> str:
-        """The device that it got."""
-        ...
-
-    def find(self, image: Path) -> Results:
-        """Return what was asked for of one image.
-
-        Raises:
-            SamedgeError: A prompt or the image cannot be used.
-        """
-        ...
-
-    def show(self, results: Results) -> None:
-        """Write results to stdout as a table."""
-        ...
+    backend: str
+    device: str
+    find: Callable[[Path], Results]
+    show: Callable[[Results], None]
 
 
 class FamilyCommand(Protocol):
-    """The commands' side of a family."""
+    """A family's part of the commands."""
 
-    def open(self, model: str, asked: Asked, place: Place) -> Finder:
+    def open(self, model: str, request: PredictRequest, options: OpenOptions, /) -> Finder:
         """Open a bundle, or a graph file of this family.
 
         Raises:
-            UsageError: An option means nothing for this family.
+            UsageError: The family does not support an option.
             SamedgeError: As `samedge.load`.
         """
         ...
 
     def rows(self, manifest: Manifest) -> dict[str, str]:
-        """Return what ``samedge info`` says of the model's input and outputs, by heading."""
+        """Return rows about input and outputs for ``samedge info``, by heading."""
         ...
 
     def measured_at(self, manifest: Manifest) -> str:
-        """Return at which size the operations were counted, such as " at 640 x 640 px"; empty where there is one."""
+        """Return the size that operations were counted at, such as " at 640 x 640 px"; empty if there is only one."""
         ...
 
 
 def command_of(family: Family) -> FamilyCommand:
-    """Import the commands' side of a family."""
+    """Import a family's part of the commands."""
     return cast("FamilyCommand", family.make(family.command))
+
+
+def input_row(manifest: Manifest) -> str:
+    """Return the size and normalisation of an input of fixed size."""
+    source = manifest.input
+    return f"{source.image_size} px, mean {source.pixel_mean}, std {source.pixel_std}"

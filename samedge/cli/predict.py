@@ -91,7 +91,7 @@ def predict(
     image is reported on stderr and skipped, and the exit status is 1.
     """
     from samedge.bundle.archive import model_family
-    from samedge.cli.family import Asked, Place, command_of
+    from samedge.cli.family import OpenOptions, PredictRequest, command_of
     from samedge.cli.prompt_options import check_request, combine, given_options, parse_boxes, parse_points, read_mask
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.image.sources import distinct_stems, find_images
@@ -99,44 +99,34 @@ def predict(
     points, labels = parse_points(point or [])
     boxes = parse_boxes(box or [])
     prompts = combine(points, labels, boxes, [read_mask(path) for path in mask or []], each_point)
-    options = given_options(
-        mode=mode,
-        points_per_side=points_per_side,
-        pred_iou_thresh=pred_iou_thresh,
-        stability_score_thresh=stability_score_thresh,
-        box_nms_thresh=box_nms_thresh,
-        min_mask_region_area=min_mask_region_area,
-        crop_n_layers=crop_n_layers,
-        time_budget_ms=time_budget_ms,
-    )
-    check_request(prompts, options, multimask=multimask)
+    everything = given_options(
+        mode=mode, points_per_side=points_per_side, pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh, box_nms_thresh=box_nms_thresh,
+        min_mask_region_area=min_mask_region_area, crop_n_layers=crop_n_layers, time_budget_ms=time_budget_ms,
+    )  # fmt: skip
+    check_request(prompts, everything, multimask=multimask)
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
     bundle = bundle_of(model)
-    asked = Asked(
+    request = PredictRequest(
         prompts=prompts, points=points, labels=labels, boxes=boxes, masks=bool(mask), each_point=each_point,
-        multimask=multimask, conf=conf, everything=options, iou=iou, max_det=max_det, classes=classes or None,
+        multimask=multimask, conf=conf, everything=everything, iou=iou, max_det=max_det, classes=classes or None,
         agnostic_nms=agnostic_nms, imgsz=imgsz,
     )  # fmt: skip
-    finder = command_of(model_family(bundle)).open(bundle, asked, Place(backend, device, threads, force))
+    finder = command_of(model_family(bundle)).open(bundle, request, OpenOptions(backend, device, threads, force))
     used = {"model": model, "backend": finder.backend, "device": finder.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []
     for path, stem in zip(images, distinct_stems(images), strict=True):
         try:
             results = finder.find(path)
-            _write(
-                results,
-                prompts,
-                save=save / f"{stem}.png" if save and many else save,
-                txt=txt / f"{stem}.txt" if txt and many else txt,
-            )
+            overlay = save / f"{stem}.png" if save and many else save
+            _write(results, prompts, save=overlay, txt=txt / f"{stem}.txt" if txt and many else txt)
         except SamedgeError as error:
             if not many:
                 raise
             failed.append(error)
-            named = error.where == str(path)
-            sys.stderr.write(f"skipped: {error}\n" if named else f"skipped: {path}: {error}\n")
+            sys.stderr.write(f"skipped: {'' if error.where == str(path) else f'{path}: '}{error}\n")
             continue
         if json is not None:
             records.append(_record(results, path, image_id=len(records)))
@@ -149,7 +139,7 @@ def predict(
 
 
 def bundle_of(model: str) -> str:
-    """Return the bundle to open; a checkpoint is exported into the cache first, with progress."""
+    """Return the bundle or graph to open; a checkpoint is first exported into the cache, with progress."""
     from samedge.api.cached import cached_bundle
     from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle
     from samedge.cli.progress import shown_progress
@@ -173,22 +163,17 @@ def _write(results: Results, prompts: dict[str, Any], *, save: Path | None, txt:
 def _record(results: Results, path: Path, image_id: int) -> dict[str, Any]:
     height, width = results.orig_shape
     return {
-        "id": image_id,
-        "image": str(path),
-        "height": height,
-        "width": width,
-        "speed_ms": results.speed,
-        "dropped_prompts": list(results.dropped),
-        "objects": results.to_coco(image_id),
-    }
+        "id": image_id, "image": str(path), "height": height, "width": width, "speed_ms": results.speed,
+        "dropped_prompts": list(results.dropped), "objects": results.to_coco(image_id),
+    }  # fmt: skip
 
 
 def _write_json(document: dict[str, Any], path: Path) -> None:
-    import json
+    from json import dumps
 
     from samedge.errors import storage_errors
 
-    text = json.dumps(document, indent=2) + "\n"
+    text = dumps(document, indent=2) + "\n"
     if path == Path("-"):
         sys.stdout.write(text)
         return

@@ -1,11 +1,12 @@
-"""``samedge predict`` with a YOLOv8 or FastSAM model: its options and its tables."""
+"""YOLO's and FastSAM's part of ``samedge predict`` and ``info``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from samedge.cli.family import Asked, Place
+from samedge.cli.family import Finder, OpenOptions, PredictRequest
 from samedge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,85 +19,64 @@ _SHOWN_NAMES: Final = 6
 
 
 class YoloCommand:
-    """The `samedge.cli.family.FamilyCommand` of YOLOv8 and FastSAM."""
+    """`FamilyCommand` of YOLO and FastSAM."""
 
-    def open(self, model: str, asked: Asked, place: Place) -> YoloFinder:
-        """See `FamilyCommand`."""
+    def open(self, model: str, request: PredictRequest, options: OpenOptions) -> Finder:
+        """Open a bundle or a graph file of YOLO or FastSAM."""
         from samedge.options import refuse_foreign
 
-        refuse_foreign("a YOLO", asked.given("masks", "each_point", "multimask", "everything"))
-        return YoloFinder(open_yolo(model, place, prompted=bool(asked.prompts)), asked)
+        refuse_foreign("a YOLO", request.given("masks", "each_point", "multimask", "everything"))
+        opened = _open_yolo(model, options, prompted=bool(request.prompts))
+
+        def find(image: Path) -> Results:
+            return _find_objects(opened, image, request)
+
+        return Finder(opened.predictor.backend, opened.predictor.device, find, _print_objects)
 
     def rows(self, manifest: Manifest) -> dict[str, str]:
-        """See `FamilyCommand`."""
+        """Return the task, classes, strides, input, suppression and I/O scheme."""
         return {} if manifest.yolo is None else _rows(manifest.yolo)
 
     def measured_at(self, manifest: Manifest) -> str:
-        """See `FamilyCommand`."""
+        """Return the model's default size."""
         return "" if manifest.yolo is None else f" at {_by(manifest.yolo.image_size)} px"
 
 
-class YoloFinder:
-    """The `samedge.cli.family.Finder` of a YOLO or FastSAM."""
-
-    def __init__(self, model: YOLO, asked: Asked) -> None:
-        self._model = model
-        self._asked = asked
-        self.backend, self.device = model.predictor.backend, model.predictor.device
-
-    def find(self, image: Path) -> Results:
-        """See `Finder`."""
-        return find_objects(self._model, image, self._asked)
-
-    def show(self, results: Results) -> None:
-        """See `Finder`."""
-        print_objects(results)
-
-
-def open_yolo(model: str, place: Place, *, prompted: bool) -> YOLO:
-    """Open a YOLO; a FastSAM, or whatever is asked with prompts, as one that takes them."""
+def _open_yolo(model: str, options: OpenOptions, *, prompted: bool) -> YOLO:
+    """Open a YOLO; with prompts, or if it is a FastSAM, as `FastSAM`."""
     from samedge.api.yolo import YOLO, FastSAM
 
-    found = YOLO(model, backend=place.backend, device=place.device, threads=place.threads, force=place.force)
-    info = found.predictor.info
+    opened = YOLO(model, **asdict(options))
+    info = opened.predictor.info
     if not prompted and (info is None or not info.model.name.startswith("fastsam")):
-        return found
-    if found.task != "segment":
+        return opened
+    if opened.task != "segment":
         raise UsageError("prompts select masks, and this model has none", where=model, cure="Use a segmenter")
-    found.close()
-    return FastSAM(model, backend=place.backend, device=place.device, threads=place.threads, force=place.force)
+    opened.close()
+    return FastSAM(model, **asdict(options))
 
 
-def find_objects(model: YOLO, image: Path, asked: Asked) -> Results:
-    """Return the objects of one image, those that the prompts mean if there are any."""
+def _find_objects(model: YOLO, image: Path, request: PredictRequest) -> Results:
+    """Return the objects in an image, or those selected by the prompts, if any."""
     from samedge.api.yolo import FastSAM
-    from samedge.runtime.yolo.detections import Thresholds
 
-    usual = Thresholds()
-    conf, iou = usual.conf if asked.conf is None else asked.conf, usual.iou if asked.iou is None else asked.iou
-    most = usual.max_det if asked.max_det is None else asked.max_det
-    classes, size = list(asked.classes or ()) or None, asked.imgsz
+    given: dict[str, Any] = {"conf": request.conf, "iou": request.iou, "max_det": request.max_det}
+    options = {name: value for name, value in given.items() if value is not None}
+    options |= {"classes": list(request.classes or ()) or None, "agnostic_nms": request.agnostic_nms}
+    options["imgsz"] = request.imgsz
     if isinstance(model, FastSAM):
-        (found,) = model.predict(
-            image, list(asked.boxes) or None, list(asked.points) or None, list(asked.labels) or None, conf=conf,
-            iou=iou, max_det=most, classes=classes, agnostic_nms=asked.agnostic_nms, imgsz=size,
-        )  # fmt: skip
-        return found
-    (found,) = model.predict(
-        image, conf=conf, iou=iou, max_det=most, classes=classes, agnostic_nms=asked.agnostic_nms, imgsz=size
-    )
-    return found
+        boxes, points, labels = list(request.boxes), list(request.points), list(request.labels)
+        (results,) = model.predict(image, boxes or None, points or None, labels or None, **options)
+    else:
+        (results,) = model.predict(image, **options)
+    return cast("Results", results)
 
 
-def print_objects(results: Results) -> None:
-    """Write the image's name and size, on one unwrapped line, and the table of objects to stdout."""
-    from rich.console import Console
-
+def _print_objects(results: Results) -> None:
+    """Print the image's name and size, on one unwrapped line, and a table of its objects."""
+    from samedge.cli.tables import print_with_title
     from samedge.tables import rich_table
 
-    console = Console()
-    title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
     columns = ("class", "score", "x1", "y1", "x2", "y2", *([] if results.masks is None else ["area, px"]))
     rows = []
     if results.boxes is not None:
@@ -104,7 +84,7 @@ def print_objects(results: Results) -> None:
         for number, (*box, score, kind) in enumerate(results.boxes.data.tolist()):
             shown = [f"{side:.0f}" for side in box]
             rows.append((results.name_of(int(kind)), f"{score:.3f}", *shown, *(areas[number] if areas else [])))
-    console.print(rich_table(None, columns, rows, right=range(1, 7)))
+    print_with_title(results, rich_table(None, columns, rows, right=range(1, 7)))
 
 
 def _rows(yolo: YoloRecord) -> dict[str, str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from samedge.benchmarks.profile.profile import Profile
 
 _COLUMNS: Final = 200
-"""Width of tables that are not shown on a terminal."""
+"""Width of tables that are not printed on a terminal."""
 
 
 def profile(
@@ -54,16 +54,9 @@ def profile(
     if min(prompts, points, batch, top) < 1:
         raise UsageError("--prompts, --points, --batch and --top must be positive", cure="Give 1 or more")
     options = ProfileOptions(
-        graph=graph or "",
-        backend=backend,
-        device=device,
-        threads=threads,
-        runs=runs,
-        sizes={"prompts": prompts, "points": points, "batch": batch},
-        source=source,
-        peaks=roof,
-        force=force,
-    )
+        graph=graph or "", backend=backend, device=device, threads=threads, runs=runs, source=source, peaks=roof,
+        force=force, sizes={"prompts": prompts, "points": points, "batch": batch},
+    )  # fmt: skip
     command = " ".join(["samedge", *sys.argv[1:]])
     with shown_progress() as progress:
         profiled = profile_model(model, options, command=command, progress=progress, resolve=bundle_of)

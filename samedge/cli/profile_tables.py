@@ -13,12 +13,7 @@ _LONGEST_NAME: Final = 48
 
 
 def profile_tables(profile: Profile, top: int) -> list[PlainTable]:
-    """Return a summary, the kinds of work, and the slowest layers.
-
-    Args:
-        profile: Profile of one graph.
-        top: Number of layers to show.
-    """
+    """Return a summary, the kinds of work, and the slowest `top` layers."""
     return [_summary(profile), kinds_table(profile.kinds), layers_table(profile.top(top), len(profile.layers))]
 
 
@@ -47,28 +42,17 @@ def kinds_table(kinds: tuple[KindRow, ...]) -> PlainTable:
     """Return one row per kind of work."""
     rows = [
         (
-            row.kind,
-            str(row.layers),
-            f"{row.ms:.3f}",
-            _percent(row.share),
-            f"{row.gflop:.3f}",
-            _number(row.gflops or None),
-            _percent(row.reached),
+            row.kind, str(row.layers), f"{row.ms:.3f}", _percent(row.share), f"{row.gflop:.3f}",
+            _number(row.gflops or None), _percent(row.reached),
         )
         for row in kinds
-    ]
+    ]  # fmt: skip
     columns = ("kind", "layers", "ms", "of the time", "GFLOP", "GFLOP/s", "of the roof")
     return PlainTable("kinds of work", columns, rows, [msgspec.to_builtins(row) for row in kinds])
 
 
 def layers_table(layers: list[LayerRow], count: int, *, shorten: bool = True) -> PlainTable:
-    """Return one row per layer, in the given order.
-
-    Args:
-        layers: Layers of a graph.
-        count: Number of layers in the whole graph.
-        shorten: Leave out the middle of long names.
-    """
+    """Return one row per layer, of `count` in the graph; `shorten` leaves out the middle of long names."""
     rows = [
         (
             _short(row.name) if shorten else row.name,
@@ -92,11 +76,8 @@ def layers_table(layers: list[LayerRow], count: int, *, shorten: bool = True) ->
 
 
 def _short(name: str) -> str:
-    return (
-        name
-        if len(name) <= _LONGEST_NAME
-        else f"{name[: _LONGEST_NAME // 2 - 2]} ... {name[-_LONGEST_NAME // 2 + 3 :]}"
-    )
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 2]} ... {name[3 - half :]}"
 
 
 def _percent(share: float | None) -> str:

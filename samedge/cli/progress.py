@@ -15,13 +15,7 @@ from samedge.types import Progress
 
 @contextmanager
 def shown_progress(*, lines: bool = True) -> Iterator[Progress]:
-    """Yield a function that shows a sentence and the completed fraction, 0..1, while the block runs.
-
-    On a terminal it draws a bar; elsewhere it writes a line for each new sentence.
-
-    Args:
-        lines: Write lines where there is no terminal; if False, show nothing there.
-    """
+    """Yield a callback that draws a bar on a terminal; elsewhere it writes new steps as lines if `lines` is True."""
     console = Console(stderr=True)
     if not console.is_terminal:
         last = ""
@@ -42,12 +36,9 @@ def shown_progress(*, lines: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def shown_counter(seconds: float = 10.0) -> Iterator[Callable[[int, int, str], None]]:
-    """Yield a function that shows the number done, the total, and a sentence about both.
+    """Yield a callback of the number done, the total, and a sentence about both.
 
     On a terminal it draws a bar; elsewhere it writes the sentence at the start, at the end, and every few seconds.
-
-    Args:
-        seconds: Minimum time between two lines.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -16,30 +16,21 @@ from samedge.runtime.image.read import read_image
 
 
 def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
-    """Return coordinates and labels of ``X,Y`` and ``X,Y,LABEL``.
-
-    Raises:
-        UsageError: A value has another form.
-    """
+    """Return the coordinates and labels of ``X,Y`` and ``X,Y,LABEL``; UsageError for other forms."""
     points, labels = [], []
     for value in values:
         numbers = _numbers(value, "--point", (2, 3), "--point 400,300 or, beside the object, --point 400,300,0")
         points.append(numbers[:2])
         label = numbers[2] if len(numbers) == 3 else 1.0
         if label not in (0, 1):
-            raise UsageError(
-                f"invalid label {numbers[2]:g} in {value!r}", where="--point", cure="Give 1 (inside) or 0 (outside)"
-            )
+            what = f"invalid label {label:g} in {value!r}"
+            raise UsageError(what, where="--point", cure="Give 1 (inside) or 0 (outside)")
         labels.append(int(label))
     return points, labels
 
 
 def parse_boxes(values: list[str]) -> list[list[float]]:
-    """Return the corners of ``X1,Y1,X2,Y2``.
-
-    Raises:
-        UsageError: A value has another form.
-    """
+    """Return the corners of ``X1,Y1,X2,Y2``; UsageError for other forms."""
     return [_numbers(value, "--box", (4,), "--box 100,80,500,420") for value in values]
 
 
@@ -54,13 +45,7 @@ def _numbers(text: str, option: str, counts: tuple[int, ...], example: str) -> l
 
 
 def read_mask(path: Path) -> NDArray[Any]:
-    """Read a mask prompt: low-resolution logits from ``.npy``, or an image that is black outside the mask.
-
-    Raises:
-        PromptError: The file is not an array of two axes.
-        ImageError: The image cannot be read.
-        StorageError: The file cannot be read.
-    """
+    """Read a mask prompt: 2-D low-resolution logits from ``.npy``, or an image that is black outside the mask."""
     if path.suffix != ".npy":
         brightest: NDArray[Any] = read_image(path).max(axis=2)
         return brightest > 0
@@ -77,14 +62,11 @@ def read_mask(path: Path) -> NDArray[Any]:
 def combine(
     points: list[list[float]], labels: list[int], boxes: list[list[float]], masks: list[NDArray[Any]], each_point: bool
 ) -> dict[str, Any]:
-    """Return the prompts as `SAM.predict` takes them.
+    """Return prompts as keyword arguments of `SAM.predict`; UsageError if they cannot be combined.
 
-    All points of one command describe one object, together with the box and the mask, if any. Otherwise each box is a
-    prompt, as is each mask and, with ``--each-point``, each point: the first box then belongs to the first mask and the
-    first point, and so on.
-
-    Raises:
-        UsageError: The prompts cannot be combined, or ``--each-point`` is given without points.
+    All points of one command describe one object, together with the box and the mask, if any. Otherwise each box, mask
+    and, with ``--each-point``, point is a prompt: the first box then belongs to the first mask and the first point, and
+    so on.
     """
     prompts: dict[str, Any] = {}
     if each_point and not points:
@@ -120,18 +102,10 @@ def given_options(**options: object) -> EverythingOptions:
 
 
 def check_request(prompts: Mapping[str, Any], options: EverythingOptions, *, multimask: bool) -> None:
-    """Validate the combination of prompts and options before anything is opened.
-
-    Raises:
-        UsageError: Options for everything mode are combined with prompts, ``--multimask`` is given without prompts, or
-            a value is invalid.
-    """
+    """Validate options and their combination with the prompts, before anything is opened."""
     if prompts and options:
-        raise UsageError(
-            "applies to segmenting everything, not to prompts",
-            where=f"--{next(iter(options)).replace('_', '-')}",
-            cure="Give one or the other",
-        )
+        option = f"--{next(iter(options)).replace('_', '-')}"
+        raise UsageError("applies to segmenting everything, not to prompts", where=option, cure="Give one or the other")
     if multimask and not prompts:
         raise UsageError("no prompt given", where="--multimask", cure="Give --point, --box or --mask as well")
     run_of(options)
@@ -139,7 +113,7 @@ def check_request(prompts: Mapping[str, Any], options: EverythingOptions, *, mul
 
 @contextmanager
 def shown_search(options: EverythingOptions) -> Iterator[EverythingOptions]:
-    """Yield the options with a progress function that draws a bar on a terminal, and nothing elsewhere."""
+    """Yield the options with a progress callback, which draws a bar on a terminal and nothing elsewhere."""
     from samedge.cli.progress import shown_progress
 
     with shown_progress(lines=False) as progress:

@@ -68,16 +68,10 @@ def _images(parity: ParityRecord) -> int:
 
 def graphs_table(manifest: Manifest) -> Table:
     """Return the graphs of a bundle."""
-    rows = [
-        (
-            graph.graph.file,
-            f"{sum(file.size for file in graph.files) / 1e6:.1f}",
-            graph.precision,
-            str(graph.opset),
-            str(graph.nodes),
-        )
-        for graph in manifest.graphs
-    ]
+    rows = []
+    for graph in manifest.graphs:
+        size = sum(file.size for file in graph.files) / 1e6
+        rows.append((graph.graph.file, f"{size:.1f}", graph.precision, str(graph.opset), str(graph.nodes)))
     return rich_table("graphs", ("file", "MB", "precision", "opset", "nodes"), rows, right=(1, 2, 3, 4))
 
 
@@ -86,9 +80,9 @@ def engines_table(pairs: Sequence[EngineSet]) -> Table:
     roles = list(pairs[0].engines)
     rows = []
     for pair in pairs:
-        key, halves = pair.main.key, list(pair.engines.values())
-        rungs = [notes.rung if (notes := engine_notes(half.sidecar)) is not None else "" for half in halves]
-        size = sum(half.sidecar.size for half in halves) / 1e6
+        key, sidecars = pair.main.key, [engine.sidecar for engine in pair.engines.values()]
+        rungs = [notes.rung if (notes := engine_notes(sidecar)) is not None else "" for sidecar in sidecars]
+        size = sum(sidecar.size for sidecar in sidecars) / 1e6
         where = ", ".join(key.targets) or key.gpu or "any"
         version = f"{key.flavour} {key.version}"
         rows.append((version, where, *rungs, f"{size:.1f}", pair.verdict, str(pair.main.plan.parent)))
@@ -107,14 +101,7 @@ def ports_table(manifest: Manifest) -> Table:
 
 
 def print_results(results: Results) -> None:
-    """Write the image's name and size, on one unwrapped line, and the table of masks to stdout."""
-    console = Console()
-    title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
-    console.print(_results_table(results))
-
-
-def _results_table(results: Results) -> Table:
+    """Print the image's name and size, on one unwrapped line, and a table of its masks."""
     rows = []
     if results.boxes is not None and results.masks is not None:
         for index, box, score, mask in zip(
@@ -122,7 +109,16 @@ def _results_table(results: Results) -> Table:
         ):
             rows.append((str(index), f"{score:.3f}", *(f"{side:.0f}" for side in box), str(int(mask.sum()))))
     rows += [(str(index), "below --conf: dropped") for index in results.dropped]
-    return rich_table(None, ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px"), rows, right=range(7))
+    columns = ("prompt", "predicted IoU", "x1", "y1", "x2", "y2", "area, px")
+    print_with_title(results, rich_table(None, columns, rows, right=range(7)))
+
+
+def print_with_title(results: Results, table: Table) -> None:
+    """Print the name and size of the image, on one unwrapped line, and then a table."""
+    console = Console()
+    title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def backends_table(backends: Sequence[BackendReport]) -> PlainTable:
@@ -156,7 +152,7 @@ def decisions_table(decisions: Sequence[Decision]) -> PlainTable:
                 f"{decision.question.device or 'any device'}, {decision.question.threads} threads",
                 f"{decision.backend} on {decision.device}",
                 decision.reason,
-                "; ".join(_told(trial) for trial in decision.trials),
+                "; ".join(map(_trial, decision.trials)),
                 decision.created,
             )
             for decision in decisions
@@ -165,7 +161,7 @@ def decisions_table(decisions: Sequence[Decision]) -> PlainTable:
     )
 
 
-def _told(trial: Trial) -> str:
+def _trial(trial: Trial) -> str:
     if trial.milliseconds is not None:
         return f"{trial.label} {trial.milliseconds:.4g} ms"
     if trial.first_milliseconds is not None:

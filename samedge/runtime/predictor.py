@@ -18,32 +18,35 @@ from itertools import product
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeAlias, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine
-from samedge.errors import ImageError, UsageError
+from samedge.errors import UsageError
 from samedge.runtime.decoder.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
 from samedge.runtime.decoder.embedding import (
     EncodedImage,
     ImageEmbedding,
+    check_embedding,
     encode_image,
     read_embedding,
     write_embedding,
 )
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.everything.found import FoundMasks
-from samedge.runtime.everything.generate import Scene, find_everything
+from samedge.runtime.everything.generate import find_everything
 from samedge.runtime.everything.parameters import EverythingOptions, run_of
+from samedge.runtime.everything.sweep import Scene
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.prompts.shapes import PromptLike
-from samedge.runtime.prompts.tokens import parse_prompts, prompts_at_once
+from samedge.runtime.prompts.tokens import PromptBatch, parse_prompts, prompts_at_once
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost
@@ -52,6 +55,7 @@ from samedge.types import Closing, FloatArray, ImageArray
 __all__ = ["Prediction", "Predictor"]
 
 R = TypeVar("R")
+Sources: TypeAlias = "str | os.PathLike[str] | Iterable[StreamSource]"
 
 _WARM_UP_ROUNDS: Final = 3
 """A CUDA graph is captured at the second call of a shape, unless memory has grown since."""
@@ -63,13 +67,15 @@ class Predictor(Closing):
     `samedge.load` makes one from a bundle. Use it as a context manager, or call `close` when done. It holds the state
     of one image, so give each thread its own.
 
+    Methods that need the current image raise UsageError if none is set, and methods that run graphs raise UsageError
+    while a stream is open.
+
     Args:
         manifest: Manifest of the bundle.
         encoder: The opened encoder graph.
         decoder: The decoder, or an opened graph of role "decoder".
-        prompts_per_call: Prompts per call of the decoder; more are split over several calls. Fewer need less memory,
-            more are faster on a large GPU; the masks are equal. None for the default of
-            `samedge.runtime.prompts.tokens`.
+        prompts_per_call: Maximum number of prompts per call of the decoder; None for a default that fits the device.
+            Fewer need less memory, more are faster on a large GPU; the masks are the same.
 
     Raises:
         BundleError: The graphs do not have the inputs and outputs of the manifest's I/O scheme.
@@ -96,7 +102,7 @@ class Predictor(Closing):
 
     @property
     def prompts_per_call(self) -> int:
-        """Prompts per call of the decoder."""
+        """Maximum number of prompts per call of the decoder."""
         return self._prompts_per_call
 
     @prompts_per_call.setter
@@ -135,14 +141,7 @@ class Predictor(Closing):
 
     @property
     def image_embedding(self) -> FloatArray:
-        """Embedding of the current image, on the host: float32 ``[1, C, g, g]``.
-
-        It is copied from the encoder's device if necessary; `embedding` is the one on its device.
-
-        Raises:
-            UsageError: No image is set.
-            EngineError: The copy failed.
-        """
+        """Embedding of the current image, copied to the host if necessary: float32 ``[1, C, g, g]``."""
         return self._present().numpy()
 
     @property
@@ -150,49 +149,34 @@ class Predictor(Closing):
         """Embedding of the current image, on its device: ``torch.from_dlpack(predictor.embedding)``.
 
         It stays valid when other images are set, and when the predictor is closed.
-
-        Raises:
-            UsageError: No image is set.
         """
         return self._present()
 
     @property
     def image(self) -> ImageArray:
-        """The current image, BGR uint8 ``(H, W, 3)``.
-
-        Raises:
-            UsageError: No image is set, or only its embedding is available.
-        """
+        """The current image, BGR uint8 ``(H, W, 3)``; UsageError if only its embedding is available."""
         self._present()
         if self._pixels is None:
-            raise UsageError(
-                "only the embedding of the image is available",
-                cure="Call set_image; in a stream, give keep_images=True",
-            )
+            cure = "Call set_image; in a stream, give keep_images=True"
+            raise UsageError("only the embedding of the image is available", cure=cure)
         return self._pixels
 
     @property
     def geometry(self) -> ImageGeometry:
-        """Geometry of the current image.
-
-        Raises:
-            UsageError: No image is set.
-        """
+        """Geometry of the current image."""
         return self._present().geometry
 
     def set_image(self, source: ImageSource) -> None:
         """Encode an image for later calls of `predict`. If that fails, no image is set.
 
-        An array is kept, not copied, until the next image is set: `everything` may cut crops out of it.
-
         Args:
             source: A path; a PIL image of any mode; or an array, BGR as OpenCV reads it: ``(H, W, 3)``, ``(H, W)``,
-                ``(H, W, 1)`` or ``(H, W, 4)``, of uint8, uint16 or bool.
+                ``(H, W, 1)`` or ``(H, W, 4)``, of uint8, uint16 or bool. An array is kept without a copy until the next
+                image is set: `everything` may cut crops out of it.
 
         Raises:
             ImageError: The image cannot be read or used.
             EngineError: The encoder failed.
-            UsageError: A stream is open.
         """
         self._refuse_beside_a_stream()
         self.reset_image()
@@ -211,10 +195,6 @@ class Predictor(Closing):
         Args:
             prompts: Numbers of prompts of later calls.
             points: Numbers of points of their prompts; boxes count as one.
-
-        Raises:
-            UsageError: A stream is open.
-            EngineError: A graph failed.
         """
         self._refuse_beside_a_stream()
         twin, size = self.twin(), self._manifest.input.image_size
@@ -227,11 +207,8 @@ class Predictor(Closing):
 
     def reset_image(self) -> None:
         """Discard the current image."""
-        self._image = None
-        self._context = None
-        self._pixels = None
-        self._speed = {}
-        self._encode_ms = 0.0
+        self._image, self._context, self._pixels = None, None, None
+        self._speed, self._encode_ms = {}, 0.0
 
     def predict(
         self,
@@ -261,63 +238,59 @@ class Predictor(Closing):
 
         Raises:
             PromptError: A prompt is invalid; the message names it and the reason.
-            UsageError: No image is set, or a stream is open.
             EngineError: The decoder failed.
         """
         self._refuse_beside_a_stream()
-        image = self._present()
+        geometry = self._present().geometry
         start = perf_counter()
-        decoder = self._graphs.decoder
-        side = decoder.mask_side
-        batch = parse_prompts(image.geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
+        side = self._graphs.decoder.mask_side
+        batch = parse_prompts(geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
         tokens = np.arange(1, MASK_TOKENS) if multimask else np.arange(1)
-        logits = np.empty((batch.count, len(tokens), side, side), np.float32)
-        scores = np.empty((batch.count, len(tokens)), np.float32)
         parsed = perf_counter()
-        context = self._image_context()
-        for group in batch.groups:
-            most = self._prompts_at_once(masks=group.masks is not None)
-            for chunk in group.chunks(most):
-                output = decoder.decode_prompts(context, chunk)
-                found = output.scores[:, tokens]
-                scores[chunk.index] = found
-                # Masks dropped below are not drawn.
-                wanted = np.flatnonzero((found > (-np.inf if conf is None else conf)).any(1))
-                if len(wanted):
-                    logits[chunk.index[wanted]] = output.draw(wanted)[:, tokens]
+        logits, scores = self._decode(batch, tokens, -np.inf if conf is None else conf)
         done = perf_counter()
-        prompt_index = np.repeat(np.arange(batch.count), len(tokens))
-        mask_index = np.tile(tokens, batch.count)
-        flat_logits, flat_scores = logits.reshape(-1, side, side), scores.reshape(-1)
-        if conf is not None:
-            keep = flat_scores > conf
-            flat_logits, flat_scores = flat_logits[keep], flat_scores[keep]
-            prompt_index, mask_index = prompt_index[keep], mask_index[keep]
+        kept = slice(None) if conf is None else np.flatnonzero(scores > conf)  # a slice copies nothing
+        logits, scores = logits[kept], scores[kept]
+        prompt_index = np.repeat(np.arange(batch.count), len(tokens))[kept]
+        mask_index = np.tile(tokens, batch.count)[kept]
         self._speed = {
             "preprocess": self._speed.get("preprocess", 0.0),
             "inference": self._encode_ms + (done - parsed) * 1e3,
             "postprocess": (parsed - start + perf_counter() - done) * 1e3,
         }
-        threshold = self._manifest.input.mask_threshold
-        return Prediction(
-            flat_logits, flat_scores, prompt_index, mask_index, image.geometry, threshold, MappingProxyType(self.speed)
-        )
+        threshold, speed = self._manifest.input.mask_threshold, MappingProxyType(self.speed)
+        return Prediction(logits, scores, prompt_index, mask_index, geometry, threshold, speed)
+
+    def _decode(self, batch: PromptBatch, tokens: NDArray[np.intp], conf: float) -> tuple[FloatArray, FloatArray]:
+        """Return logits ``[K, side, side]`` and scores ``[K]`` of these masks of each prompt, in prompt order.
+
+        The logits of a prompt are left uninitialised if none of its scores is above `conf`.
+        """
+        decoder = self._graphs.decoder
+        logits = np.empty((batch.count, len(tokens), decoder.mask_side, decoder.mask_side), np.float32)
+        scores = np.empty((batch.count, len(tokens)), np.float32)
+        context = self._image_context()
+        for group in batch.groups:
+            for chunk in group.chunks(self._prompts_at_once(masks=group.masks is not None)):
+                output = decoder.decode_prompts(context, chunk)
+                scores[chunk.index] = found = output.scores[:, tokens]
+                wanted = np.flatnonzero((found > conf).any(1))
+                if len(wanted):
+                    logits[chunk.index[wanted]] = output.draw(wanted)[:, tokens]
+        return logits.reshape(-1, *logits.shape[2:]), scores.reshape(-1)
 
     def everything(self, image: ImageSource | None = None, **options: Unpack[EverythingOptions]) -> FoundMasks:
         """Segment everything that a grid of points finds, by Meta's rules: duplicates and uncertain masks are dropped.
 
         Args:
-            image: As in `set_image`; becomes the current image. By default the current one is segmented.
-            options: The parameters of `EverythingParameters` under Meta's or Ultralytics' names (`EverythingOptions`);
-                ``mode``, ``time_budget_ms``, ``progress`` and ``cancel``.
+            image: A new current image, as in `set_image`; by default the current one is segmented.
+            options: See `EverythingOptions`.
 
         Returns:
-            Masks as RLE, with boxes and scores, `FoundMasks.records` for Meta's dictionaries and `FoundMasks.results`
-            for `Results`.
+            Masks as RLE with boxes and scores; `FoundMasks.records` returns Meta's dictionaries.
 
         Raises:
-            UsageError: No image is set; crops are requested but only the image's embedding is available; an option is
-                invalid; or a stream is open.
+            UsageError: An option is invalid, or crops are requested but only the image's embedding is available.
             TypeError: An option is unknown.
             ImageError: The image cannot be read or used.
             CancelledError: ``cancel`` requested it.
@@ -329,45 +302,28 @@ class Predictor(Closing):
         if image is not None:
             watch.report("Encoding the image", 0.0)
             self.set_image(image)
-        scene = Scene(
-            graphs=self._graphs,
-            mask_threshold=self._manifest.input.mask_threshold,
-            geometry=self._present().geometry,
-            context=self._image_context,
-            pixels=self._pixels,
-            prompts_per_call=self._prompts_at_once(masks=False),
-        )
+        geometry, threshold = self._present().geometry, self._manifest.input.mask_threshold
+        most = self._prompts_at_once(masks=False)
+        scene = Scene(self._graphs, threshold, geometry, self._image_context, self._pixels, most)
         found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
         self._speed = dict(found.speed)
         return found
 
     @overload
     def stream(
-        self,
-        sources: str | os.PathLike[str] | Iterable[StreamSource],
-        prompts: Arguments | ArgumentsOf | None = None,
-        *,
-        decode: None = None,
-        queue_size: int = 2,
-        errors: OnError = "raise",
-        keep_images: bool = False,
-    ) -> Stream[Prediction]: ...
+        self, sources: Sources, prompts: Arguments | ArgumentsOf | None = None, *,
+        decode: None = None, queue_size: int = 2, errors: OnError = "raise", keep_images: bool = False,
+    ) -> Stream[Prediction]: ...  # fmt: skip
 
     @overload
     def stream(
-        self,
-        sources: str | os.PathLike[str] | Iterable[StreamSource],
-        prompts: Arguments | ArgumentsOf | None = None,
-        *,
-        decode: Callable[..., R],
-        queue_size: int = 2,
-        errors: OnError = "raise",
-        keep_images: bool = False,
-    ) -> Stream[R]: ...
+        self, sources: Sources, prompts: Arguments | ArgumentsOf | None = None, *,
+        decode: Callable[..., R], queue_size: int = 2, errors: OnError = "raise", keep_images: bool = False,
+    ) -> Stream[R]: ...  # fmt: skip
 
     def stream(
         self,
-        sources: str | os.PathLike[str] | Iterable[StreamSource],
+        sources: Sources,
         prompts: Arguments | ArgumentsOf | None = None,
         *,
         decode: Callable[..., Any] | None = None,
@@ -388,16 +344,15 @@ class Predictor(Closing):
             sources: A folder or a pattern; or any iterable of images as in `set_image`, or of pairs of an image and its
                 prompts. Read in the thread, when there is room. A source may reuse one buffer for its images, unless
                 they are kept.
-            prompts: Keyword arguments of ``decode`` for every image, by default those of `predict`; or a function of an
-                image's index and source that returns them, called just before the image is decoded, so that it can use
-                the previous result. An image's own prompts take precedence.
-            decode: Called as ``decode(predictor, **prompts)``, in the consumer's thread, with a predictor of which the
-                image is the current one; its return value is the item's result. By default `predict`.
-            queue_size: Most images read ahead; each is an embedding of 4 MB for SAM at 1024 px.
+            prompts: Keyword arguments of ``decode`` for every image; or a function of an image's index and source that
+                returns them, called just before the image is decoded, so that it can use the previous result. An
+                image's own prompts take precedence.
+            decode: Called as ``decode(predictor, **prompts)``, in the consumer's thread, with a predictor whose current
+                image is this one; returns the item's result. By default `predict`.
+            queue_size: Maximum number of images read ahead; each is an embedding of 4 MB for SAM at 1024 px.
             errors: "raise" ends the stream with the error of the first image that fails; "yield" yields an item with
                 the error, and continues. Errors of the source itself, cancellation, and anything but a `SamedgeError`
-                are raised in any case. `SamedgeError.where` names the image, and so do the attributes ``item_index``
-                and ``item_path``.
+                are always raised. `SamedgeError.where`, ``item_index`` and ``item_path`` name the image.
             keep_images: Keep pixels: for `StreamItem.image`, and for ``crop_n_layers`` of `everything`.
 
         Returns:
@@ -406,27 +361,14 @@ class Predictor(Closing):
         Raises:
             UsageError: An argument is invalid; or, on the first item, another stream is open.
         """
-        host = StreamHost(
-            encode=partial(encode_image, self._graphs, image_size=self._manifest.input.image_size),
-            present=self._presenting,
-            claim=self._begin_stream,
-        )
-        request = StreamRequest(
-            sources=sources,
-            arguments={} if prompts is None else prompts,
-            decode=type(self).predict if decode is None else decode,
-            needs_prompts=decode is None,
-            queue_size=queue_size,
-            errors=errors,
-            keep_images=keep_images,
-        )
-        return Stream(host, request)
+        encode = partial(encode_image, self._graphs, image_size=self._manifest.input.image_size)
+        arguments = {} if prompts is None else prompts
+        decoding = type(self).predict if decode is None else decode
+        request = StreamRequest(sources, arguments, decoding, decode is None, queue_size, errors, keep_images)
+        return Stream(StreamHost(encode, self._presenting, self._begin_stream), request)
 
     def twin(self) -> Predictor:
-        """Return a predictor with the same graphs and its own image, for the same thread.
-
-        The graphs are released when this predictor is closed; closing the twin releases only its image.
-        """
+        """Return a predictor with these graphs and its own image, for the same thread. Closing it keeps the graphs."""
         twin: Predictor = copy.copy(self)
         twin._owns_graphs = False
         twin._last_stream = lambda: None
@@ -434,7 +376,7 @@ class Predictor(Closing):
         return twin
 
     def end_stream(self) -> None:
-        """Close the open stream, if any: an error in a notebook's loop leaves one behind."""
+        """Close the open stream, if any, such as one left behind by an error in a notebook's loop."""
         stream = self._last_stream()
         if stream is not None:
             stream.close()
@@ -451,16 +393,13 @@ class Predictor(Closing):
     def _refuse_beside_a_stream(self) -> None:
         stream = self._last_stream()
         if stream is not None and stream.open:
-            raise UsageError(
-                "a stream of this predictor is open",
-                cure="Read it to its end or call end_stream first; meanwhile, use twin()",
-            )
+            cure = "Read it to its end or call end_stream first; meanwhile, use twin()"
+            raise UsageError("a stream of this predictor is open", cure=cure)
 
     def save_embedding(self, path: str | os.PathLike[str]) -> None:
         """Write the current image's embedding to exactly this path, as ``.npz``; 4 MB for SAM at 1024 px.
 
         Raises:
-            UsageError: No image is set.
             StorageError: The file cannot be written.
         """
         write_embedding(Path(path), self._present(), self._manifest)
@@ -479,30 +418,19 @@ class Predictor(Closing):
     def set_embedding(
         self, values: FloatArray | ImageEmbedding | Exporter, height: int, width: int, *, where: object = None
     ) -> None:
-        """Set an image by its embedding, computed by this model.
+        """Set an image of this height and width, px, by its embedding, computed by this model.
 
-        Args:
-            values: `image_embedding` or `embedding`, float32 ``[1, C, g, g]``; or a contiguous DLPack array of another
-                library, such as a torch tensor, which must not be modified as long as the image is set. One on the
-                decoder's device is read in place.
-            height: Rows of the image.
-            width: Columns of the image.
-            where: Its name in error messages.
+        `values` are `image_embedding` or `embedding`, float32 ``[1, C, g, g]``; or a contiguous DLPack array of another
+        library, such as a torch tensor, which must not be modified as long as the image is set. One on the decoder's
+        device is read in place. `where` names the image in error messages.
 
         Raises:
             ImageError: The embedding has another shape or dtype, or the image has no pixels.
             TensorMismatchError: It is on another device, or not contiguous.
         """
         self.reset_image()
-        spec = self._graphs.decoder.embedding_spec
         values = self._graphs.placed(values.values if isinstance(values, ImageEmbedding) else values)
-        if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
-            raise ImageError(
-                f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, but the "
-                f"decoder expects {spec}",
-                where=where,
-                cure="Set the image with this model and take its embedding again",
-            )
+        check_embedding(values, height, width, self._graphs.decoder.embedding_spec, where)
         self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
 
     def close(self) -> None:
@@ -513,7 +441,7 @@ class Predictor(Closing):
             self._graphs.close()
 
     def _image_context(self) -> ImageContext:
-        """Return the decoder's context of the image, computed at the first prompt: some embeddings are only saved."""
+        """Return the decoder's context of the image, computed at the first prompt: the embedding may only be saved."""
         if self._context is None:
             self._context = self._graphs.decoder.context(self._present().values)
         return self._context

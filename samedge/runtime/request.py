@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,16 +20,9 @@ PROMPT_NAMES: Final = ("bboxes", "points", "labels", "masks")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """Prompts in the user's form, or none for everything.
+    """Prompts as `Predictor.predict` takes them, or none for everything, with its options.
 
-    Attributes:
-        bboxes: (x1, y1, x2, y2) in px.
-        points: (x, y) in px.
-        labels: 1 inside, 0 outside.
-        masks: Binary masks at image size, or low-resolution logits.
-        multimask: Return three masks per prompt instead of one. Without prompts, all three are always considered.
-        conf: Minimum predicted IoU, exclusive; None keeps all masks.
-        options: Options of segment everything.
+    Without prompts, all three masks of each point are considered, whatever `multimask` is.
     """
 
     bboxes: PromptLike | None = None
@@ -47,10 +40,8 @@ class Request:
 
     def with_prompts(self, prompts: Mapping[str, PromptLike | None]) -> Request:
         """Return the request with other prompts."""
-        given = {name: prompts.get(name) for name in PROMPT_NAMES}
-        return replace(
-            self, bboxes=given["bboxes"], points=given["points"], labels=given["labels"], masks=given["masks"]
-        )
+        given: dict[str, Any] = {name: prompts.get(name) for name in PROMPT_NAMES}
+        return replace(self, **given)
 
     def check(self) -> None:
         """Check the request before any work is done.
@@ -71,13 +62,7 @@ class Request:
             )
 
     def results(self, predictor: Predictor, bgr: ImageArray, path: str | None) -> Results:
-        """Return the results for the predictor's current image.
-
-        Args:
-            predictor: A predictor with the image set.
-            bgr: That image, uint8 ``(H, W, 3)``.
-            path: Source of the image.
-        """
+        """Return the results for the predictor's current image, which is `bgr`, uint8 ``(H, W, 3)``."""
         if not self.has_prompts:
             found = predictor.everything(**(self.options or {}))
             results = found.results(bgr, path=path)
@@ -85,6 +70,4 @@ class Request:
         prediction = predictor.predict(self.points, self.labels, self.bboxes, self.masks, multimask=self.multimask)
         kept = prediction if self.conf is None else prediction[prediction.scores > self.conf]
         dropped = np.setdiff1d(prediction.prompt_index, kept.prompt_index)
-        return Results.from_prediction(
-            kept, bgr, path=path, speed=predictor.speed, dropped=tuple(int(index) for index in dropped)
-        )
+        return Results.from_prediction(kept, bgr, path=path, speed=predictor.speed, dropped=dropped.tolist())

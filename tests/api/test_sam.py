@@ -476,7 +476,7 @@ class TestExport:
         assert len(SAM(path)(picture(), points=[1, 1], conf=None)[0]) == 1
 
     def test_of_a_bundle(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="this is a bundle already"):
+        with pytest.raises(UsageError, match="the model is already a bundle"):
             SAM(write_any_bundle(tmp_path / "any")).export()
 
 
@@ -537,7 +537,7 @@ class TestPredictor:
         predictor.set_prompts({"bboxes": np.array([[16, 16, 48, 64], [0, 0, 32, 32]])})
         assert len(predictor()[0]) == 2
         assert len(predictor(points=np.array([10, 10]))[0]) == 1
-        with pytest.raises(UsageError, match=r"there is no prompt 'boxes'. Known: bboxes, points, labels, masks"):
+        with pytest.raises(UsageError, match=r"unknown prompt 'boxes'. Choose one of: bboxes, points, labels, masks"):
             predictor.set_prompts({"boxes": [1, 2, 3, 4]})
 
     def test_everything_in_the_image_that_is_set(self, predictor: SAMPredictor) -> None:
@@ -561,9 +561,9 @@ class TestPredictor:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            ({"modle": "x.pt"}, "there is no override 'modle'. Known: model, conf"),
-            ({"conf": "high"}, "conf is 'high'"),
-            ({"threads": "four"}, "threads is 'four'"),
+            ({"modle": "x.pt"}, "unknown override 'modle'. Choose one of: model, conf"),
+            ({"conf": "high"}, "invalid conf 'high'"),
+            ({"threads": "four"}, "invalid threads 'four'"),
         ],
     )
     def test_wrong_overrides(self, overrides: dict[str, object], message: str) -> None:
@@ -577,7 +577,7 @@ class TestPredictor:
         assert len(predictor(points=[1, 1])) == 1
 
     def test_another_size_is_refused(self, tmp_path: Path, opened: list[dict[str, Any]]) -> None:
-        with pytest.raises(UsageError, match=f"imgsz is 640, and this model's input is {SIDE}"):
+        with pytest.raises(UsageError, match=f"imgsz is 640, but the model's input is {SIDE}"):
             SAMPredictor(overrides={"model": str(tmp_path), "imgsz": 640}).set_image(picture())
 
     def test_conf_drops(self, tmp_path: Path, opened: list[dict[str, Any]]) -> None:

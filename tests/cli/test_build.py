@@ -138,7 +138,7 @@ def test_engines_that_failed_are_a_failed_command(
     assert done.status == 1
     assert len(done.out.splitlines()) == 2
     last = done.err.splitlines()[-1]
-    assert last.startswith(f"error: {bundle}: the engines reproduce the checkpoint's masks in no precision.")
+    assert last.startswith(f"error: {bundle}: the engines do not reproduce the checkpoint's masks in any precision.")
 
 
 def test_a_build_that_the_system_kills_is_one_line_with_the_cure(
@@ -182,7 +182,7 @@ def test_a_build_for_which_the_memory_is_not_enough_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--flavour", "tflite"], "--flavour: there is no flavour 'tflite'. Choose one of: auto, trt, rtx"),
+        (["--flavour", "tflite"], "--flavour: unknown flavour 'tflite'. Choose one of: auto, trt, rtx"),
         (["--flavour", "rtx"], "tensorrt_rtx is not installed. Install it with: pip install 'samedge[rtx]'"),
         (["--prompts", "1-64"], "--prompts: invalid range '1-64'. Give minimum/optimum/maximum, such as 1/16/64"),
         (["--targets", "8.6"], "builds for the local GPU only and accepts no targets"),

@@ -91,7 +91,7 @@ def find_target(flavour: str, options: BuildOptions, device: str | None = None) 
     """
     name = flavour.lower()
     if name not in FLAVOURS:
-        raise UsageError(f"there is no flavour {flavour!r}", where="--flavour", cure="Choose one of: auto, trt, rtx")
+        raise UsageError(f"unknown flavour {flavour!r}", where="--flavour", cure="Choose one of: auto, trt, rtx")
     wanted = FLAVOURS[name] or _installed(named=bool(options.targets), device=device)
     found = find_flavour(wanted)
     refuse_unsupported(found, options)

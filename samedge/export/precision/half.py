@@ -63,7 +63,7 @@ def to_half(model: onnx.ModelProto, rung: str) -> HalfReport:
         ExportError: The graph has branches or loops.
     """
     if rung not in HALF_RUNGS:
-        raise UsageError(f"there is no rung {rung!r}", cure=f"Choose one of: {', '.join(HALF_RUNGS)}")
+        raise UsageError(f"unknown rung {rung!r}", cure=f"Choose one of: {', '.join(HALF_RUNGS)}")
     view = GraphView(model)
     if rung == "fp32":
         return HalfReport(rung, 0, sum(_has_floats(view, index) for index in range(len(view.nodes))), 0, 0)

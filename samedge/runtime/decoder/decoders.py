@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from samedge.errors import BundleError
 from samedge.runtime.prompts.shapes import PADDING
 from samedge.runtime.prompts.tokens import PromptGroup, bucketed, most_of_axis, rows_of_bucket
 from samedge.types import Array, FloatArray, IOScheme, TensorSpec
-
-if TYPE_CHECKING:
-    pass
 
 MASK_TOKENS: Final = 4
 
@@ -61,15 +58,12 @@ class DecodedPrompts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageContext:
-    """An image prepared for a decoder.
-
-    Attributes:
-        embedding: ``[1, C, g, g]``, on the host or on the decoder's device.
-        tensors: Outputs of the context graph by name, on the same device; empty for a whole decoder.
-    """
+    """An image prepared for a decoder, on the host or on the decoder's device."""
 
     embedding: FloatArray | DeviceArray
+    """``[1, C, g, g]``."""
     tensors: Mapping[str, Value]
+    """Outputs of the context graph by name; empty for a whole decoder."""
 
 
 class Decoder(Protocol):
@@ -113,8 +107,7 @@ class WholeOutput:
         """Return the masks of some of the prompts."""
         if isinstance(self.low_res, DeviceArray):
             return self.low_res.rows(prompts.tolist()).astype(np.float32, copy=False)
-        everyone = len(prompts) == len(self.low_res) and bool((prompts == np.arange(len(prompts))).all())
-        return self.low_res if everyone else self.low_res[prompts]
+        return self.low_res[_selection(prompts, len(self.low_res))]
 
 
 class WholeDecoder:
@@ -122,11 +115,6 @@ class WholeDecoder:
 
     Graphs of Meta's scheme accept one prompt, need labels as floats, and also draw masks at image size; they are run
     prompt by prompt, and their low-resolution output is used.
-
-    Args:
-        engine: The opened graph of role "decoder", which returns four masks.
-        io: The scheme of its inputs and outputs.
-        image_size: Side of the model's square input, px.
 
     Raises:
         BundleError: The graph does not have the inputs and outputs of the scheme.
@@ -166,9 +154,8 @@ class WholeDecoder:
         # These graphs also draw the masks at image size, which are unused: 1 x 1 px costs the least.
         size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
         parts = [self._decode(context.embedding, prompt, size) for prompt in group.chunks(1)]
-        return WholeOutput(
-            np.concatenate([part.scores for part in parts]), np.concatenate([on_host(part.low_res) for part in parts])
-        )
+        scores, low_res = zip(*((part.scores, on_host(part.low_res)) for part in parts), strict=True)
+        return WholeOutput(np.concatenate(scores), np.concatenate(low_res))
 
     def _decode(self, embedding: FloatArray | DeviceArray, group: PromptGroup, more: dict[str, Array]) -> WholeOutput:
         count = len(group)
@@ -184,10 +171,8 @@ class WholeDecoder:
         }
         outputs = self.engine.run_on_device(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
         low_res = outputs["low_res_masks"]
-        return WholeOutput(
-            on_host(outputs["iou_predictions"])[:count],
-            low_res if isinstance(low_res, DeviceArray) else on_host(low_res),
-        )
+        low_res = low_res if isinstance(low_res, DeviceArray) else on_host(low_res)
+        return WholeOutput(on_host(outputs["iou_predictions"])[:count], low_res)
 
     def close(self) -> None:
         """Release the graph. Idempotent."""
@@ -208,9 +193,8 @@ class SplitOutput:
         if isinstance(self.image, DeviceArray) and isinstance(self.weights, DeviceArray):
             return self._draw_on_device(self.image, self.weights, prompts)
         image, weights = on_host(self.image), on_host(self.weights)
-        everyone = len(prompts) == len(self.scores) and bool((prompts == np.arange(len(prompts))).all())
-        pick: NDArray[np.intp] | slice = slice(None) if everyone else prompts
-        feeds = {"attended_image": image[pick], "mask_weights": weights[pick]}
+        selection = _selection(prompts, len(self.scores))
+        feeds = {"attended_image": image[selection], "mask_weights": weights[selection]}
         return on_host(self.masks.run(feeds, ["low_res_masks"])["low_res_masks"])
 
     def _draw_on_device(self, image: DeviceArray, weights: DeviceArray, prompts: NDArray[np.intp]) -> FloatArray:
@@ -230,11 +214,7 @@ class SplitOutput:
 class SplitDecoder:
     """Three graphs: context, prompts, masks.
 
-    Args:
-        context: Opened graph of role "decoder_context".
-        prompts: Opened graph of role "decoder_prompts".
-        masks: Opened graph of role "decoder_masks".
-        whole: Opens the whole decoder, for prompts of very many points; called at most once.
+    `whole` opens the whole decoder, for prompts of very many points; it is called at most once.
 
     Raises:
         BundleError: A graph does not have the inputs and outputs of its role.
@@ -263,9 +243,9 @@ class SplitDecoder:
     def most_prompts(self, *, masks: bool) -> int | None:
         """Return the most prompts of one call; with masks, each needs its own context."""
         axes = [(self.prompts_graph, "point_coords"), (self.masks_graph, "mask_weights")]
-        axes += [(self.context_graph, "mask_input"), (self.prompts_graph, "image_tokens")] if masks else []
-        limits = [limit for limit in (most_of_axis(*axis) for axis in axes) if limit is not None]
-        return min(limits, default=None)
+        if masks:
+            axes += [(self.context_graph, "mask_input"), (self.prompts_graph, "image_tokens")]
+        return min((limit for axis in axes if (limit := most_of_axis(*axis)) is not None), default=None)
 
     def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
         """Compute the features shared by all prompts without a mask."""
@@ -308,6 +288,11 @@ class SplitDecoder:
             self._whole.close()
 
 
+def _selection(prompts: NDArray[np.intp], count: int) -> NDArray[np.intp] | slice:
+    """Return a slice, which copies nothing, for all prompts of a batch in order, and otherwise their indices."""
+    return slice(None) if len(prompts) == count and bool((prompts == np.arange(count)).all()) else prompts
+
+
 def mask_input(group: PromptGroup, side: int) -> FloatArray:
     """Return the mask prompts as graph input, zeros for prompts without one: float32 ``[B, 1, side, side]``."""
     masks = np.zeros((len(group), side, side), np.float32) if group.masks is None else group.masks
@@ -329,11 +314,7 @@ def on_host(value: Value) -> FloatArray:
 
 
 def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: IOScheme) -> None:
-    """Compare the names of a graph's inputs or outputs with those of its scheme.
-
-    Raises:
-        BundleError: They differ.
-    """
+    """Raise BundleError if the names of a graph's inputs or outputs differ from those of its scheme."""
     names = set(have)
     if names != set(want):
         odd = sorted(names ^ set(want))[0]
@@ -354,19 +335,11 @@ def first_click(decoder: Decoder) -> None:
 
     Some backends create their kernels for each shape on first use: in OpenVINO the first decode takes longer than three
     warm ones.
-
-    Raises:
-        EngineError: A graph failed.
     """
     sizes = [size for size in decoder.embedding_spec.shape[1:] if isinstance(size, int)]
     if len(sizes) != len(decoder.embedding_spec.shape) - 1:
         return
-    click = PromptGroup(
-        index=np.arange(1),
-        coords=np.zeros((1, 2, 2), np.float32),
-        labels=np.array([[1, PADDING]], np.int32),
-        masks=None,
-        has_mask=np.zeros(1, np.float32),
-    )
+    coords, labels = np.zeros((1, 2, 2), np.float32), np.array([[1, PADDING]], np.int32)
+    click = PromptGroup(np.arange(1), coords, labels, None, np.zeros(1, np.float32))
     context = decoder.context(np.zeros((1, *sizes), np.float32))
     decoder.decode_prompts(context, click).draw(np.arange(1))

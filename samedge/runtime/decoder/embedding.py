@@ -20,7 +20,7 @@ from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource, as_bgr
 from samedge.storage.atomic import staged_file
-from samedge.types import FloatArray, ImageArray
+from samedge.types import FloatArray, ImageArray, TensorSpec
 
 _VERSION: Final = 1
 
@@ -72,16 +72,23 @@ class ImageEmbedding:
         copy: bool | None = None,
     ) -> Any:
         values: Any = self.values
-        asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
-        return values.__dlpack__(**{name: value for name, value in asked.items() if value is not None})
+        given = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return values.__dlpack__(**{name: value for name, value in given.items() if value is not None})
+
+
+def check_embedding(values: FloatArray | DeviceArray, height: int, width: int, spec: TensorSpec, where: object) -> None:
+    """Raise ImageError for an embedding that a decoder does not accept, or one of an image without pixels."""
+    if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
+        raise ImageError(
+            f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, but the "
+            f"decoder expects {spec}",
+            where=where,
+            cure="Set the image with this model and take its embedding again",
+        )
 
 
 def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
-    """Write an embedding to exactly this path, atomically.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write an embedding to exactly this path, atomically; raise StorageError if that fails."""
     with staged_file(path) as stage, storage_errors(path), stage.open("wb") as file:
         np.savez(
             file,
@@ -118,9 +125,8 @@ def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
         ) from error
     cure = "Set the image with this model and save its embedding again"
     if version != _VERSION:
-        raise ImageError(
-            f"the embedding has format {version}, but this samedge reads {_VERSION}", where=path, cure=cure
-        )
+        message = f"the embedding has format {version}, but this samedge reads {_VERSION}"
+        raise ImageError(message, where=path, cure=cure)
     if digest != manifest.model.checkpoint_sha256 or input_size != manifest.input.image_size:
         raise ImageError(
             f"the embedding is of another model: {model} at {input_size} px with checkpoint {digest[:12]}, but this is "
@@ -136,33 +142,18 @@ def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
-    """An image as held by a predictor.
-
-    Attributes:
-        embedding: Its embedding, with its geometry.
-        pixels: BGR uint8 ``(H, W, 3)``; None if not kept.
-        preprocess_ms: Time for reading, resizing and normalising.
-        encode_ms: Time for the encoder.
-    """
+    """An image as held by a predictor, and the time for it."""
 
     embedding: ImageEmbedding
     pixels: ImageArray | None
+    """BGR uint8 ``(H, W, 3)``; None if not kept."""
     preprocess_ms: float
+    """For reading, resizing and normalising."""
     encode_ms: float
 
 
 def encode_image(graphs: SamGraphs, source: ImageSource, image_size: int) -> EncodedImage:
-    """Read and encode an image.
-
-    Args:
-        graphs: Graphs of the bundle.
-        source: As in `samedge.runtime.image.read.as_bgr`.
-        image_size: Side of the encoder's square input, px.
-
-    Raises:
-        ImageError: The image cannot be read or used.
-        EngineError: The encoder failed.
-    """
+    """Read and encode an image; `image_size` is the side of the encoder's square input, px."""
     start = perf_counter()
     bgr = as_bgr(source)
     geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)

@@ -23,11 +23,6 @@ _ENCODER_INPUT: Final[dict[IOScheme, str]] = {"native": "image", "meta": "image"
 class SamGraphs:
     """Encoder and decoder of one bundle.
 
-    Args:
-        manifest: Of the bundle.
-        encoder: The opened encoder graph.
-        decoder: The decoder, whole or split.
-
     Raises:
         BundleError: The encoder does not have the inputs and outputs of the manifest's I/O scheme.
     """
@@ -41,12 +36,7 @@ class SamGraphs:
         require_names(encoder, encoder.outputs, ("image_embeddings",), manifest.io)
 
     def prepare(self, bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
-        """Return the encoder's input for an image.
-
-        Args:
-            bgr: uint8 ``(H, W, 3)``.
-            geometry: Geometry of this image.
-        """
+        """Return the encoder's input for an image, BGR uint8 ``(H, W, 3)``."""
         record = self._manifest.input
         if self._manifest.io == "samexporter":
             return raw_input(bgr, geometry)
@@ -86,11 +76,7 @@ class SamGraphs:
 
 
 def check_graph(record: GraphRecord, engine: Engine) -> None:
-    """Verify that the inputs and outputs of a graph match the manifest.
-
-    Raises:
-        IntegrityError: A name, dtype or shape differs.
-    """
+    """Raise IntegrityError if a name, dtype or shape of a graph's inputs and outputs differs from the manifest."""
     _check_ports("input", record.inputs, engine.inputs, engine.name)
     _check_ports("output", record.outputs, engine.outputs, engine.name)
 
@@ -100,17 +86,13 @@ def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[
     for name in sorted(recorded.keys() | real.keys()):
         if name not in real or name not in recorded:
             owner, other = ("manifest", "graph") if name in recorded else ("graph", "manifest")
-            raise IntegrityError(
-                f"the {owner} has the {kind} {name!r} but the {other} lacks it", where=where, cure=cure
-            )
+            message = f"the {owner} has the {kind} {name!r} but the {other} lacks it"
+            raise IntegrityError(message, where=where, cure=cure)
         have, want = real[name], recorded[name]
         # A size free in only one of them is no contradiction: backends differ in shape inference.
         differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
         sizes = zip(have.shape, want.shape, strict=False)
         if differs or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
             axes = ", ".join(map(str, want.shape))
-            raise IntegrityError(
-                f"the {kind} {name!r} is {have} in the graph but {want.dtype}[{axes}] in the manifest",
-                where=where,
-                cure=cure,
-            )
+            message = f"the {kind} {name!r} is {have} in the graph but {want.dtype}[{axes}] in the manifest"
+            raise IntegrityError(message, where=where, cure=cure)

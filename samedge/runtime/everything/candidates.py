@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samedge.runtime.everything.crops import Crop
 from samedge.runtime.masks.nms import nms
@@ -25,7 +24,7 @@ class Candidate:
         stability: IoU of the mask with itself at a higher and a lower threshold.
         point: (x, y) in px of the image: the prompt that found it.
         crop: The crop it was found in.
-        asked: Index of the point in the crop's grid.
+        grid_index: Index of the point in the crop's grid.
     """
 
     rle: Rle
@@ -34,7 +33,7 @@ class Candidate:
     stability: float
     point: tuple[float, float]
     crop: Crop
-    asked: int
+    grid_index: int
 
 
 def boxes_of(candidates: Sequence[Candidate]) -> FloatArray:
@@ -43,30 +42,19 @@ def boxes_of(candidates: Sequence[Candidate]) -> FloatArray:
 
 
 def distinct_in_crop(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
-    """Return the masks that do not resemble a better one of the same crop, by falling predicted IoU.
+    """Return the masks of one crop by falling predicted IoU, without those whose boxes overlap a better one's.
 
-    Args:
-        candidates: Masks of one crop, in the order of their points.
-        iou_threshold: Masks whose boxes have a greater IoU resemble each other.
+    Candidates are in the order of their points, which decides between equal scores.
     """
-    # Before they are moved into the image, where Meta's generator compares boxes.
-    offset = np.zeros(4, np.float32)
-    if candidates:
-        offset = np.array(candidates[0].crop.xyxy[:2] * 2, np.float32)
+    if not candidates:
+        return []
+    # In px of the crop, as Meta's generator compares boxes.
+    boxes = boxes_of(candidates) - np.array(candidates[0].crop.xyxy[:2] * 2, np.float32)
     scores = np.array([candidate.predicted_iou for candidate in candidates], np.float32)
-    return _chosen(candidates, nms(boxes_of(candidates) - offset, scores, iou_threshold))
+    return [candidates[row] for row in nms(boxes, scores, iou_threshold)]
 
 
 def distinct_across_crops(candidates: Sequence[Candidate], iou_threshold: float) -> list[Candidate]:
-    """Return the masks that do not resemble one of a smaller crop, those of small crops first.
-
-    Args:
-        candidates: Masks of all crops, in crop order.
-        iou_threshold: Masks whose boxes have a greater IoU resemble each other.
-    """
+    """Return the masks of all crops, those of small crops first, without those whose boxes overlap an earlier one's."""
     areas = np.array([candidate.crop.width * candidate.crop.height for candidate in candidates], np.int64)
-    return _chosen(candidates, nms(boxes_of(candidates), (1 / areas).astype(np.float32), iou_threshold))
-
-
-def _chosen(candidates: Sequence[Candidate], rows: NDArray[np.intp]) -> list[Candidate]:
-    return [candidates[row] for row in rows]
+    return [candidates[row] for row in nms(boxes_of(candidates), (1 / areas).astype(np.float32), iou_threshold)]

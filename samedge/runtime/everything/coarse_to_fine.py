@@ -28,7 +28,7 @@ from samedge.runtime.everything.sweep import Sweep
 from samedge.runtime.masks.rle import rle_area, rle_holds
 from samedge.types import BoolArray
 
-ENOUGH_ASKED: Final = 32
+ENOUGH_PROMPTED: Final = 32
 """A mask that contains this many prompted points is not prompted further."""
 HOPELESS: Final = 0.12
 """Neighbours that miss the thresholds by more than this on average rule a point out."""
@@ -39,19 +39,15 @@ _STRIDES: Final = (8, 4, 2, 1)
 _COARSEST_SIDE: Final = 4
 
 
-def ask_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
-    """Return the masks of the points that had to be prompted, in the order of the points.
-
-    Raises:
-        CancelledError: The caller cancelled.
-    """
+def prompt_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
+    """Return the masks of the points that had to be prompted, in the order of the points."""
     shares = sweep.points / np.array([sweep.crop.width, sweep.crop.height])
     found: list[Candidate] = []
     settled, finest = 0, 0.0
     for rows, reach in grid_levels(shares):
         wanted = rows[~_skipped(sweep, found, shares, rows, reach)]
         settled += len(rows) - len(wanted)
-        found.extend(sweep.ask_in_turn(wanted, settled))
+        found.extend(sweep.prompt_in_turn(wanted, settled))
         settled += len(wanted)
         finest = reach
         if not sweep.tally.complete:
@@ -60,20 +56,16 @@ def ask_coarse_to_fine(sweep: Sweep) -> list[Candidate]:
         wanted = _around_the_best(sweep, found, shares, finest)
         if not len(wanted) or not sweep.tally.complete:
             break
-        found.extend(sweep.ask_in_turn(wanted, len(shares)))
+        found.extend(sweep.prompt_in_turn(wanted, len(shares)))
     # Equal scores are kept in this order, as with the full grid.
-    return sorted(found, key=lambda candidate: candidate.asked)
+    return sorted(found, key=lambda candidate: candidate.grid_index)
 
 
 def grid_levels(shares: NDArray[np.float64]) -> list[tuple[NDArray[np.intp], float]]:
-    """Return the points level by level, the coarsest first; each point is in one level.
+    """Return for each level, the coarsest first, the indices of its points, and the distance to its neighbours.
 
-    Args:
-        shares: float64 ``[N, 2]``: (x, y) from 0 to 1. Points that form no grid are sorted into the cells of one.
-
-    Returns:
-        For each non-empty level: the indices of its points, int ``[K]``; and the distance within which points of
-        earlier levels are its neighbours, as a share.
+    Points are float64 ``[N, 2]``, (x, y) from 0 to 1; those that form no grid are sorted into the cells of one. Points
+    of earlier levels within the distance, a share as well, are neighbours. Empty levels are left out.
     """
     side = int(np.ceil(np.sqrt(len(shares))))
     cells = np.minimum((shares * side).astype(np.intp), side - 1)
@@ -94,17 +86,17 @@ def _skipped(
     sweep: Sweep, found: list[Candidate], shares: NDArray[np.float64], rows: NDArray[np.intp], reach: float
 ) -> BoolArray:
     """Return a mask of the points to skip: bool ``[K]``."""
-    asked = np.flatnonzero(~np.isnan(sweep.margins))
+    prompted = np.flatnonzero(~np.isnan(sweep.margins))
     skipped = np.zeros(len(rows), np.bool_)
-    if not len(asked):
+    if not len(prompted):
         return skipped
-    covered, enough = _coverage(sweep, found, asked)
-    margins = sweep.margins[asked]
+    covered, enough = _coverage(sweep, found, prompted)
+    margins = sweep.margins[prompted]
     for at, row in enumerate(rows):
         if covered[row]:
             skipped[at] = enough[row]
             continue
-        near = margins[(np.abs(shares[asked] - shares[row]) <= reach).all(axis=1)]
+        near = margins[(np.abs(shares[prompted] - shares[row]) <= reach).all(axis=1)]
         skipped[at] = len(near) > 0 and float(near.mean()) < -HOPELESS
     return skipped
 
@@ -116,7 +108,7 @@ def _around_the_best(
     left = np.flatnonzero(np.isnan(sweep.margins))
     near = np.zeros(len(left), np.bool_)
     for mask in _distinct(sweep, found):
-        near |= (np.abs(shares[left] - shares[mask.asked]) <= reach).all(axis=1)
+        near |= (np.abs(shares[left] - shares[mask.grid_index]) <= reach).all(axis=1)
     return left[near]
 
 
@@ -124,14 +116,14 @@ def _distinct(sweep: Sweep, found: list[Candidate]) -> list[Candidate]:
     return distinct_in_crop(found, sweep.parameters.box_nms_thresh)
 
 
-def _coverage(sweep: Sweep, found: list[Candidate], asked: NDArray[np.intp]) -> tuple[BoolArray, BoolArray]:
+def _coverage(sweep: Sweep, found: list[Candidate], prompted: NDArray[np.intp]) -> tuple[BoolArray, BoolArray]:
     """Return the points covered by a mask, and those whose smallest mask is settled: bool ``[N]`` each."""
     covered = np.zeros(len(sweep.points), np.bool_)
     enough = np.zeros(len(sweep.points), np.bool_)
     pixels = sweep.points.astype(np.intp) + np.array([sweep.crop.left, sweep.crop.top])
-    pixels = np.minimum(pixels, np.array(sweep.image_shape[::-1]) - 1)
+    pixels = np.minimum(pixels, np.array(sweep.scene.shape[::-1]) - 1)
     for mask in sorted(_distinct(sweep, found), key=lambda candidate: -rle_area(candidate.rle)):
         inside = rle_holds(mask.rle, pixels)
         covered |= inside
-        enough[inside] = np.count_nonzero(inside[asked]) >= ENOUGH_ASKED
+        enough[inside] = np.count_nonzero(inside[prompted]) >= ENOUGH_PROMPTED
     return covered, enough

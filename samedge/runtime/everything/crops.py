@@ -16,15 +16,7 @@ _NEAR: Final = np.float32(20)  # px
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A part of an image.
-
-    Attributes:
-        left: First column, px.
-        top: First row, px.
-        right: Column behind the last, px.
-        bottom: Row behind the last, px.
-        layer: 0 for the whole image, then 1, 2, ... for smaller and smaller parts.
-    """
+    """A part of an image, px, without its right column and bottom row; layer 0 is the whole image, n its n-th part."""
 
     left: int
     top: int
@@ -34,12 +26,12 @@ class Crop:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Columns, px."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Rows, px."""
         return self.bottom - self.top
 
     @property
@@ -54,13 +46,9 @@ class Crop:
 
 
 def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tuple[Crop, ...]:
-    """Return the whole image and, for layer n, ``2 ** n`` overlapping crops along each side.
+    """Return the whole image and, for each further layer n, ``2 ** n`` overlapping crops along each side.
 
-    Args:
-        height: Rows of the image.
-        width: Columns of the image.
-        layers: Layers besides the whole image.
-        overlap_ratio: Overlap of the first layer's crops, as a share of the image's short side.
+    `overlap_ratio` is the overlap of the first layer's crops, as a share of the image's short side.
     """
     crops = [Crop(0, 0, width, height, 0)]
     for layer in range(1, layers + 1):
@@ -79,13 +67,9 @@ def crops_of(height: int, width: int, layers: int, overlap_ratio: float) -> tupl
 
 
 def cut_by_crop(boxes: FloatArray, crop: Crop, height: int, width: int) -> BoolArray:
-    """Return a mask of the boxes near an edge of the crop inside the image, where objects may continue.
+    """Return True for boxes ``[N, 4]``, px of the image, near an edge of the crop inside the image, bool ``[N]``.
 
-    Args:
-        boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the image.
-        crop: The crop that their masks were found in.
-        height: Rows of the image.
-        width: Columns of the image.
+    Their objects may continue beyond the crop.
     """
     near_crop = np.abs(boxes - np.array(crop.xyxy, np.float32)) <= _NEAR
     near_image = np.abs(boxes - np.array([0, 0, width, height], np.float32)) <= _NEAR

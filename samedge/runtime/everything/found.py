@@ -95,13 +95,13 @@ class FoundMasks(RleMasks):
     ) -> FoundMasks:
         """Return candidates as arrays, in their order."""
         return cls(
-            rles=tuple(candidate.rle for candidate in candidates),
+            rles=tuple(mask.rle for mask in candidates),
             image_shape=image_shape,
             boxes=boxes_of(candidates),
-            predicted_iou=np.array([candidate.predicted_iou for candidate in candidates], np.float32),
-            stability_score=np.array([candidate.stability for candidate in candidates], np.float32),
-            point_coords=np.array([candidate.point for candidate in candidates], np.float64).reshape(-1, 2),
-            crop_box=np.array([candidate.crop.xywh for candidate in candidates], np.intp).reshape(-1, 4),
+            predicted_iou=np.array([mask.predicted_iou for mask in candidates], np.float32),
+            stability_score=np.array([mask.stability for mask in candidates], np.float32),
+            point_coords=np.array([mask.point for mask in candidates], np.float64).reshape(-1, 2),
+            crop_box=np.array([mask.crop.xywh for mask in candidates], np.intp).reshape(-1, 4),
             statistics=statistics,
             speed=speed,
         )
@@ -135,12 +135,7 @@ class FoundMasks(RleMasks):
         ]
 
     def results(self, image: ImageArray, *, path: str | os.PathLike[str] | None = None) -> Results:
-        """Return the masks as `Results`: score = predicted IoU, class = number of the mask.
-
-        Args:
-            image: The image, uint8 ``(H, W, 3)``, BGR.
-            path: Source of the image.
-        """
+        """Return the masks as `Results` of the image, BGR uint8 ``(H, W, 3)``: score = predicted IoU, class = index."""
         index = np.arange(len(self))
         data = np.column_stack([self.boxes, self.predicted_iou, index]).astype(np.float32)
         masks = RleMasks(self.rles, self.image_shape)

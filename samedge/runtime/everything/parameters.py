@@ -17,7 +17,6 @@ from typing_extensions import TypedDict
 
 from samedge.errors import UsageError
 from samedge.options import unknown_keyword
-from samedge.runtime.everything.point_grids import layer_grids
 from samedge.types import Array, Progress
 
 Mode: TypeAlias = Literal["exact", "fast"]
@@ -91,10 +90,8 @@ class EverythingParameters:
 
     def __post_init__(self) -> None:
         if (self.points_per_side is None) == (self.point_grids is None):
-            count = "neither" if self.point_grids is None else "both"
-            raise UsageError(
-                f"{count} of points_per_side and point_grids are set", cure="Give one of them", where="everything"
-            )
+            given = f"{'neither' if self.point_grids is None else 'both'} of points_per_side and point_grids are set"
+            raise UsageError(given, cure="Give one of them", where="everything")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is None and name == "points_per_side":
@@ -126,9 +123,8 @@ class EverythingParameters:
         Raises:
             UsageError: A layer has no points, or an array is invalid.
         """
-        return layer_grids(
-            self.points_per_side, self.point_grids, self.crop_n_layers, self.crop_n_points_downscale_factor
-        )
+        layers, factor = self.crop_n_layers, self.crop_n_points_downscale_factor
+        return layer_grids(self.points_per_side, self.point_grids, layers, factor)
 
 
 _MOST_CROP_LAYERS: Final = 5
@@ -185,14 +181,7 @@ class EverythingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EverythingRun:
-    """One run of segment everything.
-
-    Attributes:
-        parameters: Points and thresholds.
-        mode: "exact" or "fast".
-        time_budget_ms: Time limit, or None.
-        progress: Progress callback, or None.
-        cancel: Cancellation, or None.
+    """One run of segment everything; see `EverythingOptions`.
 
     Raises:
         UsageError: The mode is unknown, or the time budget is invalid.
@@ -209,14 +198,12 @@ class EverythingRun:
             raise UsageError(f"unknown mode {self.mode!r}", where="mode", cure='Give "exact" or "fast"')
         if self.time_budget_ms is None:
             return
+        where = "time_budget_ms"
         if self.mode == "exact":
-            raise UsageError(
-                "exact mode always prompts all points", where="time_budget_ms", cure='Omit it, or give mode="fast"'
-            )
+            cure = 'Omit it, or give mode="fast"'
+            raise UsageError("exact mode always prompts all points", where=where, cure=cure)
         if not self.time_budget_ms > 0:
-            raise UsageError(
-                f"invalid time budget of {self.time_budget_ms} ms", where="time_budget_ms", cure="Give more than 0"
-            )
+            raise UsageError(f"invalid time budget of {self.time_budget_ms} ms", where=where, cure="Give more than 0")
 
 
 def run_of(options: Mapping[str, Any]) -> EverythingRun:
@@ -240,3 +227,48 @@ def run_of(options: Mapping[str, Any]) -> EverythingRun:
         given.setdefault("points_per_side", None)
     run = {name: given.pop(name) for name in _RUN_OPTIONS if name in given}
     return EverythingRun(EverythingParameters(**given), **run)
+
+
+def point_grid(side: int) -> NDArray[np.float64]:
+    """Return the centres of ``side`` x ``side`` equal cells: float64 ``[side * side, 2]``, row by row; as Meta's."""
+    offset = 1 / (2 * side)
+    axis = np.linspace(offset, 1 - offset, side)
+    return np.stack([np.tile(axis, side), np.repeat(axis, side)], axis=-1)
+
+
+def layer_grids(
+    side: int | None, grids: Sequence[Array] | None, crop_layers: int, factor: int
+) -> tuple[NDArray[np.float64], ...]:
+    """Return the points of the whole image and of each layer of crops, float64 ``[N, 2]``: (x, y) from 0 to 1.
+
+    Without `grids`, the image has ``side`` x ``side`` points; layer n has fewer along each side, by ``factor ** n``.
+
+    Raises:
+        UsageError: A layer has no points, or an array is invalid.
+    """
+    if grids is None:
+        sides = [int((side or 0) / factor**layer) for layer in range(crop_layers + 1)]
+        if min(sides) < 1:
+            raise UsageError(
+                f"{side} points per side are too few for {crop_layers} layers of crops with a factor of {factor}",
+                where="crop_n_points_downscale_factor",
+                cure="Give more points, fewer layers, or a smaller factor",
+            )
+        return tuple(point_grid(count) for count in sides)
+    arrays = tuple(np.asarray(grid, np.float64) for grid in grids)
+    if len(arrays) <= crop_layers:
+        raise UsageError(
+            f"{len(arrays)} grids given, but the image and {crop_layers} layers of crops need {crop_layers + 1}",
+            where="point_grids",
+            cure="Give one grid for each",
+        )
+    for grid in arrays:
+        # Comparisons with NaN are false, so it is rejected too.
+        if grid.ndim != 2 or grid.shape[1] != 2 or not len(grid) or not ((grid >= 0) & (grid <= 1)).all():
+            raise UsageError(
+                f"invalid grid of shape {grid.shape}, or with points outside 0 to 1",
+                where="point_grids",
+                cure="Give (N, 2): x and y as shares of width and height",
+                shape=grid.shape,
+            )
+    return arrays

@@ -16,14 +16,9 @@ from samedge.types import BoolArray
 
 
 def clean_up(candidates: Sequence[Candidate], min_area: int, iou_threshold: float) -> list[Candidate]:
-    """Return the masks without small parts and holes, and without those that now resemble each other.
+    """Return the masks without parts and holes of less than `min_area` px, and without those that now overlap others.
 
-    Unchanged masks are preferred, and come first.
-
-    Args:
-        candidates: Masks.
-        min_area: Regions of fewer px are small.
-        iou_threshold: Masks whose boxes have a greater IoU resemble each other.
+    Of masks whose boxes have an IoU above the threshold, unchanged ones are preferred; these come first.
     """
     cleaned: list[Candidate] = []
     unchanged: list[float] = []
@@ -41,14 +36,9 @@ def clean_up(candidates: Sequence[Candidate], min_area: int, iou_threshold: floa
 
 
 def without_small_regions(mask: BoolArray, min_area: int, kind: Literal["holes", "islands"]) -> BoolArray | None:
-    """Return the mask with small holes filled, or without small parts; None if it has none.
+    """Return the mask with holes of less than `min_area` px filled, or without such parts; None if it has none.
 
-    Regions are 8-connected. If all parts are small, the largest is kept.
-
-    Args:
-        mask: bool ``[H, W]``.
-        min_area: Regions of fewer px are small.
-        kind: "holes" or "islands". The background around the mask counts as a hole.
+    Regions are 8-connected. If all parts are small, the largest is kept. The background counts as a hole.
     """
     import cv2
 

@@ -25,13 +25,7 @@ CLEAR_FROM_CELLS: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """The three thresholds of a mask, in logits.
-
-    Attributes:
-        mask: A pixel belongs to the mask if its logit is greater.
-        higher: The raised threshold.
-        lower: The lowered threshold.
-    """
+    """The threshold of a mask, in logits, and those around it that measure its stability."""
 
     mask: float
     higher: float
@@ -67,11 +61,9 @@ class DrawnMask:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Stability estimated from low-resolution logits.
+    """Stability estimated from low-resolution logits, float32 ``[K]``; NaN if nothing is above the lower threshold.
 
-    Attributes:
-        stability: float32 ``[K]``; NaN if nothing is above the lower threshold.
-        rough: bool ``[K]``, masks too small for an estimate.
+    `rough`, bool ``[K]``, marks masks too small for an estimate.
     """
 
     stability: FloatArray
@@ -88,13 +80,7 @@ class Estimate:
 
 
 def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> Estimate:
-    """Estimate the stability of masks from low-resolution logits.
-
-    Args:
-        logits: float32 ``[K, h, w]``.
-        geometry: Geometry of the image.
-        levels: Thresholds.
-    """
+    """Estimate the stability of masks from low-resolution logits ``[K, h, w]``."""
     rows, columns = low_res_shares(logits.shape[1], geometry)
     cell = rows.max() * columns.max()  # in pixels of the image
     inner = _weighted(logits > np.float32(levels.higher), rows, columns)
@@ -105,22 +91,14 @@ def estimate_stability(logits: FloatArray, geometry: ImageGeometry, levels: Leve
 
 def _weighted(inside: BoolArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
     """Return the areas of masks ``[K, h, w]`` with weighted rows and columns: float32 ``[K]``."""
-    # Not a matrix product, for which numpy's BLAS would start threads; see
-    # `samedge.runtime.masks.masks.ONE_THREAD`.
+    # Not a matrix product, for which numpy's BLAS would start threads: see `masks.ONE_THREAD`.
     by_row = np.einsum("khw,w->kh", inside, columns)
     area: FloatArray = np.einsum("kh,h->k", by_row, rows)
     return area
 
 
 def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, window: Window | None) -> DrawnMask:
-    """Draw one mask inside its window, and measure its stability there.
-
-    Args:
-        logits: float32 ``[h, w]``.
-        geometry: Geometry of the image.
-        levels: Thresholds.
-        window: From `windows_above` for the lowest of the levels.
-    """
+    """Draw one mask ``[h, w]`` inside its window, which is for the lowest of the levels, and measure its stability."""
     if window is None:
         return DrawnMask(np.zeros((0, 0), np.bool_), Window(slice(0, 0), slice(0, 0)), np.zeros(4, np.float32), np.nan)
     inside = np.empty(window.shape, np.bool_)
@@ -139,6 +117,6 @@ def draw_inside(logits: FloatArray, geometry: ImageGeometry, levels: Levels, win
 
 
 def draw_all(logits: FloatArray, geometry: ImageGeometry, levels: Levels) -> list[DrawnMask]:
-    """Draw masks, each inside its window: float32 ``[K, h, w]`` logits; for the other arguments see `draw_inside`."""
+    """Draw masks from logits ``[K, h, w]``, each inside its window."""
     windows = windows_above(logits, geometry, levels.least)
     return [draw_inside(one, geometry, levels, window) for one, window in zip(logits, windows, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from samedge.errors import UsageError
 from samedge.runtime.decoder.decoders import MASK_TOKENS, ImageContext
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.everything.candidates import Candidate
@@ -21,7 +22,7 @@ from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.masks.rle import encode_rle_window
 from samedge.runtime.prompts.shapes import PADDING
 from samedge.runtime.prompts.tokens import PromptGroup
-from samedge.types import FloatArray
+from samedge.types import FloatArray, ImageArray
 
 
 @dataclass(slots=True)
@@ -46,20 +47,59 @@ class Tally:
         self.graphs_seconds += perf_counter() - begin
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """The image to segment.
+
+    Attributes:
+        graphs: Graphs of the bundle.
+        mask_threshold: A pixel belongs to a mask if its logit is greater.
+        geometry: Geometry of the image.
+        context: Returns the decoder context of the whole image.
+        pixels: BGR uint8 ``(H, W, 3)``, to cut crops from; None if only the embedding is available.
+        prompts_per_call: Maximum number of points per call of the decoder.
+    """
+
+    graphs: SamGraphs
+    mask_threshold: float
+    geometry: ImageGeometry
+    context: Callable[[], ImageContext]
+    pixels: ImageArray | None
+    prompts_per_call: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in px."""
+        return self.geometry.height, self.geometry.width
+
+    def known_pixels(self) -> ImageArray:
+        """Return the pixels; raise UsageError if only the embedding is available."""
+        if self.pixels is None:
+            raise UsageError(
+                "crops need the image, but only its embedding is available",
+                where="crop_n_layers",
+                cure="Set the image with set_image (in a stream, give keep_images=True), or omit the crops",
+            )
+        return self.pixels
+
+    def crop(self, crop: Crop) -> tuple[ImageContext, ImageGeometry]:
+        """Return the decoder context and geometry of a crop."""
+        if crop.layer == 0:
+            return self.context(), self.geometry
+        geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
+        part = np.ascontiguousarray(self.known_pixels()[crop.top : crop.bottom, crop.left : crop.right])
+        return self.graphs.decoder.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
+
+
 @dataclass(slots=True, eq=False)
 class Sweep:
     """A sweep of points over one crop of an image.
 
     Attributes:
-        graphs: Graphs of the bundle.
-        context: Decoder context of the crop.
-        geometry: Geometry of the crop.
-        crop: Position of the crop in the image.
-        image_shape: (height, width) of the image, px.
-        parameters: Thresholds.
-        mask_threshold: A pixel belongs to a mask if its logit is greater.
+        scene: The image.
+        crop: Position of the crop in the image; `context` and `geometry` are those of the crop.
         points: float64 ``[N, 2]``: (x, y) in px of the crop.
-        points_per_call: Most points per call of the decoder.
+        parameters: Thresholds.
         share: Start and end of this sweep as shares of the whole run.
         watch: Progress, cancellation and time limit.
         tally: Counters, updated here.
@@ -68,15 +108,12 @@ class Sweep:
             its stability, as far as low resolution determines it.
     """
 
-    graphs: SamGraphs
+    scene: Scene
+    crop: Crop
     context: ImageContext
     geometry: ImageGeometry
-    crop: Crop
-    image_shape: tuple[int, int]
-    parameters: EverythingParameters
-    mask_threshold: float
     points: NDArray[np.float64]
-    points_per_call: int
+    parameters: EverythingParameters
     share: tuple[float, float]
     watch: Watch
     tally: Tally
@@ -85,41 +122,31 @@ class Sweep:
     def __post_init__(self) -> None:
         self.margins = np.full(len(self.points), np.nan, np.float32)
 
-    def ask_in_turn(self, rows: NDArray[np.intp], settled: int = 0) -> list[Candidate]:
-        """Prompt some of the points, call by call, within the time limit.
+    def prompt_in_turn(self, rows: NDArray[np.intp], settled: int = 0) -> list[Candidate]:
+        """Prompt the points of some indices as `prompt` does, call by call, within the time limit.
 
-        Args:
-            rows: int ``[K]``: indices of the points.
-            settled: Number of points that need no more prompting, for the progress.
-
-        Returns:
-            As `ask`.
-
-        Raises:
-            CancelledError: The caller cancelled.
+        `settled` points need no more prompting; they count as progress.
         """
         found: list[Candidate] = []
         begin, end = self.share
-        for start in range(0, len(rows), self.points_per_call):
+        points_per_call = min(self.parameters.points_per_batch, self.scene.prompts_per_call)
+        for start in range(0, len(rows), points_per_call):
             if not self.watch.begin_step():
                 self.tally.complete = False
                 break
             self.watch.report("Prompting points", begin + (end - begin) * (settled + start) / len(self.points))
-            found.extend(self.ask(rows[start : start + self.points_per_call]))
+            found.extend(self.prompt(rows[start : start + points_per_call]))
             self.watch.end_step()
         return found
 
-    def ask(self, rows: NDArray[np.intp]) -> list[Candidate]:
-        """Prompt some of the points in one call of the decoder.
+    def prompt(self, rows: NDArray[np.intp]) -> list[Candidate]:
+        """Return the masks of some points, in their order, from one call of the decoder.
 
-        Returns:
-            The masks with sufficient predicted IoU and stability that the crop does not cut, in the order of the
-            points.
+        Masks of insufficient predicted IoU or stability and masks cut by the crop are left out.
         """
+        clicks = _clicks(self.geometry.to_input(self.points[rows]))
         with self.tally.timed():
-            output = self.graphs.decoder.decode_prompts(
-                self.context, _clicks(self.geometry.to_input(self.points[rows]))
-            )
+            output = self.scene.graphs.decoder.decode_prompts(self.context, clicks)
         scores = output.scores[:, 1:]  # the first mask is for unambiguous prompts; a click is ambiguous
         sure_by = self._sure_by(scores)
         good = sure_by > 0
@@ -150,12 +177,8 @@ class Sweep:
     def _measure(
         self, logits: FloatArray, scores: FloatArray, rows: NDArray[np.intp]
     ) -> tuple[list[Candidate], FloatArray]:
-        """Drop unstable masks and those that the crop cuts; ``[K, h, w]``, ``[K]``, ``[K]``.
-
-        Returns:
-            The remaining masks, and the stability margins of all: float32 ``[K]``.
-        """
-        levels = Levels.around(self.mask_threshold, self.parameters.stability_score_offset)
+        """Return the stable masks that the crop does not cut, and the stability margins of all: float32 ``[K]``."""
+        levels = Levels.around(self.scene.mask_threshold, self.parameters.stability_score_offset)
         least = self.parameters.stability_score_thresh
         stable_by = np.full(len(rows), np.inf, np.float32)
         if least > 0:
@@ -170,34 +193,28 @@ class Sweep:
             if least <= 0 or mask.stability >= np.float32(least):
                 found.append(self._candidate(mask, score, int(row)))
         boxes = np.array([candidate.box for candidate in found], np.float32).reshape(-1, 4)
-        cut = cut_by_crop(boxes, self.crop, *self.image_shape)
+        cut = cut_by_crop(boxes, self.crop, *self.scene.shape)
         return [candidate for candidate, is_cut in zip(found, cut, strict=True) if not is_cut], stable_by
 
     def _candidate(self, mask: DrawnMask, score: np.float32, row: int) -> Candidate:
         left, top = self.crop.left, self.crop.top
         x, y = self.points[row]
+        first_row, first_column = top + mask.window.rows.start, left + mask.window.columns.start
         return Candidate(
-            rle=encode_rle_window(
-                mask.inside, top + mask.window.rows.start, left + mask.window.columns.start, self.image_shape
-            ),
+            rle=encode_rle_window(mask.inside, first_row, first_column, self.scene.shape),
             box=mask.box + np.array([left, top, left, top], np.float32),
             predicted_iou=score,
             stability=mask.stability,
             point=(float(x) + left, float(y) + top),
             crop=self.crop,
-            asked=row,
+            grid_index=row,
         )
 
 
 def _clicks(coords: FloatArray) -> PromptGroup:
-    """Return a single-point prompt for each point: float32 ``[N, 2]``, (x, y) in px of the resized image."""
+    """Return a single-point prompt for each point ``[N, 2]``, (x, y) in px of the resized image."""
     count = len(coords)
     tokens = np.zeros((count, 2, 2), np.float32)
     tokens[:, 0] = coords
-    return PromptGroup(
-        index=np.arange(count),
-        coords=tokens,
-        labels=np.tile(np.array([1, PADDING], np.int32), (count, 1)),
-        masks=None,
-        has_mask=np.zeros(count, np.float32),
-    )
+    labels = np.tile(np.array([1, PADDING], np.int32), (count, 1))
+    return PromptGroup(np.arange(count), tokens, labels, None, np.zeros(count, np.float32))

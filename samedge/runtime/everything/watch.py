@@ -17,11 +17,7 @@ _CAUTION: Final = 1.2
 class Watch:
     """Progress, cancellation and time limit of one run.
 
-    Args:
-        progress: Called with a sentence and the completed share, 0..1.
-        cancel: An event, or a function that returns True to cancel.
-        time_budget_ms: Time limit from now on; None for none.
-        clock: Monotonic clock, seconds.
+    The time limit counts from now on. The clock is monotonic, in seconds.
     """
 
     def __init__(

@@ -18,15 +18,7 @@ from samedge.types import FloatArray, ImageArray
 
 @dataclass(frozen=True, slots=True)
 class ImageGeometry:
-    """Sizes of an image before and after resizing.
-
-    Attributes:
-        height: Rows of the original image.
-        width: Columns of the original image.
-        resized_height: Rows that it takes in the encoder's input, at least 1.
-        resized_width: Columns that it takes in the encoder's input, at least 1.
-        image_size: Side of the encoder's square input, px.
-    """
+    """Sizes of an image before and after resizing, px, all at least 1; `image_size` is the side of the square input."""
 
     height: int
     width: int
@@ -42,21 +34,13 @@ class ImageGeometry:
         px (where Meta's code fails) is 1 px.
         """
         scale = image_size * 1.0 / max(height, width)
-        return cls(
-            height=height,
-            width=width,
-            resized_height=max(1, int(height * scale + 0.5)),
-            resized_width=max(1, int(width * scale + 0.5)),
-            image_size=image_size,
-        )
+        resized_height, resized_width = (max(1, int(side * scale + 0.5)) for side in (height, width))
+        return cls(height, width, resized_height, resized_width, image_size)
 
     def to_input(self, xy: NDArray[np.float64]) -> FloatArray:
-        """Map coordinates (x, y) in px of the original image to px of the resized one.
+        """Map coordinates (x, y), ``[..., 2]``, from px of the original image to px of the resized one.
 
         Each axis has its own scale, as in Meta's ``apply_coords``; computed in float64, returned in float32.
-
-        Args:
-            xy: ``[..., 2]``.
         """
         scale = np.array([self.resized_width / self.width, self.resized_height / self.height])
         scaled: FloatArray = (xy * scale).astype(np.float32)
@@ -85,11 +69,7 @@ def normalised_input(
 ) -> FloatArray:
     """Return the native encoder's input: float32 ``[1, 3, S, S]``, RGB, normalised, then padded with zeros.
 
-    Args:
-        bgr: uint8 ``(H, W, 3)``.
-        geometry: Geometry of this image.
-        mean: Mean subtracted from each channel, RGB, 0..255.
-        std: Divisor of each channel, RGB, 0..255.
+    Mean and std are those of the RGB channels, 0..255.
     """
     channels = geometry.resize(bgr)[..., ::-1].transpose(2, 0, 1).astype(np.float32)
     channels -= np.asarray(mean, np.float32).reshape(3, 1, 1)

@@ -22,18 +22,7 @@ MAX_STRIDE: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Sizes of an image before and after resizing, and its position in the input.
-
-    Attributes:
-        height: Rows of the image.
-        width: Columns of the image.
-        input_height: Rows of the input.
-        input_width: Columns of the input.
-        resized_height: Rows that the image takes in the input.
-        resized_height: Rows of the image in the input.
-        resized_width: Columns of the image in the input.
-        left: First column of the image in the input.
-    """
+    """Sizes of an image before and after resizing, and its position in the input, px."""
 
     height: int
     width: int
@@ -48,39 +37,19 @@ class Letterbox:
     def of(
         cls, height: int, width: int, input_height: int, input_width: int, *, rect: bool, stride: int = MAX_STRIDE
     ) -> Self:
-        """Return the letterbox of an image.
-
-        Args:
-            height: Rows of the image.
-            width: Columns of the image.
-            input_height: Rows of the input; with `rect`, at most.
-            input_width: Columns of the input; with `rect`, at most.
-            rect: Trim the padding to the next multiple of the stride.
-            stride: Coarsest stride of the model, px.
-        """
+        """Return the letterbox of an image; with `rect`, the input is trimmed to the next multiple of the stride."""
         ratio = min(input_height / height, input_width / width)
         resized_height, resized_width = max(round(height * ratio), 1), max(round(width * ratio), 1)
         rows, columns = input_height - resized_height, input_width - resized_width
         if rect:
             rows, columns = rows % stride, columns % stride
         # An odd row of padding goes below: 0.1 breaks the tie.
-        return cls(
-            height=height,
-            width=width,
-            input_height=resized_height + rows,
-            input_width=resized_width + columns,
-            resized_height=resized_height,
-            resized_width=resized_width,
-            top=round(rows / 2 - 0.1),
-            left=round(columns / 2 - 0.1),
-        )
+        top, left = round(rows / 2 - 0.1), round(columns / 2 - 0.1)
+        input_height, input_width = resized_height + rows, resized_width + columns
+        return cls(height, width, input_height, input_width, resized_height, resized_width, top, left)
 
     def input(self, bgr: ImageArray) -> FloatArray:
-        """Return the graph's input, float32 ``[1, 3, input_height, input_width]``, RGB 0..1.
-
-        Args:
-            bgr: uint8 ``(height, width, 3)``.
-        """
+        """Return the graph's input, float32 ``[1, 3, input_height, input_width]``, RGB 0..1, for a BGR uint8 image."""
         import cv2
 
         if (self.height, self.width) != (self.resized_height, self.resized_width):
@@ -88,20 +57,13 @@ class Letterbox:
                 bgr, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR
             )
         canvas = np.full((3, self.input_height, self.input_width), GREY, np.float32)
-        rows, columns = (
-            slice(self.top, self.top + self.resized_height),
-            slice(self.left, self.left + self.resized_width),
-        )
-        canvas[:, rows, columns] = bgr[..., ::-1].transpose(2, 0, 1)
+        bottom, right = self.top + self.resized_height, self.left + self.resized_width
+        canvas[:, self.top : bottom, self.left : right] = bgr[..., ::-1].transpose(2, 0, 1)
         canvas /= np.float32(255)
         return canvas[None]
 
     def to_image(self, boxes: FloatArray) -> FloatArray:
-        """Return boxes in px of the image, clipped to its borders.
-
-        Args:
-            boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the input.
-        """
+        """Map boxes, float32 ``[N, 4]`` (x1, y1, x2, y2), from px of the input to px of the image, clipped to it."""
         size = np.array([self.width, self.height] * 2, np.float32)
         scale = np.array([self.resized_width, self.resized_height] * 2, np.float32) / size
         offset = np.array([self.left, self.top] * 2, np.float32)

@@ -33,7 +33,7 @@ def path_of(source: ImageSource) -> str | None:
 
 
 def as_bgr(source: ImageSource, value_range: ValueRange = None) -> ImageArray:
-    """Return an image as BGR uint8 ``(H, W, 3)``; an array already in this form is returned unchanged.
+    """Return an image as BGR uint8 ``(H, W, 3)``; an array in this form is returned itself.
 
     Args:
         source: A path; a PIL image of any mode; or an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in BGR order or
@@ -58,11 +58,7 @@ def as_bgr(source: ImageSource, value_range: ValueRange = None) -> ImageArray:
 
 
 def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> ImageArray:
-    """Read an image file as BGR uint8 ``(H, W, 3)``, rotated by its EXIF orientation.
-
-    Args:
-        path: The file.
-        value_range: As in `as_bgr`.
+    """Read an image file as BGR uint8 ``(H, W, 3)``, rotated by its EXIF orientation; see `as_bgr`.
 
     Raises:
         ImageError: The file is missing, unreadable, truncated, not an image, or too large to decode.
@@ -158,6 +154,11 @@ def _is_webp_with_exif(data: bytes) -> bool:
     return data[8:16] == b"WEBPVP8X" and bool(data[20] & 8)
 
 
+def _no_pixels(name: str, shape: tuple[int, ...], where: object) -> ImageError:
+    cure = "Give an image of at least 1 x 1 px"
+    return ImageError(f"the image has no pixels: its {name} is {shape}", where=where, cure=cure, shape=shape)
+
+
 def _from_array(array: NDArray[Any], where: object, value_range: ValueRange) -> ImageArray:
     shape = array.shape
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
@@ -169,12 +170,7 @@ def _from_array(array: NDArray[Any], where: object, value_range: ValueRange) -> 
             cure = "Give (H, W), (H, W, 1), (H, W, 3) as BGR or (H, W, 4) as BGRA"
         raise ImageError(f"invalid image shape {shape}", where=where, cure=cure, shape=shape)
     if 0 in shape:
-        raise ImageError(
-            f"the image has no pixels: its shape is {shape}",
-            where=where,
-            cure="Give an image of at least 1 x 1 px",
-            shape=shape,
-        )
+        raise _no_pixels("shape", shape, where)
     if array.ndim == 3 and shape[2] == 4:
         array = array[..., :3]
     if array.dtype != np.uint8 or value_range is not None:
@@ -190,12 +186,7 @@ def _from_pil(image: PILImage, where: object, value_range: ValueRange) -> ImageA
     from PIL import Image, ImageOps
 
     if 0 in image.size:
-        raise ImageError(
-            f"the image has no pixels: its size is {image.size}",
-            where=where,
-            cure="Give an image of at least 1 x 1 px",
-            shape=image.size,
-        )
+        raise _no_pixels("size", image.size, where)
     try:
         image.load()
         if image.getexif().get(_ORIENTATION_TAG, 1) != 1:

@@ -63,10 +63,9 @@ def find_images(path: Path) -> list[Path]:
             folder = fixed_part(path)
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             try:
-                matches = [entry for entry in folder.glob(str(path.relative_to(folder))) if entry.is_file()]
-                found = [
-                    entry for entry in matches if hidden or not any(map(is_litter, entry.relative_to(folder).parts))
-                ]
+                found = [entry for entry in folder.glob(str(path.relative_to(folder))) if entry.is_file()]
+                if not hidden:
+                    found = [entry for entry in found if not any(map(is_litter, entry.relative_to(folder).parts))]
             except ValueError as error:
                 raise ImageError(f"the pattern cannot be read: {error}", where=path, cure="Write ** alone") from error
         elif path.exists():
@@ -81,14 +80,14 @@ def find_images(path: Path) -> list[Path]:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file of this name counts as an image of its folder."""
+    """Return True if a file of this name counts as an image of its folder."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not is_litter(name)
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden or left behind by a system.
+    """Return True if a file or folder of this name is hidden or left behind by an operating system.
 
-    Such as ``._photo.png`` and ``__MACOSX`` of macOS, ``Thumbs.db`` of Windows, and ``.ipynb_checkpoints``.
+    Examples are ``._photo.png`` and ``__MACOSX`` of macOS, ``Thumbs.db`` of Windows, and ``.ipynb_checkpoints``.
     """
     return name.startswith(".") or name.lower() in _LITTER
 

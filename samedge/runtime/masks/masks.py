@@ -33,12 +33,7 @@ _BAND_ROWS: Final = 1 << 9
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of an image.
-
-    Attributes:
-        rows: Without a step.
-        columns: Without a step.
-    """
+    """A part of an image; slices without a step."""
 
     rows: slice
     columns: slice
@@ -54,14 +49,8 @@ def upscale_bands(
 ) -> Iterator[tuple[int, FloatArray]]:
     """Yield the logits of one mask at image size, some rows at a time.
 
-    Args:
-        logits: float32 ``[h, w]`` from the decoder, covering the whole square input.
-        geometry: Geometry of the image.
-        window: Part of the image; by default all of it.
-
-    Yields:
-        The band's first row, counted from the top of the window, and the band: float32 ``[rows, columns]``, whose
-        memory the next band may reuse.
+    `logits` are the decoder's, float32 ``[h, w]``, for the whole square input. Yields the band's first row, counted
+    from the top of the window, and the band: float32 ``[rows, columns]``, in memory that the next band may reuse.
     """
     window = window or Window(slice(0, geometry.height), slice(0, geometry.width))
     columns = column_taps(logits.shape[1], geometry).within(window.columns)
@@ -74,19 +63,11 @@ def upscale_bands(
 
 
 def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> list[Window | None]:
-    """Return for each mask a window outside which no logit at image size is above the level.
+    """Return for each mask ``[K, h, w]`` a window outside which no logit at image size is above the level, or None.
 
     A logit at image size is a mean of the logits that it taps, with non-negative weights that sum to 1: if it is above
-    the level, so is one of those. So rows and columns that tap no row and no column with a logit above the level can be
-    skipped. The level is lowered by the possible rounding error of such a mean.
-
-    Args:
-        logits: float32 ``[K, h, w]``.
-        geometry: Geometry of the image.
-        level: In logits.
-
-    Returns:
-        The windows; None for a mask without any such logit.
+    the level, so is one of those. Rows and columns that tap none can be skipped. The level is lowered by the possible
+    rounding error of such a mean.
     """
     rows, columns = row_taps(logits.shape[1], geometry), column_taps(logits.shape[2], geometry)
     low = logits[:, : int(rows.index.max()) + 1, : int(columns.index.max()) + 1]
@@ -103,11 +84,7 @@ def windows_above(logits: FloatArray, geometry: ImageGeometry, level: float) -> 
 def low_res_shares(side: int, geometry: ImageGeometry) -> tuple[FloatArray, FloatArray]:
     """Return the number of image rows and columns per row and column of logits, float32 ``[side]`` each.
 
-    0 for those outside the image. They allow estimating areas at image size from logits.
-
-    Args:
-        side: Rows and columns of the logits.
-        geometry: Geometry of the image.
+    0 for those outside the image. They serve to estimate areas at image size from logits.
     """
     rows, columns = row_taps(side, geometry), column_taps(side, geometry)
     return rows.shares(side), columns.shares(side)
@@ -119,15 +96,9 @@ def _span(hit: BoolArray) -> slice:
 
 
 def mask_bands(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> Iterator[tuple[int, BoolArray]]:
-    """Yield one mask at image size, some rows at a time: True where the logit is greater than the threshold.
+    """Yield one mask at image size, some rows at a time: the band's first row, and the band, bool ``[rows, W]``.
 
-    Args:
-        logits: float32 ``[h, w]``.
-        geometry: Geometry of the image.
-        threshold: The manifest's `mask_threshold`.
-
-    Yields:
-        The band's first row, and the band: bool ``[rows, W]``.
+    A pixel is True if its logit is greater than the threshold, which is the manifest's `mask_threshold`.
     """
     for top, band in upscale_bands(logits, geometry):
         yield top, band > threshold
@@ -149,7 +120,7 @@ def empty_masks(count: int, height: int, width: int) -> BoolArray:
 
 
 def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out: BoolArray) -> None:
-    """Write one mask into ``out``, bool ``[H, W]``; see `mask_bands` for the arguments."""
+    """Write one mask, as of `mask_bands`, into ``out``, bool ``[H, W]``."""
     for top, band in upscale_bands(logits, geometry):
         np.greater(band, threshold, out=out[top : top + len(band)])
 
@@ -157,8 +128,7 @@ def draw_mask(logits: FloatArray, geometry: ImageGeometry, threshold: float, out
 def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> FloatArray:
     """Return the tight box of one mask without drawing the mask: float32 ``(x1, y1, x2, y2)``.
 
-    As in Meta's ``batched_mask_to_box``: the first and last column and row of the mask, in px; zeros if the mask is
-    empty. See `mask_bands` for the arguments.
+    As in Meta's ``batched_mask_to_box``: the first and last column and row of the mask, in px; zeros if it is empty.
     """
     columns = np.zeros(geometry.width, np.bool_)
     top_row, bottom_row = -1, -1
@@ -176,12 +146,7 @@ def mask_box(logits: FloatArray, geometry: ImageGeometry, threshold: float) -> F
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taps:
-    """Along one axis, the sources of each target: indices ``[n, 4]`` (repeats allowed) and weights ``[n, 4]``.
-
-    Attributes:
-        index: int.
-        weight: float32, of each source; those of a target sum up to 1.
-    """
+    """Along one axis, the sources of each target: indices ``[n, 4]``, possibly repeated, and weights that sum to 1."""
 
     index: NDArray[np.intp]
     weight: FloatArray
@@ -204,13 +169,7 @@ class Taps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBlock:
-    """Some rows of an image as mixtures of rows of logits: ``matrix @ logits[sources]``.
-
-    Attributes:
-        targets: Rows of the image.
-        sources: Rows of logits: all that these rows tap.
-        matrix: float32 ``[targets, sources]``.
-    """
+    """Some rows of an image as mixtures of the rows of logits that they tap: ``matrix @ logits[sources]``."""
 
     targets: slice
     sources: slice
@@ -229,12 +188,7 @@ def column_taps(low: int, geometry: ImageGeometry) -> Taps:
 
 @lru_cache(maxsize=8)  # equal for every mask of an image
 def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
-    """Return all rows of an image in blocks of one size (except the last), small enough for a single thread.
-
-    Args:
-        low: Rows of the logits.
-        geometry: Geometry of the image.
-    """
+    """Return all rows of an image in blocks of one size (except the last), small enough for a single thread."""
     taps = row_taps(low, geometry)
     size = _MOST_ROWS
     while size > 1 and size * _most_sources(taps, size) * geometry.width > ONE_THREAD:
@@ -244,18 +198,7 @@ def row_blocks(low: int, geometry: ImageGeometry) -> tuple[RowBlock, ...]:
 
 
 def mix_rows(logits: FloatArray, geometry: ImageGeometry, rows: slice, columns: Taps, out: FloatArray) -> FloatArray:
-    """Write logits at image size: of some rows, at some columns.
-
-    Args:
-        logits: float32 ``[h, w]``.
-        geometry: Geometry of the image.
-        rows: At least one row of the image, without a step.
-        columns: Taps of the columns.
-        out: float32 ``[rows, columns]``.
-
-    Returns:
-        ``out``.
-    """
+    """Write the logits of one or more rows of the image at some columns into ``out``, and return it."""
     blocks = row_blocks(logits.shape[0], geometry)
     size = blocks[0].targets.stop
     blocks = blocks[rows.start // size : -(-rows.stop // size)]
@@ -291,20 +234,11 @@ def _taps(low: int, square: int, cropped: int, original: int) -> Taps:
     """Compose low -> square (bilinear), the crop, and cropped -> original (bilinear) along one axis."""
     inner_low, inner_high, inner = _bilinear(low, square)
     outer_low, outer_high, outer = _bilinear(cropped, original)
-    index = np.stack(
-        [inner_low[outer_low], inner_high[outer_low], inner_low[outer_high], inner_high[outer_high]], axis=1
-    )
-    near, far = np.float32(1) - outer, outer
-    weight = np.stack(
-        [
-            near * (np.float32(1) - inner[outer_low]),
-            near * inner[outer_low],
-            far * (np.float32(1) - inner[outer_high]),
-            far * inner[outer_high],
-        ],
-        axis=1,
-    )
-    return Taps(index, weight)
+    one = np.float32(1)
+    index = [inner_low[outer_low], inner_high[outer_low], inner_low[outer_high], inner_high[outer_high]]
+    low_weight, high_weight = (np.stack([one - inner[at], inner[at]], axis=1) for at in (outer_low, outer_high))
+    weight = [(one - outer)[:, None] * low_weight, outer[:, None] * high_weight]
+    return Taps(np.stack(index, axis=1), np.concatenate(weight, axis=1))
 
 
 def _bilinear(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:

@@ -13,16 +13,8 @@ def nms(boxes: Array, scores: Array, iou_threshold: float) -> NDArray[np.intp]:
     """Return the indices of the kept boxes, by falling score.
 
     Greedy: the best box is kept, boxes whose IoU with it is greater than the threshold are dropped, and so on. As in
-    ``torchvision.ops.nms`` returns: equal scores keep their order, IoUs are float32 and compared in float64,
-    and two boxes without area do not suppress each other.
-
-    Args:
-        boxes: ``[N, 4]``: x1, y1, x2, y2 in any unit.
-        scores: ``[N]``.
-        iou_threshold: From 0 to 1.
-
-    Returns:
-        int ``[K]``.
+    ``torchvision.ops.nms``, equal scores keep their order, IoUs are float32 and compared in float64, and two boxes
+    without area do not suppress each other. Boxes are ``[N, 4]``: x1, y1, x2, y2 in any unit.
 
     Raises:
         UsageError: The shapes do not match.
@@ -47,16 +39,7 @@ def batched_nms(boxes: Array, scores: Array, groups: Array, iou_threshold: float
     """Return the indices of the kept boxes, by falling score; only boxes of the same group suppress each other.
 
     Each group is treated separately; torchvision shifts the boxes of each group by a large number instead, which for
-    few boxes gives the same up to the rounding of float32.
-
-    Args:
-        boxes: ``[N, 4]``: x1, y1, x2, y2 in any unit.
-        scores: ``[N]``.
-        groups: ``[N]``, such as classes.
-        iou_threshold: From 0 to 1.
-
-    Returns:
-        int ``[K]``.
+    few boxes gives the same up to the rounding of float32. Groups, such as classes, are ``[N]``.
 
     Raises:
         UsageError: The shapes do not match.
@@ -74,12 +57,7 @@ def batched_nms(boxes: Array, scores: Array, groups: Array, iou_threshold: float
 
 
 def box_ious(box: Array, boxes: Array) -> FloatArray:
-    """Return the IoU of one box with others, float32 ``[N]``; NaN where neither has an area.
-
-    Args:
-        box: ``[4]``: x1, y1, x2, y2.
-        boxes: ``[N, 4]``.
-    """
+    """Return the IoU of one box ``[4]`` with others ``[N, 4]``, float32 ``[N]``; NaN where neither has an area."""
     one, many = np.asarray(box, np.float32), np.asarray(boxes, np.float32).reshape(-1, 4)
     area = (one[2] - one[0]) * (one[3] - one[1])
     return _iou(one, area, many, (many[:, 2] - many[:, 0]) * (many[:, 3] - many[:, 1]))

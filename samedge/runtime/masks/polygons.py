@@ -52,25 +52,18 @@ def mask_to_polygons(mask: BoolArray, parts: Parts = "all", holes: Holes = "fill
 
 
 def mask_outlines(mask: BoolArray, *, holes: bool = False) -> list[FloatArray]:
-    """Return the outlines of a mask, float32 ``[K, 2]`` each: (x, y) in px, the largest area first.
+    """Return the outlines of a mask, bool ``[H, W]``: float32 ``[K, 2]`` each, (x, y) in px, the largest area first.
 
-    Args:
-        mask: bool ``[H, W]``.
-        holes: Return the outlines of holes too, indistinguishable from those of parts.
+    With `holes`, those of holes are included, indistinguishable from those of parts.
 
     Raises:
         UsageError: `mask` is not such an array.
     """
-    found, _ = _contours(mask, holes=holes)
-    return sorted(found, key=_size, reverse=True)
+    return sorted(_contours(mask, holes=holes)[0], key=_size, reverse=True)
 
 
 def mask_shapes(mask: BoolArray) -> list[tuple[FloatArray, list[FloatArray]]]:
-    """Return the outline of each part and those of its holes, the largest part first; as `mask_outlines`.
-
-    Raises:
-        UsageError: `mask` is not such an array.
-    """
+    """Return the outline of each part and those of its holes, the largest part first; see `mask_outlines`."""
     found, owners = _contours(mask, holes=True)
     inside: dict[int, list[FloatArray]] = {at: [] for at, owner in enumerate(owners) if owner < 0}
     for outline, owner in zip(found, owners, strict=True):
@@ -123,9 +116,6 @@ def join_parts(outlines: Sequence[FloatArray]) -> FloatArray:
     The parts form a chain from top to bottom. Each is entered at the point nearest to the previous part, left at the
     point nearest to the next, and finished on the way back: time and memory depend on the points, not on the number of
     parts.
-
-    Args:
-        outlines: float32 ``[K, 2]`` each: (x, y) in px; one or more.
     """
     chain = sorted(outlines, key=lambda outline: (float(outline[:, 1].min()), float(outline[:, 0].min())))
     forth: list[FloatArray] = []
@@ -145,14 +135,10 @@ def join_parts(outlines: Sequence[FloatArray]) -> FloatArray:
 
 
 def cut_holes(outline: FloatArray, holes: Sequence[FloatArray]) -> FloatArray:
-    """Return a closed outline that also goes around each hole, float32 ``[K, 2]``.
+    """Return a closed outline that also goes around each hole, float32 ``[K, 2]``; holes must not be nested.
 
     Filled by the even-odd rule, as in OpenCV and Pillow, it leaves the holes out, except for the line of each bridge if
     that is drawn.
-
-    Args:
-        outline: float32 ``[K, 2]``: (x, y) in px.
-        holes: Outlines of holes inside it, which must not be nested.
     """
     cut = outline
     for hole in sorted(holes, key=lambda hole: (float(hole[:, 0].min()), float(hole[:, 1].min()))):

@@ -38,51 +38,33 @@ class UncompressedRle(TypedDict):
 
 
 def encode_rle(mask: BoolArray) -> Rle:
-    """Return a mask in COCO's compressed form; ``counts`` is what pycocotools gives, as ``str``.
-
-    Args:
-        mask: bool ``[H, W]``.
+    """Return a mask, bool ``[H, W]``, in COCO's compressed form, with ``counts`` as ``str``.
 
     Raises:
         UsageError: It is not a 2-D array of bool.
     """
-    runs = _runs_of_mask(mask)
-    return Rle(size=[*mask.shape], counts=_compress(runs))
+    return Rle(size=[*mask.shape], counts=_compress(_runs_of_mask(mask)))
 
 
 def encode_rle_window(window: BoolArray, top: int, left: int, size: tuple[int, int]) -> Rle:
     """Return a mask that is empty outside a window in COCO's compressed form, without making the whole mask.
 
-    Args:
-        window: bool ``[h, w]``.
-        top: Its first row in the mask, px.
-        left: Its first column in the mask, px.
-        size: (height, width) of the mask, px.
+    `top` and `left` are the window's first row and column in the mask; `size` is the mask's (height, width), px.
 
     Raises:
         UsageError: The window is not inside the mask.
     """
     height, width = size
     if min(top, left) < 0 or top + window.shape[0] > height or left + window.shape[1] > width:
-        raise UsageError(
-            f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top}) is not inside a mask of "
-            f"{width} x {height} px",
-            cure="Give the window's first row and column, and (height, width) of the mask",
-        )
+        place = f"a window of {window.shape[1]} x {window.shape[0]} px at ({left}, {top})"
+        cure = "Give the window's first row and column, and (height, width) of the mask"
+        raise UsageError(f"{place} is not inside a mask of {width} x {height} px", cure=cure)
     return Rle(size=[height, width], counts=_compress(_runs_of_window(window, top, left, size)))
 
 
 def encode_uncompressed_rle(mask: BoolArray) -> UncompressedRle:
-    """Return a mask in COCO's uncompressed form.
-
-    Args:
-        mask: bool ``[H, W]``.
-
-    Raises:
-        UsageError: It is not a 2-D array of bool.
-    """
-    runs = _runs_of_mask(mask)
-    return UncompressedRle(size=[*mask.shape], counts=runs.tolist())
+    """Return a mask in COCO's uncompressed form; argument and error as in `encode_rle`."""
+    return UncompressedRle(size=[*mask.shape], counts=_runs_of_mask(mask).tolist())
 
 
 def decode_rle(rle: Mapping[str, object]) -> BoolArray:
@@ -133,15 +115,7 @@ def rle_to_box(rle: Mapping[str, object]) -> tuple[int, int, int, int]:
 
 
 def rle_holds(rle: Mapping[str, object], points: NDArray[np.intp]) -> BoolArray:
-    """Return True for pixels that belong to the mask, bool ``[N]``, without decoding it.
-
-    Args:
-        rle: As in `decode_rle`.
-        points: int ``[N, 2]``: (x, y) in px, inside the mask's size.
-
-    Raises:
-        UsageError: As in `decode_rle`.
-    """
+    """Return True for pixels (x, y), int ``[N, 2]``, that belong to the mask: bool ``[N]``, without decoding it."""
     height, _, runs = _read(rle)
     at = points[:, 0] * height + points[:, 1]
     inside: BoolArray = np.searchsorted(np.cumsum(runs), at, side="right") % 2 == 1
@@ -243,11 +217,7 @@ def _decompress(text: bytes) -> NDArray[np.int64]:
 
 
 def mask_extent(mask: BoolArray) -> tuple[slice, slice] | None:
-    """Return the rows and the columns of the smallest box around a mask, or None if the mask is empty.
-
-    Args:
-        mask: bool ``[H, W]``.
-    """
+    """Return the rows and the columns of the smallest box around a mask, bool ``[H, W]``; None if it is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return None

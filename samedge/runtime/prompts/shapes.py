@@ -19,7 +19,7 @@ PromptLike: TypeAlias = ArrayLike | Sequence[ArrayLike | None]
 Numbers: TypeAlias = NDArray[np.float64]
 
 PADDING: Final = -1
-# What a drawn mask becomes when it is given as a prompt: SAM was trained on its own logits, which are about as large.
+# Magnitude of the logits of a drawn mask: SAM was trained on its own logits, which are about as large.
 _PROMPT_LOGIT: Final = np.float32(10)
 _POINT_SHAPES: Final = (
     "Give [x, y] for one prompt, (N, 2) for N prompts of one point each, or (N, P, 2) for N prompts of P points"
@@ -52,31 +52,18 @@ def read_points(points: PromptLike) -> list[Numbers]:
     for at, own in enumerate(parsed):
         for place, (x, y) in enumerate(own):
             if not (np.isfinite(x) and np.isfinite(y)):
-                raise PromptError(
-                    f"point {place} of prompt {at} is ({x:g}, {y:g})",
-                    where="points",
-                    cure="Give finite numbers",
-                    index=at,
-                )
+                point = f"point {place} of prompt {at} is ({x:g}, {y:g})"
+                raise PromptError(point, where="points", cure="Give finite numbers", index=at)
     return parsed
 
 
 def check_inside(points: list[Numbers], labels: list[IntArray], geometry: ImageGeometry) -> None:
-    """Check that points are inside the image or on its border, except padding (label -1).
-
-    Raises:
-        PromptError: A point is outside; the message names it.
-    """
+    """Raise PromptError for a point outside the image, except for padding (label -1)."""
     for at, (own, kinds) in enumerate(zip(points, labels, strict=True)):
         for place, ((x, y), kind) in enumerate(zip(own, kinds, strict=True)):
             if kind != PADDING and not (0 <= x <= geometry.width and 0 <= y <= geometry.height):
-                raise PromptError(
-                    f"point {place} of prompt {at} is ({x:g}, {y:g}), outside the image of {geometry.width} x "
-                    f"{geometry.height} px",
-                    where="points",
-                    cure="Give (x, y) in px of the original image",
-                    index=at,
-                )
+                point = f"point {place} of prompt {at} is ({x:g}, {y:g})"
+                raise _outside(point, "(x, y)", "points", geometry, at)
 
 
 def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArray]:
@@ -91,8 +78,9 @@ def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArr
     rows = _label_rows(labels, len(points))
     have = [len(row) for row in rows]
     if have != sizes:
-        differ = sum(have) != sum(sizes)
-        counts = f"{sum(have)} labels for {sum(sizes)} points" if differ else f"{have} labels for {sizes} points"
+        counts = f"{sum(have)} labels for {sum(sizes)} points"
+        if sum(have) == sum(sizes):
+            counts = f"{have} labels for {sizes} points"
         raise PromptError(
             f"labels do not match the points: {counts}",
             where="labels",
@@ -102,17 +90,13 @@ def read_labels(labels: PromptLike | None, points: list[Numbers]) -> list[IntArr
         )
     for at, row in enumerate(rows):
         for place, value in enumerate(row):
-            if value in (-1, 0, 1):
+            if value in (PADDING, 0, 1):
                 continue
-            corner = value in (2, 3)
-            cure = (
-                "2 and 3 are the corners of a box: give boxes= instead"
-                if corner
-                else "Give 1 for foreground, 0 for background"
-            )
-            raise PromptError(
-                f"the label of point {place} of prompt {at} is {value:g}", where="labels", cure=cure, index=at
-            )
+            cure = "Give 1 for foreground, 0 for background"
+            if value in (2, 3):
+                cure = "2 and 3 are the corners of a box: give boxes= instead"
+            label = f"the label of point {place} of prompt {at} is {value:g}"
+            raise PromptError(label, where="labels", cure=cure, index=at)
     return [row.astype(np.int32) for row in rows]
 
 
@@ -140,9 +124,8 @@ def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | Non
         if whole.shape[:1] == (0,):
             return []
         if whole.ndim not in (1, 2) or whole.shape[-1] != 4:
-            raise PromptError(
-                f"invalid boxes of shape {whole.shape}", where="boxes", cure="Give [x1, y1, x2, y2] or (N, 4)"
-            )
+            cure = "Give [x1, y1, x2, y2] or (N, 4)"
+            raise PromptError(f"invalid boxes of shape {whole.shape}", where="boxes", cure=cure)
         parsed: list[Numbers | None] = list(whole.reshape(-1, 4))
     else:
         parsed = []
@@ -155,25 +138,25 @@ def read_boxes(boxes: PromptLike, geometry: ImageGeometry) -> list[Numbers | Non
     for at, box in enumerate(parsed):
         if box is None:
             continue
-        text = ", ".join(f"{value:g}" for value in box)
+        text = f"box {at} is ({', '.join(f'{value:g}' for value in box)})"
         if not np.isfinite(box).all():
-            raise PromptError(f"box {at} is ({text})", where="boxes", cure="Give finite numbers", index=at)
+            raise PromptError(text, where="boxes", cure="Give finite numbers", index=at)
         if box[0] > box[2] or box[1] > box[3]:
-            raise PromptError(
-                f"box {at} is ({text}), which is inverted",
-                where="boxes",
-                cure="Give the top left corner first: x1, y1, x2, y2",
-                index=at,
-            )
+            cure = "Give the top left corner first: x1, y1, x2, y2"
+            raise PromptError(f"{text}, which is inverted", where="boxes", cure=cure, index=at)
         if (box[2:] < 0).any() or (box[:2] > limits[:2]).any():
-            raise PromptError(
-                f"box {at} is ({text}), outside the image of {geometry.width} x {geometry.height} px",
-                where="boxes",
-                cure="Give x1, y1, x2, y2 in px of the original image",
-                index=at,
-            )
+            raise _outside(text, "x1, y1, x2, y2", "boxes", geometry, at)
         parsed[at] = np.clip(box, 0, limits)
     return parsed
+
+
+def _outside(text: str, coordinates: str, where: str, geometry: ImageGeometry, at: int) -> PromptError:
+    return PromptError(
+        f"{text}, outside the image of {geometry.width} x {geometry.height} px",
+        where=where,
+        cure=f"Give {coordinates} in px of the original image",
+        index=at,
+    )
 
 
 def read_masks(masks: PromptLike, geometry: ImageGeometry, side: int) -> list[FloatArray | None]:
@@ -217,22 +200,15 @@ def _read_mask(mask: NDArray[Any], at: int, geometry: ImageGeometry, side: int) 
 def mask_to_logits(mask: BoolArray, geometry: ImageGeometry, side: int) -> FloatArray:
     """Return a mask of the image as low-resolution logits, the form in which SAM takes masks as prompts.
 
-    The mask goes the way of the image (antialiased resize, top left of the square), is averaged down to ``side``, and
-    its coverage from 0 to 1 becomes a logit from -10 to 10, as SAM 2 does with masks that users draw. Outside the image
-    it is -10.
-
-    Args:
-        mask: bool ``[H, W]``.
-        geometry: Of the image.
-        side: Rows and columns of the decoder's ``mask_input``.
+    The mask, bool ``[H, W]``, is resized and placed like the image and averaged down to ``side``. Its coverage, 0 to 1,
+    becomes a logit from -10 to 10, as in SAM 2 for masks that users draw; outside the image it is -10.
     """
     from PIL import Image
 
     square = np.zeros((geometry.image_size, geometry.image_size), np.uint8)
     square[: geometry.resized_height, : geometry.resized_width] = geometry.resize(mask.astype(np.uint8) * np.uint8(255))
-    coverage = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BOX), np.float32) / np.float32(
-        255
-    )
+    averaged = Image.fromarray(square).resize((side, side), Image.Resampling.BOX)
+    coverage = np.asarray(averaged, np.float32) / np.float32(255)
     return (np.float32(2) * coverage - np.float32(1)) * _PROMPT_LOGIT
 
 

@@ -34,52 +34,45 @@ from samedge.runtime.prompts.shapes import (
 from samedge.types import FloatArray, IntArray, TensorSpec
 
 MOST: Final = 16
-"""Enough to keep an accelerator busy, and, for images with few tokens, to keep the steps of a call large enough to be
-worth their start."""
+"""Enough to keep an accelerator busy, and to make the steps of a call worth starting for images with few tokens."""
 CPU_IMAGE_TOKENS: Final = 16384
-"""Limit on a CPU, image tokens of all prompts together. A prompt on SAM's 4096 tokens has large enough steps: one at a
-time or 16, each takes as long. 16 need 850 MB in all, 4 need 315 (onnxruntime, one thread)."""
+"""Limit on a CPU, image tokens of all prompts together. With SAM's 4096 tokens, a prompt takes as long alone as in
+a call of 16, but 16 need 850 MB in all and 4 need 315 (onnxruntime, one thread)."""
 
 _CORNERS: Final = np.array([2, 3], np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """A group of B prompts of T tokens each.
-
-    Attributes:
-        index: int ``[B]``: the position of each prompt in the input order.
-        coords: float32 ``[B, T, 2]``, (x, y) in px of the resized image.
-        labels: int32 ``[B, T]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
-        masks: float32 ``[B, side, side]`` logits, or None if no prompt of the group has a mask.
-        has_mask: float32 ``[B]``: 1 for prompts with a mask.
-    """
+    """A group of B prompts of T tokens each."""
 
     index: NDArray[np.intp]
+    """``[B]``: the position of each prompt in the input order."""
     coords: FloatArray
+    """``[B, T, 2]``: (x, y) in px of the resized image."""
     labels: IntArray
+    """int32 ``[B, T]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding."""
     masks: FloatArray | None
+    """Logits ``[B, side, side]``, or None if no prompt of the group has a mask."""
     has_mask: FloatArray
+    """``[B]``: 1 for prompts with a mask."""
 
     def __len__(self) -> int:
         return len(self.index)
 
+    def __getitem__(self, rows: slice | NDArray[np.intp]) -> PromptGroup:
+        """Return some of the prompts; a slice copies nothing."""
+        masks = None if self.masks is None else self.masks[rows]
+        return PromptGroup(self.index[rows], self.coords[rows], self.labels[rows], masks, self.has_mask[rows])
+
     def chunks(self, size: int) -> Iterator[PromptGroup]:
         """Yield the same prompts, at most ``size`` at a time."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            masks = None if self.masks is None else self.masks[part]
-            yield PromptGroup(self.index[part], self.coords[part], self.labels[part], masks, self.has_mask[part])
+        return (self[start : start + size] for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True, slots=True)
 class PromptBatch:
-    """All prompts of one call.
-
-    Attributes:
-        count: Number of prompts.
-        groups: Groups that together hold each prompt once.
-    """
+    """All prompts of one call, each in one of the groups."""
 
     count: int
     groups: tuple[PromptGroup, ...]
@@ -94,23 +87,11 @@ def parse_prompts(
     boxes: PromptLike | None = None,
     masks: PromptLike | None = None,
 ) -> PromptBatch:
-    """Check prompts and convert them to tokens, as Meta's `SamPredictor` does.
+    """Check prompts, as of `Predictor.predict`, and convert them to tokens, as Meta's `SamPredictor` does.
 
-    Where points, boxes and masks are given together, the i-th of each make up the i-th prompt. A prompt without a box
-    gets one padding token after its points; a box follows the points as its two corners; a prompt that is only a mask
-    has no tokens.
-
-    Args:
-        geometry: Geometry of the image.
-        mask_side: Rows and columns of the decoder's ``mask_input``.
-        points: (x, y) in px of the original image: ``[x, y]``, ``(N, 2)`` for N prompts of one point each,
-            ``(N, P, 2)``, or a list of N entries ``(P_i, 2)`` or None.
-        labels: 1 foreground, 0 background (-1: a padding token, its point is ignored), in the shape of the points
-            without the last axis. All 1 if None.
-        boxes: (x1, y1, x2, y2) in px of the original image: ``(4,)``, ``(N, 4)``, or a list with None entries. Clipped
-            to the image.
-        masks: ``(h, w)``, ``(N, h, w)``, or a list with None entries. Floats are low-resolution logits as a prediction
-            returns them, ``mask_side`` square; bools and integers are masks of the image's size, not 0 inside.
+    A prompt without a box gets one padding token after its points; a box follows the points as its two corners; a
+    prompt that is only a mask has no tokens. Label -1 makes a point a padding token. `mask_side` is that of the
+    decoder's ``mask_input``.
 
     Raises:
         PromptError: A prompt is invalid; the message names it and the reason.
@@ -157,58 +138,32 @@ def parse_prompts(
 def _group(entries: list[tuple[int, FloatArray, IntArray]], masks: list[FloatArray | None] | None) -> PromptGroup:
     index = np.array([at for at, _, _ in entries], np.intp)
     own = [None if masks is None else masks[at] for at in index]
-    present = [mask for mask in own if mask is not None]
-    stacked = None
-    if present:
-        stacked = np.stack([np.zeros_like(present[0]) if mask is None else mask for mask in own])
+    present = next((mask for mask in own if mask is not None), None)
     return PromptGroup(
         index=index,
         coords=np.stack([coords for _, coords, _ in entries]),
         labels=np.stack([kinds for _, _, kinds in entries]),
-        masks=stacked,
+        masks=None if present is None else np.stack([np.zeros_like(present) if m is None else m for m in own]),
         has_mask=np.array([mask is not None for mask in own], np.float32),
     )
 
 
 def bucket_of(count: int, most: int | None = None) -> int:
-    """Return the next power of two, at most ``most``; 0 stays 0.
-
-    Args:
-        count: Number of prompts.
-        most: Upper limit, at least ``count``; None for no limit.
-    """
+    """Return the next power of two, at most ``most``, which is at least ``count``; 0 stays 0."""
     bucket = 1 << (count - 1).bit_length() if count else 0
     return bucket if most is None else max(count, min(bucket, most))
 
 
 def bucketed(group: PromptGroup, engine: Engine, most: int | None) -> PromptGroup:
-    """Return a group in the batch size for an engine: padded to a bucket on a device, unchanged elsewhere.
-
-    Args:
-        group: One prompt or more.
-        engine: The engine that will run it.
-        most: Most prompts that it accepts; None for no limit.
-    """
+    """Return a group in a batch size for an engine that accepts ``most``: padded to a bucket on a device."""
     more = bucket_of(len(group), most) - len(group)
     if not engine.on_device or not more:
         return group
-    rows = np.concatenate([np.arange(len(group)), np.full(more, len(group) - 1)])
-    return PromptGroup(
-        index=group.index[rows],
-        coords=group.coords[rows],
-        labels=group.labels[rows],
-        masks=None if group.masks is None else group.masks[rows],
-        has_mask=group.has_mask[rows],
-    )
+    return group[np.concatenate([np.arange(len(group)), np.full(more, len(group) - 1)])]
 
 
 def rows_of_bucket(rows: list[int], most: int) -> list[int]:
-    """Return rows of a batch, padded to a bucket by repeating the last.
-
-    Args:
-        rows: Positions in the batch.
-        most: Size of the batch.
-    """
+    """Return rows of a batch of ``most``, padded to a bucket by repeating the last."""
     return rows + rows[-1:] * (bucket_of(len(rows), max(most, len(rows))) - len(rows))
 
 
@@ -220,12 +175,7 @@ def most_of_axis(engine: Engine, name: str) -> int | None:
 
 
 def prompts_at_once(device: str, embedding: TensorSpec) -> int:
-    """Return the number of prompts for one call of the decoder.
-
-    Args:
-        device: Device of the decoder.
-        embedding: Spec of image embeddings: ``[1, C, g, g]``.
-    """
+    """Return the default number of prompts for one call of a decoder, from the spec of embeddings ``[1, C, g, g]``."""
     rows, columns = embedding.shape[-2:]
     if device.partition(":")[0].lower() != "cpu" or not isinstance(rows, int) or not isinstance(columns, int):
         return MOST

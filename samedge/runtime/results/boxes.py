@@ -18,33 +18,19 @@ Selection: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | NDArray[n
 
 
 def selected_rows(count: int, selection: Selection) -> NDArray[np.intp]:
-    """Return the selected row indices; a single index selects a list of one.
-
-    Raises:
-        IndexError: An index is out of range, or the number of booleans differs from that of the rows.
-    """
+    """Return the selected row indices, in an array even for a single index; raise IndexError like numpy."""
     rows: NDArray[np.intp] = np.arange(count)[selection].reshape(-1)
     return rows
 
 
 class HostArrays:
-    """Base of holders of numpy arrays: every move or conversion returns the object itself, unchanged."""
-
-    def cpu(self) -> Self:
-        """Return the object itself: results are numpy arrays."""
-        return self
-
-    def numpy(self) -> Self:
-        """Return the object itself: results are numpy arrays."""
-        return self
-
-    def cuda(self) -> Self:
-        """Return the object itself: results are numpy arrays on the host."""
-        return self
+    """Base of holders of numpy arrays, which `cpu`, `numpy`, `cuda` and `to` return unchanged."""
 
     def to(self, *_: object) -> Self:
         """Return the object itself: results are numpy arrays on the host."""
         return self
+
+    cpu = numpy = cuda = to
 
 
 class Boxes(HostArrays):
@@ -53,16 +39,12 @@ class Boxes(HostArrays):
     For masks of SAM, a box runs from the first to the last column and row of its mask, the score is the predicted IoU,
     and the class is the index of the prompt.
 
-    Args:
-        boxes: ``[N, 6]`` or ``[6]``: x1, y1, x2, y2 in px, score, class.
-        orig_shape: (height, width) of the image, px.
-
     Attributes:
-        data: float32 ``[N, 6]``.
+        data: float32 ``[N, 6]``: x1, y1, x2, y2 in px, score, class.
         orig_shape: (height, width) of the image, px.
 
     Raises:
-        UsageError: `boxes` has another shape.
+        UsageError: `boxes` is neither ``[N, 6]`` nor ``[6]``.
     """
 
     def __init__(self, boxes: Array, orig_shape: tuple[int, int]) -> None:
@@ -148,11 +130,7 @@ class Boxes(HostArrays):
 
 
 def boxes_of_masks(masks: BoolArray) -> FloatArray:
-    """Return the tight boxes of masks, float32 ``[N, 4]``: first and last column and row; zeros for an empty mask.
-
-    Args:
-        masks: bool ``[N, H, W]``.
-    """
+    """Return the tight boxes of masks, float32 ``[N, 4]``: first and last column and row; zeros for an empty mask."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for mask, box in zip(masks, boxes, strict=True):
         extent = mask_extent(mask)

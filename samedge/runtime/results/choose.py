@@ -1,4 +1,4 @@
-"""Prompts that choose among masks which were found without them, for models that segment everything at once."""
+"""Selection of masks by prompts, for models that segment everything at once."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ def choose(
     points: PromptLike | None = None,
     labels: PromptLike | None = None,
 ) -> Results:
-    """Return the objects that prompts mean; all of them where there is no prompt.
+    """Return the objects selected by prompts; all of them without prompts.
 
-    A box means the one mask that overlaps it best. Points mean, together, the masks that hold any point with label 1
-    and no point with label 0; points with label 0 alone mean the masks that hold none of them. With boxes and points,
-    an object needs one of them. `Results.prompt_index` counts the boxes, then the points: the first that an object
-    answers.
+    A box selects the mask that overlaps it best. Points together select the masks that contain a point with label 1 and
+    none with label 0; if all labels are 0, the masks that contain none of them. With boxes and points, an object must
+    match one of them. `Results.prompt_index` is the first prompt that selects the object, boxes counted before points.
 
     Args:
-        results: Of an image.
+        results: Results of one image.
         bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``.
         points: (x, y) in px: ``(2,)`` or ``(P, 2)``.
-        labels: 1 inside, 0 outside, ``(P,)``; all 1 if left out.
+        labels: 1 inside, 0 outside, ``(P,)``; by default all 1.
 
     Raises:
-        PromptError: A prompt has another shape, or labels and points are not equally many.
+        PromptError: A prompt has the wrong shape, or the number of labels differs from that of the points.
     """
     if bboxes is None and points is None:
         if labels is not None:
-            raise PromptError("there are labels and no points", cure="Give points=")
+            raise PromptError("labels were given without points", cure="Give points=")
         return results
     boxes = _numbers("bboxes", bboxes, 4)
     dots = _numbers("points", points, 2)
@@ -43,19 +42,17 @@ def choose(
     masks = results.masks.data if results.masks is not None else np.zeros((0, *results.orig_shape), np.bool_)
     if not len(results) or not len(masks):
         return results
-    answers = np.full(len(masks), -1)
-    if len(dots):
-        answers = _held(masks, dots, signs, len(boxes))
+    selected_by = _selecting_points(masks, dots, signs, len(boxes)) if len(dots) else np.full(len(masks), -1)
     for number in reversed(range(len(boxes))):
-        answers[_best(masks, boxes[number])] = number
-    chosen = np.flatnonzero(answers >= 0)
+        selected_by[_best(masks, boxes[number])] = number
+    chosen = np.flatnonzero(selected_by >= 0)
     kept = results[chosen]
-    kept.update(prompt_index=answers[chosen])
+    kept.update(prompt_index=selected_by[chosen])
     return kept
 
 
 def _best(masks: BoolArray, box: NDArray[np.float64]) -> int:
-    """Return which mask has the largest IoU with a box."""
+    """Return the index of the mask with the largest IoU with a box."""
     height, width = masks.shape[1:]
     left, top, right, bottom = np.clip(box, 0, [width, height, width, height]).astype(int)
     inside = masks[:, top:bottom, left:right].sum((1, 2))
@@ -63,8 +60,10 @@ def _best(masks: BoolArray, box: NDArray[np.float64]) -> int:
     return int(np.argmax(inside / np.maximum(union, 1)))
 
 
-def _held(masks: BoolArray, points: NDArray[np.float64], labels: NDArray[np.intp], first: int) -> NDArray[np.intp]:
-    """Return the number of the first point that each mask answers, counted from `first`; -1 where it answers none."""
+def _selecting_points(
+    masks: BoolArray, points: NDArray[np.float64], labels: NDArray[np.intp], first: int
+) -> NDArray[np.intp]:
+    """Return the first point that selects each mask, counted from `first`; -1 for masks that none selects."""
     height, width = masks.shape[1:]
     columns, rows = np.clip(points, 0, [width - 1, height - 1]).astype(int).T
     held = masks[:, rows, columns]
@@ -81,13 +80,14 @@ def _numbers(name: str, prompt: PromptLike | None, columns: int) -> NDArray[np.f
     try:
         array = np.asarray(prompt, np.float64)
     except (ValueError, TypeError) as error:
-        raise PromptError(f"{name} are no numbers: {error}", cure=f"Give (N, {columns})") from error
-    array = array[None] if array.ndim == 1 and array.size else array.reshape(-1, columns) if not array.size else array
-    if array.ndim != 2 or array.shape[1] != columns or not np.isfinite(array).all():
-        raise PromptError(
-            f"{name} have the shape {array.shape}" if np.isfinite(array).all() else f"{name} are not finite",
-            cure=f"Give ({columns},) or (N, {columns})",
-        )
+        raise PromptError(f"{name} are not numbers: {error}", cure=f"Give (N, {columns})") from error
+    if not array.size:
+        return np.zeros((0, columns))
+    array = array[None] if array.ndim == 1 else array
+    if not np.isfinite(array).all():
+        raise PromptError(f"{name} are not finite", cure="Give finite numbers")
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise PromptError(f"invalid {name} of shape {array.shape}", cure=f"Give ({columns},) or (N, {columns})")
     return array
 
 

@@ -21,12 +21,7 @@ from samedge.types import Array, BoolArray, FloatArray, ImageArray
 
 @dataclass(frozen=True, eq=False)
 class RleMasks:
-    """N masks at image size.
-
-    Attributes:
-        rles: One per mask.
-        image_shape: (height, width) of the image, px.
-    """
+    """N masks at image size, whose (height, width) in px is `image_shape`."""
 
     rles: Sequence[Rle]
     image_shape: tuple[int, int]
@@ -61,17 +56,14 @@ _LAZY: Final = (Prediction, RleMasks)
 
 
 class Masks(HostArrays):
-    """N masks at image size.
+    """N masks at image size, of which `orig_shape` is the (height, width), px.
 
     Args:
         masks: bool ``[N, H, W]`` or ``[H, W]``; or a prediction or RLEs, drawn or decoded on first use.
-        orig_shape: (height, width) of the image, px; by default that of the masks.
-
-    Attributes:
-        orig_shape: (height, width) of the image, px.
+        orig_shape: Expected (height, width) of the masks, px.
 
     Raises:
-        UsageError: Masks of another shape or dtype.
+        UsageError: The masks have another shape or dtype.
     """
 
     def __init__(self, masks: BoolArray | Prediction | RleMasks, orig_shape: tuple[int, int] | None = None) -> None:
@@ -171,15 +163,7 @@ class Masks(HostArrays):
 
 
 class Objects(Protocol):
-    """Objects of one image: the part of `Results` used by records and drawings.
-
-    Attributes:
-        orig_img: The image, BGR uint8 ``(H, W, 3)``.
-        orig_shape: Its (height, width), px.
-        boxes: Boxes with scores and classes, or None.
-        masks: As many masks, or None.
-        prompt_index: Index of the prompt that each mask answers, int ``[N]``.
-    """
+    """Objects of one image: the part of `Results` used by records and drawings."""
 
     orig_img: ImageArray
     orig_shape: tuple[int, int]

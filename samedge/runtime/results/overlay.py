@@ -1,4 +1,4 @@
-"""Drawing on images: masks, their contours, boxes, labels, prompts; and writing the result to a file.
+"""Drawing on images: results, masks, boxes, labels, prompts; and writing the image to a file.
 
 Everything is drawn on a BGR uint8 copy of the image, and only inside the box of each object: an image of 10 000 px per
 side needs no more than its copy and a few megabytes.
@@ -7,9 +7,10 @@ side needs no more than its copy and a few megabytes.
 from __future__ import annotations
 
 import colorsys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from samedge.runtime.image.read import as_bgr
 from samedge.runtime.masks.polygons import mask_outlines
 from samedge.runtime.masks.rle import mask_extent
 from samedge.runtime.prompts.shapes import PADDING, PromptLike, read_boxes, read_labels, read_points
+from samedge.runtime.results.masks import Objects
 from samedge.types import Array, BoolArray, ImageArray
 
 if TYPE_CHECKING:
@@ -53,12 +55,8 @@ def draw_mask_overlay(
 ) -> None:
     """Blend a colour into the canvas inside the mask, and draw its contour and those of its holes.
 
-    Args:
-        canvas: uint8 ``(H, W, 3)``, BGR, contiguous; drawn on.
-        mask: bool ``[H, W]``.
-        colour: BGR.
-        alpha: Share of the colour, 0..1.
-        line_width: Width of the contour, px; 0 draws none, None adapts to the image.
+    The canvas is BGR uint8 ``(H, W, 3)``, contiguous. `alpha` is the share of the colour, 0..1; `line_width` the width
+    of the contour in px: 0 for none, None for one that fits the image.
     """
     extent = mask_extent(mask)
     if extent is None:
@@ -94,15 +92,10 @@ def draw_box(canvas: ImageArray, box: Array, colour: Colour, *, line_width: int 
 def draw_label(
     canvas: ImageArray, text: str, at: Array, colour: Colour, *, font_size: float | None = None, font: str | None = None
 ) -> None:
-    """Write text on a coloured background, above a point or, if there is no room, below it.
+    """Write black or white text on a coloured background, above a point or, without room there, below it.
 
-    Args:
-        canvas: uint8 ``(H, W, 3)``, BGR; drawn on. Overflow is clipped.
-        text: The text.
-        at: (x, y) in px: the top left of the labelled object.
-        colour: BGR, of the background; the text is black or white, whichever is readable on it.
-        font_size: px; None adapts to the image.
-        font: File of a TrueType font; None for PIL's own.
+    The point (x, y), px, is the top left of the labelled object. `font_size` is in px, by default one that fits the
+    image; `font` is a TrueType file, by default PIL's own. Overflow is clipped.
 
     Raises:
         StorageError: The font cannot be read.
@@ -164,6 +157,53 @@ def draw_prompts(
     return canvas
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Options of drawing; see `Results.plot`."""
+
+    conf: bool = True
+    line_width: float | None = None
+    font_size: float | None = None
+    font: str | None = None
+    labels: bool = True
+    boxes: bool = True
+    masks: bool = True
+    color_mode: Literal["class", "instance"] = "class"
+
+
+def draw_results(results: Objects, image: ImageArray | None, look: Look) -> ImageArray:
+    """Return a copy of the image (or of another one of its size) with masks, boxes and labels, BGR uint8 ``(H, W, 3)``.
+
+    Raises:
+        UsageError: `image` has another size, or the colour mode is unknown.
+        StorageError: The font cannot be read.
+    """
+    if look.color_mode not in ("class", "instance"):
+        raise UsageError(f"invalid color_mode {look.color_mode!r}", cure="Give 'class' or 'instance'")
+    canvas = np.array(as_bgr(results.orig_img if image is None else image), order="C")
+    height, width = results.orig_shape
+    if canvas.shape[:2] != (height, width):
+        sizes = f"img is {canvas.shape[1]} x {canvas.shape[0]} px, but the results are for {width} x {height} px"
+        raise UsageError(sizes, cure="Resize it first")
+    if results.boxes is None:
+        return canvas
+    classes = results.boxes.cls.astype(int).tolist()
+    colours = [instance_colour(i) for i in (classes if look.color_mode == "class" else range(len(classes)))]
+    line_width = None if look.line_width is None else max(1, round(look.line_width))
+    if look.masks and results.masks is not None:
+        for mask, colour in zip(results.masks.iter_masks(), colours, strict=True):
+            draw_mask_overlay(canvas, mask, colour, line_width=line_width)
+    corners = results.boxes.xyxy
+    if look.boxes:
+        for box, colour in zip(corners, colours, strict=True):
+            draw_box(canvas, box, colour, line_width=line_width)
+    if look.labels:
+        for box, colour, index, score in zip(corners, colours, classes, results.boxes.conf, strict=True):
+            text = f"{results.name_of(index)} {score:.2f}" if look.conf else results.name_of(index)
+            draw_label(canvas, text, box[:2], colour, font_size=look.font_size, font=look.font)
+    return canvas
+
+
 def write_image(path: str | Path, image: ImageArray) -> None:
     """Write a BGR image, uint8 ``(H, W, 3)``, to a file in the format of its suffix.
 
@@ -185,14 +225,11 @@ def write_image(path: str | Path, image: ImageArray) -> None:
             encoded = data.tobytes() if written else None
     except cv2.error:
         encoded = None
+    if not known:
+        raise UsageError("unknown image format", where=path, cure="End the name in .png, .jpg, .webp or .tiff")
     if encoded is None:
-        raise UsageError(
-            "unknown image format"
-            if not known
-            else f"{image.shape[1]} x {image.shape[0]} px are too large for this format",
-            where=path,
-            cure="End the name in .png, .jpg, .webp or .tiff" if not known else "End the name in .png or .tiff",
-        )
+        size = f"{image.shape[1]} x {image.shape[0]} px"
+        raise UsageError(f"{size} are too large for this format", where=path, cure="End the name in .png or .tiff")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -201,7 +238,7 @@ def write_image(path: str | Path, image: ImageArray) -> None:
                 file.flush()
             except OSError:
                 if path.is_file():  # not a device
-                    path.unlink()  # incomplete
+                    path.unlink()
                 raise
 
 

@@ -41,26 +41,16 @@ def summary(results: Objects, *, normalize: bool, decimals: int) -> list[dict[st
     return rows
 
 
-def to_json(results: Objects, *, normalize: bool, decimals: int) -> str:
-    """Return the summary as JSON."""
-    return json.dumps(summary(results, normalize=normalize, decimals=decimals), indent=2)
-
-
 def to_csv(results: Objects, *, normalize: bool, decimals: int) -> str:
     """Return the summary as CSV; see `Results.to_csv`."""
     columns = ["name", "class", "confidence", "box", *(["segments"] if results.masks is not None else [])]
     rows = summary(results, normalize=normalize, decimals=decimals)
-    return csv_text(
-        columns, ([json.dumps(cell) if isinstance(cell, dict) else cell for cell in row.values()] for row in rows)
-    )
+    cells = ([json.dumps(cell) if isinstance(cell, dict) else cell for cell in row.values()] for row in rows)
+    return csv_text(columns, cells)
 
 
-def to_df(results: Objects, *, normalize: bool, decimals: int) -> Any:
-    """Return the summary as a pandas DataFrame.
-
-    Raises:
-        MissingExtraError: pandas is not installed.
-    """
+def to_df(rows: list[dict[str, Any]]) -> Any:
+    """Return the summary as a pandas DataFrame; see `Results.to_df`."""
     from importlib import import_module
 
     try:
@@ -71,61 +61,29 @@ def to_df(results: Objects, *, normalize: bool, decimals: int) -> Any:
             cure="Install it with: pip install pandas; or use summary(), to_json() or to_csv()",
             module="pandas",
         ) from error
-    return pandas.DataFrame(summary(results, normalize=normalize, decimals=decimals))
+    return pandas.DataFrame(rows)
 
 
 def to_coco(results: Objects, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
     """Return the objects as COCO annotations; see `Results.to_coco`."""
     if results.boxes is None:
         return []
-    if results.masks is None:
-        return _coco_boxes(results, image_id=image_id, category_id=category_id)
-    classes, scores = results.boxes.cls.astype(int).tolist(), results.boxes.conf.tolist()
+    rles = None if results.masks is None else results.masks.to_rle()
     annotations: list[dict[str, Any]] = []
-    for at, (rle, index, score) in enumerate(zip(results.masks.to_rle(), classes, scores, strict=bool(results.masks))):
-        annotations.append(
-            {
-                "id": at + 1,
-                "image_id": image_id,
-                "category_id": index if category_id is None else category_id,
-                "segmentation": rle,
-                "bbox": [float(value) for value in rle_to_box(rle)],
-                "area": rle_area(rle),
-                "iscrowd": 0,
-                "score": score,
-                "prompt_index": int(results.prompt_index[at]),
-            }
-        )
-    return annotations
-
-
-def _coco_boxes(results: Objects, *, image_id: int, category_id: int | None) -> list[dict[str, Any]]:
-    """Return boxes without masks as COCO annotations."""
-    if results.boxes is None:
-        return []
-    annotations: list[dict[str, Any]] = []
-    for at, (left, top, right, bottom, score, kind) in enumerate(results.boxes.data[:, :6].tolist()):
-        annotations.append(
-            {
-                "id": at + 1,
-                "image_id": image_id,
-                "category_id": int(kind) if category_id is None else category_id,
-                "bbox": [left, top, right - left, bottom - top],
-                "area": (right - left) * (bottom - top),
-                "iscrowd": 0,
-                "score": score,
-                "prompt_index": int(results.prompt_index[at]),
-            }
-        )
+    for at, (left, top, right, bottom, score, index) in enumerate(results.boxes.data.tolist()):
+        if rles is None:
+            shape = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+        else:
+            box = [float(value) for value in rle_to_box(rles[at])]
+            shape = {"segmentation": rles[at], "bbox": box, "area": rle_area(rles[at])}
+        category = int(index) if category_id is None else category_id
+        annotation = {"id": at + 1, "image_id": image_id, "category_id": category, **shape}
+        annotations.append(annotation | {"iscrowd": 0, "score": score, "prompt_index": int(results.prompt_index[at])})
     return annotations
 
 
 def save_txt(results: Objects, path: Path, *, save_conf: bool, parts: Parts) -> str:
-    """Append lines in YOLO's format; see `Results.save_txt`.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Append lines in YOLO's format; see `Results.save_txt`."""
     lines = list(_txt_lines(results, save_conf=save_conf, parts=parts))
     if lines:
         with storage_errors(path):
@@ -157,11 +115,7 @@ def txt_line(index: int, numbers: Iterable[float]) -> str:
 
 
 def save_crops(results: Objects, folder: Path, name: Path, *, margin: int) -> list[str]:
-    """Write the part of the image around each box; see `Results.save_crop`.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
+    """Write the part of the image around each box; see `Results.save_crop`."""
     from samedge.runtime.results.overlay import write_image
 
     if results.boxes is None:
@@ -174,7 +128,7 @@ def save_crops(results: Objects, folder: Path, name: Path, *, margin: int) -> li
         left, top = (max(0, int(value) - margin) for value in np.floor(box[:2]))
         right, bottom = (int(value) + 1 + margin for value in np.ceil(box[2:]))
         crop = image[top : min(bottom, height), left : min(right, width)]
-        # A class's name becomes a single folder, whatever characters it has.
+        # A class name is a single folder, even if it contains slashes.
         kind = results.name_of(int(index)).replace("/", "_").replace("\\", "_").strip(".") or "_"
         path, number = folder / kind / f"{name.stem}{suffix}", 2
         while path.exists():

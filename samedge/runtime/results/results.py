@@ -7,6 +7,7 @@ mask, and RLE keeps the holes and parts that polygons lose.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,27 +37,16 @@ STAGES = ("preprocess", "inference", "postprocess")
 class Results(HostArrays):
     """The masks and boxes of one image.
 
-    Args:
-        orig_img: The image, uint8 ``(H, W, 3)``, BGR.
-        path: Source of the image.
-        names: Names of the classes; by default ``{i: str(i)}``.
-        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class. By default the masks' tight boxes, score 1.
-        masks: bool ``[N, H, W]``, a prediction, or RLEs.
-        speed: Milliseconds for "preprocess", "inference" and "postprocess".
-        prompt_index: Index of the prompt of each mask, ``[N]``; by default the classes.
-        dropped: Prompts without a mask because none scored well enough.
-
-    Attributes:
-        orig_img: The image.
-        orig_shape: (height, width) of the image, px.
+    Args and attributes:
+        orig_img: The image, uint8 ``(H, W, 3)``, BGR; its (height, width) is `orig_shape`.
         path: Source of the image, or None.
-        names: Names of the classes.
-        boxes: The boxes, or None.
-        masks: The masks, or None when there are none.
-        speed: Milliseconds for each stage; None if not measured.
-        prompt_index: Index of the prompt of each mask, int ``[N]``.
-        dropped: Prompts without a mask.
-        save_dir: Folder of images that `save` writes without a name; None for the current folder.
+        names: Names of the classes; by default ``{i: str(i)}``.
+        boxes: ``[N, 6]``: x1, y1, x2, y2, score, class; by default the masks' tight boxes, score 1. Kept as `Boxes`.
+        masks: bool ``[N, H, W]``, a prediction, or RLEs; kept as `Masks`, or None when there are none.
+        speed: Milliseconds for "preprocess", "inference" and "postprocess"; None if not measured.
+        prompt_index: Index of the prompt of each mask, int ``[N]``; by default the classes.
+        dropped: Prompts without a mask because none scored well enough.
+        save_dir: Attribute only: folder of images that `save` writes without a name; None for the current folder.
 
     Raises:
         UsageError: Numbers of boxes, masks and prompt indices differ, or masks are not at image size.
@@ -99,25 +89,13 @@ class Results(HostArrays):
     ) -> Self:
         """Return the results of a prediction: class = prompt, score = predicted IoU, box = tight box of the mask.
 
-        The masks are drawn on first use.
-
-        Args:
-            prediction: Prediction for this image.
-            orig_img: The image, uint8 ``(H, W, 3)``, BGR.
-            path: Source of the image.
-            speed: Milliseconds for each stage; by default the prediction's.
-            dropped: Prompts without a mask in the prediction because none scored well enough.
+        The masks are drawn on first use. `speed` is by default the prediction's; the other arguments are those of
+        `Results`.
         """
-        data = np.column_stack([prediction.boxes, prediction.scores, prediction.prompt_index]).astype(np.float32)
-        return cls(
-            orig_img,
-            path,
-            boxes=data,
-            masks=prediction,
-            speed=prediction.speed if speed is None else speed,
-            prompt_index=prediction.prompt_index,
-            dropped=dropped,
-        )
+        index = prediction.prompt_index
+        boxes = np.column_stack([prediction.boxes, prediction.scores, index]).astype(np.float32)
+        speed = prediction.speed if speed is None else speed
+        return cls(orig_img, path, None, boxes, prediction, speed, prompt_index=index, dropped=dropped)
 
     def _set(
         self,
@@ -128,10 +106,9 @@ class Results(HostArrays):
         if masks is not None and not isinstance(masks, Masks):
             masks = Masks(masks, self.orig_shape)
         if boxes is None and masks is not None:
-            count = len(masks)
-            index = np.arange(count) if prompt_index is None else np.asarray(prompt_index)
-            if len(index) == count:
-                boxes = np.column_stack([boxes_of_masks(masks.data), np.ones(count), index])
+            index = np.arange(len(masks)) if prompt_index is None else np.asarray(prompt_index)
+            if len(index) == len(masks):
+                boxes = np.column_stack([boxes_of_masks(masks.data), np.ones(len(masks)), index])
         if boxes is not None and not isinstance(boxes, Boxes):
             boxes = Boxes(boxes, self.orig_shape)
         count = len(boxes) if boxes is not None else 0
@@ -139,10 +116,8 @@ class Results(HostArrays):
             prompt_index = [] if boxes is None else boxes.cls.astype(np.intp)
         index = np.asarray(prompt_index, np.intp).reshape(-1)
         if len(index) != count or (masks is not None and len(masks) != count):
-            raise UsageError(
-                f"{count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices differ",
-                cure="Give one of each for every object",
-            )
+            counts = f"{count} boxes, {0 if masks is None else len(masks)} masks and {len(index)} prompt indices"
+            raise UsageError(f"{counts} differ", cure="Give one of each for every object")
         self.boxes = boxes
         self.masks = masks if masks is not None and len(masks) else None
         self.prompt_index = index
@@ -171,7 +146,7 @@ class Results(HostArrays):
         return f"Results({self.verbose() or 'nothing'}, image {width} x {height} px, path {self.path!r})"
 
     def new(self) -> Results:
-        """Return results of the same image and names, without objects."""
+        """Return results for the same image and names, without objects."""
         empty = Results(self.orig_img, self.path, self.names, speed=None, dropped=self.dropped)
         empty.speed = dict(self.speed)
         empty.save_dir = self.save_dir
@@ -184,12 +159,9 @@ class Results(HostArrays):
         *,
         prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
     ) -> None:
-        """Replace boxes, masks or both.
+        """Replace boxes ``[N, 6]``, masks bool ``[N, H, W]``, or both.
 
-        Args:
-            boxes: ``[N, 6]``; the old ones stay if omitted.
-            masks: bool ``[N, H, W]``; the old ones stay if omitted.
-            prompt_index: ``[N]``; the old ones stay if omitted and the number of objects is unchanged.
+        Those omitted are kept, and so is `prompt_index` if the number of objects is unchanged.
 
         Raises:
             UsageError: Their numbers differ.
@@ -269,11 +241,10 @@ class Results(HostArrays):
             UsageError: `img` has another size, or `color_mode` is neither of the two.
             StorageError: The font cannot be read, or the image cannot be written.
         """
-        from samedge.runtime.results import drawing
+        from samedge.runtime.results.overlay import Look, draw_results
 
-        drawn = drawing.draw_results(
-            self, img, drawing.Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode)
-        )
+        look = Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode)
+        drawn = draw_results(self, img, look)
         if save:
             self._write(drawn, filename)
         if show or pil:
@@ -290,10 +261,9 @@ class Results(HostArrays):
         self.plot(show=True)
 
     def save(self, filename: str | os.PathLike[str] | None = None) -> str:
-        """Write the image of `plot` and return its path.
+        """Write the image of `plot` in the format of the suffix, and return its path.
 
-        Args:
-            filename: The suffix selects the format. By default "results_" and the name of the image, in `save_dir`.
+        By default the name is "results_" and that of the image, in `save_dir`.
 
         Raises:
             UsageError: The format is unknown.
@@ -347,15 +317,13 @@ class Results(HostArrays):
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
         """Return one record per object: "name", "class", "confidence", "box" {x1, y1, x2, y2}, "segments" {x, y}.
 
-        Args:
-            normalize: Return coordinates as shares of the image's width and height instead of px.
-            decimals: Decimals that numbers are rounded to.
+        Coordinates are in px or, with `normalize`, shares of the image's width and height.
         """
         return records.summary(self, normalize=normalize, decimals=decimals)
 
     def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
         """Return `summary` as JSON."""
-        return records.to_json(self, normalize=normalize, decimals=decimals)
+        return json.dumps(self.summary(normalize, decimals), indent=2)
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
         """Return `summary` as CSV with a header; "box" and "segments" are JSON inside their cells."""
@@ -367,17 +335,15 @@ class Results(HostArrays):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return records.to_df(self, normalize=normalize, decimals=decimals)
+        return records.to_df(self.summary(normalize, decimals))
 
     def to_rle(self) -> list[Rle]:
         """Return the masks in COCO's compressed form, holes and parts included."""
         return [] if self.masks is None else self.masks.to_rle()
 
     def to_coco(self, image_id: int = 0, category_id: int | None = None) -> list[dict[str, Any]]:
-        """Return the objects as COCO annotations with RLE, as loaded and evaluated by pycocotools.
+        """Return the objects as COCO annotations with RLE, as pycocotools loads and evaluates them.
 
-        Args:
-            image_id: Id of the image.
-            category_id: Category of every object; by default its class.
+        The category of every object is by default its class.
         """
         return records.to_coco(self, image_id=image_id, category_id=category_id)

@@ -70,11 +70,7 @@ class StreamRequest(Generic[R]):
 
 
 def image_and_arguments(item: StreamSource) -> tuple[ImageSource, Arguments]:
-    """Split an item of the source into the image and its arguments.
-
-    Raises:
-        ImageError: It is another kind of tuple.
-    """
+    """Split an item of the source into the image and its arguments; raise ImageError for other tuples."""
     if not isinstance(item, tuple):
         return item, {}
     if len(item) != 2 or not isinstance(item[1], (Mapping, type(None))):
@@ -86,23 +82,14 @@ def image_and_arguments(item: StreamSource) -> tuple[ImageSource, Arguments]:
 
 
 def require_known(arguments: Arguments) -> None:
-    """Check that names are arguments of `Predictor.predict`.
-
-    Raises:
-        UsageError: A name is unknown.
-    """
+    """Raise UsageError for a name that is no argument of `Predictor.predict`."""
     unknown = [name for name in arguments if name not in _PREDICT]
     if unknown:
         raise UsageError(f"predict has no argument {unknown[0]!r}", cure=f"Use one of: {', '.join(_PREDICT)}")
 
 
 def require_prompts(arguments: Arguments) -> None:
-    """Check that `Predictor.predict` gets at least one prompt.
-
-    Raises:
-        UsageError: An argument is unknown.
-        PromptError: There is no prompt.
-    """
+    """Raise PromptError without a prompt for `Predictor.predict`, UsageError for an unknown argument."""
     require_known(arguments)
     if all(arguments.get(name) is None for name in _PROMPTS):
         raise PromptError(

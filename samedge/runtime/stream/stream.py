@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import Self
 
@@ -56,34 +56,21 @@ class StreamItem(Generic[R]):
         return cast("R", self._result)
 
 
-class Timed(Protocol):
-    """The part of a predictor that a stream uses itself."""
-
-    @property
-    def speed(self) -> dict[str, float]:
-        """Milliseconds for "preprocess", "inference" and "postprocess"."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class StreamHost:
-    """The predictor's side of a stream.
-
-    Attributes:
-        encode: Reads and encodes an image; called in the stream's thread.
-        present: Returns a predictor of which an encoded image is the current one; called, like its decoding methods, by
-            the consumer.
-        claim: Called when a stream begins; raises UsageError if it must not.
-    """
+    """The predictor's side of a stream."""
 
     encode: Callable[[ImageSource], EncodedImage]
-    present: Callable[[EncodedImage], Timed]
+    """Reads and encodes an image; called in the stream's thread."""
+    present: Callable[[EncodedImage], Any]
+    """Returns a predictor whose current image is the encoded one; called in the consumer's thread."""
     claim: Callable[[Stream[Any]], None]
+    """Called when a stream begins; raises UsageError while another one is open."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ready:
-    """An encoded image, or the error. ``source`` is kept for functions that return prompts."""
+    """An encoded image, or the error. `source` is kept for functions that return prompts."""
 
     index: int
     path: str | None
@@ -148,14 +135,13 @@ class Stream(Closing, Iterator[StreamItem[R]]):
         """Return the next item.
 
         Raises:
-            StopIteration: There are no more.
             SamedgeError: The next image failed, and is named; or the source failed, which ends the stream.
             UsageError: Another stream of the predictor is open.
         """
         if self._closed:
             raise StopIteration
         try:
-            return self._answered(next(self._worker()))
+            return self._decoded(next(self._worker()))
         except BaseException:
             self.close()
             raise
@@ -171,8 +157,8 @@ class Stream(Closing, Iterator[StreamItem[R]]):
             self._ready.start()
         return self._ready
 
-    def _answered(self, ready: _Ready) -> StreamItem[R]:
-        """Decode in the consumer's thread."""
+    def _decoded(self, ready: _Ready) -> StreamItem[R]:
+        """Decode an image, in the consumer's thread."""
         error, result = ready.error, None
         predictor = None if ready.image is None else self._host.present(ready.image)
         if predictor is not None:

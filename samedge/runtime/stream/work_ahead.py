@@ -37,11 +37,7 @@ class WorkAhead(Iterator[R], Generic[T, R]):
     An exception of the source or of the work is raised in place of its result, and ends the iteration. The thread ends
     with the process. For one consumer.
 
-    Args:
-        source: Read in the thread, item by item, when there is room.
-        work: Called in the thread.
-        ahead: Most items read but not yet consumed, 1 or more.
-        name: Name of the thread.
+    The thread, of the given name, also reads the source; at most `ahead` items are read but not yet consumed.
     """
 
     def __init__(self, source: Iterable[T], work: Callable[[int, T], R], *, ahead: int, name: str) -> None:
@@ -61,11 +57,7 @@ class WorkAhead(Iterator[R], Generic[T, R]):
         return self
 
     def __next__(self) -> R:
-        """Return the next result, and make room for one more.
-
-        Raises:
-            StopIteration: The source is exhausted, or the iterator is closed.
-        """
+        """Return the next result, and make room for one more. Ends with the source, or when closed."""
         if self._stopped.is_set():
             raise StopIteration
         done = self._done.get()

@@ -10,7 +10,7 @@ import numpy as np
 
 from samedge.errors import TensorMismatchError
 from samedge.options import check_thresholds
-from samedge.runtime.masks.nms import batched_nms, nms
+from samedge.runtime.masks.nms import batched_nms
 from samedge.types import FloatArray
 
 MAX_CANDIDATES: Final = 30_000
@@ -23,10 +23,10 @@ class Thresholds:
 
     Attributes:
         conf: Minimum score of a box, exclusive.
-        iou: Of two boxes of one class that overlap by more, the lower-scoring one is dropped.
-        max_det: Most boxes per image, the best ones.
+        iou: Of two boxes of one class with a greater IoU, the lower-scoring one is dropped.
+        max_det: Maximum number of boxes per image.
         classes: Accepted classes; None for all.
-        agnostic: Boxes of different classes suppress each other too.
+        agnostic: Suppress boxes across classes.
     """
 
     conf: float = 0.25
@@ -41,13 +41,9 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Boxes in the frame of the graph's input.
+    """Boxes in px of the graph's input: float32 ``[N, 4]`` x1, y1, x2, y2; scores, falling, and classes ``[N]``.
 
-    Attributes:
-        boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px.
-        scores: float32 ``[N]``, falling.
-        classes: float32 ``[N]``, whole numbers.
-        coefficients: float32 ``[N, M]``, for the prototypes of masks; M is 0 for a detector.
+    `coefficients` are ``[N, M]``, for M mask prototypes; M is 0 for a detector.
     """
 
     boxes: FloatArray
@@ -63,12 +59,8 @@ class Detections:
 def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Detections:
     """Return the boxes of one image above the score threshold that do not overlap a better one.
 
-    One box per anchor: of its best-scoring class.
-
-    Args:
-        output: float32 ``[4 + C + M, A]``: centre x and y, width, height in px, C scores 0..1, M mask coefficients.
-        class_count: C.
-        thresholds: Thresholds for the boxes.
+    Each anchor gives one box, of its best-scoring class. `output` is float32 ``[4 + C + M, A]``: centre x and y, width,
+    height in px, C scores 0..1, M mask coefficients.
 
     Raises:
         TensorMismatchError: The output has fewer rows.
@@ -90,22 +82,18 @@ def detect(output: FloatArray, class_count: int, thresholds: Thresholds) -> Dete
         at, classes, best = at[top], classes[top], best[top]
     centre, half = output[:2, at].T, output[2:4, at].T / np.float32(2)
     boxes = np.concatenate([centre - half, centre + half], 1)
-    if thresholds.agnostic:
-        kept = nms(boxes, best, thresholds.iou)
-    else:
-        kept = batched_nms(boxes, best, classes, thresholds.iou)
-    kept = kept[: thresholds.max_det]
+    groups = np.zeros_like(classes) if thresholds.agnostic else classes
+    kept = batched_nms(boxes, best, groups, thresholds.iou)[: thresholds.max_det]
     return Detections(
         boxes[kept], best[kept], classes[kept].astype(np.float32), output[4 + class_count :, at[kept]].T.copy()
     )
 
 
 def select(output: FloatArray, thresholds: Thresholds) -> Detections:
-    """Return the boxes of one image above the score threshold, from a graph with suppression.
+    """Return the boxes of one image above the score threshold, from a graph that has suppressed the others.
 
-    Args:
-        output: float32 ``[K, 6 + M]``: x1, y1, x2, y2 in px, score, class, M mask coefficients.
-        thresholds: Thresholds for the boxes; `iou` and `agnostic` are fixed in the graph.
+    `output` is float32 ``[K, 6 + M]``: x1, y1, x2, y2 in px, score, class, M mask coefficients. `iou` and `agnostic`
+    are fixed in the graph.
     """
     chosen = output[:, 4] > thresholds.conf
     if thresholds.classes is not None:

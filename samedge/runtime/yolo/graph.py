@@ -30,7 +30,7 @@ class YoloGraph:
     """Inputs and outputs of a YOLO graph.
 
     Attributes:
-        names: Names of the classes by number; empty if unknown.
+        names: Class names by number; empty if unknown.
         image_size: (height, width) of the input, px: fixed by the graph, otherwise the training size.
         fixed_size: True if the graph accepts no other size.
         stride: Coarsest stride of the model, px.
@@ -57,14 +57,10 @@ class YoloGraph:
 
 
 def describe_yolo(engine: Engine, metadata: Mapping[str, str]) -> YoloGraph:
-    """Describe a YOLO graph.
-
-    Args:
-        engine: The graph.
-        metadata: Metadata of its file: ``names``, ``imgsz``, ``stride`` and ``task`` as Ultralytics writes them.
+    """Describe a YOLO graph from its tensors and its file's metadata, in Ultralytics' keys and formats.
 
     Raises:
-        EngineError: It is not a detector or segmenter of the YOLO families.
+        EngineError: The graph is not a YOLO detector or segmenter.
     """
     task = metadata.get("task", "")
     if task not in ("", "detect", "segment"):
@@ -73,7 +69,7 @@ def describe_yolo(engine: Engine, metadata: Mapping[str, str]) -> YoloGraph:
     if len(inputs) != 1 or len(inputs[0][1].shape) != 4 or inputs[0][1].dtype not in (np.float32, np.float16):
         raise _no_yolo(engine, f"its inputs are {_described(engine.inputs)}")
     name, spec = inputs[0]
-    if spec.shape[1] not in (3,) and not isinstance(spec.shape[1], str):
+    if spec.shape[1] != 3 and not isinstance(spec.shape[1], str):
         raise _no_yolo(engine, f"its images have {spec.shape[1]} channels")
     boxes = [output for output, shape in engine.outputs.items() if len(shape.shape) == 3]
     prototypes = [output for output, shape in engine.outputs.items() if len(shape.shape) == 4]
@@ -116,7 +112,7 @@ def _suppressed(metadata: Mapping[str, str], boxes: TensorSpec, prototypes: Tens
     if isinstance(args, dict) and args.get("nms") is True:
         return True
     masks = 0 if prototypes is None else prototypes.shape[1]
-    # Anchors stand last otherwise, and the smallest input has 21 of them for 6, and 38 columns need prototypes.
+    # Without suppression the last axis is the anchors, of which even the smallest input has 21.
     return isinstance(masks, int) and boxes.shape[2] == 6 + masks and boxes.shape[1] != 6 + masks
 
 
@@ -133,7 +129,7 @@ def _no_yolo(engine: Engine, why: str) -> EngineError:
 
 
 def _literal(text: str) -> object:
-    """Return the value of a plain Python or JSON literal; None for anything else."""
+    """Return the value of a Python literal; None for anything else."""
     try:
         value: object = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -153,11 +149,7 @@ def _names(value: object) -> dict[int, str]:
 def _pair(value: object) -> tuple[int, int]:
     if isinstance(value, int):
         value = (value, value)
-    if (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and all(isinstance(side, int) and side > 0 for side in value)
-    ):
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value):
         return value[0], value[1]
     return DEFAULT_IMAGE_SIZE
 

@@ -1,4 +1,4 @@
-"""Input limits of a YOLO engine: its graph may accept any number of images of any size, an engine only a range."""
+"""Input limits of a YOLO engine: an engine accepts only a range of the batch and image sizes that its graph does."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ INPUT_AXES: Final = ("batch", "height", "width")
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """Ranges of the free axes of an input; None for any size.
-
-    Attributes:
-        batch: Images per call.
-        height: Rows of the input, px.
-        width: Columns of the input, px.
-    """
+    """Ranges of the free axes of an input; None for any size."""
 
     batch: AxisRange | None = None
     height: AxisRange | None = None
@@ -29,11 +23,7 @@ class InputLimits:
 
     @staticmethod
     def of(profiles: Mapping[str, str]) -> InputLimits:
-        """Return the limits of an engine that was built with these profiles, such as ``{"batch": "1/1/4"}``.
-
-        Raises:
-            UsageError: A profile is invalid.
-        """
+        """Parse an engine's profiles, such as ``{"batch": "1/1/4"}``; raise UsageError for an invalid one."""
         return InputLimits(
             *(AxisRange.parse(profiles[axis], axis) if axis in profiles else None for axis in INPUT_AXES)
         )
@@ -43,14 +33,14 @@ class InputLimits:
         """Fewest images per call."""
         return 1 if self.batch is None else self.batch.minimum
 
-    def takes(self, height: int, width: int) -> bool:
-        """Return True if an input may have this size, px."""
+    def accepts(self, height: int, width: int) -> bool:
+        """Return True if the engine accepts an input of this size, px."""
         sides = ((self.height, height), (self.width, width))
         return all(limit is None or limit.minimum <= side <= limit.maximum for limit, side in sides)
 
     def usual(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return an accepted (height, width), px: this one if possible, otherwise the optimum of the profile."""
-        if self.takes(*size):
+        """Return this (height, width), px, if the engine accepts it, otherwise the optimum of the profile."""
+        if self.accepts(*size):
             return size
         height, width = (
             side if limit is None else limit.optimum
@@ -59,21 +49,14 @@ class InputLimits:
         return height, width
 
     def letterbox(self, image: tuple[int, ...], size: tuple[int, int], *, rect: bool, stride: int) -> Letterbox:
-        """Return the letterbox of an image, trimming its padding only as far as the input is accepted.
-
-        Args:
-            image: (height, width, ...) of the image.
-            size: (height, width) of the input, px; with `rect`, at most.
-            rect: Trim the padding.
-            stride: Coarsest stride of the model, px.
-        """
-        found = Letterbox.of(image[0], image[1], *size, rect=rect, stride=stride)
-        if rect and not self.takes(found.input_height, found.input_width):
+        """Return the letterbox of an image of a shape (H, W, ...); with `rect`, trimmed if the engine accepts that."""
+        letterbox = Letterbox.of(image[0], image[1], *size, rect=rect, stride=stride)
+        if rect and not self.accepts(letterbox.input_height, letterbox.input_width):
             return Letterbox.of(image[0], image[1], *size, rect=False, stride=stride)
-        return found
+        return letterbox
 
     def images_at_once(self, most: int) -> int:
-        """Return the number of images, of at most this many, for one call of the engine."""
+        """Return the number of images for one call: `most`, or fewer if the engine does not accept that many."""
         return most if self.batch is None else min(most, self.batch.maximum)
 
     def __str__(self) -> str:

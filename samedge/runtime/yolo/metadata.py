@@ -1,4 +1,4 @@
-"""Exporter's metadata of a graph file of any kind: classes, sizes, the task."""
+"""Metadata that exporters write into graph files: class names, image size, stride, task."""
 
 from __future__ import annotations
 
@@ -13,27 +13,23 @@ _PLAN_SUFFIXES: Final = (".engine", ".plan")
 
 
 def read_graph_metadata(path: Path) -> dict[str, str]:
-    """Return what a graph file says of itself, values that are not text as Python writes them.
+    """Return the metadata of an ONNX file, or of an engine in the JSON that Ultralytics writes before the plan.
 
-    An ONNX file has it in its metadata, an engine that Ultralytics built in the JSON before its plan. Empty for a raw
-    plan and for other kinds of files.
+    Values other than strings are returned as their `repr`. Raw plans and other files have none.
 
     Raises:
-        EngineError: It is no such file, or it is cut off.
+        EngineError: The file is invalid or truncated.
         StorageError: It cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return read_onnx_metadata(path)
     if suffix in _PLAN_SUFFIXES:
-        told = inspect_plan(path).metadata
-        return {name: value if isinstance(value, str) else repr(value) for name, value in told.items()}
+        metadata = inspect_plan(path).metadata
+        return {name: value if isinstance(value, str) else repr(value) for name, value in metadata.items()}
     return {}
 
 
 def is_yolo_graph(path: Path) -> bool:
-    """Return whether a graph file without a bundle is a YOLO: no other family runs such files.
-
-    Of engines only those are a YOLO's that say so, in Ultralytics' header.
-    """
+    """Return True if a bare graph file is a YOLO: only YOLO runs without a bundle. Engines need Ultralytics' header."""
     return bool(inspect_plan(path).metadata) if path.suffix.lower() in ENGINE_SUFFIXES else True

@@ -1,4 +1,4 @@
-"""YOLO and FastSAM on one image after another: letterbox, one run of the graph, suppression, masks."""
+"""Prediction with YOLO and FastSAM: letterbox, one run of the graph, suppression, masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """An image on its way through the graph."""
+    """An image ready for the graph."""
 
     bgr: ImageArray
     path: str | os.PathLike[str] | None
@@ -36,22 +36,16 @@ class _Prepared:
 
 
 class YoloPredictor(Closing):
-    """A YOLO graph that can be asked for boxes and masks.
+    """Finds objects with a YOLO graph: boxes, and masks if it segments. Keeps nothing between images.
 
     `samedge.load` makes one from the bundle of a YOLOv8 or FastSAM. Use it as a context manager, or call `close` when
-    done. It keeps nothing between images.
-
-    Args:
-        engine: The graph; closed with the predictor.
-        graph: How it is fed and read.
-        info: What the bundle says about itself; None where there is no bundle.
-        limits: Which inputs it takes of those that the graph leaves free; None for all.
+    done.
 
     Attributes:
-        engine: As given.
-        graph: As given.
-        info: As given.
-        limits: As given.
+        engine: The graph; closed with the predictor.
+        graph: Description of its inputs and outputs.
+        info: Manifest of the bundle; None for a bare graph file.
+        limits: Sizes that the engine accepts.
     """
 
     def __init__(
@@ -64,12 +58,12 @@ class YoloPredictor(Closing):
 
     @property
     def backend(self) -> str:
-        """The backend that runs the graph."""
+        """Backend that runs the graph."""
         return self.engine.backend
 
     @property
     def device(self) -> str:
-        """The device really used, such as "cpu" or "cuda:0"."""
+        """Device actually used, such as "cpu" or "cuda:0"."""
         return self.engine.device
 
     def predict(
@@ -81,20 +75,20 @@ class YoloPredictor(Closing):
         rect: bool = True,
         path: str | os.PathLike[str] | None = None,
     ) -> Results:
-        """Return the objects in an image: boxes, and masks at its size where the model segments.
+        """Return the objects in an image: boxes, and masks at its size if the model segments.
 
-        Objects whose mask is empty are left out.
+        Objects with an empty mask are left out.
 
         Args:
             image: A path, uint8 BGR ``(H, W, 3)``, or another source of one image.
-            thresholds: Which boxes are kept.
-            image_size: (height, width) of the input, or its side, px; the graph's own if None.
-            rect: Where the graph's input size is free, cut the padding down to the next multiple of the stride. An
-                engine that takes no such size gets the whole square.
-            path: Where the image came from, if it is not a path itself.
+            thresholds: Thresholds for the boxes.
+            image_size: (height, width) of the input, or its side, px; None for the graph's own.
+            rect: Trim the padding to the next multiple of the stride, if the input size is free. An engine that does
+                not accept the trimmed size gets the whole square.
+            path: Source of the image, for arrays.
 
         Raises:
-            UsageError: The graph takes no such image size.
+            UsageError: The graph or engine does not accept this image size.
             ImageError: The image cannot be read.
             EngineError: The graph failed.
         """
@@ -109,29 +103,22 @@ class YoloPredictor(Closing):
         image_size: int | tuple[int, int] | None = None,
         rect: bool = True,
     ) -> list[Results]:
-        """Return what `predict` says of each image; those whose inputs have one shape go through the graph together.
+        """Return the objects in each image, as `predict`; images whose inputs have the same shape are run together.
 
-        Args:
-            images: As there; all of them are in memory at once.
-            thresholds: As there.
-            image_size: As there.
-            rect: As there.
-
-        Raises:
-            SamedgeError: As there.
+        All images are in memory at once. Arguments and errors are those of `predict`.
         """
         size = self._input_size(image_size)
         groups: dict[tuple[int, ...], list[tuple[int, _Prepared]]] = {}
         for number, image in enumerate(images):
             prepared = self._prepare(image, size, rect, None)
             groups.setdefault(prepared.feed.shape, []).append((number, prepared))
-        found: dict[int, Results] = {}
+        results: dict[int, Results] = {}
         for group in groups.values():
             step = self.graph.batch or self.limits.images_at_once(len(group))
             for at in range(0, len(group), step):
-                numbers, together = zip(*group[at : at + step], strict=True)
-                found |= zip(numbers, self._run(together, thresholds), strict=True)
-        return [found[number] for number in range(len(images))]
+                numbers, batch = zip(*group[at : at + step], strict=True)
+                results |= zip(numbers, self._run(batch, thresholds), strict=True)
+        return [results[number] for number in range(len(images))]
 
     def _prepare(
         self, image: ImageSource, size: tuple[int, int], rect: bool, path: str | os.PathLike[str] | None
@@ -145,18 +132,17 @@ class YoloPredictor(Closing):
             feed = feed.astype(np.float16)
         return _Prepared(bgr, path or path_of(image), letterbox, feed, (perf_counter() - start) * 1e3)
 
-    def _run(self, together: Sequence[_Prepared], thresholds: Thresholds) -> list[Results]:
-        """Run images of one input shape, no more than the graph takes at once."""
+    def _run(self, batch: Sequence[_Prepared], thresholds: Thresholds) -> list[Results]:
+        """Run images of one input shape, at most as many as the graph accepts; zeros fill a batch that is too small."""
         start = perf_counter()
-        feeds = [prepared.feed for prepared in together]
-        least = self.graph.batch or self.limits.fewest_images
-        feeds += [np.zeros_like(feeds[0])] * (least - len(feeds))
+        feeds = [prepared.feed for prepared in batch]
+        feeds += [np.zeros_like(feeds[0])] * ((self.graph.batch or self.limits.fewest_images) - len(feeds))
         feed = feeds[0] if len(feeds) == 1 else np.concatenate(feeds)
         outputs = self.engine.run({self.graph.input: feed}, self.graph.outputs)
-        milliseconds = (perf_counter() - start) * 1e3 / len(together)
+        milliseconds = (perf_counter() - start) * 1e3 / len(batch)
         return [
             self._results(prepared, [outputs[name][at] for name in self.graph.outputs], thresholds, milliseconds)
-            for at, prepared in enumerate(together)
+            for at, prepared in enumerate(batch)
         ]
 
     def _results(
@@ -166,12 +152,12 @@ class YoloPredictor(Closing):
         first, *prototypes = (output.astype(np.float32, copy=False) for output in outputs)
         found = self._detections(first, len(prototypes[0]) if prototypes else 0, thresholds)
         boxes = prepared.letterbox.to_image(found.boxes)
-        data = np.column_stack([boxes, found.scores, found.classes])
-        masks = None
+        data, masks = np.column_stack([boxes, found.scores, found.classes]), None
         if prototypes:
             masks = draw_masks(prototypes[0], found.coefficients, boxes, prepared.letterbox)
-            there = masks.any((1, 2))
-            data, masks = (data, masks) if there.all() else (data[there], masks[there])
+            present = masks.any((1, 2))
+            if not present.all():  # indexing copies
+                data, masks = data[present], masks[present]
         speed = {
             "preprocess": prepared.milliseconds,
             "inference": inference,
@@ -182,28 +168,30 @@ class YoloPredictor(Closing):
     def _names(self, found: Detections, output: FloatArray) -> Mapping[int, str]:
         if self.graph.names:
             return self.graph.names
-        if self.graph.suppressed:  # nobody tells how many classes there are
-            return {number: str(number) for number in range(int(found.classes.max(initial=-1)) + 1)}
-        return {number: str(number) for number in range(len(output) - 4 - found.coefficients.shape[1])}
+        if self.graph.suppressed:  # the output does not reveal the number of classes
+            count = int(found.classes.max(initial=-1)) + 1
+        else:
+            count = len(output) - 4 - found.coefficients.shape[1]
+        return {number: str(number) for number in range(count)}
 
-    def _input_size(self, asked: int | tuple[int, int] | None) -> tuple[int, int]:
-        if asked is None:
+    def _input_size(self, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+        if image_size is None:
             return self.limits.usual(self.graph.image_size)
         stride = self.graph.stride
-        sides = (asked, asked) if isinstance(asked, int) else tuple(asked)
+        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if len(sides) != 2 or min(sides) < 1:
-            raise UsageError(f"imgsz is {asked}", cure="Give a side, or (height, width), in px")
+            raise UsageError(f"invalid imgsz {image_size}", cure="Give a side, or (height, width), in px")
         height, width = (-(-side // stride) * stride for side in sides)
         if self.graph.fixed_size and (height, width) != self.graph.image_size:
             fixed = " x ".join(str(side) for side in self.graph.image_size)
             raise UsageError(
-                f"imgsz is {asked}, and this graph takes {fixed} px (height x width) alone",
-                cure="Leave imgsz out, or export the model with free sizes",
+                f"imgsz is {image_size}, but this graph accepts only {fixed} px (height x width)",
+                cure="Omit imgsz, or export the model with free sizes",
             )
-        if not self.limits.takes(height, width):
+        if not self.limits.accepts(height, width):
             raise UsageError(
-                f"imgsz is {asked}, and this engine takes {self.limits} px (height x width)",
-                cure="Leave imgsz out, or build the engine with --height and --width that have it",
+                f"imgsz is {image_size}, but this engine accepts {self.limits} px (height x width)",
+                cure="Omit imgsz, or build the engine with --height and --width that include it",
             )
         return height, width
 
@@ -213,5 +201,5 @@ class YoloPredictor(Closing):
         return detect(output, output.shape[0] - 4 - coefficients, thresholds)
 
     def close(self) -> None:
-        """Free the graph."""
+        """Release the graph. Idempotent."""
         self.engine.close()

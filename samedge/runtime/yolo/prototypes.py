@@ -2,7 +2,7 @@
 
 Ultralytics' ``retina_masks`` rule: prototypes are enlarged until the letterbox's padding is whole pixels, the padding
 is cut off, the rest is resized to the image, and positive values inside the box are the mask. Both steps are bilinear,
-so a box can be drawn separately, from the few prototype pixels under it. That is done here.
+so each box is drawn on its own, from the few prototype pixels under it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,18 @@ _TILE: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Mapping of rows or columns from prototypes to the image.
-
-    Attributes:
-        small: Prototype pixels.
-        factor: Factor of enlargement.
-        start: First enlarged pixel after the padding.
-        content: Number of enlarged pixels without the padding.
-        size: Number of pixels of the image.
-    """
+    """Mapping of rows or columns from prototypes to the image."""
 
     small: int
+    """Prototype pixels."""
     factor: int
+    """Factor of enlargement."""
     start: int
+    """First enlarged pixel after the padding."""
     content: int
+    """Number of enlarged pixels without the padding."""
     size: int
+    """Number of pixels of the image."""
 
     @classmethod
     def of(cls, input_size: int, resized: int, size: int, factor: int) -> _Axis:
@@ -59,13 +56,9 @@ class _Axis:
 
 
 def draw_masks(prototypes: FloatArray, coefficients: FloatArray, boxes: FloatArray, letterbox: Letterbox) -> BoolArray:
-    """Return masks at image size, bool ``[N, H, W]``.
+    """Return masks at image size, bool ``[N, H, W]``, cut to their boxes ``[N, 4]`` (x1, y1, x2, y2 in image px).
 
-    Args:
-        prototypes: float32 ``[M, input_height / 4, input_width / 4]``.
-        coefficients: float32 ``[N, M]``.
-        boxes: float32 ``[N, 4]``: x1, y1, x2, y2 in px of the image.
-        letterbox: Letterbox of the image.
+    Prototypes are float32 ``[M, input_height / 4, input_width / 4]``, coefficients ``[N, M]``.
 
     Raises:
         UsageError: There is not enough memory for all of them.
@@ -105,14 +98,9 @@ def _pixels(first: float, last: float, size: int) -> list[slice]:
 
 
 def _enlarged(small: FloatArray, rows: _Axis, down: slice, columns: _Axis, across: slice) -> FloatArray:
-    """Return the logits of a part of the image, float32 of its shape.
+    """Return the logits of the rows `down` and the columns `across` of the image, float32.
 
-    Args:
-        small: float32 ``[input_height / 4, input_width / 4]``.
-        rows: Rows of the image.
-        down: Rows of the part.
-        columns: Columns of the image.
-        across: Columns of the part.
+    `small` are the logits at the size of the prototypes.
     """
     import cv2
 

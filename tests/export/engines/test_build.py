@@ -281,7 +281,7 @@ def test_a_plan_that_was_changed_beside_the_bundle_costs_a_clear_word(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"flavour": "tflite"}, UsageError, "there is no flavour 'tflite'. Choose one of: auto, trt, rtx"),
+        ({"flavour": "tflite"}, UsageError, "unknown flavour 'tflite'. Choose one of: auto, trt, rtx"),
         ({"flavour": "rtx"}, BackendUnavailableError, "tensorrt_rtx is not installed"),
         ({"precision": "int8"}, UsageError, "encoder is fp32, and int8 was asked for. Export again with --precision"),
         ({"prompts": "many"}, UsageError, "--prompts: invalid range 'many'"),

@@ -292,7 +292,7 @@ class TestLoading:
             wide = np.zeros((20, 100, 3), np.uint8)
             predictor.predict_batch([COFFEE] * 5 + [wide])
             shapes = [call["images"].shape for call in raw.calls[-3:]]
-            with pytest.raises(UsageError, match=r"imgsz is 320, and this engine takes 96 to 160 x 128 to 160 px"):
+            with pytest.raises(UsageError, match=r"imgsz is 320, but this engine accepts 96 to 160 x 128 to 160 px"):
                 predictor.predict(COFFEE, image_size=320)
         # 600 x 400 becomes 128 x 96; 100 x 20 would become 128 x 32, which is too low.
         assert shapes == [(3, 3, 96, 128), (2, 3, 96, 128), (2, 3, 128, 128)]
@@ -353,7 +353,7 @@ class TestExport:
             dynamic=False,
         )
         assert YOLO(path, backend="tensorrt").predictor.device == "cuda:0"
-        with pytest.raises(UsageError, match=r"this is a bundle already. Build its engine: samedge build"):
+        with pytest.raises(UsageError, match=r"the model is already a bundle. Build its engine: samedge build"):
             YOLO(path).export(format="engine")
         with pytest.raises(UsageError, match=r"unknown format 'tflite'. Choose one of: onnx, trt, rtx, engine"):
             YOLO(checkpoint()).export(format="tflite")  # type: ignore[arg-type]

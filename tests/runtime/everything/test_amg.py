@@ -13,7 +13,7 @@ from support import reference
 
 from samedge.runtime.everything.candidates import Candidate, distinct_across_crops, distinct_in_crop
 from samedge.runtime.everything.crops import Crop, crops_of, cut_by_crop
-from samedge.runtime.everything.point_grids import layer_grids
+from samedge.runtime.everything.parameters import layer_grids
 from samedge.runtime.everything.small_regions import clean_up, without_small_regions
 from samedge.runtime.everything.stability import CLEAR, Levels, draw_all, estimate_stability
 from samedge.runtime.image.geometry import ImageGeometry
@@ -100,7 +100,7 @@ def test_clean_up(seed: int, least: int) -> None:
     generator = reference.segment_anything().SamAutomaticMaskGenerator
     expected = generator.postprocess_small_regions(data, least, 0.7)
     ours = clean_up([candidate(mask, 0.5, asked=at) for at, mask in enumerate(masks)], least, 0.7)
-    assert [each.asked for each in ours] == expected["row"].tolist()
+    assert [each.grid_index for each in ours] == expected["row"].tolist()
     np.testing.assert_array_equal(
         np.array([each.box for each in ours]).reshape(-1, 4), expected["boxes"].numpy().reshape(-1, 4)
     )

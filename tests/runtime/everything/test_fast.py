@@ -15,12 +15,12 @@ from support.generators import demo_predictor, drawn_scene, mask_ious
 from samedge.errors import CancelledError, UsageError
 from samedge.runtime.everything.candidates import Candidate
 from samedge.runtime.everything.coarse_to_fine import grid_levels
-from samedge.runtime.everything.point_grids import point_grid
+from samedge.runtime.everything.parameters import point_grid
 from samedge.runtime.everything.sweep import Sweep
 from samedge.runtime.everything.watch import Watch
 from samedge.testing.predictor import fake_predictor
 
-ASK = Sweep.ask
+ASK = Sweep.prompt
 SURE: dict[str, Any] = {"points_per_side": 32, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
 
 
@@ -32,11 +32,11 @@ class Answers:
         self.asking = ASK
 
     def ask(self, sweep: Sweep, rows: NDArray[np.intp]) -> list[Candidate]:
-        """Stands in for `Sweep.ask`, and counts as it does."""
+        """Stands in for `Sweep.prompt`, and counts as it does."""
         if not self.known.keys() >= set(rows.tolist()):
             found = self.asking(sweep, rows)
             for row in rows.tolist():
-                self.known[row] = ([one for one in found if one.asked == row], sweep.margins[row])
+                self.known[row] = ([one for one in found if one.grid_index == row], sweep.margins[row])
             return found
         sweep.tally.decoder_prompts += len(rows)
         sweep.tally.decoder_calls += 1
@@ -49,7 +49,7 @@ def test_recall_and_the_number_of_points(monkeypatch: pytest.MonkeyPatch) -> Non
     wanted, hit, prompts = 0, 0, []
     for seed in range(60, 72):  # other scenes than those on which the numbers were chosen
         bgr, answers = drawn_scene(seed, 256, 256), Answers()
-        monkeypatch.setattr(Sweep, "ask", lambda sweep, rows, answers=answers: answers.ask(sweep, rows))
+        monkeypatch.setattr(Sweep, "prompt", lambda sweep, rows, answers=answers: answers.ask(sweep, rows))
         exact, fast = predictor.everything(bgr, **SURE), predictor.everything(bgr, **SURE, mode="fast")
         ious = mask_ious(list(exact.iter_masks()), list(fast.iter_masks()))
         wanted += len(exact)
@@ -64,14 +64,14 @@ def test_recall_and_the_number_of_points(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_points_around_the_masks_that_stay_were_asked() -> None:
     bgr = drawn_scene(61, 256, 256)
     asked: list[tuple[float, float]] = []
-    ask = Sweep.ask
+    ask = Sweep.prompt
 
     def recorded(sweep: Sweep, rows: NDArray[np.intp]) -> list[Candidate]:
         asked.extend((float(x), float(y)) for x, y in sweep.points[rows])
         return ask(sweep, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sweep, "ask", recorded)
+        patch.setattr(Sweep, "prompt", recorded)
         fast = demo_predictor().everything(bgr, **SURE, mode="fast")
     assert len(fast) > 0
     assert len(asked) == len(set(asked)) == fast.statistics.decoder_prompts

@@ -108,7 +108,7 @@ class FamilyBench(Protocol):
 
 
 class BundleBench:
-    """What `FamilyBench` needs beside the stages, for families that run bundles only."""
+    """Defaults of a `FamilyBench` without its stages, for families that run bundles only."""
 
     grid = False
     agreement = ""
