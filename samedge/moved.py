@@ -39,6 +39,7 @@ MOVED: Final = {
     "samedge.benchmarks.table": "samedge.benchmarks.bench",
     "samedge.benchmarks.table.measured_process": "samedge.benchmarks.bench.stages.measured_process",
     "samedge.benchmarks.table.peer_protocol": "samedge.benchmarks.bench.stages.peer_protocol",
+    "samedge.benchmarks.table.rounds": "samedge.benchmarks.bench.measuring",
     "samedge.runtime.parity": "samedge.parity",
 }
 NAMES: Final = {

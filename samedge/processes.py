@@ -20,10 +20,9 @@ from threading import Thread
 from typing import Any, Final
 
 import msgspec
-from typing_extensions import Self
 
 from samedge.errors import SamedgeError
-from samedge.types import Progress
+from samedge.types import Closing, Progress
 
 _POLL_SECONDS: Final = 0.1
 _END_SECONDS: Final = 10.0
@@ -36,15 +35,10 @@ _BOOTSTRAP: Final = (
 """The child gets the parent's ``sys.path``, and never runs the parent's script as multiprocessing would."""
 
 
-class LineProcess:
+class LineProcess(Closing):
     """A child process that exchanges lines on standard input and output; a context manager that kills it on exit.
 
-    Args:
-        command: Program and arguments.
-        environment: Environment variables; None inherits those of this process.
-
-    Raises:
-        OSError: The program cannot be started.
+    It inherits the environment unless another is given. Raises OSError if the program cannot be started.
     """
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> None:
@@ -71,21 +65,13 @@ class LineProcess:
         return self._process.stdin is None or self._process.stdin.closed
 
     def send(self, line: bytes) -> None:
-        """Send a line, given without its line break.
-
-        Raises:
-            OSError: The process has ended.
-        """
+        """Send a line, given without its line break; OSError if the process has ended."""
         if self._process.stdin is not None:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """Return the next line; empty at the end of the output.
-
-        Raises:
-            queue.Empty: No line arrived within `seconds`.
-        """
+        """Return the next line; empty at the end of the output; `queue.Empty` if none arrived within `seconds`."""
         return self._lines.get(timeout=seconds)
 
     def death(self) -> tuple[int, str]:
@@ -122,9 +108,6 @@ class LineProcess:
             for line in self._process.stdout or ():
                 self._lines.put(line)
         self._lines.put(b"")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()

@@ -24,14 +24,7 @@ FORMATS: Final = ("table", "markdown", "csv", "json")
 
 @dataclass(frozen=True, slots=True)
 class PlainTable:
-    """A table in no particular format.
-
-    Attributes:
-        title: The title; the key of the rows in JSON.
-        columns: Names of the columns.
-        rows: One text per column.
-        records: The rows with full values, for JSON.
-    """
+    """A table in no particular format; `records` are its rows with full values, which JSON holds under the title."""
 
     title: str
     columns: tuple[str, ...]
@@ -40,11 +33,7 @@ class PlainTable:
 
 
 def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None = None) -> None:
-    """Write tables to stdout in one of `FORMATS`, `columns` wide if neither a terminal nor $COLUMNS sets the width.
-
-    Raises:
-        UsageError: The format is unknown.
-    """
+    """Write tables to stdout in one of `FORMATS`, `columns` wide if neither a terminal nor $COLUMNS sets the width."""
     if form != "table":
         sys.stdout.write(tables_text(tables, form))
         return
@@ -58,18 +47,19 @@ def print_tables(tables: Sequence[PlainTable], form: str, *, columns: int | None
 
 
 def tables_text(tables: Sequence[PlainTable], form: str) -> str:
-    """Return tables as "markdown", "csv" (separated by empty lines) or "json" (each under its title).
-
-    Raises:
-        UsageError: The format is unknown.
-    """
+    """Return tables as "markdown", "csv" (separated by empty lines) or "json" (each under its title)."""
     if form == "json":
         return json_text({table.title: list(table.records) for table in tables})
     if form == "csv":
         return "\n".join(csv_text(table.columns, table.rows) for table in tables)
-    if form == "markdown":
-        return "\n".join(f"**{table.title}**\n\n{markdown_table(table.columns, table.rows)}" for table in tables)
-    raise UsageError(f"unknown format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+    if form != "markdown":
+        raise unknown_format(form)
+    return "\n".join(f"**{table.title}**\n\n{markdown_table(table.columns, table.rows)}" for table in tables)
+
+
+def unknown_format(form: str) -> UsageError:
+    """Return the error for a format that is none of `FORMATS`."""
+    return UsageError(f"unknown format {form!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
 
 
 def rich_table(
@@ -83,13 +73,8 @@ def rich_table(
 ) -> Table:
     """Return a table for the terminal, without markup.
 
-    Args:
-        title: The title, or None.
-        columns: The headings.
-        rows: At most one text per column.
-        right: Indices of right-aligned columns.
-        styles: Style of each row, as far as given.
-        options: Options of `rich.table.Table`.
+    `right` are the indices of right-aligned columns, `styles` the styles of the first rows, `options` those of
+    `rich.table.Table`.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -142,11 +127,7 @@ def json_text(document: object) -> str:
 
 
 def write_texts(texts: Mapping[str, str], folder: Path, name: str) -> list[Path]:
-    """Write texts, given by suffix, to ``folder/name.suffix``, and return the paths.
-
-    Raises:
-        StorageError: A file cannot be written.
-    """
+    """Write texts, given by suffix, to ``folder/name.suffix``, and return the paths."""
     files = {folder / f"{name}{suffix}": text for suffix, text in texts.items()}
     for path, text in files.items():
         write_whole(path, text.encode())

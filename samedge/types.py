@@ -28,12 +28,7 @@ Progress: TypeAlias = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Shape and dtype of one input or output of a graph.
-
-    Attributes:
-        shape: One entry per axis: its size, or the name of a free axis.
-        dtype: numpy dtype.
-    """
+    """Shape and dtype of one input or output of a graph; each axis is a size, or the name of a free axis."""
 
     shape: tuple[int | str, ...]
     dtype: np.dtype[Any]

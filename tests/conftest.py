@@ -26,18 +26,18 @@ _shared = shared.begin()
 _begun: list[Path] = []
 
 LONGEST = (
-    "test_formats.py",
-    "export/test_exporter.py",
     "runtime/everything/test_fast.py",
+    "export/test_exporter.py",
     "export/engines/test_compile_matrix.py",
+    "test_formats.py",
     "benchmarks/test_command.py",
     "benchmarks/bench/test_whole.py",
     "runtime/everything/test_exact.py",
-    "benchmarks/gpu/test_run.py",
     "peers/test_ultralytics.py",
+    "benchmarks/gpu/test_run.py",
     "export/precision/test_gpu.py",
-    "models/sam/test_sam.py",
     "export/precision/test_int8.py",
+    "models/sam/test_sam.py",
     "export/engines/test_yolo.py",
     "cli/test_build.py",
     "cli/test_export.py",

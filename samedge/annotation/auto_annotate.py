@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -183,10 +183,7 @@ class _Run:
     def __init__(
         self, journal: Journal, detector: Detector, total: int, progress: Callable[[AnnotateStep], None] | None
     ) -> None:
-        self._journal = journal
-        self._detector = detector
-        self._progress = progress
-        self._pace = Pace(total)
+        self._journal, self._progress, self._pace = journal, progress, Pace(total)
         self._resumed = 0
         self._by_status: Counter[str] = Counter()
         self._dropped: Counter[Reason] = Counter()
@@ -199,11 +196,9 @@ class _Run:
         """Yield the images not yet done."""
         self._tell(None)
         for entry in images:
-            try:
+            size, changed = 0, 0
+            with suppress(OSError):  # reading it reports the cause
                 file = entry.path.stat()
-            except OSError:
-                size, changed = 0, 0  # reading it reports the cause
-            else:
                 size, changed = file.st_size, file.st_mtime_ns
             if self._journal.is_done(entry.name, size, changed):
                 with self._journal.lock:

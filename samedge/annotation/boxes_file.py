@@ -46,10 +46,6 @@ class BoxesFile:
 
     Classes keep their numbers, unless a COCO file lists its categories: COCO ids start at 1 and have gaps, so they are
     renumbered for YOLO from 0, in the order of the ids.
-
-    Raises:
-        UsageError: The file has none of the three formats.
-        StorageError: The file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,12 +63,7 @@ class BoxesFile:
         self._owners: dict[str, str] = {}
 
     def boxes_of(self, name: str) -> Proposals:
-        """Return the boxes of an image, given by its path in the folder; none if the file has no entry for it.
-
-        Raises:
-            ImageError: The entry already belongs to another image of the same name.
-            UsageError: A box is invalid.
-        """
+        """Return the boxes of an image, given by its path in the folder; none if the file has no entry for it."""
         key = self.claim(name)
         entries = [] if key is None else self._boxes[key]
         return read_proposals(

@@ -71,20 +71,9 @@ def open_detector(
     threads: int | None = None,
     force: bool = False,
 ) -> Detector:
-    """Return the detector for a source: a YOLO model or its file, a ``.json`` file of boxes, or a function.
+    """Return the detector for a source, the ``det_model`` of `samedge.auto_annotate`.
 
-    Args:
-        source: As ``det_model`` of `samedge.auto_annotate`.
-        options: Selection of the boxes.
-        names: Class names of a function, or replacements for those of a YOLO model.
-        backend: As for `samedge.load`, like the following ones; used to open a YOLO model.
-        device: As for `samedge.load`.
-        threads: As for `samedge.load`.
-        force: Also run a graph that failed its parity check.
-
-    Raises:
-        UsageError: The source is none of these.
-        SamedgeError: The source cannot be opened.
+    `names` are the class names of a function, or replace a YOLO model's; the other arguments are those of `YOLO`.
     """
     class_names = _names(names)
     if _is_open(source):

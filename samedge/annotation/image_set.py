@@ -43,17 +43,8 @@ class ImageEntry:
 class ImageSet:
     """The images of a file, a folder, a pattern, or a list of these.
 
-    Args:
-        data: An image, a folder, a pattern, or a list of these.
-        recursive: Include images in subfolders, except hidden folders and links to folders.
-
-    Attributes:
-        root: The folder that names are relative to.
-        default_output: Default folder of the labels.
-
-    Raises:
-        UsageError: The data is none of these.
-        ImageError: There is no such image or folder.
+    Subfolders are included if `recursive`, except hidden ones and links. Names are relative to `root`; labels go to
+    `default_output` by default.
     """
 
     def __init__(self, data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, recursive: bool) -> None:
@@ -79,12 +70,7 @@ class ImageSet:
         self.default_output = named.parent / f"{named.stem}_auto_annotate_labels"
 
     def count(self) -> int:
-        """Return the current number of images.
-
-        Raises:
-            ImageError: There are none.
-            StorageError: A folder cannot be read.
-        """
+        """Return the current number of images; ImageError if there are none."""
         number = sum(len(paths) for paths in self._folders())
         if not number:
             cure = f"Give a folder with files of {', '.join(IMAGE_SUFFIXES)}"
@@ -92,11 +78,7 @@ class ImageSet:
         return number
 
     def __iter__(self) -> Iterator[ImageEntry]:
-        """Yield the images, folder by folder, in natural order.
-
-        Raises:
-            StorageError: A folder cannot be read.
-        """
+        """Yield the images, folder by folder, in natural order."""
         for paths in self._folders():
             for path, stem in zip(paths, distinct_stems(paths), strict=True):
                 name = path.relative_to(self.root)

@@ -44,16 +44,9 @@ class _Done:
 class Journal(Closing):
     """The manifest of one output folder, open for appending by one process. It may be used from several threads.
 
-    Only a name, an offset and a few numbers per image are held in memory.
-
-    Args:
-        folder: The output folder; created if missing.
-        settings: All settings that the labels depend on, as JSON values.
-        restart: Start over, and remove the labels listed in the manifest.
-
-    Attributes:
-        path: The manifest.
-        lock: Held while an image is finished; also guards the caller's counters.
+    Only a name, an offset and a few numbers per image are held in memory. `settings` are all settings that the labels
+    depend on, as JSON values; `restart` removes the labels listed in the manifest. `lock` is held while an image is
+    finished, and also guards the caller's counters.
 
     Raises:
         UsageError: The existing manifest has other settings, or another process is writing it.

@@ -57,14 +57,7 @@ class MaskPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskForms:
-    """Stored forms of a mask.
-
-    Attributes:
-        rle: The mask.
-        box: x, y, width, height in px.
-        area: px.
-        polygons: One per line of the labels: float32 ``[K, 2]``, (x, y) in px, of at least three points.
-    """
+    """Stored forms of a mask: box as x, y, width, height; polygons as float32 ``[K, 2]``, (x, y), K >= 3; all in px."""
 
     rle: RleRecord
     box: tuple[int, int, int, int]

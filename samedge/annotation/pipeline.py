@@ -48,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An image with boxes, queued for SAM."""
+    """An image with boxes, queued for SAM; `usable` are the indices of those with area."""
 
     task: Task
     proposals: Proposals
@@ -57,33 +57,21 @@ class _Job:
 
 
 class Pipeline:
-    """A run over a set of images. The detector is called in the stream's thread.
+    """A run over a set of images, with `workers` reading threads and as many drawing threads.
 
-    Args:
-        detector: Source of the boxes.
-        policy: Treatment of parts and holes.
-        sam_conf: Masks are dropped unless their predicted IoU exceeds this.
-        workers: Number of reading threads, and of drawing threads; 1 or more.
-        finish: Called with the outcome of each image.
+    The detector is called in the stream's thread. Masks are dropped unless their predicted IoU exceeds `sam_conf`.
     """
 
     def __init__(
         self, detector: Detector, policy: MaskPolicy, *, sam_conf: float, workers: int, finish: Finish
     ) -> None:
-        self._detector = detector
-        self._policy = policy
-        self._sam_conf = sam_conf
-        self._workers = workers
-        self._finish = finish
+        self._detector, self._policy, self._sam_conf = detector, policy, sam_conf
+        self._workers, self._finish = workers, finish
         self._queued: deque[_Job] = deque()
         self._stopped = False
 
     def run(self, predictor: Predictor, tasks: Iterable[Task]) -> None:
-        """Process all images; one that fails is recorded as failed and does not stop the others.
-
-        Raises:
-            SamedgeError: The failure does not concern a single image.
-        """
+        """Process all images; one that fails is recorded and does not stop the others; other errors end the run."""
         with ThreadPoolExecutor(self._workers, "samedge-draw") as pool:
             decode = partial(self._decode, pool)
             try:

@@ -58,17 +58,9 @@ class Proposals:
 def read_proposals(
     boxes: object, classes: object, scores: object = None, *, names: Mapping[int, str], where: str
 ) -> Proposals:
-    """Validate boxes from outside and return them as `Proposals`.
+    """Validate boxes from outside, ``[N, 4]``: x1, y1, x2, y2 in px, and return them as `Proposals`.
 
-    Args:
-        boxes: ``[N, 4]``: x1, y1, x2, y2 in px.
-        classes: N class numbers or class names.
-        scores: N numbers, None for a box without a score; or None for no scores.
-        names: Class names by number.
-        where: The source, for error messages.
-
-    Raises:
-        UsageError: The numbers of boxes, classes and scores differ, or a value is invalid.
+    Classes are N numbers, or names listed in `names`; scores are N numbers or None. `where` is the source in errors.
     """
     corners = _numbers(boxes, where)
     corners = corners.reshape(0, 4) if corners.size == 0 else corners

@@ -33,8 +33,6 @@ class ObjectRecord(msgspec.Struct, frozen=True):
     Attributes:
         proposal: Index of the detector's box.
         category: Class number, as in the labels.
-        score: The detector's score, if any.
-        predicted_iou: SAM's predicted IoU of the mask.
         box: Tight box of the mask: x, y, width, height in px.
         area: Area of the mask, px.
         lines: Number of lines in the labels.
@@ -66,11 +64,8 @@ class ImageRecord(msgspec.Struct, frozen=True):
     Attributes:
         image: Path below the root, with slashes.
         bytes: Size of the file; an image whose size or modification time has changed is processed again.
-        width: px.
-        height: px.
         label: Path of the labels below the output folder, if any.
         objects: In the order of the detector's boxes.
-        dropped: The boxes without labels.
         error: Cause of a failure.
     """
 

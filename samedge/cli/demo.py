@@ -17,7 +17,7 @@ SEEDED: Final = "seeded:mobile_sam"
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A bundled image, a point on an object in it and a box around one, in px, and thresholds for everything mode."""
+    """A bundled image, with a point and a box for objects in it, in px, and thresholds of segment everything."""
 
     file: str
     point: tuple[float, float]
@@ -51,20 +51,20 @@ def demo(
     from samedge.errors import DownloadError
     from samedge.models.checkpoints.weights import BUNDLED_WEIGHTS
 
-    say = sys.stdout.write
+    write = sys.stdout.write
     try:
         bundle = _export(checkpoint, output / "bundle")
     except DownloadError as error:
         checkpoint = SAM_DEMO if BUNDLED_WEIGHTS[SAM_DEMO].is_file() else SEEDED
-        say(f"{error}\nContinuing with {checkpoint}.\n")
+        write(f"{error}\nContinuing with {checkpoint}.\n")
         bundle = _export(checkpoint, output / "bundle")
     if _segment(bundle, DRAWN if checkpoint == SAM_DEMO else COFFEE, output):
-        say(
+        write(
             "NOTE: these weights are seeded random numbers. Every step really ran, but the masks mean nothing: "
             "put mobile_sam.pt here, or allow its download, to see the cup.\n"
         )
     elif checkpoint == SAM_DEMO:
-        say(
+        write(
             "NOTE: sam_demo is a small model trained on drawn scenes. It shows that everything works; for photographs, "
             "use a checkpoint of SAM or MobileSAM: samedge demo sam_b.pt\n"
         )

@@ -34,7 +34,6 @@ class PredictRequest:
         labels: One per point.
         boxes: (x1, y1, x2, y2) in px.
         masks: True if there are mask prompts.
-        everything: Options of segment everything.
     """
 
     prompts: Mapping[str, Any] = field(default_factory=dict)
@@ -69,14 +68,7 @@ class PredictRequest:
 
 @dataclass(frozen=True, slots=True)
 class Finder:
-    """A model opened for ``samedge predict``.
-
-    Attributes:
-        backend: The actual backend.
-        device: The actual device.
-        find: Returns the requested results for an image; raises SamedgeError if the image or a prompt is unusable.
-        show: Writes results to stdout as a table.
-    """
+    """A model opened for ``samedge predict``: `find` returns an image's results, `show` prints them as a table."""
 
     backend: str
     device: str
@@ -88,12 +80,7 @@ class FamilyCommand(Protocol):
     """A family's part of the commands."""
 
     def open(self, model: str, request: PredictRequest, options: OpenOptions, /) -> Finder:
-        """Open a bundle, or a graph file of this family.
-
-        Raises:
-            UsageError: The family does not support an option.
-            SamedgeError: As `samedge.load`.
-        """
+        """Open a bundle, or a graph file of this family; UsageError for options that the family does not support."""
         ...
 
     def rows(self, manifest: Manifest) -> dict[str, str]:

@@ -112,10 +112,8 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
     }
     if manifest is not None:
         rows |= command_of(manifest.model_family).rows(manifest)
-        rows |= {
-            "created": f"{manifest.created} by {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}",
-            "parity": manifest.parity.verdict,
-        }
+        writers = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        rows |= {"created": f"{manifest.created} by {writers}", "parity": manifest.parity.verdict}
         if manifest.notes:
             rows["notes"] = "\n".join(manifest.notes)
     console.print(rich_table(model, ("", ""), rows.items(), show_header=False))

@@ -47,10 +47,10 @@ def profile(
     from samedge.cli.profile_tables import profile_tables
     from samedge.cli.progress import shown_progress
     from samedge.errors import UsageError
-    from samedge.tables import FORMATS, json_text, print_tables
+    from samedge.tables import FORMATS, json_text, print_tables, unknown_format
 
     if format_ not in FORMATS:
-        raise UsageError(f"unknown format {format_!r}", cure=f"Choose one of: {', '.join(FORMATS)}")
+        raise unknown_format(format_)
     if min(prompts, points, batch, top) < 1:
         raise UsageError("--prompts, --points, --batch and --top must be positive", cure="Give 1 or more")
     options = ProfileOptions(

@@ -20,13 +20,13 @@ def shown_progress(*, lines: bool = True) -> Iterator[Progress]:
     if not console.is_terminal:
         last = ""
 
-        def say(step: str, share: float) -> None:
+        def show(step: str, share: float) -> None:
             nonlocal last
             if lines and step != last and not step.startswith("Downloading"):
                 console.print(f"{share:4.0%} {step}", highlight=False, markup=False, soft_wrap=True)
             last = step
 
-        yield say
+        yield show
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Display(*columns, console=console, transient=True) as progress:
@@ -44,13 +44,13 @@ def shown_counter(seconds: float = 10.0) -> Iterator[Callable[[int, int, str], N
     if not console.is_terminal:
         last = float("-inf")
 
-        def say(done: int, total: int, sentence: str) -> None:
+        def show(done: int, total: int, sentence: str) -> None:
             nonlocal last
             if done >= total or monotonic() - last >= seconds:
                 console.print(sentence, highlight=False, markup=False, soft_wrap=True)
                 last = monotonic()
 
-        yield say
+        yield show
         return
     columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Display(*columns, console=console, transient=True, redirect_stdout=False) as progress:

@@ -21,7 +21,7 @@ from samedge.tables import PlainTable, rich_table
 
 
 def parity_table(parity: ParityRecord) -> Table:
-    """Return the verdict, with one row per kind of prompt; its worst image counts."""
+    """Return the verdict, with one row per kind of prompt over all images."""
     if "box_error_max" in parity.thresholds or parity.objects is not None:
         return _boxes_parity_table(parity)
     rows = []

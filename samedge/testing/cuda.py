@@ -32,6 +32,7 @@ _GAP = 1 << 16
 _FIRST = 16  # numbers below are CUDA's names for its own streams
 
 
+@one_at_a_time
 class FakeCuda:
     """A `CudaMemory` simulated in Python that detects misuse.
 
@@ -98,7 +99,6 @@ class FakeCuda:
         if self._recording is not None and not recordable:
             raise CudaMisuseError(f"{name} while work is captured as a graph")
 
-    @one_at_a_time
     def close(self) -> None:
         """End the context.
 
@@ -119,7 +119,6 @@ class FakeCuda:
         if leaks := self.leaks():
             raise CudaMisuseError(f"not freed: {', '.join(leaks)}")
 
-    @one_at_a_time
     def leaks(self) -> list[str]:
         """Return what was not freed."""
         return [
@@ -132,24 +131,24 @@ class FakeCuda:
 
     # Memory
 
-    @one_at_a_time
     def free_bytes(self) -> int:
         self._enter("free_bytes")
         return self._limit - sum(memory.data.nbytes for memory in self._device.values())
 
-    @one_at_a_time
     def allocate(self, nbytes: int) -> int:
         self._enter("allocate")
         if nbytes > self.free_bytes():
             raise out_of_memory("GPU memory", nbytes)
-        self.allocations += 1
         address = self._next_address
         self._next_address += -(-nbytes // ALIGNMENT) * ALIGNMENT + _GAP
-        name = f"device memory {self.allocations} of {nbytes} bytes"
-        self._device[address] = FakeMemory(name, np.full(max(1, nbytes), _POISON, np.uint8))
+        self._device[address] = self._new_memory("device", nbytes)
         return address
 
-    @one_at_a_time
+    def _new_memory(self, kind: str, nbytes: int) -> FakeMemory:
+        self.allocations += 1
+        data = np.full(max(1, nbytes), _POISON, np.uint8)
+        return FakeMemory(f"{kind} memory {self.allocations} of {nbytes} bytes", data)
+
     def free(self, address: int) -> None:
         self._enter("free")
         if address in self._freed:
@@ -159,17 +158,12 @@ class FakeCuda:
         self._end(self._device.pop(address))
         self._freed.add(address)
 
-    @one_at_a_time
     def pin(self, nbytes: int) -> PinnedBuffer:
         self._enter("pin")
-        self.allocations += 1
-        memory = FakeMemory(
-            f"pinned memory {self.allocations} of {nbytes} bytes", np.full(max(1, nbytes), _POISON, np.uint8)
-        )
+        memory = self._new_memory("pinned", nbytes)
         self._pinned.append(memory)
         return FakePinned(memory)
 
-    @one_at_a_time
     def unpin(self, buffer: PinnedBuffer) -> None:
         self._enter("unpin")
         memory = cast("FakePinned", buffer).memory
@@ -184,7 +178,6 @@ class FakeCuda:
         memory.alive = False
         memory.data[:] = _POISON
 
-    @one_at_a_time
     def _at(self, address: int, nbytes: int) -> tuple[FakeMemory, int]:
         for start, memory in self._device.items():
             if start <= address < start + memory.data.nbytes:
@@ -194,7 +187,6 @@ class FakeCuda:
         state = "was freed" if address in self._freed else "was never allocated"
         raise CudaMisuseError(f"address {address:#x} {state}")
 
-    @one_at_a_time
     def device_bytes(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """Return device memory as a kernel sees it. Call it only from within work."""
         memory, offset = self._at(address, nbytes)
@@ -202,28 +194,19 @@ class FakeCuda:
 
     # Work
 
-    @one_at_a_time
     def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
         host = cast("FakePinned", buffer).memory
         memory, offset = self._at(address, nbytes)
+        target = memory.data[offset : offset + nbytes]
+        self._queue_work("copy_in", stream, lambda: np.copyto(target, host.data[:nbytes]), [host], [memory])
 
-        def do() -> None:
-            memory.data[offset : offset + nbytes] = host.data[:nbytes]
-
-        self._queue_work("copy_in", stream, do, [host], [memory])
-
-    @one_at_a_time
     def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
         host = cast("FakePinned", buffer).memory
         memory, offset = self._at(address, nbytes)
         host.data[:] = _POISON  # until then, an earlier view sees garbage
+        source = memory.data[offset : offset + nbytes]
+        self._queue_work("copy_out", stream, lambda: np.copyto(host.data[:nbytes], source), [memory], [host])
 
-        def do() -> None:
-            host.data[:nbytes] = memory.data[offset : offset + nbytes]
-
-        self._queue_work("copy_out", stream, do, [memory], [host])
-
-    @one_at_a_time
     def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
         self.run_kernel(
             "copy_across",
@@ -233,7 +216,6 @@ class FakeCuda:
             writes=[(target, nbytes)],
         )
 
-    @one_at_a_time
     def run_kernel(
         self,
         name: str,
@@ -252,9 +234,8 @@ class FakeCuda:
             reads: Addresses and sizes that it reads.
             writes: Addresses and sizes that it writes.
         """
-        self._queue_work(
-            name, stream, do, [self._at(*place)[0] for place in reads], [self._at(*place)[0] for place in writes]
-        )
+        read, written = ([self._at(*place)[0] for place in places] for places in (reads, writes))
+        self._queue_work(name, stream, do, read, written)
 
     def _queue_work(
         self, name: str, stream: int, do: Callable[[], None], reads: Sequence[FakeMemory], writes: Sequence[FakeMemory]
@@ -284,20 +265,17 @@ class FakeCuda:
 
     # Streams and events
 
-    @one_at_a_time
     def create_stream(self) -> int:
         self._enter("create_stream")
         stream = next(self._numbers)
         self._streams[stream] = FakeStream()
         return stream
 
-    @one_at_a_time
     def synchronise(self, stream: int) -> None:
         self._enter("synchronise")
         self._drain(self._stream(stream), None)
         self._drain_up_to(self._stream(stream).seen)
 
-    @one_at_a_time
     def destroy_stream(self, stream: int) -> None:
         self._enter("destroy_stream")
         if self._stream(stream).queue:
@@ -317,7 +295,6 @@ class FakeCuda:
             for memory in {*work.reads, *work.writes}:
                 memory.pending.remove(work)
 
-    @one_at_a_time
     def synchronise_all(self) -> None:
         self._enter("synchronise_all")
         for stream in list(self._streams.values()):
@@ -328,14 +305,12 @@ class FakeCuda:
             if other in self._streams:
                 self._drain(self._streams[other], number)
 
-    @one_at_a_time
     def create_event(self) -> int:
         self._enter("create_event")
         event = next(self._numbers)
         self._events[event] = None
         return event
 
-    @one_at_a_time
     def record(self, event: int, stream: int) -> None:
         self._enter("record", recordable=True)
         self._event(event)
@@ -343,7 +318,6 @@ class FakeCuda:
         # The event also implies everything that the stream itself waited for.
         self._events[event] = {**self._stream(stream).seen, stream: next(self._numbers)}
 
-    @one_at_a_time
     def wait(self, stream: int, event: int) -> None:
         self._enter("wait", recordable=True)
         if (recorded := self._event(event)) is not None:
@@ -352,13 +326,11 @@ class FakeCuda:
                 if other != stream:
                     queue.seen[other] = max(number, queue.seen.get(other, 0))
 
-    @one_at_a_time
     def await_event(self, event: int) -> None:
         self._enter("await_event")
         if (recorded := self._event(event)) is not None:
             self._drain_up_to(recorded)
 
-    @one_at_a_time
     def destroy_event(self, event: int) -> None:
         self._enter("destroy_event")
         self._event(event)
@@ -388,7 +360,6 @@ class FakeCuda:
         self._graphs[graph] = recorded
         return graph
 
-    @one_at_a_time
     def launch(self, graph: int, stream: int) -> None:
         self._enter("launch")
         if graph not in self._graphs:
@@ -398,7 +369,6 @@ class FakeCuda:
             self._queue_work(work.name, stream, work.do, work.reads, work.writes) for work in self._graphs[graph]
         ]
 
-    @one_at_a_time
     def destroy_graph(self, graph: int) -> None:
         self._enter("destroy_graph")
         if graph not in self._graphs:

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from threading import RLock
-from typing import Concatenate, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+T = TypeVar("T")
 
 
 class CudaMisuseError(Exception):
     """Misuse of CUDA by the code under test. Not for users, hence not a `SamedgeError`."""
 
 
-class Locked(Protocol):
-    """An object with a reentrant lock."""
+def one_at_a_time(kind: type[T]) -> type[T]:
+    """Serialise the methods of a class across threads, as CUDA's calls are, with its reentrant ``lock``.
 
-    lock: RLock
+    ``capture`` and ``current`` are left out: other threads may go on meanwhile.
+    """
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and not name.startswith("_") and name not in ("capture", "current"):
+            setattr(kind, name, _locked(method))
+    return kind
 
 
-L = TypeVar("L", bound=Locked)
-
-
-def one_at_a_time(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """Serialise a method across threads, as CUDA's calls are."""
-
+def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def locked(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         with self.lock:
             return method(self, *args, **kwargs)
 

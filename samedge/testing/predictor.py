@@ -54,31 +54,18 @@ def fake_predictor(*, image_size: int = 64) -> Predictor:
         raise UsageError(f"invalid image_size {image_size}", cure="Give a multiple of 16")
     grid, side = image_size // 16, image_size // 4
     embedding = TensorSpec((1, _CHANNELS, grid, grid), _F32)
-    prompts = {
-        "image_embeddings": embedding,
-        "point_coords": TensorSpec(("prompts", "points", 2), _F32),
-        "point_labels": TensorSpec(("prompts", "points"), np.dtype(np.int32)),
-        "mask_input": TensorSpec(("prompts", 1, side, side), _F32),
-        "has_mask_input": TensorSpec(("prompts",), _F32),
-    }
-    masks = {
-        "low_res_masks": TensorSpec(("prompts", 4, side, side), _F32),
-        "iou_predictions": TensorSpec(("prompts", 4), _F32),
-    }
+    prompts, masks = decoder_specs(embedding, side)
     image = {"image": TensorSpec((1, 3, image_size, image_size), _F32)}
 
     def encode(feeds: dict[str, Array]) -> dict[str, Array]:
-        return {
-            "image_embeddings": feeds["image"].reshape(1, 3, grid, 16, grid, 16).mean(axis=(3, 5), dtype=np.float32)
-        }
+        tiles = feeds["image"].reshape(1, 3, grid, 16, grid, 16)
+        return {"image_embeddings": tiles.mean(axis=(3, 5), dtype=np.float32)}
 
     def decode(feeds: dict[str, Array]) -> dict[str, Array]:
         count = len(feeds["point_coords"])
-        drawn = (
-            np.stack([_draw(feeds, at, image_size) for at in range(count)]) if count else np.zeros((0, 4, side, side))
-        )
+        drawn = np.array([_draw(feeds, at, image_size) for at in range(count)], np.float32).reshape(-1, 4, side, side)
         scores = np.tile(np.array(FAKE_SCORES, np.float32), (count, 1))
-        return {"low_res_masks": drawn.astype(np.float32), "iou_predictions": scores}
+        return {"low_res_masks": drawn, "iou_predictions": scores}
 
     manifest = Manifest(
         schema=SCHEMA_VERSION,
@@ -109,6 +96,22 @@ def fake_predictor(*, image_size: int = 64) -> Predictor:
     )
 
 
+def decoder_specs(embedding: TensorSpec, side: int) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Return inputs and outputs of a whole decoder, native scheme, for masks of ``[side, side]`` px."""
+    inputs = {
+        "image_embeddings": embedding,
+        "point_coords": TensorSpec(("prompts", "points", 2), _F32),
+        "point_labels": TensorSpec(("prompts", "points"), np.dtype(np.int32)),
+        "mask_input": TensorSpec(("prompts", 1, side, side), _F32),
+        "has_mask_input": TensorSpec(("prompts",), _F32),
+    }
+    outputs = {
+        "low_res_masks": TensorSpec(("prompts", 4, side, side), _F32),
+        "iou_predictions": TensorSpec(("prompts", 4), _F32),
+    }
+    return inputs, outputs
+
+
 def _draw(feeds: dict[str, Array], at: int, image_size: int) -> FloatArray:
     """Return the four masks of one prompt as logits of -10 and 10, ``[4, side, side]``."""
     side = image_size // 4
@@ -130,15 +133,8 @@ def _draw(feeds: dict[str, Array], at: int, image_size: int) -> FloatArray:
 
 
 def _record(role: GraphRole, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec]) -> GraphRecord:
-    def tensors(specs: dict[str, TensorSpec]) -> dict[str, TensorRecord]:
-        return {name: TensorRecord(spec.dtype.name, spec.shape) for name, spec in specs.items()}
-
-    return GraphRecord(
-        role=role,
-        graph=FileRecord(file=f"{role}.onnx", sha256="0" * 64, size=0),
-        precision="fp32",
-        opset=17,
-        inputs=tensors(inputs),
-        outputs=tensors(outputs),
-        nodes=0,
+    file = FileRecord(file=f"{role}.onnx", sha256="0" * 64, size=0)
+    ports, results = (
+        {name: TensorRecord(spec.dtype.name, spec.shape) for name, spec in specs.items()} for specs in (inputs, outputs)
     )
+    return GraphRecord(role=role, graph=file, precision="fp32", opset=17, inputs=ports, outputs=results, nodes=0)

@@ -204,6 +204,23 @@ def suppressing(reference: Reference) -> dict[bool, Path]:
     }
 
 
+@pytest.fixture(scope="module")
+def theirs_on_ours(reference: Reference, graphs: dict[str, YOLO], suppressing: dict[bool, Path]) -> dict[str, Path]:
+    """What their runtime finds with our exports: plain ones on one image, and those that suppress on all."""
+    assert "segmenter" in graphs
+    files = {name: reference.folder / f"theirs-on-ours-{name}.npz" for name in ("plain", "suppressed")}
+    images, portrait = [str(path) for path in reference.images.values()], [str(reference.images["portrait"])]
+    plain = str(reference.folder / "segmenter-ours.onnx")
+    run(
+        [
+            predict(plain, portrait, files["plain"], imgsz=SIDE, task="segment"),
+            predict(str(suppressing[False]), images, files["suppressed"], imgsz=SIDE, task="segment"),
+        ],
+        reference.folder,
+    )
+    return files
+
+
 def agree(ours: Results, boxes: NDArray[np.float32], masks: NDArray[np.bool_] | None, *, iou: float = 0.99) -> None:
     """Every box of theirs is one of ours, and there are no others. Equal scores may stand in another order."""
     assert ours.boxes is not None
@@ -356,22 +373,19 @@ class TestPredictions:
         theirs = "agnostic" if agnostic else "suppressed"
         agree(model(reference.images[image], **LIKE_THEIRS)[0], *reference.found(f"onnx-{theirs}", image))
 
-    def test_our_suppression_runs_in_their_runtime(self, reference: Reference, suppressing: dict[bool, Path]) -> None:
-        images, output = list(reference.images.values()), reference.folder / "theirs-on-ours-suppressed.npz"
-        run(
-            [predict(str(suppressing[False]), [str(path) for path in images], output, imgsz=SIDE, task="segment")],
-            reference.folder,
-        )
-        with np.load(output) as arrays:
+    def test_our_suppression_runs_in_their_runtime(
+        self, reference: Reference, suppressing: dict[bool, Path], theirs_on_ours: dict[str, Path]
+    ) -> None:
+        with np.load(theirs_on_ours["suppressed"]) as arrays:
             for number, name in enumerate(reference.images):
                 found = YOLO(suppressing[False], threads=1)(reference.images[name], **LIKE_THEIRS)[0]
                 agree(found, arrays[f"boxes{number}"], unpacked(arrays, number))
 
-    def test_our_exports_run_in_their_runtime(self, reference: Reference, graphs: dict[str, YOLO]) -> None:
-        path, output = reference.folder / "segmenter-ours.onnx", reference.folder / "theirs-on-ours.npz"
-        image = reference.images["portrait"]
-        run([predict(str(path), [str(image)], output, imgsz=SIDE, task="segment")], reference.folder)
-        with np.load(output) as arrays:
+    def test_our_exports_run_in_their_runtime(
+        self, reference: Reference, graphs: dict[str, YOLO], theirs_on_ours: dict[str, Path]
+    ) -> None:
+        path, image = reference.folder / "segmenter-ours.onnx", reference.images["portrait"]
+        with np.load(theirs_on_ours["plain"]) as arrays:
             assert json.loads(str(arrays["names"])) == {"0": "thing 0", "1": "thing 1", "2": "thing 2"}
             # They do not cut the padding of a graph whose metadata does not say that it is free in their own words.
             boxes, masks = arrays["boxes0"], unpacked(arrays, 0)

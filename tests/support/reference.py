@@ -11,13 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from samedge.benchmarks.reference.packages import (
+    MobileSam,
+    SegmentAnything,
     mobile_sam,
     quiet_import,
-    reference_mobile_sam,
-    reference_sam,
     segment_anything,
     torchvision,
 )
+
+reference_sam = SegmentAnything().build
+reference_mobile_sam = MobileSam().build
 
 __all__ = [
     "mobile_sam",

@@ -5,6 +5,7 @@ It lies in a folder that the first process of a run makes and removes. Nothing i
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -101,9 +102,13 @@ def _remember_operations(describe: dict[str, Any]) -> None:
     def remembered(sam: Any) -> tuple[float, float]:
         key = (sam.image_size, str(sam), *((name, value.shape) for name, value in sam.state_dict().items()))
         if key not in counted:
-            counted[key] = count(sam)
+            name = f"operations-{sha256(repr(key).encode()).hexdigest()}.json"
+            counted[key] = tuple(json.loads(made_once(name, lambda path: written(path, sam)).read_text()))
         known: tuple[float, float] = counted[key]
         return known
+
+    def written(path: Path, sam: Any) -> None:
+        path.write_text(json.dumps(count(sam)))
 
     describe["count_gflops"] = remembered
 
@@ -162,7 +167,7 @@ def _remember_references(torch_reference: dict[str, Any]) -> None:
 
     def created(self: Any, sam: Any, roles: Any) -> None:
         create(self, sam, roles)
-        self.asked = _contents(sam, roles) if sam.image_size <= 128 else None
+        self.asked = _contents(sam, roles) if sam.image_size <= LARGEST_SIDE else None
 
     def embedded(self: Any, probe: Any) -> Any:
         self.probe = sha256(probe.image.tobytes()).hexdigest()
@@ -188,7 +193,10 @@ def _remember_references(torch_reference: dict[str, Any]) -> None:
 
 
 SMALL_BYTES: Final = 1 << 26
-"""Models from this size on are not looked at for their contents."""
+"""Larger models are traced anew each time."""
+
+LARGEST_SIDE: Final = 512
+"""Side of the input of models whose answers are remembered, px: of larger ones they would fill the memory."""
 
 REMEMBERED: Final = {
     "onnxslim": _remember_simplified,

@@ -1,1 +1,1 @@
-"""Training of sam_demo, the small SAM that samedge carries: scenes, training, evaluation, packing. Not in the wheel."""
+"""Training of sam_demo, the small SAM bundled with samedge: scenes, training, evaluation, packing. Not in the wheel."""

@@ -1,4 +1,4 @@
-"""Batches of scenes with their first prompts, made in worker processes: batch `i` depends on the seed and `i` alone."""
+"""Batches of scenes with their first prompts, made in worker processes: batch `i` depends only on the seed and `i`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _LARGEST_JITTER = 6 / 256
 
 @dataclass(slots=True)
 class Batch:
-    """N scenes of size S with K targets each, flat: target `i` is of scene `i // K`. With g4 = S / 4:
+    """N scenes of size S with K targets each, flattened: target `i` is in scene `i // K`. With g4 = S / 4:
 
     Attributes:
         images: uint8 ``[N, S, S, 3]``, RGB.
-        soft: float32 ``[N * K, g4, g4]``, the covered share of each cell of a low-resolution mask.
+        soft: float32 ``[N * K, g4, g4]``, the covered fraction of each cell of a low-resolution mask.
         hard: bool ``[N * K, S / 2, S / 2]``.
         points: float32 ``[N * K, 2]``, (x, y) of a pixel within the target.
-        boxes: float32 ``[N * K, 2, 2]``, its box with some jitter: two corners, (x, y) in px.
-        boxed: bool ``[N * K]``, whether the first prompt is the box, else the point.
-        labels: int64 ``[N, g4, g4]``, the object that each cell of the low-resolution grid shows.
+        boxes: float32 ``[N * K, 2, 2]``, its jittered box: two corners, (x, y) in px.
+        boxed: bool ``[N * K]``, True if the first prompt is the box, otherwise the point.
+        labels: int64 ``[N, g4, g4]``, the object in each cell of the low-resolution grid.
         edges: float32 ``[N, g4, g4]``, 1 where two objects meet.
     """
 
@@ -55,10 +55,10 @@ class SceneBatches(Dataset[Batch]):
 
     Args:
         seed: Seed of the run.
-        scenes: Scenes a batch.
-        targets: Targets a scene.
+        scenes: Scenes per batch.
+        targets: Targets per scene.
         size: Side of a scene, px.
-        repeat: After so many batches the same scenes come again, for overfitting on purpose; 0 for never.
+        repeat: Number of batches after which the scenes repeat, to overfit on purpose; 0 for never.
     """
 
     def __init__(self, seed: int, scenes: int, targets: int, size: int, repeat: int = 0) -> None:
@@ -69,21 +69,21 @@ class SceneBatches(Dataset[Batch]):
         cv2.setNumThreads(1)
         number = index % self.repeat if self.repeat else index
         rng = np.random.default_rng([self.seed, 7, index])
-        # A run of any length draws each scene once; runs of different seeds draw different scenes.
+        # Each scene is drawn once in a run; runs of different seeds draw different scenes.
         first = self.seed * 1_000_000_000 + number * self.scenes
         drawn = [self._scene(first + i, rng) for i in range(self.scenes)]
         drawn = [cut(s, rng) if rng.random() < _CUT else s for s in drawn]
         return collate([_targets(rng, s, self.targets) for s in drawn])
 
     def _scene(self, seed: int, rng: np.random.Generator) -> Scene:
-        """Draw a scene, one of four as a small picture that is enlarged: its edges are softer, its patterns larger."""
+        """Draw a scene; one in four is drawn small and enlarged, with softer edges and larger patterns."""
         if self.size > _SMALL_PICTURE and rng.random() < _ENLARGED:
             return enlarged(scene(seed, "train", _SMALL_PICTURE), self.size)
         return scene(seed, "train", self.size)
 
 
 def collate(parts: list[dict[str, NDArray[np.generic]]]) -> Batch:
-    """Return the batch of several scenes' arrays."""
+    """Stack the arrays of several scenes into a batch."""
     stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     flat = {"soft", "hard", "points", "boxes", "boxed"}
     return Batch(**{k: torch.from_numpy(v.reshape(-1, *v.shape[2:]) if k in flat else v) for k, v in stacked.items()})
@@ -118,7 +118,7 @@ def _shrunk(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
 
 
 def inner_point(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return (x, y) of a random pixel of a mask; every other time one that is well inside."""
+    """Return (x, y) of a random pixel of a mask; half of the time, one well inside."""
     if rng.random() < 0.5:
         depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
         mask = depth >= depth.max() * rng.uniform(0.4, 0.9)
@@ -128,13 +128,13 @@ def inner_point(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np
 
 
 def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the corners of a mask's box, float32 ``[2, 2]``, (x, y) of its first and its last pixel."""
+    """Return the corners of a mask's box, float32 ``[2, 2]``: (x, y) of its first and last pixels."""
     x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
     return np.array([[x, y], [x + w - 1, y + h - 1]], np.float32)
 
 
 def jittered_box(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return a mask's box with noise of a tenth of its sides, at most 6 px in 256; one box of four is exact."""
+    """Return a mask's box with noise of a tenth of its sides, at most 6 px in 256; one in four boxes is exact."""
     box = tight_box(mask)
     if rng.random() < 0.25:
         return box

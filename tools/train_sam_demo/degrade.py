@@ -1,4 +1,4 @@
-"""What a camera does to a scene: uneven light, blur, noise and compression. Masks are not touched."""
+"""Camera effects on a scene: uneven light, blur, noise and compression. Masks are unaffected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.train_sam_demo.textures import axes, value_noise
 
 
 def light(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the canvas ``[S, S, 3]`` under light that falls off to one side, or is patchy."""
+    """Return the canvas ``[S, S, 3]`` in light that falls off to one side, or is patchy."""
     size = canvas.shape[0]
     if rng.random() < 0.7:
         u, _ = axes(rng, size, size)
@@ -22,7 +22,7 @@ def light(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.f
 
 
 def photograph(rng: np.random.Generator, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the canvas as a camera's uint8 picture: light, blur, noise, then compression, each by chance."""
+    """Return the canvas as a camera's uint8 image: light, blur, noise and compression, each applied at random."""
     if rng.random() < 0.7:
         canvas = light(rng, canvas)
     if rng.random() < 0.5:

@@ -1,7 +1,7 @@
-"""Evaluates sam_demo on held-out scenes: `python -m tools.train_sam_demo.evaluate RUN_OR_FILE --out FOLDER`.
+"""Evaluation of sam_demo on held-out scenes: `python -m tools.train_sam_demo.evaluate RUN_OR_FILE --out FOLDER`.
 
 Writes report.json and overlays, and prints the table. Scenes 0 .. N - 1 of the held-out split are the same for every
-model; photographs are reported apart.
+model; photographs are reported separately.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tools.train_sam_demo.weights import read_sam
 
 SIDE = 16
 FILTER = {"score": 0.75, "stability": 0.85, "overlap": 0.6}
-"""Settings of segment-everything beside its points a side: least score, least stability, largest overlap."""
+"""Settings of segment everything besides its points per side: minimum score, minimum stability, maximum overlap."""
 
 
 def find_all(sam: Sam, drawn: Scene) -> torch.Tensor:
-    """Return the masks of segment-everything with the settings of the report."""
+    """Segment everything with the settings of the report."""
     return everything(sam, drawn, SIDE, **FILTER)
 
 
 def evaluate_scenes(sam: Sam, split: Split, count: int, recall_count: int, drawn_at: int) -> dict[str, Any]:
-    """Return the figures on the first scenes of a split; recall is measured on fewer, as it takes 256 prompts each."""
+    """Return the figures for the first scenes of a split; recall, which takes 256 prompts each, uses fewer."""
     targets: list[Target] = []
     best: list[float] = []
     masks = 0
@@ -67,7 +67,7 @@ def evaluate_scenes(sam: Sam, split: Split, count: int, recall_count: int, drawn
 
 
 def scene_pictures(sam: Sam, count: int) -> list[NDArray[np.uint8]]:
-    """Return a row for each of some held-out scenes: picture, truth, answer to boxes, everything."""
+    """Return a row for each of some held-out scenes: image, ground truth, masks from boxes, everything."""
     rows = []
     for i in range(count):
         drawn = scene(i, "held_out", sam.image_size)
@@ -87,7 +87,7 @@ def boxes_answered(sam: Sam, drawn: Scene) -> NDArray[np.bool_]:
 
 
 def photograph_pictures(sam: Sam) -> list[NDArray[np.uint8]]:
-    """Return a row for each question to a photograph, then everything in each of them."""
+    """Return a row for each prompt on a photograph, then everything in each photograph."""
     rows = [np.hstack(answer(sam, question)) for question in QUESTIONS]
     names = sorted({question.photo for question in QUESTIONS})
     return rows + [np.hstack(all_of_it(sam, name)) for name in names]
@@ -96,12 +96,14 @@ def photograph_pictures(sam: Sam) -> list[NDArray[np.uint8]]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="folder of a training run, or a checkpoint that samedge reads")
+    parser.add_argument("weights", type=Path, help="folder of a training run, or a checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.json and the overlays")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--recall-scenes", type=int, default=50)
-    parser.add_argument("--train-scenes", type=int, default=0, help="also score scenes of the training split's kinds")
-    parser.add_argument("--drawn-at", type=int, help="side of the scenes, px, which are then enlarged to the input's")
+    parser.add_argument("--train-scenes", type=int, default=0, help="also score scenes of the training split")
+    parser.add_argument(
+        "--drawn-at", type=int, help="side of the drawn scenes, px, before they are enlarged to the input"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -1,7 +1,7 @@
-"""Segment-everything in its plainest form, to measure recall: a grid of points, a filter by score, and mask NMS.
+"""Minimal segment everything, to measure recall: a grid of points, a filter by score, and mask NMS.
 
-This is no second mask generator: it has neither crops nor clean-up, and works at the decoder's resolution. It says what
-share of the objects a generator can find at all.
+It has neither crops nor clean-up, and works at the decoder's resolution. It measures the fraction of the objects that
+any generator could find.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def everything(sam: Sam, drawn: Scene, side: int, *, score: float, stability: fl
         sam: The model.
         drawn: The scene.
         side: Points along each axis.
-        score: Least predicted IoU of a mask.
-        stability: Least IoU of a mask with itself at thresholds one above and one below 0.
-        overlap: Masks that overlap a better one by more IoU than this are dropped.
+        score: Minimum predicted IoU of a mask.
+        stability: Minimum IoU between a mask's versions at thresholds one above and one below 0.
+        overlap: Masks with a greater IoU with a better one are dropped.
     """
     size, low = drawn.image.shape[0], 4 * sam.embedding_size
     embedding = sam.encode(normalise(torch.from_numpy(drawn.image)[None]))
@@ -56,7 +56,7 @@ def everything(sam: Sam, drawn: Scene, side: int, *, score: float, stability: fl
 
 
 def suppress(masks: Tensor, overlap: float) -> list[int]:
-    """Return the rows of masks float32 ``[M, P]``, best first, that overlap no kept one by more IoU than allowed."""
+    """Return the rows of masks float32 ``[M, P]``, best first, whose IoU with every kept one is small enough."""
     inter = masks @ masks.T
     area = masks.sum(1)
     iou = inter / (area[:, None] + area[None] - inter).clamp(min=1)
@@ -68,7 +68,7 @@ def suppress(masks: Tensor, overlap: float) -> list[int]:
 
 
 def best_ious(found: Tensor, drawn: Scene) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return, for each object of a scene, the IoU of the found mask that fits it best."""
+    """Return, for each object of a scene, the IoU of the best matching mask."""
     target = torch.from_numpy(drawn.masks).flatten(1).float()
     if not len(found):
         return np.zeros(len(target))

@@ -1,7 +1,7 @@
 """Shape families of training scenes: each draws one object as an anti-aliased alpha mask.
 
-A family is a function of a random generator, the side of the picture, a centre and a radius; shapes reach about one
-radius from their centre. What a family draws depends on nothing else, so a scene is a function of its seed.
+A family is a function of a random generator, the side of the image, a centre and a radius; shapes extend about one
+radius from their centre. The result depends on nothing else, so a scene is a function of its seed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _FONTS = (
     cv2.FONT_HERSHEY_TRIPLEX,
     cv2.FONT_HERSHEY_SCRIPT_SIMPLEX,
 )
-# Connected characters alone: the dot of an "i" would be a second object to anyone who looks.
+# Only connected characters: the dot of an "i" would look like a second object.
 _CHARACTERS = "ABCDEFGHKLMNOPQRSTUVWXYZabcdefghkmnopqrstuvwxyz023456789&?"
 
 
 def fixed_point(points: Points) -> NDArray[np.int32]:
-    """Return points ``[K, 2]`` in px as the fixed-point integers that OpenCV draws with `shift`."""
+    """Return points ``[K, 2]`` in px as the fixed-point integers of OpenCV's `shift`."""
     return np.round(points * (1 << _SUBPIXEL_BITS)).astype(np.int32)
 
 
@@ -43,14 +43,14 @@ def fill(size: int, contours: Sequence[Points]) -> Alpha:
 
 
 def stroke(size: int, line: Points, thickness: int, *, closed: bool = False) -> Alpha:
-    """Return a line ``[K, 2]`` (x, y) of a thickness in px as alpha uint8 ``[size, size]``."""
+    """Return a line ``[K, 2]`` (x, y) of the given thickness in px as alpha uint8 ``[size, size]``."""
     alpha = np.zeros((size, size), np.uint8)
     cv2.polylines(alpha, [fixed_point(line)], closed, 255, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     return alpha
 
 
 def place(unit: Points, rng: np.random.Generator, centre: Points, radius: float, *, squeeze: float = 0.5) -> Points:
-    """Return unit-disc points ``[K, 2]`` stretched, turned, scaled to the radius and moved to the centre."""
+    """Stretch and rotate points of the unit disc ``[K, 2]``, scale them to the radius, and move them to the centre."""
     stretch = np.array([1.0, rng.uniform(squeeze, 1.0)])
     turn = rng.uniform(0, 2 * math.pi)
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -64,14 +64,14 @@ def circle(points: int = 48) -> Points:
 
 
 def bezier(controls: Points, points: int = 40) -> Points:
-    """Return a cubic Bézier curve of four controls ``[4, 2]`` as a line ``[points, 2]``."""
+    """Return a cubic Bézier curve of four control points ``[4, 2]`` as a line ``[points, 2]``."""
     t = np.linspace(0, 1, points)[:, None]
     weights = np.concatenate([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], axis=1)
     return np.asarray(weights @ controls)
 
 
 def polygon(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a simple polygon of 3 to 9 corners, concave ones among them."""
+    """Draw a simple polygon of 3 to 9 corners, possibly concave."""
     corners = int(rng.integers(3, 10))
     angle = np.sort((np.arange(corners) + rng.uniform(-0.35, 0.35, corners)) * 2 * math.pi / corners)
     reach = rng.uniform(rng.uniform(0.35, 0.9), 1.0, corners)[:, None]
@@ -100,7 +100,7 @@ def blob(rng: np.random.Generator, size: int, centre: Points, radius: float) -> 
 
 
 def petal(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a closed shape of 2 to 4 Bézier curves with corners where they meet."""
+    """Draw a closed shape of 2 to 4 Bézier curves that meet in corners."""
     knots = int(rng.integers(2, 5))
     angle = np.sort(rng.uniform(0, 0.5, knots) + np.arange(knots) * 2 * math.pi / knots)
     corner = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.6, 1.0, (knots, 1))
@@ -113,7 +113,7 @@ def petal(rng: np.random.Generator, size: int, centre: Points, radius: float) ->
 
 
 def box(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a turned or upright rectangle, its corners sharp or round."""
+    """Draw a rotated or upright rectangle with sharp or round corners."""
     half = np.array([1.0, rng.uniform(0.3, 1.0)]) * 0.8
     corner = half[1] * rng.uniform(0.1, 0.9) if rng.random() < 0.5 else 1e-3
     angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
@@ -125,7 +125,7 @@ def box(rng: np.random.Generator, size: int, centre: Points, radius: float) -> A
 
 
 def capsule(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a straight bar with round ends."""
+    """Draw a straight bar with rounded ends."""
     ends = place(np.array([[-0.8, 0.0], [0.8, 0.0]]), rng, centre, radius)
     return stroke(size, ends, max(5, size // 51, round(radius * rng.uniform(0.25, 0.6))))
 
@@ -144,7 +144,7 @@ def wire(rng: np.random.Generator, size: int, centre: Points, radius: float) -> 
 
 
 def ring(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw an elliptic or blobby ring; what lies behind shows through."""
+    """Draw an elliptical or blobby ring with a see-through hole."""
     outer = place(circle() if rng.random() < 0.7 else blob_unit(rng), rng, centre, radius, squeeze=0.6)
     return fill(size, [outer, (outer - centre) * rng.uniform(0.4, 0.78) + centre])
 
@@ -162,7 +162,7 @@ def sieve(rng: np.random.Generator, size: int, centre: Points, radius: float) ->
 
 
 def glyph(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a character, turned, in one of OpenCV's fonts, its strokes at least 4 px wide."""
+    """Draw a rotated character in one of OpenCV's fonts, with strokes at least 4 px wide."""
     radius = max(radius, size * 0.07)
     side = 96
     sheet = np.zeros((side, side), np.uint8)

@@ -1,4 +1,4 @@
-"""Shape families of held-out scenes: none of them is ever drawn in training."""
+"""Shape families of held-out scenes, which training never uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gear(rng: np.random.Generator, size: int, centre: Points, radius: float) -> 
 
 
 def superellipse(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a superellipse, between a diamond with hollow sides and a squircle."""
+    """Draw a superellipse, from a diamond with hollow sides to a squircle."""
     exponent = 2 / rng.choice([rng.uniform(0.6, 0.9), rng.uniform(2.8, 5.0)])
     unit = circle(64)
     return fill(size, [place(np.sign(unit) * np.abs(unit) ** exponent * 0.9, rng, centre, radius)])
@@ -52,7 +52,7 @@ def crescent(rng: np.random.Generator, size: int, centre: Points, radius: float)
 
 
 def cross(rng: np.random.Generator, size: int, centre: Points, radius: float) -> Alpha:
-    """Draw a plus sign with arms of one width."""
+    """Draw a plus sign with arms of equal width."""
     w = rng.uniform(0.2, 0.4)
     arms = [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
     return fill(size, [place(np.array(arms, np.float64), rng, centre, radius, squeeze=0.7)])

@@ -1,4 +1,4 @@
-"""Scenes as SAM gets pictures: enlarged, or not square and padded as SAM pads, with the mean colour."""
+"""Scenes in the form of SAM's inputs: enlarged, or non-square and padded with the mean colour."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _NARROWEST = 0.5
 
 
 def padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Return a picture uint8 ``[h, w, 3]``, h and w at most size, at the top left of a size x size one."""
+    """Place an image uint8 ``[h, w, 3]``, with sides of at most size, at the top left of a size x size image."""
     out = np.empty((size, size, 3), np.uint8)
-    # The nearest bytes to what SAM pads with, which is 0 after normalisation.
+    # The bytes nearest to SAM's padding, which is 0 after normalisation.
     out[:] = np.round(PIXEL_MEAN)
     out[: image.shape[0], : image.shape[1]] = image
     return out
 
 
 def padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where a picture uint8 ``[H, W, 3]`` has just the padding's colour, bool ``[H, W]``."""
+    """Return a mask of the pixels of an image uint8 ``[H, W, 3]`` that have the padding's colour, bool ``[H, W]``."""
     return np.asarray((image == np.round(PIXEL_MEAN).astype(np.uint8)).all(2))
 
 
 def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Return a picture with its longer side resized to `size`; its aspect ratio stays."""
+    """Resize an image so that its longer side is `size`, keeping its aspect ratio."""
     scale = size / max(image.shape[:2])
     height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -35,7 +35,7 @@ def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def enlarged(drawn: Scene, size: int) -> Scene:
-    """Return a scene at size x size, as SAM enlarges a picture that is smaller than its input."""
+    """Return a scene at size x size, enlarged like an image smaller than SAM's input."""
     if drawn.image.shape[0] == size:
         return drawn
     masks = [cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) for mask in drawn.masks]
@@ -43,7 +43,7 @@ def enlarged(drawn: Scene, size: int) -> Scene:
 
 
 def cut(drawn: Scene, rng: np.random.Generator) -> Scene:
-    """Return the scene as a portrait or landscape picture with padding, or as it is where no mask would be left."""
+    """Crop the scene to portrait or landscape, with padding; return it unchanged if no mask would remain."""
     size = drawn.image.shape[0]
     kept = round(size * rng.uniform(_NARROWEST, 1.0))
     view = (slice(kept), slice(size)) if rng.random() < 0.6 else (slice(size), slice(kept))

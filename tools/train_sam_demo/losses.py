@@ -15,8 +15,8 @@ _ALL_TOKENS = 0.05
 def mask_loss(logits: Tensor, soft: Tensor) -> Tensor:
     """Return 20 focal + dice of each mask, ``[B, M]``.
 
-    Targets are covered shares, not bits: where the edge runs within a cell, the right logit is in between, and masks
-    are finer than their grid. The focal loss is that for soft targets (arXiv:2006.04388, equation 6).
+    Targets are covered fractions, not bits: for a cell crossed by an edge, the right logit is an intermediate one, and
+    masks are finer than their grid. The focal loss is the one for soft targets (arXiv:2006.04388, equation 6).
 
     Args:
         logits: float32 ``[B, M, h, w]``.
@@ -32,10 +32,10 @@ def mask_loss(logits: Tensor, soft: Tensor) -> Tensor:
 
 
 def best_of_three(losses: Tensor) -> Tensor:
-    """Return the loss of the ambiguity masks, ``[B]``: that of the best one, and a little of all against dead tokens.
+    """Return the loss of the best ambiguity mask, plus a little of all three to keep tokens alive, ``[B]``.
 
     Args:
-        losses: float32 ``[B, 4]``; column 0 is the mask for clear prompts and does not take part.
+        losses: float32 ``[B, 4]``; column 0, the mask for unambiguous prompts, is ignored.
     """
     three = losses[:, 1:]
     return (1 - _ALL_TOKENS) * three.amin(1) + _ALL_TOKENS * three.mean(1)
@@ -43,7 +43,7 @@ def best_of_three(losses: Tensor) -> Tensor:
 
 @torch.no_grad()
 def real_iou(logits: Tensor, hard: Tensor) -> Tensor:
-    """Return the IoU of each mask at the size of the targets, ``[B, M]``.
+    """Return the IoU of each mask at the resolution of the targets, ``[B, M]``.
 
     Args:
         logits: float32 ``[B, M, h, w]``.
@@ -57,15 +57,15 @@ def real_iou(logits: Tensor, hard: Tensor) -> Tensor:
 
 
 def enlarge(logits: Tensor, side: int) -> Tensor:
-    """Return low-resolution logits ``[B, M, h, w]`` at side x side."""
+    """Enlarge low-resolution logits ``[B, M, h, w]`` to side x side."""
     return functional.interpolate(logits.float(), (side, side), mode="bilinear", align_corners=False)
 
 
 def grouping_loss(features: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of telling from each cell's features which object it shows; a help for the encoder.
+    """Return the loss of identifying each cell's object from its features; an auxiliary loss for the encoder.
 
-    Each object is the mean of its cells, and a cell should be nearer to its own object than to any other
-    (prototypes as in arXiv:1703.05175, taken from the picture itself). Every object counts alike, however small.
+    Each object is the mean of its cells, and a cell should be nearer to its own object than to any other (prototypes as
+    in arXiv:1703.05175, taken from the image itself). All objects have the same weight, however small.
 
     Args:
         features: float32 ``[N, C, h, w]``.
@@ -83,5 +83,5 @@ def grouping_loss(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def edge_loss(logits: Tensor, edges: Tensor) -> Tensor:
-    """Return the loss of finding edges between objects, both ``[N, h, w]``; another help for the encoder."""
+    """Return the loss of detecting edges between objects, both ``[N, h, w]``; an auxiliary loss for the encoder."""
     return functional.binary_cross_entropy_with_logits(logits, edges, pos_weight=logits.new_tensor(3.0))

@@ -1,4 +1,4 @@
-"""The configuration of sam_demo and its first weights. Everything else is `samedge.models.sam.sam.Sam`."""
+"""The configuration and initial weights of sam_demo; the model itself is `samedge.models.sam.sam.Sam`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _SHARPNESS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a SAM whose encoder is a small ViT.
+    """Sizes of a SAM with a small ViT encoder.
 
     Attributes:
         image_size: Side of the input, px.
         embed_dim: Channels of a token; a multiple of 4.
         num_heads: Attention heads of the encoder.
-        mlp_dim: Hidden channels of the encoder's feed-forward parts.
-        window_sizes: One entry a block: side of its windows in tokens, 0 for global attention.
+        mlp_dim: Hidden channels of the encoder's MLPs.
+        window_sizes: Side of the windows of each block in tokens; 0 for global attention.
         decoder_dim: Channels of the decoder; 256 in every SAM.
-        decoder_mlp_dim: Hidden channels of the decoder's feed-forward parts.
+        decoder_mlp_dim: Hidden channels of the decoder's MLPs.
     """
 
     image_size: int = 512
     embed_dim: int = 192
     num_heads: int = 6
     mlp_dim: int = 512
-    # 7 does not divide the grid of 32: windows are padded, as they are in SAM ViT-B at 1024 px.
+    # 7 does not divide the grid of 32, so windows are padded, as in SAM ViT-B at 1024 px.
     window_sizes: tuple[int, ...] = (7, 7, 0, 7, 7, 0, 7, 0)
     decoder_dim: int = 256
     decoder_mlp_dim: int = 2048
@@ -44,11 +44,11 @@ class Shape:
 
 SAM_DEMO = Shape()
 TINY = Shape(64, 32, 2, 64, (3, 0), 32, 64)
-"""A configuration for tests, too small to be of use."""
+"""A configuration for tests, too small for real use."""
 
 
 def build(shape: Shape, seed: int = 0) -> Sam:
-    """Return an untrained model whose weights depend on the seed alone."""
+    """Return an untrained model whose weights depend only on the seed."""
     torch.manual_seed(seed)
     grid = shape.image_size // PATCH
     encoder = ImageEncoderViT(
@@ -76,10 +76,10 @@ def build(shape: Shape, seed: int = 0) -> Sam:
 
 
 def initialise_encoder(encoder: ImageEncoderViT) -> None:
-    """Give an encoder a start that saves it the first thousand steps.
+    """Initialise an encoder so that it saves the first thousand steps.
 
-    Patches are projected to their low frequencies instead of noise, positions are told apart from the beginning, and
-    the branches of the residual stream start small.
+    Patches are projected to their low frequencies instead of noise, positions are distinct from the beginning, and the
+    branches of the residual stream start small.
     """
     for block in (module for module in encoder.blocks if isinstance(module, Block)):
         for linear in (block.attn.qkv, block.attn.proj, block.mlp.lin1, block.mlp.lin2):
@@ -96,10 +96,10 @@ def initialise_encoder(encoder: ImageEncoderViT) -> None:
 
 @torch.no_grad()
 def initialise_decoder(prompts: PromptEncoder, decoder: MaskDecoder) -> None:
-    """Give a decoder attention that looks, from the start, at where a prompt points.
+    """Initialise a decoder so that its attention is at the position of a prompt from the start.
 
-    Prompts and pixels carry the same code of their position, so queries and keys of one projection meet where the
-    positions do; the learned embeddings, which know nothing yet, start quietly.
+    Prompts and pixels share the same positional code, so queries and keys of the same projection match at the same
+    position; the learned embeddings start small.
     """
     for attention in (m for m in decoder.transformer.modules() if isinstance(m, Attention)):
         if attention.q_proj.out_features < attention.q_proj.in_features:  # between tokens and image
@@ -115,7 +115,7 @@ def initialise_decoder(prompts: PromptEncoder, decoder: MaskDecoder) -> None:
 def cosine_filters(count: int) -> Tensor:
     """Return the first filters of a patch's cosine transform, ``[count, 3, 16, 16]``, two thirds of them grey.
 
-    High frequencies, which pictures have less of, are amplified, so that channels start with similar variances.
+    High frequencies, which are weaker in images, are amplified, so that channels start with similar variances.
     """
     position = (torch.arange(PATCH) + 0.5) * math.pi / PATCH
     orders = [(u, v) for u in range(PATCH) for v in range(PATCH)]
@@ -133,7 +133,7 @@ def cosine_filters(count: int) -> Tensor:
 
 
 def sine_positions(grid: int, dim: int) -> Tensor:
-    """Return sine and cosine codes of a square grid's positions, ``[grid, grid, dim]``, of a modest size."""
+    """Return small sine and cosine codes of a square grid's positions, ``[grid, grid, dim]``."""
     frequency = 1.0 / 100 ** (torch.arange(dim // 4) / (dim // 4))
     angle = torch.arange(grid)[:, None] * frequency
     code = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -142,6 +142,6 @@ def sine_positions(grid: int, dim: int) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Map pictures uint8 ``[N, S, S, 3]`` to the encoder's input float32 ``[N, 3, S, S]``."""
+    """Map images uint8 ``[N, S, S, 3]`` to the encoder's input float32 ``[N, 3, S, S]``."""
     mean, std = torch.tensor(PIXEL_MEAN, device=images.device), torch.tensor(PIXEL_STD, device=images.device)
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()

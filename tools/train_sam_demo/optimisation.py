@@ -1,4 +1,4 @@
-"""Optimisers, the learning rate of a step, and the running mean of the weights."""
+"""Optimisers, the learning rate schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Optimisers:
     Muon (momentum with orthogonalised updates) is scaled to the step length of AdamW, so both share a learning rate.
 
     Args:
-        modules: What is trained.
+        modules: The modules to train.
         lr: Peak learning rate.
         weight_decay: Decoupled weight decay of matrices; vectors and embeddings have none.
-        muon: Whether to use Muon.
+        muon: Use Muon.
     """
 
     def __init__(self, modules: nn.Module, lr: float, weight_decay: float, *, muon: bool) -> None:
@@ -42,7 +42,7 @@ class Optimisers:
             )
 
     def step(self, factor: float) -> None:
-        """Make a step at a share of the peak learning rate, and clears the gradients."""
+        """Make a step at a fraction of the peak learning rate, and clear the gradients."""
         for optimiser in self.all:
             for group in optimiser.param_groups:
                 group["lr"] = self.peak * factor
@@ -54,7 +54,7 @@ class Optimisers:
         return [optimiser.state_dict() for optimiser in self.all]
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        """Take over the states that `state` returned."""
+        """Restore the states returned by `state`."""
         for optimiser, state in zip(self.all, states, strict=True):
             optimiser.load_state_dict(state)
 
@@ -64,10 +64,10 @@ def _is_matrix(name: str) -> bool:
 
 
 def rate(step: int, steps: int, *, warm_up: int, decay_share: float) -> float:
-    """Return the share of the peak learning rate at a step: a linear rise, a level stretch, then a half cosine to 0.
+    """Return the fraction of the peak learning rate at a step: a linear warm-up, a plateau, then a half cosine to 0.
 
-    With a decay share of 1 this is the plain cosine. A level stretch lets a run be given more steps, or fewer, while
-    it is on: as long as the decay has not begun, nothing that was learned so far would have been learned differently.
+    With a decay share of 1, this is a plain cosine. During the plateau, a run can be extended or shortened: until the
+    decay begins, the steps so far do not depend on the planned total.
     """
     level_until = (1 - decay_share) * steps
     through = min(max((step - level_until) / max(decay_share * steps, 1), 0.0), 1.0)
@@ -78,8 +78,8 @@ class RunningMean:
     """An exponential moving average of a module's parameters and buffers.
 
     Args:
-        module: The module whose values it starts from.
-        decay: Weight of the past, once enough steps are made.
+        module: The module that provides the initial values.
+        decay: Weight of the past, after enough steps.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -88,7 +88,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Move the mean towards the module's values; early steps count for more, as they are soon outdated."""
+        """Move the mean towards the module's values, faster in early steps, which are soon outdated."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         current = module.state_dict()
         names = [name for name, value in self.values.items() if value.is_floating_point()]

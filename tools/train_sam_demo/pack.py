@@ -1,7 +1,7 @@
-"""Packs the averaged weights of a run: `python -m tools.train_sam_demo.pack RUN [--output FILE]`.
+"""Packing of a run's averaged weights: `python -m tools.train_sam_demo.pack RUN [--output FILE]`.
 
-The file holds fp16 tensors under Meta's names and says in its metadata where they come from. Rounding to fp16 is
-checked here: a value that fp16 cannot hold would be an infinity in every later use.
+The file contains fp16 tensors under Meta's names; its metadata records their origin. Rounding to fp16 is checked here,
+because a value beyond its range would become an infinity.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def pack(weights: dict[str, Tensor], metadata: dict[str, str], output: Path) -> 
 
     Args:
         weights: The state dict of a `Sam`.
-        metadata: Goes into the file's header.
-        output: The file; its folder is made.
+        metadata: Metadata for the file's header.
+        output: The file; its folder is created.
 
     Raises:
-        ValueError: A weight does not fit fp16, or the file would be larger than the project carries.
+        ValueError: A weight does not fit fp16, or the file is too large to bundle.
     """
     halves = {name: value.half().contiguous() for name, value in weights.items()}
     for name, value in halves.items():
@@ -39,10 +39,10 @@ def pack(weights: dict[str, Tensor], metadata: dict[str, str], output: Path) -> 
             raise ValueError(f"{name} has values beyond fp16")
     size = sum(value.numel() * 2 for value in halves.values())
     if size > LARGEST_BYTES:
-        raise ValueError(f"{size} bytes are more than the {LARGEST_BYTES} that the project carries")
+        raise ValueError(f"the file has {size} bytes, more than the permitted {LARGEST_BYTES}")
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file(halves, output, metadata)
-    output.chmod(0o644)  # save_file leaves it readable by its owner alone, and packages keep that
+    output.chmod(0o644)  # save_file makes it readable by its owner only, and packages keep that mode
     return output.stat().st_size
 
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="what came before the run, whose steps count too: packed weights, and runs of the encoder alone",
+        help="predecessors of the run, whose steps count as well: packed weights, and runs of the encoder alone",
     )
     options = parser.parse_args(arguments)
     weights, step, settings = averaged_weights(options.run)

@@ -1,4 +1,4 @@
-"""Crops of the photographs beside this module, as backgrounds and fills; each belongs to one split."""
+"""Crops of the photographs beside this module, for backgrounds and fills; each belongs to one split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD_OUT_PHOTOS: Final = ("brick", "chelsea", "coins", "gravel")
 
 @lru_cache(maxsize=16)
 def photo(name: str) -> NDArray[np.uint8]:
-    """Return a photograph as uint8 RGB ``[H, W, 3]``; do not write to it.
+    """Return a photograph as uint8 RGB ``[H, W, 3]``, which must not be modified.
 
     Raises:
         FileNotFoundError: There is no such photograph.
@@ -32,7 +32,7 @@ def photo(name: str) -> NDArray[np.uint8]:
 def crop(names: tuple[str, ...], rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
     """Return a random crop of one of the photographs, float32 ``[height, width, 3]`` in 0..255.
 
-    It is resized, mirrored and changed in colour, so that a handful of pictures goes a long way.
+    Resizing, mirroring and colour changes make the most of a handful of photographs.
     """
     image = photo(names[int(rng.integers(len(names)))])
     rows, columns = image.shape[:2]

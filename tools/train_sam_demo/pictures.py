@@ -1,4 +1,4 @@
-"""Pictures that a person can judge: what was asked and what was answered, side by side."""
+"""Images for visual inspection: prompts and predicted masks, side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLOURS = np.random.default_rng(5).integers(40, 256, (64, 3)).astype(np.float32
 
 
 def overlay(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return an RGB picture with masks ``[M, H, W]`` laid over it, large ones first, each with its outline."""
+    """Return an RGB image overlaid with masks ``[M, H, W]`` and their outlines, large ones first."""
     out = image.astype(np.float32)
     for rank, row in enumerate(np.argsort(-masks.sum((1, 2)))):
         tint = _COLOURS[rank % len(_COLOURS)]
@@ -37,12 +37,12 @@ def mark(image: NDArray[np.uint8], points: NDArray[np.float32], box: NDArray[np.
 
 
 def truth_beside(drawn: Scene, answers: list[NDArray[np.bool_]]) -> NDArray[np.uint8]:
-    """Return a row: the picture, its true masks, and each set of answered masks."""
+    """Return a row: the image, its true masks, and each set of predicted masks."""
     return np.hstack([drawn.image, overlay(drawn.image, drawn.masks), *(overlay(drawn.image, a) for a in answers)])
 
 
 def write(path: Path, rows: list[NDArray[np.uint8]]) -> None:
-    """Write rows of RGB pictures, one below the other."""
+    """Write rows of RGB images, one below the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width = max(row.shape[1] for row in rows)
     same = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]

@@ -1,7 +1,7 @@
-"""Real photographs: prompts chosen by hand for a person to look at, and one picture with true masks.
+"""Real photographs: hand-picked prompts for visual inspection, and one image with true masks.
 
 The masks of the coins are ellipses fitted to their outlines and checked by eye. That photograph is held out: training
-never saw it. Astronaut, coffee and rocket were backgrounds and fills in training, without masks of their own.
+never used it. Astronaut, coffee and rocket were backgrounds and fills in training, without masks.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ QUESTIONS: Final = (
 
 
 def coins(size: int) -> Scene:
-    """Return the photograph of coins as a scene of a size: resized, padded, with true masks."""
+    """Return the photograph of coins as a scene of the given size: resized, padded, with true masks."""
     image = photo("coins")
     scale = size / max(image.shape[:2])
     masks = []
@@ -100,9 +100,9 @@ def coins(size: int) -> Scene:
 
 @torch.no_grad()
 def answer(sam: Sam, question: Question) -> list[NDArray[np.uint8]]:
-    """Return the marked photograph and the masks that the model answers with, as RGB pictures of one size.
+    """Return the photograph with the prompt, and the model's masks, as RGB images of one size.
 
-    A box is answered by mask 0, a click by its three masks, the one with the highest score first.
+    For a box this is mask 0, for a click the three masks, best score first.
     """
     size, low = sam.image_size, 4 * sam.embedding_size
     image = photo(question.photo)
@@ -121,7 +121,7 @@ def answer(sam: Sam, question: Question) -> list[NDArray[np.uint8]]:
 
 
 def all_of_it(sam: Sam, name: str) -> list[NDArray[np.uint8]]:
-    """Return a photograph and everything that the model finds in it, as RGB pictures of one size."""
+    """Return a photograph and everything that the model finds in it, as RGB images of one size."""
     small = fitted(photo(name), sam.image_size)
     drawn = Scene(padded(small, sam.image_size), np.zeros((0, 1, 1), np.bool_), (), np.zeros(0, np.int64))
     found = everything(sam, drawn, 16, score=0.75, stability=0.85, overlap=0.6).numpy()

@@ -1,4 +1,4 @@
-"""From the scores of single objects to the figures of the model card: means, sizes, calibration, and a table."""
+"""Figures of the model card from the scores of single objects: means, sizes, calibration, and a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = ("small", "medium", "large")
 
 
 def calibration(targets: Sequence[Target], measure: str) -> Figures:
-    """Return how well predicted IoUs fit the real ones: mean absolute error, bias and correlation."""
+    """Compare predicted IoUs with real ones: mean absolute error, bias and correlation."""
     real = np.array([t.iou[measure] for t in targets])
     said = np.array([t.predicted[measure] for t in targets])
     varied = real.std() > 0 and said.std() > 0
@@ -28,7 +28,7 @@ def calibration(targets: Sequence[Target], measure: str) -> Figures:
 
 
 def recall(targets: Sequence[Target], best: Sequence[float]) -> dict[str, Figures]:
-    """Return the share of objects that segment-everything found at IoU 0.5 and 0.75, by size."""
+    """Return the fraction of objects found by segment everything at IoU 0.5 and 0.75, by size."""
     ious = np.array(best)
     sizes = np.array([t.size for t in targets])
     groups = {"all": np.ones(len(ious), bool), **{size: sizes == size for size in SIZES}}
@@ -40,7 +40,7 @@ def recall(targets: Sequence[Target], best: Sequence[float]) -> dict[str, Figure
 
 
 def summary(targets: list[Target]) -> dict[str, object]:
-    """Return every figure of some objects, as it goes into the JSON report."""
+    """Return all figures for some objects, for the JSON report."""
     groups: dict[str, list[Target]] = {"all": targets}
     for size in SIZES:
         groups[size] = [t for t in targets if t.size == size]

@@ -1,7 +1,7 @@
-"""One training step: encode, a first prompt for every target, then rounds of correction points on some of them.
+"""One training step: encode, a first prompt for every target, then rounds of correction points for some of them.
 
-Each round is a backward pass of its own that ends at the image embeddings; their gathered gradient then goes through
-the encoder once. So memory stays at one chunk of prompts, however many there are.
+Each round has its own backward pass, down to the image embeddings; their accumulated gradient then passes through the
+encoder once. Memory is therefore limited to one chunk of prompts, whatever their number.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _WITHOUT_MASK = 0.3
 
 
 class Guide(nn.Module):
-    """A head that is thrown away after training: it asks the encoder for edges and for what belongs together.
+    """A head used only in training, which predicts edges and the grouping of cells from the encoder's features.
 
-    A prompt teaches the encoder about one object; this teaches it about all of them at once.
+    A prompt trains the encoder on one object; the guide trains it on all of them at once.
     """
 
     def __init__(self, channels: int) -> None:
@@ -50,14 +50,14 @@ class Guide(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a step is made.
+    """Settings of a step.
 
     Attributes:
-        corrections: Share of the targets that get correction points, one entry a round.
-        chunk: Prompts that are decoded at once.
+        corrections: Fraction of the targets that get correction points, for each round.
+        chunk: Number of prompts decoded at once.
         guide_weight: Weight of the `Guide`.
-        bfloat16: Whether matrix products run in bfloat16.
-        compiled: Whether the encoder is compiled, which takes a while and then saves more. The decoder gains nothing.
+        bfloat16: Compute matrix products in bfloat16.
+        compiled: Compile the encoder, which takes a while but saves more. The decoder would gain nothing.
     """
 
     corrections: tuple[float, ...] = (0.5, 0.25)
@@ -67,7 +67,7 @@ class Plan:
     compiled: bool = False
 
     def encode(self, sam: Sam, images: Tensor) -> Tensor:
-        """Return the embeddings of pictures uint8 ``[N, S, S, 3]``."""
+        """Return the embeddings of images uint8 ``[N, S, S, 3]``."""
         encode = _compiled(sam.encode) if self.compiled else sam.encode
         embeddings: Tensor = encode(normalise(images))
         return embeddings
@@ -80,13 +80,13 @@ def _compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 @dataclass(slots=True)
 class Prompts:
-    """What the model has been told about some targets, and what it answered.
+    """The prompts of some targets so far, and the last mask.
 
     Attributes:
         rows: int64 ``[B]``, the targets.
         coords: float32 ``[B, P, 2]``, (x, y) in px.
-        labels: int32 ``[B, P]``: 1, 0, box corners 2 and 3, -1 the padding that a prompt without a box ends with.
-        mask: float32 ``[B, 1, g4, g4]``, logits of the round before.
+        labels: int32 ``[B, P]``: 1, 0, box corners 2 and 3, and -1 for padding at the end of prompts without a box.
+        mask: float32 ``[B, 1, g4, g4]``, logits of the previous round.
         has_mask: float32 ``[B]``.
     """
 
@@ -120,7 +120,7 @@ class Tally:
 
 
 def first_prompts(batch: Batch) -> Prompts:
-    """Return a box or a point and a padding for every target: two tokens either way."""
+    """Return a box, or a point and padding, for every target: always two tokens."""
     count, side = len(batch.soft), batch.soft.shape[-1]
     point = torch.stack([batch.points, torch.zeros_like(batch.points)], dim=1)
     boxed = batch.boxed[:, None]
@@ -136,17 +136,17 @@ def first_prompts(batch: Batch) -> Prompts:
 
 @torch.no_grad()
 def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.Generator) -> Prompts:
-    """Return the prompts with one more point each, drawn from where the answer is wrong, and mostly with the answer.
+    """Return the prompts with one more point each, drawn from the error region, mostly with the last mask.
 
     Args:
-        prompts: The prompts of the round before.
-        logits: float32 ``[B, g4, g4]``, its answer.
+        prompts: The prompts of the previous round.
+        logits: float32 ``[B, g4, g4]``, its masks.
         hard: bool ``[B, H, H]``, the targets.
-        generator: Source of the draw.
+        generator: Random generator.
     """
     side = hard.shape[-1]
     wrong = (enlarge(logits[:, None], side)[:, 0] > 0) != hard
-    # Where nothing is wrong any point of the target will do.
+    # Without errors, any point of the target will do.
     wrong = torch.where(wrong.flatten(1).any(1)[:, None, None], wrong, hard).flatten(1)
     draw = torch.rand(wrong.shape, generator=generator).to(wrong.device)
     place = (draw * wrong).argmax(1)
@@ -156,7 +156,7 @@ def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.G
     told = (torch.rand(len(place), generator=generator) > _WITHOUT_MASK).float().to(wrong.device)
     return Prompts(
         rows=prompts.rows,
-        # New points come first: the padding of a prompt without a box stays at its end.
+        # New points come first, so that padding stays at the end.
         coords=torch.cat([xy[:, None], prompts.coords], dim=1),
         labels=torch.cat([label, prompts.labels], dim=1),
         mask=logits[:, None].float(),
@@ -165,7 +165,7 @@ def corrected(prompts: Prompts, logits: Tensor, hard: Tensor, generator: torch.G
 
 
 def encoder_backward(sam: Sam, guide: Guide, batch: Batch, plan: Plan) -> dict[str, float]:
-    """Add the gradient of the guide alone, which needs no prompts; returns the step's means."""
+    """Add the gradient of the guide alone, which needs no prompts; return the step's means."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=plan.bfloat16):
         helped = guide(plan.encode(sam, batch.images), batch)
     torch.autograd.backward(helped)
@@ -179,10 +179,10 @@ def step_backward(
 
     Args:
         sam: The model.
-        guide: The helping head.
+        guide: The auxiliary head.
         batch: The step's scenes and targets.
-        plan: How the step is made.
-        generator: Source of every draw, on the CPU.
+        plan: Settings of the step.
+        generator: Random generator, on the CPU.
         guide_weight: Weight of the guide at this step.
     """
     tally = Tally()
@@ -214,7 +214,7 @@ def step_backward(
 def _decode_chunk(
     sam: Sam, leaf: Tensor, batch: Batch, prompts: Prompts, plan: Plan, tally: Tally, turn: int, total: float
 ) -> Tensor:
-    """Decode some prompts, add their gradient, and return the answer to correct, ``[B, g4, g4]``."""
+    """Decode some prompts, add their gradient, and return the masks to correct, ``[B, g4, g4]``."""
     per_image = len(batch.soft) // len(batch.images)
     with torch.autocast(leaf.device.type, torch.bfloat16, enabled=plan.bfloat16):
         sparse = sam.prompt_encoder.embed_points(prompts.coords, prompts.labels)
@@ -222,14 +222,14 @@ def _decode_chunk(
         if turn:
             images = leaf.index_select(0, rows) + sam.prompt_encoder.embed_masks(prompts.mask, prompts.has_mask)
             rows = torch.arange(len(rows), device=rows.device)
-        else:  # without masks the dense prompt is the same for all: pictures are not yet told apart by prompt
+        else:  # without masks, all prompts of an image share its dense prompt
             images = leaf + sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         logits, predicted = decode_tokens(sam.mask_decoder, images, rows, sam.prompt_encoder.dense_pe(), sparse)
     logits, predicted = logits.float(), predicted.float()
     iou = real_iou(logits, batch.hard[prompts.rows])
     losses = mask_loss(logits, batch.soft[prompts.rows])
     boxed = batch.boxed[prompts.rows]
-    # A first click is ambiguous: the three masks share the work, and mask 0 gives the best single answer it can.
+    # A first click is ambiguous: the three masks share the work, and mask 0 is the best single mask.
     clear = boxed | (turn > 0)
     losses_single, losses_best = losses[:, 0], best_of_three(losses)
     masks = torch.where(clear, losses_single + 0.4 * losses_best, 0.4 * losses_single + losses_best)

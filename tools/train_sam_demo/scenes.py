@@ -1,6 +1,6 @@
-"""Procedural scenes with exact instance masks: `scene(seed, split)` is the same on every machine of one OpenCV.
+"""Procedural scenes with exact instance masks: `scene(seed, split)` is the same on every machine with the same OpenCV.
 
-Objects are painted one over another, large ones first. A mask is the visible part of an object. Some objects carry a
+Objects are painted over one another, large ones first. A mask is the visible part of an object. Some objects have a
 part, which is a target of its own and also belongs to its whole: a click there is ambiguous, as in photographs.
 """
 
@@ -22,7 +22,7 @@ from tools.train_sam_demo.textures import HELD_OUT_TEXTURES, TRAIN_TEXTURES, Pai
 Split = Literal["train", "held_out"]
 
 SMALLEST_SHARE = 0.0025
-"""Objects of which less than this share of the picture is visible are painted, but are no targets."""
+"""Objects whose visible part is a smaller fraction of the image are painted, but are not targets."""
 _HALF_HIDDEN = 0.3
 _WHOLE_ENOUGH = 0.85
 _CONTRAST = 34.0
@@ -30,13 +30,13 @@ _CONTRAST = 34.0
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture and what is in it.
+    """An image and its objects.
 
     Attributes:
         image: uint8 ``[S, S, 3]``, RGB.
         masks: bool ``[N, S, S]``, the visible part of each object; those of parts lie within those of their wholes.
         families: The shape family of each mask.
-        parents: int64 ``[N]``, for a part the row of its whole, else -1.
+        parents: int64 ``[N]``: the row of a part's whole, otherwise -1.
     """
 
     image: NDArray[np.uint8]
@@ -46,7 +46,7 @@ class Scene:
 
     @property
     def labels(self) -> NDArray[np.int16]:
-        """The finest partition, int16 ``[S, S]``: 0 where no mask is, else 1 + the row of the smallest one there."""
+        """The finest partition, int16 ``[S, S]``: 0 outside all masks, otherwise 1 + the row of the smallest one."""
         out = np.zeros(self.image.shape[:2], np.int16)
         for row in [*np.flatnonzero(self.parents < 0), *np.flatnonzero(self.parents >= 0)]:
             out[self.masks[row]] = row + 1
@@ -57,7 +57,7 @@ def scene(seed: int, split: Split = "train", size: int = 256) -> Scene:
     """Return the scene of a seed, size x size px, with at least one mask."""
     families = TRAIN_FAMILIES if split == "train" else HELD_OUT_FAMILIES
     textures = TRAIN_TEXTURES if split == "train" else HELD_OUT_TEXTURES
-    # The split is part of the seed: not even the layouts are shared.
+    # The split is part of the seed, so not even layouts are shared.
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
     while True:
         drawn = _Painter(rng, size, families, textures).draw()
@@ -66,7 +66,7 @@ def scene(seed: int, split: Split = "train", size: int = 256) -> Scene:
 
 
 class _Painter:
-    """The state of one scene while it is painted."""
+    """The state of a scene while it is being painted."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Painter:
         rng, size = self.rng, self.size
         count = int(rng.integers(2, 13))
         radius = size * np.exp(rng.uniform(math.log(0.06), math.log(0.4), count))
-        # Large ones first, roughly: otherwise they would bury the small ones.
+        # Roughly, large ones first, so that they do not cover the small ones.
         order = np.argsort(-radius * np.exp(rng.normal(0, 0.25, count)))
         for r in radius[order]:
             centre = rng.uniform(0.05 * size, 0.95 * size, 2)
@@ -112,7 +112,7 @@ class _Painter:
         return name, self.families[name](self.rng, self.size, centre, radius)
 
     def _paint_part(self, whole: int, alpha: Alpha, radius: float) -> None:
-        """Paints a smaller shape within an object that has just been painted."""
+        """Paint a smaller shape within the object painted last."""
         inside = np.argwhere(cv2.erode((alpha > 127).astype(np.uint8), np.ones((7, 7), np.uint8)))
         if not len(inside):
             return
@@ -121,7 +121,7 @@ class _Painter:
         self._paint(name, np.minimum(part, alpha), parent=whole)
 
     def _paint(self, name: str, alpha: Alpha, parent: int) -> int:
-        """Paints an object over the canvas; returns its number in the owner map, 0 where it would cover nothing."""
+        """Paint an object over the canvas; return its number in the owner map, or 0 if it would cover nothing."""
         x, y, w, h = cv2.boundingRect(alpha)
         solid = alpha > 127
         area = int(solid.sum())
@@ -157,7 +157,7 @@ class _Painter:
         self.canvas *= 1 - soft[..., None] * np.float32(self.rng.uniform(0.2, 0.6) / 255)
 
     def _finish(self) -> Scene | None:
-        """Return the scene with the masks that are fair targets, or None where there is none."""
+        """Return the scene with the masks that are fair targets, or None if there are none."""
         count = len(self.names)
         kept: dict[int, NDArray[np.bool_]] = {}
         for number in range(1, count + 1):
@@ -182,7 +182,7 @@ class _Painter:
             return False
         whole = kept.get(self.parents[number - 1])
         if whole is not None and visible > 0.8 * whole.sum():
-            return False  # a part that is all one sees of its whole
+            return False  # the part covers everything visible of its whole
         solid = mask.astype(np.uint8)
         x, y, w, h = cv2.boundingRect(solid)
         _, _, stats, _ = cv2.connectedComponentsWithStats(solid[y : y + h, x : x + w], connectivity=8)

@@ -1,7 +1,7 @@
-"""Scores of a model on scenes: boxes, one click, three clicks, and how well it knows its own IoU.
+"""Scores of a model on scenes: boxes, one click, three clicks, and the accuracy of its predicted IoU.
 
 Clicks follow the paper's protocol: the first one is the innermost point of the object, each further one the innermost
-point of the larger error region, with the last answer given back as a mask. All IoUs are at the size of the picture.
+point of the larger error region, with the last mask as an additional prompt. All IoUs are at the size of the image.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _CHUNK = 32
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The IoUs of one object, by name of the measure, and what its size and shape are.
+    """The IoUs of one object, by measure, with its size and shape.
 
     Attributes:
         family: Its shape family.
-        part: Whether it is part of another object.
-        share: The share of the picture that it covers.
+        part: True if it is part of another object.
+        share: The fraction of the image that it covers.
         iou: IoU by measure.
-        predicted: What the model said that each IoU would be, for ``box``, ``click_token0`` and ``click_best_score``.
+        predicted: The model's predicted IoUs, for ``box``, ``click_token0`` and ``click_best_score``.
     """
 
     family: str
@@ -50,14 +50,14 @@ class Target:
 
 
 def innermost(region: NDArray[np.bool_]) -> tuple[NDArray[np.float32], float]:
-    """Return (x, y) of the pixel of a region that is farthest from its edge, and that distance in px."""
+    """Return (x, y) of a region's pixel farthest from its edge, and that distance in px."""
     depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = divmod(int(depth.argmax()), region.shape[1])
     return np.array([x, y], np.float32), float(depth.max())
 
 
 def next_click(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[NDArray[np.float32], int]:
-    """Return the point that corrects a mask, (x, y), and its label."""
+    """Return the correcting point of a mask, (x, y), and its label."""
     missing, missing_depth = innermost(target & ~mask)
     surplus, surplus_depth = innermost(mask & ~target)
     if max(missing_depth, surplus_depth) == 0:
@@ -74,7 +74,7 @@ def ious(masks: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(sam: Sam, scenes: Iterable[Scene]) -> list[Target]:
-    """Return the scores of every object of some scenes, which have the model's input size."""
+    """Return the scores of every object of some scenes of the model's input size."""
     device = next(sam.parameters()).device
     out: list[Target] = []
     for drawn in scenes:

@@ -1,7 +1,7 @@
-"""Fills: functions that paint a rectangle, and the two sets of them, one for training and one held out.
+"""Fills: functions that paint a rectangle, in two sets, one for training and one held out.
 
 A texture is a function of a random generator and a size; it returns float32 ``[height, width, 3]`` in 0..255. Its
-colours stay near one of its own choice, so that an object reads as one thing.
+colours are similar, so that an object appears as one thing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def colour(rng: np.random.Generator) -> Paint:
 
 
 def two_colours(rng: np.random.Generator) -> tuple[Paint, Paint]:
-    """Return two colours that are some way apart."""
+    """Return two sufficiently different colours."""
     first = colour(rng)
     step = rng.normal(0, 1, 3)
     step *= rng.uniform(20, 110) / np.linalg.norm(step)
@@ -40,7 +40,7 @@ def mix(weight: Paint, first: Paint, second: Paint) -> Paint:
 
 
 def axes(rng: np.random.Generator, height: int, width: int) -> tuple[Paint, Paint]:
-    """Return the coordinates, in px, of each pixel in a frame that is turned at random."""
+    """Return the coordinates, in px, of each pixel in a randomly rotated frame."""
     turn = rng.uniform(0, 2 * math.pi)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
@@ -61,44 +61,44 @@ def value_noise(rng: np.random.Generator, height: int, width: int, *, cell: floa
 
 
 def plain(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints one colour."""
+    """Paint a single colour."""
     return np.broadcast_to(colour(rng), (height, width, 3)).astype(np.float32)
 
 
 def ramp(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a linear gradient."""
+    """Paint a linear gradient."""
     u, _ = axes(rng, height, width)
     return mix((u - u.min()) / max(float(np.ptp(u)), 1.0), *two_colours(rng))
 
 
 def radial(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a round gradient, as on a ball."""
+    """Paint a round gradient, as on a ball."""
     x = (np.arange(width, dtype=np.float32) / width - np.float32(rng.uniform(0.1, 0.9))) ** 2
     y = (np.arange(height, dtype=np.float32) / height - np.float32(rng.uniform(0.1, 0.9))) ** 2
     return mix(np.clip(np.sqrt(x + y[:, None]) * 1.2, 0, 1), *two_colours(rng))
 
 
 def cloud(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints value noise between two colours."""
+    """Paint value noise between two colours."""
     return mix(value_noise(rng, height, width), *two_colours(rng))
 
 
 def stripes(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints parallel stripes, hard or soft."""
+    """Paint parallel stripes, hard or soft."""
     u, _ = axes(rng, height, width)
     wave = np.sin(u * np.float32(2 * math.pi / rng.uniform(5, 24)))
     return mix(np.clip(wave * np.float32(rng.choice([0.5, 4.0])) + 0.5, 0, 1), *two_colours(rng))
 
 
 def checker(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a chequerboard."""
+    """Paint a chequerboard."""
     u, v = axes(rng, height, width)
     cell = np.float32(rng.uniform(5, 18))
     return mix(((np.floor(u / cell) + np.floor(v / cell)) % 2).astype(np.float32), *two_colours(rng))
 
 
 def dots(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a grid of dots."""
+    """Paint a grid of dots."""
     u, v = axes(rng, height, width)
     cell = np.float32(rng.uniform(8, 22))
     far = np.hypot((u / cell) % 1 - 0.5, (v / cell) % 1 - 0.5)
@@ -106,12 +106,12 @@ def dots(rng: np.random.Generator, height: int, width: int) -> Paint:
 
 
 def train_photo(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a crop of a photograph of the training split."""
+    """Paint a crop of a photograph of the training split."""
     return crop(TRAIN_PHOTOS, rng, height, width)
 
 
 def voronoi(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a mosaic of Voronoi cells in shades between two colours."""
+    """Paint a Voronoi mosaic in shades between two colours."""
     seeds = int(np.clip(height * width / rng.uniform(120, 500), 4, 80))
     y = rng.uniform(0, height, seeds).astype(np.float32)
     x = rng.uniform(0, width, seeds).astype(np.float32)
@@ -121,7 +121,7 @@ def voronoi(rng: np.random.Generator, height: int, width: int) -> Paint:
 
 
 def zigzag(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints zigzag bands."""
+    """Paint zigzag bands."""
     u, v = axes(rng, height, width)
     cell = np.float32(rng.uniform(8, 20))
     fold = np.abs((u / cell) % 2 - 1) * cell
@@ -129,7 +129,7 @@ def zigzag(rng: np.random.Generator, height: int, width: int) -> Paint:
 
 
 def tiles(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints courses of bricks with joints."""
+    """Paint courses of bricks with joints."""
     u, v = axes(rng, height, width)
     tall = np.float32(rng.uniform(8, 18))
     course = np.floor(v / tall)
@@ -138,7 +138,7 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> Paint:
 
 
 def ripples(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints concentric waves."""
+    """Paint concentric waves."""
     x = np.arange(width, dtype=np.float32) - np.float32(rng.uniform(0, width))
     y = np.arange(height, dtype=np.float32) - np.float32(rng.uniform(0, height))
     wave = np.sin(np.hypot(x, y[:, None]) * np.float32(2 * math.pi / rng.uniform(8, 24)))
@@ -146,7 +146,7 @@ def ripples(rng: np.random.Generator, height: int, width: int) -> Paint:
 
 
 def held_out_photo(rng: np.random.Generator, height: int, width: int) -> Paint:
-    """Paints a crop of a photograph of the held-out split."""
+    """Paint a crop of a photograph of the held-out split."""
     return crop(HELD_OUT_PHOTOS, rng, height, width)
 
 
@@ -160,7 +160,7 @@ TRAIN_TEXTURES: dict[str, tuple[Texture, float]] = {
     "dots": (dots, 0.06),
     "photo": (train_photo, 0.2),
 }
-"""Textures of training scenes and how often each is used."""
+"""Textures of training scenes, with their frequency."""
 
 HELD_OUT_TEXTURES: dict[str, tuple[Texture, float]] = {
     "plain": (plain, 0.35),
@@ -170,4 +170,4 @@ HELD_OUT_TEXTURES: dict[str, tuple[Texture, float]] = {
     "ripples": (ripples, 0.12),
     "held_out_photo": (held_out_photo, 0.2),
 }
-"""Textures of held-out scenes. One colour is no texture: `plain` is the one fill that both splits have."""
+"""Textures of held-out scenes. `plain`, a single colour, is the only fill in both splits."""

@@ -1,6 +1,6 @@
-"""Trains sam_demo: `python -m tools.train_sam_demo.train --out FOLDER --steps 20000`; run it again to go on.
+"""Training of sam_demo: `python -m tools.train_sam_demo.train --out FOLDER --steps 20000`; run it again to continue.
 
-Every draw is a function of the seed and the number of the step, so an interrupted run goes on as if it had not been.
+Every random draw is a function of the seed and the step number, so an interrupted run continues as if uninterrupted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Settings:
 
 
 class Trainer:
-    """A run: the model, the optimisers, the running mean and the step that comes next."""
+    """A run: the model, the optimisers, the moving average and the next step."""
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings = settings
@@ -79,11 +79,11 @@ class Trainer:
         self.stopped = False
 
     def stop(self, *_: object) -> None:
-        """Let the run end, and save its state, after the step that it is at; a handler of signals."""
+        """End the run, and save its state, after the current step; a signal handler."""
         self.stopped = True
 
     def save(self) -> None:
-        """Write the state of the run; a run that dies meanwhile leaves the last state in place."""
+        """Write the state of the run; if the process dies meanwhile, the last state remains."""
         path = self.settings.out / CHECKPOINT
         state = {
             "model": self.both.state_dict(),
@@ -97,7 +97,7 @@ class Trainer:
         path.with_suffix(".tmp").replace(path)
 
     def resume(self) -> bool:
-        """Take over the state of the folder's run, if there is one; return whether there was."""
+        """Load the state of the folder's run, if there is one; return True if there was."""
         path = self.settings.out / CHECKPOINT
         if not path.exists():
             return False
@@ -109,9 +109,9 @@ class Trainer:
         return True
 
     def start_from(self, weights: Path) -> None:
-        """Begin with the weights of a packed file, or of another run's state; optimisers and steps begin anew.
+        """Start with the weights of a packed file, or of another run's state, but with new optimisers and steps.
 
-        They may be those of another input size: positions are interpolated.
+        The weights may be those of another input size: positions are interpolated.
         """
         module: nn.Module = self.sam
         if weights.name == CHECKPOINT:
@@ -125,7 +125,7 @@ class Trainer:
         """Make one step; return its means."""
         s = self.settings
         generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
-        # The guide is strong while the encoder knows nothing, and leaves for the end.
+        # The guide is strong at first, and fades out towards the end.
         weight = self.plan.guide_weight * max(0.0, 1 - self.step / (0.8 * s.steps))
         batch = batch.to(self.device)
         if s.encoder_only:
@@ -140,7 +140,7 @@ class Trainer:
         return {**means, "lr": s.lr * factor}
 
     def averaged(self) -> Sam:
-        """Return a model with the running mean of the weights."""
+        """Return a model with the averaged weights."""
         sam = build(SAM_DEMO, self.settings.seed).to(self.device)
         sam.load_state_dict(self.mean.values)
         return sam.eval()
@@ -152,7 +152,7 @@ class Trainer:
 
 
 def with_positions_of(state: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state whose positions are interpolated to the sizes that they have in another one."""
+    """Return a state with its positions interpolated to the sizes in another one."""
     out = dict(state)
     for name, value in state.items():
         shape = other[name].shape
@@ -165,7 +165,7 @@ def with_positions_of(state: dict[str, Tensor], other: dict[str, Tensor]) -> dic
 
 
 def log(settings: Settings, kind: str, step: int, values: dict[str, float]) -> None:
-    """Add a line to log.jsonl and print it."""
+    """Append a line to log.jsonl and print it."""
     rounded = {name: float(f"{value:.4g}") for name, value in values.items()}
     with (settings.out / "log.jsonl").open("a") as file:
         file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
@@ -173,7 +173,7 @@ def log(settings: Settings, kind: str, step: int, values: dict[str, float]) -> N
 
 
 def run(settings: Settings) -> None:
-    """Trains until the planned number of steps is made, or SIGTERM asks for an end; saves either way."""
+    """Train until the planned number of steps is reached, or until SIGTERM; save in either case."""
     settings.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(settings.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -195,7 +195,7 @@ def run(settings: Settings) -> None:
 
 
 def loop(trainer: Trainer, settings: Settings) -> None:
-    """Make the steps that are left, until the run is stopped."""
+    """Make the remaining steps, until the run is stopped."""
     data = SceneBatches(settings.seed, settings.scenes, settings.targets, SAM_DEMO.image_size, settings.overfit)
     loader = DataLoader(
         data,
@@ -234,12 +234,12 @@ def loop(trainer: Trainer, settings: Settings) -> None:
 
 
 def _leave_signals_alone(_: int) -> None:
-    # A SIGTERM to the whole group must not take away the scenes of the step that the run still makes.
+    # A SIGTERM to the whole group must not kill the workers before the current step ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def default_precision() -> str:
-    """Return bf16 where matrix products gain from it: on CUDA, and on processors that multiply it."""
+    """Return bf16 if it speeds up matrix products: on CUDA, and on CPUs with support for it."""
     if torch.cuda.is_available():
         return "bf16"
     return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
@@ -249,17 +249,19 @@ def parse(arguments: list[str] | None = None) -> Settings:
     """Return the settings of a command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint.pt and log.jsonl")
-    p.add_argument("--steps", type=int, default=20000, help="planned steps; may be changed when a run goes on")
+    p.add_argument("--steps", type=int, default=20000, help="planned steps; may be changed when a run continues")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--scenes", type=int, default=8, help="scenes a step")
-    p.add_argument("--targets", type=int, default=8, help="targets a scene")
+    p.add_argument("--scenes", type=int, default=8, help="scenes per step")
+    p.add_argument("--targets", type=int, default=8, help="targets per scene")
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--weight-decay", type=float, default=0.05)
     p.add_argument("--warm-up", type=int, default=250, help="steps")
-    p.add_argument("--decay-share", type=float, default=1.0, help="share of the steps in which the rate falls")
+    p.add_argument(
+        "--decay-share", type=float, default=1.0, help="fraction of the steps in which the learning rate decays"
+    )
     p.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True, help="Muon for matrices")
     p.add_argument("--ema", type=float, default=0.999)
-    p.add_argument("--clip", type=float, default=1.0, help="largest norm of a gradient")
+    p.add_argument("--clip", type=float, default=1.0, help="maximum norm of the gradient")
     p.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--precision", choices=("fp32", "bf16"), default=default_precision())
@@ -268,9 +270,9 @@ def parse(arguments: list[str] | None = None) -> Settings:
     p.add_argument("--eval-scenes", type=int, default=24)
     p.add_argument("--save-minutes", type=float, default=5.0)
     p.add_argument("--log-every", type=int, default=25)
-    p.add_argument("--overfit", type=int, default=0, help="draw only so many batches, again and again")
-    p.add_argument("--start", type=Path, help="weights that a new run begins with: packed ones, or a checkpoint.pt")
-    p.add_argument("--encoder-only", action="store_true", help="train the encoder by the guide, without any prompt")
+    p.add_argument("--overfit", type=int, default=0, help="repeat only this many batches")
+    p.add_argument("--start", type=Path, help="initial weights of a new run: packed ones, or a checkpoint.pt")
+    p.add_argument("--encoder-only", action="store_true", help="train the encoder by the guide, without prompts")
     return Settings(**vars(p.parse_args(arguments)))
 
 

@@ -1,4 +1,4 @@
-"""Weights of sam_demo from wherever they are: the running mean of a training run, or packed safetensors."""
+"""Weights of sam_demo from a training run's moving average, or from packed safetensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def averaged_weights(run: Path) -> tuple[dict[str, Tensor], int, dict[str, str]]
     """Return a run's averaged weights, the number of its steps, and its settings as text.
 
     Args:
-        run: The run's folder, or the checkpoint in it.
+        run: The run's folder, or its checkpoint.
     """
     path = run / CHECKPOINT if run.is_dir() else run
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -26,7 +26,7 @@ def averaged_weights(run: Path) -> tuple[dict[str, Tensor], int, dict[str, str]]
 
 
 def read_sam(source: Path) -> Sam:
-    """Return the model of a run's folder, or of any checkpoint that samedge reads, in evaluation mode."""
+    """Return the model of a run's folder, or of any checkpoint readable by samedge, in evaluation mode."""
     if source.is_dir() or source.name == CHECKPOINT:
         weights, _, _ = averaged_weights(source)
         sam = build(SAM_DEMO)

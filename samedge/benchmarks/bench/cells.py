@@ -8,7 +8,7 @@ from typing import Final
 from rich.table import Table
 
 from samedge.benchmarks.bench.options import COLUMNS, STAGE_COLUMNS
-from samedge.benchmarks.bench.records import SET_IMAGE, ModelRow, Stage
+from samedge.benchmarks.bench.records import SET_IMAGE, ModelRow
 from samedge.benchmarks.measure.rounds import NOTHING, Spread, short
 from samedge.tables import rich_table
 
@@ -48,11 +48,6 @@ def times(spread: Spread) -> str:
     return " / ".join(short(value * 1e3) for value in values) + outliers
 
 
-def _stage(row: ModelRow, stage: Stage) -> str:
-    result = row.stages.get(stage)
-    return NOTHING if result is None else times(result.wall)
-
-
 def _number(value: float | None, unit: float = 1.0) -> str:
     return NOTHING if value is None else short(value / unit)
 
@@ -61,10 +56,6 @@ def _gflops(row: ModelRow) -> str:
     if row.gflops is None:
         return NOTHING
     return short(row.gflops) + (f" + {short(row.prompt_gflops)} per prompt" if row.prompt_gflops else "")
-
-
-def _images(row: ModelRow) -> str:
-    return _number(row.images_per_second.median if row.images_per_second else None)
 
 
 def _iou(row: ModelRow) -> str:
@@ -82,27 +73,26 @@ def _backend(row: ModelRow) -> str:
     return f"{row.backend} on {row.device}" + (f" ({providers})" if providers else "")
 
 
-def _parity(row: ModelRow) -> str:
-    return row.verdict.upper() if row.verdict == "failed" else row.verdict or NOTHING
+_CELLS: Final[dict[str, Callable[[ModelRow], str]]] = {
+    "size": lambda row: _number(row.size_bytes, 1e6),
+    "params": lambda row: _number(row.parameters, 1e6),
+    "gflops": _gflops,
+    "images": lambda row: _number(row.images_per_second.median if row.images_per_second else None),
+    "rss": lambda row: _number(row.peak_bytes, 1e6),
+    "device-memory": lambda row: _number(row.device_memory, 1e6),
+    "energy": lambda row: _number(row.energy.joules if row.energy else None),
+    "iou": _iou,
+    "backend": _backend,
+    "parity": lambda row: row.verdict.upper() if row.verdict == "failed" else row.verdict or NOTHING,
+}
 
 
 def cell(row: ModelRow, column: str) -> str:
     """Return the text of a row's cell."""
     if column in STAGE_COLUMNS:
-        return _stage(row, column)
-    makers: dict[str, Callable[[ModelRow], str]] = {
-        "size": lambda row: _number(row.size_bytes, 1e6),
-        "params": lambda row: _number(row.parameters, 1e6),
-        "gflops": _gflops,
-        "images": _images,
-        "rss": lambda row: _number(row.peak_bytes, 1e6),
-        "device-memory": lambda row: _number(row.device_memory, 1e6),
-        "energy": lambda row: _number(row.energy.joules if row.energy else None),
-        "iou": _iou,
-        "backend": _backend,
-        "parity": _parity,
-    }
-    return makers[column](row)
+        result = row.stages.get(column)
+        return NOTHING if result is None else times(result.wall)
+    return _CELLS[column](row)
 
 
 def heading(column: str) -> str:

@@ -11,17 +11,19 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from samedge.api.cached import cached_bundle
+from samedge.api.load import load
 from samedge.benchmarks.bench.options import BenchOptions, Prompts
 from samedge.benchmarks.bench.records import ModelRow
 from samedge.benchmarks.bench.sources import ModelSource, model_sources
-from samedge.benchmarks.bench.stages.family import PreparedModel
+from samedge.benchmarks.bench.stages.family import PreparedModel, bench_of
 from samedge.benchmarks.bench.stages.peer_protocol import OpenRequest
 from samedge.benchmarks.measure.artefacts import PACKAGE, Artefacts
 from samedge.benchmarks.measure.child import call_in_child
 from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS
-from samedge.bundle.archive import model_family
+from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle, model_family, open_bundle
 from samedge.errors import SamedgeError, UsageError
-from samedge.families import families
+from samedge.families import families, family_of_graph
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 
 _SERVE: Final = (sys.executable, "-m", "samedge.benchmarks.bench.stages.serve")
@@ -82,7 +84,7 @@ def find_contenders(
 
 def _own(source: ModelSource, options: BenchOptions, prompts: Prompts) -> Contender:
     shared: dict[str, Any] = {"backend": options.backend, "device": options.device, "threads": options.threads}
-    described = call_in_child("samedge.benchmarks.bench.stages.prepare:prepare", {"source": source.source, **shared})
+    described = call_in_child(f"{__name__}:prepare", {"source": source.source, **shared})
     prepared = msgspec.convert(described, PreparedModel)
     opening = OpenRequest(
         name=source.name,
@@ -182,3 +184,43 @@ def _prepared_peer(own: Contender, name: str, command: tuple[str, ...], artefact
 def _peer_weights(source: str, artefacts: Artefacts) -> Path:
     """Return a file that torch can read: the checkpoint itself, or one written from random weights."""
     return artefacts.seeded_file(source) if source.startswith(SEEDED) else find_checkpoint(source)
+
+
+def prepare(source: str, backend: str, device: str | None, threads: int | None) -> dict[str, Any]:
+    """Return a `PreparedModel` as JSON values; first export the model and choose the backend of "auto", if needed.
+
+    Runs in a child process, which may import torch; the measured processes must not.
+    """
+    if Path(source).suffix.lower() in GRAPH_SUFFIXES:
+        model = bench_of(family_of_graph(Path(source))).prepare_graph(Path(source))
+    elif is_bundle(source):
+        model = _bundle(source, "")
+    else:
+        model = _bundle(str(cached_bundle(source)), source)
+    if is_bundle(model.artefact):
+        # "auto" measures its candidates once and stores the choice: here, not in the process whose memory counts.
+        load(model.artefact, backend, device, threads=threads, force=True).close()
+    described: dict[str, Any] = msgspec.to_builtins(model)
+    return described
+
+
+def _bundle(path: str, checkpoint: str) -> PreparedModel:
+    manifest = open_bundle(path, force=True).manifest
+    bench = bench_of(manifest.model_family)
+    main = manifest.graph(manifest.model_family.main)
+    return PreparedModel(
+        family=bench.kind(manifest),
+        architecture=manifest.model.name,
+        artefact=path,
+        image_size=manifest.input.image_size,
+        size_bytes=sum(file.size for graph in manifest.graphs for file in graph.files),
+        parameters=manifest.model.parameters,
+        gflops=manifest.model.encoder_gflops,
+        prompt_gflops=manifest.model.decoder_gflops or None,
+        precision=main.precision,
+        seeded=manifest.model.seeded,
+        verdict=manifest.parity.verdict,
+        recorded=bench.recorded(manifest),
+        checkpoint=checkpoint,
+        grid=bench.grid,
+    )

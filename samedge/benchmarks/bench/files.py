@@ -25,7 +25,9 @@ from samedge.tables import csv_records, json_text, markdown_facts, markdown_tabl
 
 NAME: Final = "bench"
 
-_SPREAD: Final = (("p50", "median"), ("p10", "low"), ("p90", "high"), ("p99", "p99"))
+_SPREAD: Final = (
+    ("p50", "median"), ("p10", "low"), ("p90", "high"), ("p99", "p99"), ("count", "count"), ("outliers", "outliers"),
+)  # fmt: skip
 
 
 def columns_of(report: BenchReport) -> tuple[str, ...]:
@@ -102,17 +104,11 @@ def _notes(rows: Sequence[ModelRow]) -> str:
 def flat(row: ModelRow) -> dict[str, str | float | int | None]:
     """Return a row as one number or word per column, in bytes, seconds and 1e9 operations."""
     values: dict[str, str | float | int | None] = {
-        "name": row.name,
-        "source": row.source,
-        "family": row.family,
+        **_fields(row, "name", "source", "family"),
         "seeded": int(row.seeded),
-        "skipped": row.skipped,
-        "peer_of": row.peer_of,
-        "version": row.version,
+        **_fields(row, "skipped", "peer_of", "version"),
         "bytes": row.size_bytes,
-        "parameters": row.parameters,
-        "gflops": row.gflops,
-        "prompt_gflops": row.prompt_gflops,
+        **_fields(row, "parameters", "gflops", "prompt_gflops"),
     }
     for stage in STAGE_COLUMNS:
         result = row.stages.get(stage)
@@ -123,30 +119,25 @@ def flat(row: ModelRow) -> dict[str, str | float | int | None]:
         ratio = row.ratios.get(name)
         values[f"{name}_ratio"] = ratio.median if ratio else None
     agreement, energy = row.mask_agreement, row.energy
-    values |= {
+    return {
+        **values,
         "peak_bytes": row.peak_bytes,
         "device_bytes": row.device_memory,
         "joules_per_image": energy.joules if energy else None,
         "watts": energy.watts if energy else None,
         "mask_iou_mean": agreement.mean if agreement else None,
         "mask_iou_worst": agreement.worst if agreement else None,
-        "backend": row.backend,
-        "device": row.device,
-        "precision": row.precision,
+        **_fields(row, "backend", "device", "precision"),
         "parity": row.verdict,
     }
-    return values
+
+
+def _fields(row: ModelRow, *names: str) -> dict[str, str | float | int | None]:
+    return {name: getattr(row, name) for name in names}
 
 
 def _flat_spread(name: str, spread: Spread | None) -> dict[str, str | float | int | None]:
-    values: dict[str, str | float | int | None] = {
-        f"{name}_{short}": None if spread is None else getattr(spread, field) for short, field in _SPREAD
-    }
-    return {
-        **values,
-        f"{name}_count": spread.count if spread else None,
-        f"{name}_outliers": spread.outliers if spread else None,
-    }
+    return {f"{name}_{short}": None if spread is None else getattr(spread, field) for short, field in _SPREAD}
 
 
 def csv_text(rows: Sequence[ModelRow]) -> str:

@@ -24,7 +24,6 @@ Stage: TypeAlias = Literal["preprocess", "encode", "prompt", "boxes", "everythin
 * ``boxes``: the same for 32 boxes at once;
 * ``everything``: from BGR pixels to all masks, without a prompt.
 """
-STAGES: Final[tuple[Stage, ...]] = ("preprocess", "encode", "prompt", "boxes", "everything")
 SET_IMAGE: Final = "set_image"
 """``preprocess`` and ``encode`` together, for peers that cannot separate them."""
 BOXES: Final = 32

@@ -17,6 +17,7 @@ from samedge.tables import markdown_table, rich_table
 
 PRESET: Final = "reference-page"
 PRESET_COLUMNS: Final = ("size", "params", "encode", "prompt", "everything", "backend", "parity")
+_PARTS: Final[tuple[Stage, ...]] = ("encode", "prompt", "everything")
 BESIDE: Final = ("Model", "Encode (ms)", "One prompt (ms)", "Everything (ms/im)", "Clicks per image", "Parity")
 
 
@@ -29,34 +30,28 @@ def headings(report: BenchReport) -> tuple[str, ...]:
 def page_rows(report: BenchReport) -> list[tuple[str, ...]]:
     """Return the rows of that table."""
     return [
-        (model_name(row), *_one(row.size_bytes), *_one(row.parameters), _milliseconds(row, "everything"))
-        for row in model_rows(report.rows)
-        if not row.skipped
+        (model_name(row), _millions(row.size_bytes), _millions(row.parameters), _milliseconds(row, "everything"))
+        for row in _measured_rows(report)
     ]
 
 
 def beside_rows(report: BenchReport) -> list[tuple[str, ...]]:
     """Return the parts of the speed figure, one row per model."""
-    image_count = _image_count(report)
     return [
         (
             model_name(row),
-            _milliseconds(row, "encode"),
-            _milliseconds(row, "prompt"),
-            _milliseconds(row, "everything"),
-            _clicks(row, image_count),
+            *(_milliseconds(row, stage) for stage in _PARTS),
+            f"{count:,.0f}" if (count := _clicks(row, report)) else NOTHING,
             row.verdict or NOTHING,
         )
-        for row in model_rows(report.rows)
-        if not row.skipped
+        for row in _measured_rows(report)
     ]
 
 
 def explanation(report: BenchReport) -> str:
     """Return an explanation of the speed figure."""
-    image_count = _image_count(report)
-    counts = [count for row in model_rows(report.rows) if (count := _prompts(row, image_count))]
-    clicks = f"here {max(counts):,.0f} clicks per image" if counts else "a grid of clicks"
+    count = max((_clicks(row, report) for row in model_rows(report.rows)), default=0.0)
+    clicks = f"here {count:,.0f} clicks per image" if count else "a grid of clicks"
     return (
         "As on that page, the speed is an everything-mode figure without prompts: SAM encodes the image once and then "
         f"decodes a whole grid, {clicks}, while YOLO and FastSAM run one network. A user who clicks once waits for "
@@ -65,13 +60,12 @@ def explanation(report: BenchReport) -> str:
     )
 
 
-def _image_count(report: BenchReport) -> int:
-    count = report.settings.get("pictures", "")
-    return int(count) if count.isdecimal() and int(count) else 1
+def _measured_rows(report: BenchReport) -> list[ModelRow]:
+    return [row for row in model_rows(report.rows) if not row.skipped]
 
 
-def _one(value: int | None) -> tuple[str]:
-    return (NOTHING if value is None else f"{value / 1e6:.1f}",)
+def _millions(value: int | None) -> str:
+    return NOTHING if value is None else f"{value / 1e6:.1f}"
 
 
 def _milliseconds(row: ModelRow, stage: Stage) -> str:
@@ -79,14 +73,11 @@ def _milliseconds(row: ModelRow, stage: Stage) -> str:
     return NOTHING if result is None else short(result.wall.median * 1e3)
 
 
-def _prompts(row: ModelRow, image_count: int) -> float:
-    result = row.stages.get("everything")
-    return result.figures.get("decoder_prompts", 0.0) / image_count if result else 0.0
-
-
-def _clicks(row: ModelRow, image_count: int) -> str:
-    count = _prompts(row, image_count)
-    return f"{count:,.0f}" if count else NOTHING
+def _clicks(row: ModelRow, report: BenchReport) -> float:
+    """Return the clicks per image of segment everything; 0 if unknown."""
+    images, result = report.settings.get("pictures", ""), row.stages.get("everything")
+    prompts = result.figures.get("decoder_prompts", 0.0) if result else 0.0
+    return prompts / (int(images) if images.isdecimal() and int(images) else 1)
 
 
 def page_markdown(report: BenchReport) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from samedge.benchmarks.measure.rounds import NOTHING, Spread, spread_of
-from samedge.benchmarks.targets.results import read_record
+from samedge.benchmarks.targets.results import Record, read_record
 from samedge.tables import csv_text, json_text, markdown_facts, markdown_table, rich_table, write_texts
 
 SCHEMA: Final = 1
@@ -78,10 +78,9 @@ class ContenderResult(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class GpuReport(msgspec.Struct, frozen=True):
+class GpuReport(Record, frozen=True):
     """Checks and contenders, and the conditions of the measurement."""
 
-    schema: int
     machine: dict[str, str]
     settings: dict[str, str]
     baseline: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from time import perf_counter
@@ -25,6 +26,7 @@ from samedge.benchmarks.gpu.behaviours import predictor_problems
 from samedge.benchmarks.gpu.contenders import (
     BASELINE,
     CONTENDERS,
+    BundleOf,
     GpuContender,
     Ready,
     Step,
@@ -90,7 +92,7 @@ class GpuSettings:
 class _Entry:
     contender: GpuContender
     result: ContenderResult
-    steps: dict[str, Step] = field(default_factory=dict)
+    steps: dict[str, Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,13 @@ class _Context:
     """
 
     settings: GpuSettings
-    artefacts: Artefacts
+    bundle_of: BundleOf
     device: str
     memory: CudaMemory
     prepared: FloatArray
     image: Path
     wanted: list[tuple[FloatArray, list[BoolArray]]]
     say: Callable[[str], None]
-
-    def bundle(self, precision: Precision = "fp32") -> Path:
-        """Return the bundle; in float32 it holds the checkpoint's outputs, by which engines are judged."""
-        return _bundle(self.settings, self.artefacts, precision)
 
 
 def run_gpu(
@@ -137,7 +135,7 @@ def run_gpu(
     unknown = [name for name in settings.contenders if name not in CONTENDERS]
     if unknown:
         raise UsageError(f"unknown contender {unknown[0]!r}", cure=f"Choose from: {', '.join(CONTENDERS)}")
-    with _memory(settings.device) as memory:
+    with closing(FakeCuda() if settings.device == _CPU else open_cuda(settings.device)) as memory:
         device = _CPU if settings.device == _CPU else f"cuda:{memory.gpu.index}"
         report = GpuReport(
             schema=SCHEMA,
@@ -151,16 +149,15 @@ def run_gpu(
         show(report)
         if not settings.contenders:
             return report
-        artefacts = artefacts or Artefacts(say=say)
-        bundle = _bundle(settings, artefacts)
+        bundle_of = partial(_bundle, settings, artefacts or Artefacts(say=say))
         say("Computing the masks on the CPU")
-        with load(bundle, "onnxruntime", _CPU, force=True, kind="sam") as predictor:
+        with load(bundle_of(), "onnxruntime", _CPU, force=True, kind="sam") as predictor:
             wanted = [sample_outputs(predictor, image) for image in IMAGES]
             prepared = _prepared(predictor, IMAGES[0])
         with ExitStack() as stack:
             image = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samedge-gpu-"))) / "image.npy"
             np.save(image, prepared)
-            context = _Context(settings, artefacts, device, memory, prepared, image, wanted, say)
+            context = _Context(settings, bundle_of, device, memory, prepared, image, wanted, say)
             entries: list[_Entry] = []
             for name in settings.contenders:
                 say(f"Opening {name}")
@@ -240,16 +237,8 @@ class MemoryWatch:
             return self._memory.free_bytes()
 
 
-@contextmanager
-def _memory(device: str) -> Iterator[CudaMemory]:
-    memory = FakeCuda() if device == _CPU else open_cuda(device)
-    try:
-        yield memory
-    finally:
-        memory.close()
-
-
 def _bundle(settings: GpuSettings, artefacts: Artefacts, precision: Precision = "fp32") -> Path:
+    """Return the bundle; in float32 it holds the checkpoint's outputs, by which engines are judged."""
     if not is_bundle(settings.model):
         return artefacts.bundle(settings.model, precision=precision, form=settings.form, checked=precision == "fp32")
     if precision != "fp32":
@@ -278,7 +267,7 @@ def _open(name: str, context: _Context) -> _Entry | ContenderResult:
         try:
             with foreign_failures(name):
                 ready = ready_contender(
-                    name, settings.model, context.bundle, context.device, settings.batches, context.say
+                    name, settings.model, context.bundle_of, context.device, settings.batches, context.say
                 )
                 if settings.trial:
                     _try(ready, context)

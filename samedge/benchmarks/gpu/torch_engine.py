@@ -19,6 +19,7 @@ from samedge.engines.cuda.memory import CudaMemory
 from samedge.engines.cuda.pool import DevicePool
 from samedge.engines.protocol import Engine
 from samedge.errors import BenchmarkError, EngineError, missing_extra
+from samedge.testing.predictor import decoder_specs
 from samedge.types import Array, TensorSpec
 
 _F32: Final = np.dtype(np.float32)
@@ -177,17 +178,7 @@ def torch_engines(source: str, device: str, mode: str, *, half: bool = False) ->
     embedding = TensorSpec(("batch", channels, grid, grid), _F32)
     image = {"image": TensorSpec(("batch", 3, size, size), _F32)}
     encoder = TorchEngine(sam.encode, image, {"image_embeddings": embedding}, device, mode, half=half)
-    prompts: dict[str, TensorSpec] = {
-        "image_embeddings": TensorSpec((1, channels, grid, grid), _F32),
-        "point_coords": TensorSpec(("prompts", "points", 2), _F32),
-        "point_labels": TensorSpec(("prompts", "points"), np.dtype(np.int32)),
-        "mask_input": TensorSpec(("prompts", 1, side, side), _F32),
-        "has_mask_input": TensorSpec(("prompts",), _F32),
-    }
-    masks = {
-        "low_res_masks": TensorSpec(("prompts", 4, side, side), _F32),
-        "iou_predictions": TensorSpec(("prompts", 4), _F32),
-    }
+    prompts, masks = decoder_specs(TensorSpec((1, channels, grid, grid), _F32), side)
     decoder = TorchEngine(sam.decode, prompts, masks, device, mode, half=half)
     name = f"torch {mode}"
     return (

@@ -12,6 +12,7 @@ from typing import Final
 SYSTEM_FILES: Final = Path("/")
 
 _CPU: Final = "sys/devices/system/cpu"
+_CPU_CLOCKS: Final = ("scaling_cur_freq", "scaling_min_freq", "scaling_max_freq")
 _DEVFREQ: Final = "sys/class/devfreq"
 _THERMAL: Final = "sys/class/thermal"
 _MODE: Final = "var/lib/nvpmodel/status"
@@ -21,10 +22,11 @@ _GPU: Final = re.compile(r"gpu|gv11b|gp10b|ga10b|gm20b")
 
 def power_state(root: Path = SYSTEM_FILES) -> dict[str, str]:
     """Return governor, clocks, power mode and temperatures by name, as far as the system reports them."""
+    gpus = [folder for folder in sorted((root / _DEVFREQ).glob("*")) if _GPU.search(folder.name)]
     facts = {
         "cpu governor": _each(root, "scaling_governor"),
-        "cpu clock, MHz": _clocks(root),
-        "gpu clock, MHz": _gpu_clock(root),
+        "cpu clock, MHz": _clocks(_policies(root), _CPU_CLOCKS, 1e3),
+        "gpu clock, MHz": _clocks(gpus, ("cur_freq", "min_freq", "max_freq"), 1e6),
         "power mode": _power_mode(root),
         "jetson_clocks": _locked(root),
         "temperatures, °C": _temperatures(root),
@@ -46,28 +48,13 @@ def _each(root: Path, name: str) -> str:
     return ", ".join(dict.fromkeys(text for policy in _policies(root) if (text := text_of(policy / name))))
 
 
-def _clocks(root: Path) -> str:
-    """Return the current clocks and the limits of the governor."""
-    now = [_number(policy / "scaling_cur_freq") for policy in _policies(root)]
-    low = [_number(policy / "scaling_min_freq") for policy in _policies(root)]
-    high = [_number(policy / "scaling_max_freq") for policy in _policies(root)]
-    return _range(now, low, high, 1e3)
-
-
-def _gpu_clock(root: Path) -> str:
-    folders = [folder for folder in sorted((root / _DEVFREQ).glob("*")) if _GPU.search(folder.name)]
-    now, low, high = ([_number(folder / name) for folder in folders] for name in ("cur_freq", "min_freq", "max_freq"))
-    return _range(now, low, high, 1e6)
-
-
-def _range(now: list[int | None], low: list[int | None], high: list[int | None], unit: float) -> str:
-    known = [value for value in now if value is not None]
-    if not known:
+def _clocks(folders: list[Path], names: tuple[str, str, str], unit: float) -> str:
+    """Return the current clocks and the limits of the governor, from files of these names: current, lowest, highest."""
+    now, low, high = ([value for folder in folders if (value := _number(folder / name)) is not None] for name in names)
+    if not now:
         return ""
-    text = (
-        f"{min(known) / unit:.0f}" if min(known) == max(known) else f"{min(known) / unit:.0f}–{max(known) / unit:.0f}"
-    )
-    limits = [value for value in (*low, *high) if value is not None]
+    text = f"{min(now) / unit:.0f}" if min(now) == max(now) else f"{min(now) / unit:.0f}–{max(now) / unit:.0f}"
+    limits = [*low, *high]
     return f"{text} (of {min(limits) / unit:.0f}–{max(limits) / unit:.0f})" if limits else text
 
 

@@ -158,11 +158,12 @@ def timed(
 
 
 def _timing(baseline: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]) -> Timing:
+    (base_wall, base_cpu), (wall, cpu) = zip(*baseline, strict=True), zip(*own, strict=True)
     return Timing(
-        wall=spread_of([wall for wall, _ in own]),
-        cpu=spread_of([cpu for _, cpu in own]),
-        ratio=spread_of([_ratio(base[0], mine[0]) for base, mine in zip(baseline, own, strict=True)]),
-        cpu_ratio=spread_of([_ratio(base[1], mine[1]) for base, mine in zip(baseline, own, strict=True)]),
+        spread_of(wall),
+        spread_of(cpu),
+        spread_of(list(map(_ratio, base_wall, wall))),
+        spread_of(list(map(_ratio, base_cpu, cpu))),
     )
 
 

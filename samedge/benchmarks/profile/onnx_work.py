@@ -45,7 +45,10 @@ def read_graph_work(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> GraphW
         cure = "Give sizes that the graph accepts, such as --batch 1"
         raise EngineError(f"shape inference failed: {error}", where=path.name, cure=cure) from error
     tensors = {**inferred, **weights}
-    sizes = {name: prod(shape) * _value_bytes(onnx, kind) for name, (shape, kind) in tensors.items()}
+    sizes = {
+        name: prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+        for name, (shape, kind) in tensors.items()
+    }
     half = {name for name, (_, kind) in tensors.items() if kind == onnx.TensorProto.FLOAT16}
     attention = _attention_nodes(nodes, weights.keys())
     integers = {output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output}
@@ -142,7 +145,11 @@ def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:
     """
     constant = _constants(nodes, weights)
     maker = {output: node for node in nodes for output in node.output}
-    names = {node.name for node in nodes if node.op_type in PRODUCTS and _of_activations(node, constant)}
+
+    def of_activations(node: Any) -> bool:
+        return node.op_type == "Attention" or not {node.input[0], node.input[second_factor(node.op_type)]} & constant
+
+    names = {node.name for node in nodes if node.op_type in PRODUCTS and of_activations(node)}
     weighted = {tensor for node in nodes if node.name in names for tensor in node.input}
     for node in nodes:
         if node.op_type == "Softmax":
@@ -150,11 +157,6 @@ def _attention_nodes(nodes: list[Any], weights: Iterable[str]) -> set[str]:
             if products or weighted.intersection(node.output):
                 names |= {node.name, *arithmetic, *products}
     return names
-
-
-def _of_activations(node: Any, constant: set[str]) -> bool:
-    second = second_factor(node.op_type)
-    return node.op_type == "Attention" or not {node.input[0], node.input[second]} & constant
 
 
 def _leading_to(node: Any, maker: Mapping[str, Any]) -> tuple[set[str], set[str]]:
@@ -183,7 +185,3 @@ def _constants(nodes: list[Any], weights: Iterable[str]) -> set[str]:
         if node.op_type == "Constant" or (node.input and all(not name or name in constant for name in node.input)):
             constant.update(node.output)
     return constant
-
-
-def _value_bytes(onnx: Any, kind: int) -> int:
-    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)

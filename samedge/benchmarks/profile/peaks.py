@@ -7,7 +7,7 @@ its roof is due to the layer, not to different tools, threads or clocks.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from samedge.engines.tensorrt.api import FlavourName, find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.errors import missing_extra, storage_errors
+from samedge.types import Array
 
 SIDES: Final = (256, 512, 1024)
 """Rows and columns of the matrices: some fit into a core's cache, some are large enough for many threads."""
@@ -31,6 +32,12 @@ RUNS: Final = 12
 _OPSET: Final = 17
 _ONNX_IR: Final = 8
 _SCALE: Final = 1 / 64
+_BETWEEN_QDQ: Final = """
+    q = QuantizeLinear(x, scale, zero)
+    a = DequantizeLinear(q, scale, zero)
+    b = DequantizeLinear(w, scale, zero)
+    y = MatMul(a, b)
+"""
 
 RunGraph = Callable[[Path], LayerProfile]
 
@@ -85,11 +92,14 @@ def measure_peaks(
         for precision in sorted(wanted):
             for side in SIDES:
                 path = Path(folder) / f"product-{precision}-{side}.onnx"
-                _save(onnx, _product(onnx, precision, side, dynamic=dynamic), path)
+                _save(onnx, *_product(precision, side, dynamic=dynamic), path)
                 reached = 2 * side**3 / _best_ms(run(path)) / 1e6
                 gflops[precision] = max(reached, gflops.get(precision, 0.0))
         path = Path(folder) / "copy.onnx"
-        _save(onnx, _copy(onnx), path)
+        rows = 1 << (COPIED.bit_length() // 2)
+        port = f"float[{COPIED // rows},{rows}]"
+        # A negation, because backends optimise a mere copy away.
+        _save(onnx, f"({port} x) => ({port} y) {{ y = Neg(x) }}", {}, path)
         gigabytes = 2 * 4 * COPIED / _best_ms(run(path)) / 1e6
     sides = ", ".join(map(str, SIDES))
     how = (
@@ -115,51 +125,25 @@ def _opened_by(path: Path, backend: str) -> Path:
     return target
 
 
-def _product(onnx: Any, precision: ComputePrecision, side: int, *, dynamic: bool) -> Any:
-    """Return a graph that multiplies its input by weights."""
-    helper, kinds = onnx.helper, onnx.TensorProto
+def _product(precision: ComputePrecision, side: int, *, dynamic: bool) -> tuple[str, dict[str, Array]]:
+    """Return a graph that multiplies its input by weights, in ONNX's textual syntax, and its constants."""
     rng = np.random.default_rng(0)
-    half = precision == "fp16"
-    weights = rng.standard_normal((side, side), np.float32)
-    kind = kinds.FLOAT16 if half else kinds.FLOAT
-    ports = [helper.make_tensor_value_info(name, kind, (side, side)) for name in ("x", "y")]
-    if precision != "int8":
-        values = weights.astype(np.float16) if half else weights
-        constants = [onnx.numpy_helper.from_array(values, "w")]
-        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-        return helper.make_graph(nodes, "product", ports[:1], ports[1:], constants)
-    integers = rng.integers(-127, 128, (side, side)).astype(np.int8)
-    constants = [
-        onnx.numpy_helper.from_array(integers, "w"),
-        onnx.numpy_helper.from_array(np.float32(_SCALE), "scale"),
-        onnx.numpy_helper.from_array(np.int8(0), "zero"),
-    ]
-    if dynamic:
-        nodes = [
-            helper.make_node(
-                "DynamicQuantizeMatMul", ["x", "w", "scale", "zero"], ["y"], domain="com.microsoft", name="product"
-            )
-        ]
-    else:
-        nodes = [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
-            helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["b"]),
-            helper.make_node("MatMul", ["a", "b"], ["y"]),
-        ]
-    return helper.make_graph(nodes, "product", ports[:1], ports[1:], constants)
+    port = f"{'float16' if precision == 'fp16' else 'float'}[{side},{side}]"
+    constants: dict[str, Array] = {"w": rng.standard_normal((side, side), np.float32)}
+    body = "y = MatMul(x, w)"
+    if precision == "fp16":
+        constants["w"] = constants["w"].astype(np.float16)
+    elif precision == "int8":
+        constants["w"] = rng.integers(-127, 128, (side, side)).astype(np.int8)
+        constants |= {"scale": np.array(_SCALE, np.float32), "zero": np.array(0, np.int8)}
+        body = "y = com.microsoft.DynamicQuantizeMatMul(x, w, scale, zero)" if dynamic else _BETWEEN_QDQ
+    return f"({port} x) => ({port} y) {{ {body} }}", constants
 
 
-def _copy(onnx: Any) -> Any:
-    """Return a graph that reads and writes: a negation, because backends optimise a mere copy away."""
-    side = 1 << (COPIED.bit_length() // 2)
-    shape = (COPIED // side, side)
-    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
-    return onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "copy", ports[:1], ports[1:])
-
-
-def _save(onnx: Any, graph: Any, path: Path) -> None:
-    opsets = [onnx.helper.make_opsetid("", _OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=_ONNX_IR)
+def _save(onnx: Any, graph: str, constants: Mapping[str, Array], path: Path) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: {_ONNX_IR}, opset_import: ["": {_OPSET}, "com.microsoft": 1]> graph {graph}'
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
     with storage_errors(path):
         path.write_bytes(model.SerializeToString())

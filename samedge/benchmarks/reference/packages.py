@@ -104,50 +104,6 @@ def mobile_sam() -> Any:
     return quiet_import("mobile_sam")
 
 
-def reference_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
-    """Return a `segment_anything.modeling.Sam` (ViT) with these sizes and weights, in evaluation mode."""
-    package, encoder = segment_anything(), cast("ViTConfig", config.encoder)
-    windows = {size for size in encoder.window_sizes if size} or {0}
-    if len(windows) > 1:
-        raise ValueError("Meta's encoder supports a single window size")
-    image_encoder = package.modeling.ImageEncoderViT(
-        img_size=encoder.image_size,
-        patch_size=encoder.patch_size,
-        embed_dim=encoder.embed_dim,
-        depth=encoder.depth,
-        num_heads=encoder.num_heads,
-        mlp_ratio=encoder.mlp_dim / encoder.embed_dim,
-        out_chans=encoder.out_chans,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        qkv_bias=True,
-        use_rel_pos=True,
-        window_size=windows.pop(),
-        global_attn_indexes=[i for i, size in enumerate(encoder.window_sizes) if size == 0],
-    )
-    return _assemble(package, image_encoder, config, state)
-
-
-def reference_mobile_sam(state: Mapping[str, Tensor], config: SamConfig) -> Any:
-    """Return a `mobile_sam.modeling.Sam` with these sizes and weights, in evaluation mode.
-
-    Its TinyViT ends in ``view(B, 64, 64, C)``, so its encoder runs at 1024 px only.
-    """
-    package, encoder = mobile_sam(), cast("TinyViTConfig", config.encoder)
-    image_encoder = package.modeling.TinyViT(
-        img_size=encoder.image_size,
-        num_classes=1000,
-        embed_dims=list(encoder.embed_dims),
-        depths=list(encoder.depths),
-        num_heads=list(encoder.num_heads),
-        window_sizes=list(encoder.window_sizes),
-        mlp_ratio=encoder.mlp_dims[-1] / encoder.embed_dims[-1],
-        mbconv_expand_ratio=encoder.mlp_dims[0] / encoder.embed_dims[0],
-        local_conv_size=encoder.local_conv_size,
-        drop_path_rate=0.0,
-    )
-    return _assemble(package, image_encoder, config, state)
-
-
 def _assemble(package: Any, image_encoder: Any, config: SamConfig, state: Mapping[str, Tensor]) -> Any:
     modeling, sizes, encoder = package.modeling, config.decoder, config.encoder
     sam = modeling.Sam(
@@ -212,8 +168,26 @@ class SegmentAnything:
         return segment_anything()
 
     def build(self, state: Mapping[str, Tensor], config: SamConfig) -> Any:
-        """See `ReferencePackage`."""
-        return reference_sam(state, config)
+        """Return a `segment_anything.modeling.Sam`, whose image encoder is a ViT."""
+        package, encoder = segment_anything(), cast("ViTConfig", config.encoder)
+        windows = {size for size in encoder.window_sizes if size} or {0}
+        if len(windows) > 1:
+            raise ValueError("Meta's encoder supports a single window size")
+        image_encoder = package.modeling.ImageEncoderViT(
+            img_size=encoder.image_size,
+            patch_size=encoder.patch_size,
+            embed_dim=encoder.embed_dim,
+            depth=encoder.depth,
+            num_heads=encoder.num_heads,
+            mlp_ratio=encoder.mlp_dim / encoder.embed_dim,
+            out_chans=encoder.out_chans,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            qkv_bias=True,
+            use_rel_pos=True,
+            window_size=windows.pop(),
+            global_attn_indexes=[i for i, size in enumerate(encoder.window_sizes) if size == 0],
+        )
+        return _assemble(package, image_encoder, config, state)
 
     def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
         """See `ReferencePackage`."""
@@ -231,8 +205,21 @@ class MobileSam:
         return mobile_sam()
 
     def build(self, state: Mapping[str, Tensor], config: SamConfig) -> Any:
-        """See `ReferencePackage`."""
-        return reference_mobile_sam(state, config)
+        """Return a `mobile_sam.modeling.Sam`; its TinyViT ends in ``view(B, 64, 64, C)``: it runs at 1024 px only."""
+        package, encoder = mobile_sam(), cast("TinyViTConfig", config.encoder)
+        image_encoder = package.modeling.TinyViT(
+            img_size=encoder.image_size,
+            num_classes=1000,
+            embed_dims=list(encoder.embed_dims),
+            depths=list(encoder.depths),
+            num_heads=list(encoder.num_heads),
+            window_sizes=list(encoder.window_sizes),
+            mlp_ratio=encoder.mlp_dims[-1] / encoder.embed_dims[-1],
+            mbconv_expand_ratio=encoder.mlp_dims[0] / encoder.embed_dims[0],
+            local_conv_size=encoder.local_conv_size,
+            drop_path_rate=0.0,
+        )
+        return _assemble(package, image_encoder, config, state)
 
     def state(self, checkpoint: Checkpoint, found: Recognised) -> Mapping[str, Tensor]:
         """See `ReferencePackage`: the package has the batch norms that samedge folds."""
@@ -252,11 +239,6 @@ def reference_package(config: SamConfig) -> ReferencePackage:
     if not family.reference:
         raise BenchmarkError(f"no reference package has the encoder {family.name!r}", cure="Measure it without --peers")
     return cast("ReferencePackage", resolve(family.reference)())
-
-
-def package_of(config: SamConfig) -> Any:
-    """Return the imported reference package of a config's image encoder."""
-    return reference_package(config).package()
 
 
 def reference_of(source: str) -> tuple[Any, SamConfig]:

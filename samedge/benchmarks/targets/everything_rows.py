@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from samedge.benchmarks.measure.agreement import Agreement, agreement
 from samedge.benchmarks.measure.artefacts import IMAGES
 from samedge.benchmarks.measure.rounds import Contender
-from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS, seeded_thresholds
+from samedge.benchmarks.measure.thresholds import DEMO_THRESHOLDS, everything_figures, seeded_thresholds
 from samedge.benchmarks.targets.context import Bench
 from samedge.benchmarks.targets.results import Row
 from samedge.benchmarks.targets.variants import Variant
 from samedge.models.checkpoints.weights import SEEDED
 from samedge.runtime.everything.found import FoundMasks
+from samedge.types import BoolArray
 
 DEMO: Final = "sam_demo"
 """Small enough for the whole grid of Meta's defaults."""
@@ -45,9 +46,13 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
 
     def ours(mode: str, image: Path) -> Variant:
         arguments = {
-            "bundle": str(bundle), "image": str(image), "options": options, "mode": mode,
-            "backend": "onnxruntime", "threads": settings.threads,
-        }  # fmt: skip
+            "bundle": str(bundle),
+            "image": str(image),
+            "options": options,
+            "mode": mode,
+            "backend": "onnxruntime",
+            "threads": settings.threads,
+        }
         return Variant(f"{mode} mode in onnxruntime", "everything", arguments)
 
     first = IMAGES[0]
@@ -60,8 +65,11 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
     bench.say("Comparing masks")
     results = {mode: [ours(mode, image).open()() for image in IMAGES] for mode in {"exact", *rows.values()}}
     for name, mode in rows.items():
-        against = _against_meta(results[mode], [theirs(image) for image in IMAGES]) if mode == "exact" else None
-        agreed = against or _against_exact(results[mode], results["exact"])
+        if mode == "exact":
+            generated = ([record["segmentation"] for record in theirs(image).open()()] for image in IMAGES)
+            agreed = _agreement(results[mode], generated, _SAME)
+        else:
+            agreed = _agreement(results[mode], [list(exact.iter_masks()) for exact in results["exact"]], _ALIKE)
         statistics = results[mode][0].statistics
         yield Row(
             row=name,
@@ -77,11 +85,7 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
                 **({"recall": agreed.recall, "precision": agreed.precision} if agreed.wanted else {}),
                 "worst_mask_iou": agreed.worst,
                 "masks": agreed.found,
-                "points": statistics.points,
-                "decoder_prompts": statistics.decoder_prompts,
-                "decoder_calls": statistics.decoder_calls,
-                "masks_drawn": statistics.masks_drawn,
-                "masks_upscaled": statistics.masks_upscaled,
+                **everything_figures(results[mode][0]),
             },
             notes=(
                 f"{statistics.decoder_prompts} of {statistics.points} points asked in {statistics.decoder_calls} calls",
@@ -92,16 +96,7 @@ def everything_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator
         )
 
 
-def _against_meta(found: Sequence[FoundMasks], generators: Sequence[Variant]) -> Agreement:
-    total = Agreement()
-    for ours, generator in zip(found, generators, strict=True):
-        records = generator.open()()
-        total += agreement(list(ours.iter_masks()), [record["segmentation"] for record in records], _SAME)
-    return total
-
-
-def _against_exact(found: Sequence[FoundMasks], exact: Sequence[FoundMasks]) -> Agreement:
-    total = Agreement()
-    for ours, wanted in zip(found, exact, strict=True):
-        total += agreement(list(ours.iter_masks()), list(wanted.iter_masks()), _ALIKE)
-    return total
+def _agreement(found: Sequence[FoundMasks], wanted: Iterable[Sequence[BoolArray]], iou: float) -> Agreement:
+    """Return the agreement over images."""
+    pairs = zip(found, wanted, strict=True)
+    return sum((agreement(list(ours.iter_masks()), theirs, iou) for ours, theirs in pairs), Agreement())

@@ -36,13 +36,8 @@ def _what(row: Row) -> str:
 
 
 def _ratio(row: Row) -> str:
-    if row.own_ratio is not None:
-        return spread_text(row.own_ratio, "x")
-    return NOTHING if row.timing is None else spread_text(row.timing.ratio, "x")
-
-
-def _cpu_ratio(row: Row) -> str:
-    return NOTHING if row.timing is None else f"{short(row.timing.cpu_ratio.median)}x"
+    ratio = row.own_ratio or (row.timing.ratio if row.timing else None)
+    return NOTHING if ratio is None else spread_text(ratio, "x")
 
 
 def _time(row: Row) -> str:
@@ -56,30 +51,19 @@ def _memory(row: Row) -> str:
     return _pair(row.memory.peak if row.memory else None, baseline.peak if baseline else None)
 
 
-def _iou(row: Row) -> str:
-    if row.mask_iou is None:
-        return NOTHING
-    return f"{row.mask_iou:.4f}"
-
-
 def _goal(goal: Goal) -> str:
     sign = "≥" if goal.figure in AT_LEAST else "≤"
-    shown = f"1/{short(1 / goal.reach).rstrip('0').rstrip('.')}" if _is_share(goal) else f"{goal.reach:g}"
+    is_share = goal.figure in ("memory", "file") and goal.reach < 0.5
+    shown = f"1/{short(1 / goal.reach).rstrip('0').rstrip('.')}" if is_share else f"{goal.reach:g}"
     return f"{_WORDS[goal.figure]} {sign} {shown}{_UNITS.get(goal.figure, '')}"
-
-
-def _is_share(goal: Goal) -> bool:
-    return goal.figure in ("memory", "file") and goal.reach < 0.5
 
 
 def _met(outcome: Outcome) -> str:
     if outcome.met is None or outcome.value is None:
         return "not measured"
-    said = "yes" if outcome.met else "no"
-    if outcome.stretch_met:
-        said = "yes, and stretch"
+    answer = "yes, and stretch" if outcome.stretch_met else "yes" if outcome.met else "no"
     value = f"{outcome.value:.1e}" if outcome.goal.figure == "error" else f"{outcome.value:.4g}"  # 1.098 is not 1.1
-    return f"{said} ({value}{_UNITS.get(outcome.goal.figure, '')})"
+    return f"{answer} ({value}{_UNITS.get(outcome.goal.figure, '')})"
 
 
 COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
@@ -87,12 +71,12 @@ COLUMNS: Final[tuple[tuple[str, Callable[[Row], str]], ...]] = (
     ("baseline", lambda row: row.baseline),
     ("ours", lambda row: f"skipped: {row.skipped}" if row.skipped else row.ours),
     ("ratio (p10–p90)", _ratio),
-    ("CPU ratio", _cpu_ratio),
+    ("CPU ratio", lambda row: f"{short(row.timing.cpu_ratio.median)}x" if row.timing else NOTHING),
     ("ms, ours / baseline", _time),
     ("peak RSS, MB, ours / baseline (ratio)", _memory),
     ("file, MB, ours / baseline (ratio)", lambda row: _pair(row.bytes, row.baseline_bytes)),
     ("error", lambda row: NOTHING if row.error is None else f"{row.error:.1e}"),
-    ("mask IoU", _iou),
+    ("mask IoU", lambda row: NOTHING if row.mask_iou is None else f"{row.mask_iou:.4f}"),
     ("reach", lambda row: "\n".join(_goal(outcome.goal) for outcome in row.outcomes)),
     ("met", lambda row: "\n".join(NOTHING if row.skipped else _met(outcome) for outcome in row.outcomes)),
 )
@@ -126,14 +110,8 @@ def markdown(report: Report) -> str:
 
 def flat(row: Row) -> dict[str, str | float | int | None]:
     """Return a row as one number or word per column."""
-    values: dict[str, str | float | int | None] = {
-        "row": row.row,
-        "what": row.what,
-        "model": row.model,
-        "baseline": row.baseline,
-        "ours": row.ours,
-        "skipped": row.skipped,
-    }
+    names = ("row", "what", "model", "baseline", "ours", "skipped")
+    values: dict[str, str | float | int | None] = {name: getattr(row, name) for name in names}
     spreads = {
         "ratio": row.own_ratio or (row.timing.ratio if row.timing else None),
         "cpu_ratio": row.timing.cpu_ratio if row.timing else None,

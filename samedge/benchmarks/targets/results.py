@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -29,16 +29,13 @@ AT_LEAST: Final[frozenset[Figure]] = frozenset(("speed", "recall", "precision"))
 """Figures where more is better; for all others, less is."""
 
 
-class HasSchema(Protocol):
-    """A record that names the version of its format."""
+class Record(msgspec.Struct, frozen=True):
+    """A report; `schema` is the version of its format."""
 
-    @property
-    def schema(self) -> int:
-        """The version."""
-        ...
+    schema: int
 
 
-R = TypeVar("R", bound=HasSchema)
+R = TypeVar("R", bound=Record)
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -95,10 +92,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Report(msgspec.Struct, frozen=True):
-    """Rows in the order of measurement, and the conditions; `schema` is the version of this format."""
+class Report(Record, frozen=True):
+    """Rows in the order of measurement, and the conditions."""
 
-    schema: int
     machine: dict[str, str]
     settings: dict[str, str]
     rows: tuple[Row, ...]

@@ -31,8 +31,11 @@ def start_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]
     bundle = bench.artefacts.bundle(model, form=bench.settings.form)
     for backend in cpu_backends():
         arguments = {
-            "bundle": str(bundle), "image": str(IMAGES[0]), "backend": backend, "threads": bench.settings.threads,
-        }  # fmt: skip
+            "bundle": str(bundle),
+            "image": str(IMAGES[0]),
+            "backend": backend,
+            "threads": bench.settings.threads,
+        }
         rounds = []
         for turn in range(bench.settings.rounds):
             bench.say(f"First calls of {model} in {backend}, process {turn + 1} of {bench.settings.rounds}")

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import msgspec
+from msgspec.structs import replace
 
+from samedge.benchmarks.measure.rounds import NOTHING
 from samedge.benchmarks.targets.context import Bench
-from samedge.benchmarks.targets.decoder_rows import BASELINE as ONE_BY_ONE
-from samedge.benchmarks.targets.decoder_rows import decoder_rows
-from samedge.benchmarks.targets.encoder_rows import BASELINE as PLAIN
-from samedge.benchmarks.targets.encoder_rows import encoder_rows
 from samedge.benchmarks.targets.everything_rows import BASELINE as GENERATOR
 from samedge.benchmarks.targets.everything_rows import DEMO, everything_rows
+from samedge.benchmarks.targets.graph_rows import META_DECODER, PLAIN_EXPORT, decoder_rows, encoder_rows
 from samedge.benchmarks.targets.results import Goal, Row, judged
 from samedge.benchmarks.targets.start_rows import import_rows, start_rows
 from samedge.errors import SamedgeError, UsageError
@@ -24,7 +22,6 @@ Measure: TypeAlias = Callable[[Bench, str, Sequence[str]], Iterator[Row]]
 
 VIT_B: Final = "seeded:sam_vit_b"
 MOBILE_SAM: Final = "seeded:mobile_sam"
-_NOTHING: Final = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,75 +44,57 @@ class Target:
 
 
 _EXACT: Final = Goal("error", 1e-4)
-_DECODER_GOALS: Final = (Goal("speed", 1.9, 3.0), Goal("error", 1e-5))
+_ENCODER: Final = (PLAIN_EXPORT, encoder_rows, (VIT_B,))
+_DECODER: Final = (META_DECODER, decoder_rows, (MOBILE_SAM,), (Goal("speed", 1.9, 3.0), Goal("error", 1e-5)))
+_EVERYTHING: Final = (GENERATOR, everything_rows, (DEMO, VIT_B))
+_START_MODELS: Final = (MOBILE_SAM, VIT_B)
 
 TARGETS: Final = (
     Target(
         "encoder",
         "encoder fp32, onnxruntime",
-        PLAIN,
-        encoder_rows,
-        (VIT_B,),
+        *_ENCODER,
         (Goal("memory", 1 / 5, 1 / 7), Goal("speed", 1.1, 1.3), _EXACT),
     ),
     Target(
         "encoder-int8",
         "encoder int8, onnxruntime",
-        PLAIN,
-        encoder_rows,
-        (VIT_B,),
+        *_ENCODER,
         (Goal("speed", 1.7, 2.4), Goal("memory", 1 / 6), Goal("file", 1 / 2.9)),
     ),
-    Target(
-        "encoder-openvino", "encoder fp32, OpenVINO", PLAIN, encoder_rows, (VIT_B,), (Goal("speed", 1.15, 1.3), _EXACT)
-    ),
-    Target(
-        "encoder-openvino-int8", "encoder int8, OpenVINO", PLAIN, encoder_rows, (VIT_B,), (Goal("speed", 2.0, 2.6),)
-    ),
+    Target("encoder-openvino", "encoder fp32, OpenVINO", *_ENCODER, (Goal("speed", 1.15, 1.3), _EXACT)),
+    Target("encoder-openvino-int8", "encoder int8, OpenVINO", *_ENCODER, (Goal("speed", 2.0, 2.6),)),
     Target(
         "encoder-best",
         "encoder fp32, best CPU backend",
-        PLAIN,
-        encoder_rows,
-        (MOBILE_SAM,),
+        *(PLAIN_EXPORT, encoder_rows, (MOBILE_SAM,)),
         (Goal("speed", 1.35, 2.0), Goal("memory", 0.55), _EXACT),
     ),
-    Target("decoder-1", "decoder, 1 prompt of one point", ONE_BY_ONE, decoder_rows, (MOBILE_SAM,), _DECODER_GOALS),
-    Target("decoder-8", "decoder, 8 prompts of one point", ONE_BY_ONE, decoder_rows, (MOBILE_SAM,), _DECODER_GOALS),
-    Target("decoder-16", "decoder, 16 prompts of one point", ONE_BY_ONE, decoder_rows, (MOBILE_SAM,), _DECODER_GOALS),
+    Target("decoder-1", "decoder, 1 prompt of one point", *_DECODER),
+    Target("decoder-8", "decoder, 8 prompts of one point", *_DECODER),
+    Target("decoder-16", "decoder, 16 prompts of one point", *_DECODER),
     Target(
         "everything-exact",
         "everything, equal masks",
-        GENERATOR,
-        everything_rows,
-        (DEMO, VIT_B),
+        *_EVERYTHING,
         (Goal("speed", 4.0, 6.0), Goal("peak_gb", 1.5), Goal("recall", 1.0), Goal("precision", 1.0)),
     ),
     Target(
-        "everything-fast",
-        "everything, adaptive grid",
-        GENERATOR,
-        everything_rows,
-        (DEMO, VIT_B),
-        (Goal("speed", 12.0, 25.0), Goal("recall", 0.95)),
+        "everything-fast", "everything, adaptive grid", *_EVERYTHING, (Goal("speed", 12.0, 25.0), Goal("recall", 0.95))
     ),
     Target(
         "first-call",
         "first and second call",
-        "own warm call",
-        start_rows,
-        (MOBILE_SAM, VIT_B),
+        *("own warm call", start_rows, _START_MODELS),
         (Goal("first", 1.5, 1.2), Goal("second", 1.5, 1.2)),
     ),
     Target(
         "first-mask",
         "bundle load to first mask, less one encode",
-        _NOTHING,
-        start_rows,
-        (MOBILE_SAM, VIT_B),
+        *(NOTHING, start_rows, _START_MODELS),
         (Goal("first_mask_s", 2.0),),
     ),
-    Target("import", "import samedge", _NOTHING, import_rows, (_NOTHING,), (Goal("import_ms", 100.0),)),
+    Target("import", "import samedge", NOTHING, import_rows, (NOTHING,), (Goal("import_ms", 100.0),)),
 )
 ROWS: Final = tuple(target.name for target in TARGETS)
 
@@ -138,7 +117,7 @@ def measure_targets(bench: Bench, rows: Sequence[str] = ()) -> Iterator[Row]:
             wanted = [target.name for target in group if model in _models(bench, target)]
             for row in _without_failures(measure, bench, model, wanted):
                 target = by_name[row.row]
-                yield judged(msgspec.structs.replace(row, what=target.what, baseline=target.baseline), target.goals)
+                yield judged(replace(row, what=target.what, baseline=target.baseline), target.goals)
 
 
 def _without_failures(measure: Measure, bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:

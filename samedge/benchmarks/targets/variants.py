@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +73,7 @@ def plain_encoder(graph: str, image: str, threads: int | None) -> Callable[[], F
     """Load another exporter's encoder in a plain session; `image` is its input, npy."""
     session = plain_session(graph, threads)
     feeds = {session.get_inputs()[0].name: np.load(image)}
-
-    def call() -> FloatArray:
-        embedding: FloatArray = session.run(None, feeds)[0]
-        return embedding
-
-    return call
+    return lambda: cast("FloatArray", session.run(None, feeds)[0])
 
 
 def encoder(bundle: str, image: str, backend: str, threads: int | None) -> Callable[[], FloatArray]:
@@ -117,13 +112,9 @@ def meta_decoder(graph: str, embedding: str, prompts: int, threads: int | None) 
         feeds["orig_im_size"] = np.array([size, size], np.float32)
     outputs = [node.name for node in session.get_outputs()]
     wanted = outputs.index("low_res_masks")
-
-    def call() -> FloatArray:
-        masks = [session.run(outputs, {**feeds, "point_coords": coords[i : i + 1]})[wanted] for i in range(prompts)]
-        low_res: FloatArray = np.concatenate(masks)
-        return low_res
-
-    return call
+    return lambda: np.concatenate(
+        [session.run(outputs, {**feeds, "point_coords": coords[i : i + 1]})[wanted] for i in range(prompts)]
+    )
 
 
 def decoder(
@@ -172,18 +163,13 @@ def meta_everything(
     source: str, image: str, options: Mapping[str, Any], threads: int | None
 ) -> Callable[[], list[dict[str, Any]]]:
     """Load Meta's ``SamAutomaticMaskGenerator`` in torch; the callable returns its records."""
-    from samedge.benchmarks.reference.packages import package_of, reference_of, use_threads
+    from samedge.benchmarks.reference.packages import reference_of, reference_package, use_threads
 
     use_threads(threads)
     sam, config = reference_of(source)
-    generator = package_of(config).SamAutomaticMaskGenerator(sam, **options)
+    generator = reference_package(config).package().SamAutomaticMaskGenerator(sam, **options)
     rgb = np.ascontiguousarray(as_bgr(image)[..., ::-1])
-
-    def call() -> list[dict[str, Any]]:
-        records: list[dict[str, Any]] = generator.generate(rgb)
-        return records
-
-    return call
+    return lambda: cast("list[dict[str, Any]]", generator.generate(rgb))
 
 
 def everything(

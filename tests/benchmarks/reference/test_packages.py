@@ -31,7 +31,7 @@ def test_a_reference_is_built_for_the_sizes_of_its_source(source: str, size: int
     sam, config = references.reference_of(source)
     assert sam.image_encoder.img_size == config.encoder.image_size == size
     assert not sam.training
-    assert references.package_of(config).__name__ == "segment_anything"
+    assert references.reference_package(config).package().__name__ == "segment_anything"
 
 
 def test_random_weights_that_nobody_knows() -> None:

@@ -108,7 +108,7 @@ class FamilyBench(Protocol):
 
 
 class BundleBench:
-    """Defaults of `FamilyBench` beside the stages, for families that only run bundles."""
+    """Defaults of a `FamilyBench` without its stages, for families that run bundles only."""
 
     grid = False
     agreement = ""

@@ -45,13 +45,13 @@ def open_model(opening: OpenRequest) -> LoadedModel:
         )
     import torch
 
-    from samedge.benchmarks.reference.packages import package_of, reference_of, use_threads
+    from samedge.benchmarks.reference.packages import reference_of, reference_package, use_threads
 
     use_threads(opening.threads)
     sam, config = reference_of(opening.source)
     device = torch.device(opening.device or "cpu")
     sam = sam.to(device)
-    package = package_of(config)
+    package = reference_package(config).package()
     predictor = package.SamPredictor(sam)
     generator = package.SamAutomaticMaskGenerator(sam, **opening.everything)
     images = [np.ascontiguousarray(as_bgr(path)[..., ::-1]) for path in opening.images]

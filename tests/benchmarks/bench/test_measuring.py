@@ -161,7 +161,7 @@ def test_energy_is_that_of_whole_images(monkeypatch: pytest.MonkeyPatch) -> None
             return 12.0
 
     monkeypatch.setattr(measuring, "find_meter", lambda: (Meter(), ""))
-    monkeypatch.setattr("samedge.benchmarks.bench.rounds._ENERGY_SECONDS", 0.0)
+    monkeypatch.setattr("samedge.benchmarks.bench.measuring._ENERGY_SECONDS", 0.0)
     options = BenchOptions(columns=("energy",), rounds=1, warm_ups=0)
     energy = measured(monkeypatch, [[contender("a")]], options)["a"].energy
     assert energy is not None

@@ -1,4 +1,11 @@
-"""Encoder rows: samedge on each backend and in each precision, against the plain export in onnxruntime."""
+"""Rows of single graphs against those of the reference packages in onnxruntime.
+
+Encoder: samedge on each backend and in each precision, against the plain export.
+
+Decoder: several single-point prompts on one image, against Meta's graph prompt by prompt. Meta's graph also draws masks
+at image size. It is compared without that part, cut off after the low-resolution masks, which are the output of
+samedge's decoder; a note gives the time of the whole graph.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +24,14 @@ from samedge.benchmarks.targets.context import Bench, cpu_backends, missing_back
 from samedge.benchmarks.targets.results import Row
 from samedge.benchmarks.targets.variants import Variant
 from samedge.bundle.archive import open_bundle
-from samedge.bundle.manifest import Manifest
+from samedge.bundle.manifest import SPLIT_ROLES, Manifest
 
-BASELINE: Final = "plain export in onnxruntime"
+PLAIN_EXPORT: Final = "plain export in onnxruntime"
+META_DECODER: Final = "Meta's decoder in onnxruntime, prompt by prompt"
+PROMPTS: Final = {"decoder-1": 1, "decoder-8": 8, "decoder-16": 16}
+"""Number of prompts of each decoder row."""
+
+_META_GRAPH: Final = "decoder_low_res.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,9 @@ def _prepare(bench: Bench, model: str, row: EncoderRow) -> _Entry | str:
 
 def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, image: str) -> Iterator[Row]:
     graph = str(plain / "encoder.onnx")
-    baseline = Variant(BASELINE, "plain_encoder", {"graph": graph, "image": image, "threads": bench.settings.threads})
+    baseline = Variant(
+        PLAIN_EXPORT, "plain_encoder", {"graph": graph, "image": image, "threads": bench.settings.threads}
+    )
     # Rows may share variants: "best" is one of the others.
     variants = {variant.name: variant for entry in entries for variant in entry.variants}
     memory = {variant.name: bench.memory(variant) for variant in (baseline, *variants.values())}
@@ -119,16 +133,16 @@ def _measured(bench: Bench, model: str, entries: list[_Entry], plain: Path, imag
             row=entry.row.row,
             model=model,
             ours=best.name,
-            baseline_timing=timings[BASELINE],
+            baseline_timing=timings[PLAIN_EXPORT],
             timing=timings[best.name],
-            baseline_memory=memory[BASELINE],
+            baseline_memory=memory[PLAIN_EXPORT],
             memory=memory[best.name],
             baseline_bytes=graph_bytes(plain),
             bytes=_encoder_bytes(entry.bundle),
             error=errors[best.name],
             mask_iou=masks["mean"],
             figures={
-                "baseline_error": errors[BASELINE],
+                "baseline_error": errors[PLAIN_EXPORT],
                 "mask_iou_decile": masks["decile"],
                 "mask_iou_worst": masks["worst"],
                 "nodes": _manifest(entry.bundle).graph("encoder").nodes,
@@ -158,3 +172,54 @@ def _manifest(bundle: Path) -> Manifest:
 
 def _encoder_bytes(bundle: Path) -> int:
     return sum(file.size for file in _manifest(bundle).graph("encoder").files)
+
+
+def decoder_rows(bench: Bench, model: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Yield the wanted rows for a model."""
+    rows = [name for name in PROMPTS if name in wanted]
+    if not rows:
+        return
+    bundle = bench.artefacts.bundle(model, form=bench.settings.form)
+    manifest = _manifest(bundle)
+    meta = bench.artefacts.meta_decoder(model)
+    embedding = bench.artefacts.plain_encoder(model, manifest.input.image_size) / "embedding.npy"
+    for name in rows:
+        shared: dict[str, Any] = {
+            "embedding": str(embedding),
+            "prompts": PROMPTS[name],
+            "threads": bench.settings.threads,
+        }
+        theirs = Variant(META_DECODER, "meta_decoder", {**shared, "graph": str(meta / _META_GRAPH)})
+        whole = Variant(
+            "Meta's whole decoder graph, masks at image size",
+            "meta_decoder",
+            {**shared, "graph": str(meta / "decoder.onnx")},
+        )
+        ours = {**shared, "bundle": str(bundle), "backend": "onnxruntime"}
+        split = Variant("split decoder in onnxruntime", "decoder", ours)
+        once = Variant("split decoder with its work once an image", "decoder", {**ours, "whole_image": True})
+        memory = {variant.name: bench.memory(variant) for variant in (theirs, split)}
+        calls = {variant.name: variant.open() for variant in (theirs, split, whole, once)}
+        error = largest_difference(calls[split.name](), calls[theirs.name]()[:, 1:])
+        timings = bench.interleave([Contender(variant, call) for variant, call in calls.items()])
+        yield Row(
+            row=name,
+            model=model,
+            ours=split.name,
+            baseline_timing=timings[META_DECODER],
+            timing=timings[split.name],
+            baseline_memory=memory[META_DECODER],
+            memory=memory[split.name],
+            baseline_bytes=(meta / _META_GRAPH).stat().st_size,
+            bytes=sum(file.size for role in SPLIT_ROLES for file in manifest.graph(role).files),
+            error=error,
+            figures={
+                "speed_to_whole_graph": timings[whole.name].wall.median / timings[split.name].wall.median,
+                "speed_once_an_image": timings[once.name].ratio.median,
+            },
+            notes=(
+                f"{once.name}: {timings[once.name].ratio.median:.2f}x",
+                f"{whole.name}: {timings[whole.name].wall.median * 1e3:.1f} ms",
+                "ours is timed through Predictor.predict, theirs is the session alone",
+            ),
+        )
