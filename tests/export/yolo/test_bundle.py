@@ -141,7 +141,7 @@ class TestLoading:
         assert len(box) == 1
 
     def test_a_detector_takes_no_prompts(self) -> None:
-        with pytest.raises(UsageError, match="the model.s task is detect"):
+        with pytest.raises(UsageError, match=r"the model's task is detect"):
             FastSAM(bundle(DETECTOR))(COFFEE)
 
     def test_a_bundle_that_failed(self, tmp_path: Path) -> None:
