@@ -5,17 +5,54 @@ neither torch nor a backend is needed to know what a bundle is. A line names, fo
 that knows the family there; each layer has the protocol of its class. Layers ask the family, and never which one it is.
 A family of one graph from images to results brings a loader and an exporter; the rest has defaults.
 
-Families from outside are added by `samedge.plugins`.
+Families, encoders and backends from outside this package are records in a module of yours, named to be found:
+
+    SAMEDGE_PLUGINS=my_models:FAMILY,my_models:ENCODER samedge export my.pt
+
+An environment variable, because it reaches every process that samedge starts: builds of engines, benchmarks.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from samedge.errors import BundleError
-from samedge.plugins import plugged, resolve
+from samedge.errors import BundleError, UsageError
+
+PLUGINS: Final = "SAMEDGE_PLUGINS"
+"""Environment variable with the records to add to the tables: "module:NAME", separated by commas."""
+
+_Record = TypeVar("_Record")
+
+
+def resolve(target: str) -> Any:
+    """Import the module of a "module:name" and return what has that name there."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def plugged(kind: type[_Record]) -> tuple[_Record, ...]:
+    """Return the records of this class that `PLUGINS` names.
+
+    Raises:
+        UsageError: A name leads nowhere.
+    """
+    names = filter(None, (name.strip() for name in os.environ.get(PLUGINS, "").split(",")))
+    return tuple(record for record in map(_record, names) if isinstance(record, kind))
+
+
+def _record(name: str) -> object:
+    try:
+        return resolve(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"there is no plug-in {name!r}: {error}",
+            where=PLUGINS,
+            cure="Give module:NAME of a record, and put its module on PYTHONPATH",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from samedge.engines.protocol import Engine, EngineOptions, RawEngine
 from samedge.engines.registry import find_backend
 from samedge.engines.selection.trials import noise
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
-from samedge.plugins import resolve
+from samedge.families import resolve
 from samedge.types import Array
 
 WARM_UPS: Final = 2

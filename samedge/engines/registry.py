@@ -1,7 +1,7 @@
 """The table of backends, and the choice and opening of one.
 
 A backend is one file and one line here: a table of strings, so that nothing is imported before it is needed, while type
-checkers and packaging tools still see every entry. Backends from outside are added by `samedge.plugins`.
+checkers and packaging tools still see every entry. Backends from outside are added by `samedge.families`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from samedge.engines.protocol import Availability, Engine, EngineOptions, RawEngineFactory
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
-from samedge.plugins import plugged, resolve
+from samedge.families import plugged, resolve
 
 AUTO: Final = "auto"
 

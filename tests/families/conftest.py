@@ -9,8 +9,8 @@ import torch
 from families.journey import Journey
 
 import samedge
+from samedge.families import PLUGINS
 from samedge.models.load import seeded_loader
-from samedge.plugins import PLUGINS
 
 
 @pytest.fixture(scope="class")

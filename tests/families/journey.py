@@ -16,8 +16,8 @@ import pytest
 import samedge
 from samedge.bundle.archive import bundle_manifest
 from samedge.cli.app import run
+from samedge.families import PLUGINS
 from samedge.models.checkpoints.weights import SEEDED
-from samedge.plugins import PLUGINS
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from families.journey import Journey
 import samedge
 from samedge.engines.registry import backend_names
 from samedge.errors import BackendUnavailableError, UsageError
-from samedge.plugins import PLUGINS
+from samedge.families import PLUGINS
 
 
 class TestToyBackend(Journey):

@@ -10,8 +10,8 @@ from families.journey import Journey
 
 import samedge
 from samedge.errors import UnknownArchitectureError
+from samedge.families import PLUGINS
 from samedge.models.load import load_any
-from samedge.plugins import PLUGINS
 
 
 class TestToyEncoder(Journey):

@@ -12,7 +12,7 @@ from families.toy_family import WIDTH
 import samedge
 from samedge.bundle.archive import bundle_manifest
 from samedge.errors import BundleError, UsageError
-from samedge.plugins import PLUGINS
+from samedge.families import PLUGINS
 
 
 class TestToyFamily(Journey):

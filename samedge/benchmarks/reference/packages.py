@@ -23,6 +23,7 @@ from torch import Tensor
 
 from samedge.benchmarks.measure.child import EXTRA
 from samedge.errors import BenchmarkError, missing_extra
+from samedge.families import resolve
 from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.models.load import seeded_loader
@@ -30,7 +31,6 @@ from samedge.models.sam.configs import SamConfig, TinyViTConfig, ViTConfig
 from samedge.models.sam.encoders.families import encoder_family
 from samedge.models.sam.registry import Recognised, recognise
 from samedge.models.sam.seeded import seeded_config, seeded_state
-from samedge.plugins import resolve
 
 _torch: Any = torch  # its library functions are untyped
 _libraries: list[Any] = []  # operators disappear when their library is garbage-collected

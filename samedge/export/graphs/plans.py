@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from samedge.bundle.manifest import DEFAULT_VARIANT, GraphRole
 from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
+from samedge.families import resolve
 from samedge.models.sam.encoders.families import encoder_family
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
-from samedge.plugins import resolve
 from samedge.runtime.decoder.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
 from samedge.types import EncoderForm, IOScheme
 

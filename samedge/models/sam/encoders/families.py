@@ -2,7 +2,7 @@
 
 An encoder is a module with its code and one line here: a table of strings, so that torch code of one encoder is not
 imported for another. Everything that is built, exported and measured asks the line; nothing asks which encoder it is.
-Encoders from outside are added by `samedge.plugins`.
+Encoders from outside are added by `samedge.families`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 from torch import Tensor, nn
 
 from samedge.errors import UsageError
+from samedge.families import plugged, resolve
 from samedge.models.checkpoints.shapes import State
 from samedge.models.sam.configs import EncoderConfig, SamConfig
-from samedge.plugins import plugged, resolve
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 """Shapes of weights by key."""
