@@ -100,6 +100,10 @@ class SamExportOptions:
             "concat" for compilers that fuse attention. The results are equal. None for "chunked", and for "mask"
             with fp16, fp8 and engines.
         for_engines: The graphs are for engines built elsewhere: if `form` is None, use the one that is fused there.
+        weights_key: In a checkpoint of several models, the name of the one to read, such as "state_dict_ema".
+        lora_scale: Scale of LoRA layers (``lora_alpha / r``) that a checkpoint has beside its weights; None for what
+            ``adapter_config.json`` beside it tells, and 1 for SAMed's form.
+        base: Checkpoint or known name with the weights that a decoder, or LoRA layers, saved alone were trained from.
 
     Raises:
         UsageError: A name is unknown.
@@ -108,6 +112,9 @@ class SamExportOptions:
     io: IOScheme = "native"
     form: EncoderForm | None = None
     for_engines: bool = False
+    weights_key: str | None = None
+    lora_scale: float | None = None
+    base: str | Path | None = None
 
     def __post_init__(self) -> None:
         _require_known("io", self.io, get_args(IOScheme))
@@ -296,6 +303,9 @@ class GraphKeywords(TypedDict, total=False):
     io: IOScheme
     form: EncoderForm | None
     for_engines: bool
+    weights_key: str | None
+    lora_scale: float | None
+    base: str | Path | None
     dynamic: bool
     nms: bool
     conf: float

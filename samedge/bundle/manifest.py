@@ -64,7 +64,7 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (self.graph, *self.external_data)
 
 
-class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The model that the graphs were made from.
 
     Attributes:
@@ -78,6 +78,8 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parameters: Parameters of the torch model.
         encoder_gflops: 1e9 floating point operations (2 a multiply-add) for one image.
         decoder_gflops: The same for one prompt of one point; 0 for a YOLO, which has no decoder.
+        notes: Sentences about what was assumed, left out or merged as the checkpoint was read; omitted if there are
+            none.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: int
     encoder_gflops: float
     decoder_gflops: float
+    notes: tuple[str, ...] = ()
 
 
 class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -42,6 +42,15 @@ def export(
         int | None, typer.Option(help="Side of the input in px, if the weights do not determine it (TinyViT, YOLO).")
     ] = None,
     check: Annotated[bool, typer.Option(help="Compare the graphs with the checkpoint.")] = True,
+    weights_key: Annotated[
+        str | None, typer.Option(help="In a checkpoint of several models: the one to read, e.g. state_dict_ema.")
+    ] = None,
+    lora_scale: Annotated[
+        float | None, typer.Option(help="Scale of LoRA layers in the checkpoint: lora_alpha divided by r.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Checkpoint that a decoder or LoRA layers saved alone were trained from.")
+    ] = None,
     targets: Annotated[
         str | None,
         typer.Option(help="Compute capabilities of the engines, such as 8.6,8.9 (--format rtx).", **_ENGINES),
@@ -92,7 +101,8 @@ def export(
                "workspace": workspace, "optimisation_level": optimisation_level, "device": device}  # fmt: skip
     options = ExportOptions().updated(
         cast("Any", format_), precision=cast("Any", precision), io=cast("Any", io), opset=opset, form=cast("Any", form),
-        calib=calib, output=output, image_size=image_size, check=check, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
+        calib=calib, output=output, image_size=image_size, check=check, weights_key=weights_key,
+        lora_scale=lora_scale, base=base, dynamic=dynamic, nms=nms, conf=conf, iou=iou,
         max_det=max_det, agnostic_nms=agnostic_nms, end_to_end=end_to_end,
         **cast("Any", {name: value for name, value in engines.items() if value is not None}),
     )  # fmt: skip
@@ -102,7 +112,7 @@ def export(
     parity = manifest.parity
     if check:
         Console(stderr=True).print(parity_table(parity))
-    for note in manifest.notes:
+    for note in (*manifest.model.notes, *manifest.notes):
         Console(stderr=True).print(f"{note[0].upper()}{note[1:]}.", markup=False, highlight=False)
     if built is not None:
         show_built(built)

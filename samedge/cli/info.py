@@ -114,8 +114,9 @@ def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest 
         rows |= command_of(manifest.model_family).rows(manifest)
         writers = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
         rows |= {"created": f"{manifest.created} by {writers}", "parity": manifest.parity.verdict}
-        if manifest.notes:
-            rows["notes"] = "\n".join(manifest.notes)
+    notes = (*record.notes, *(manifest.notes if manifest is not None else ()))
+    if notes:
+        rows["notes"] = "\n".join(notes)
     console.print(rich_table(model, ("", ""), rows.items(), show_header=False))
     if manifest is not None:
         console.print(graphs_table(manifest))

@@ -55,13 +55,19 @@ def _writer(
     """Load a checkpoint, and return its family's writer: it fills a folder with graphs and returns their manifest."""
     report("Reading the checkpoint", 0.0)
     try:
+        from samedge.models.checkpoints.read import ReadOptions
         from samedge.models.load import load_any
 
         # Before a checkpoint is fetched: whichever family it is of, its exporter must be there.
         exporters = {family.name: exporter_of(family) for family in families()}
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
-    loaded = load_any(model, image_size=options.image_size, progress=partial(_report_download, report, str(model)))
+    loaded = load_any(
+        model,
+        image_size=options.image_size,
+        progress=partial(_report_download, report, str(model)),
+        reading=ReadOptions(options.sam.weights_key, options.sam.lora_scale, options.sam.base),
+    )
     return partial(exporters[loaded.family].write, loaded)
 
 

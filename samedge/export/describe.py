@@ -70,6 +70,7 @@ def model_record(loaded: Loaded, encoder: float, decoder: float) -> ModelRecord:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         encoder_gflops=encoder,
         decoder_gflops=decoder,
+        notes=getattr(loaded, "notes", ()),  # which records of plug-ins may lack
     )
 
 

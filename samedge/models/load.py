@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samedge.families import DEFAULT, Family, families
 from samedge.models.checkpoints.download import DownloadProgress
-from samedge.models.checkpoints.read import Checkpoint, read_checkpoint
+from samedge.models.checkpoints.read import Checkpoint, ReadOptions, read_checkpoint
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 
 
@@ -106,7 +106,11 @@ def seeded_loader(name: str) -> ModelLoader:
 
 
 def load_any(
-    source: str | Path, *, image_size: int | tuple[int, int] | None = None, progress: DownloadProgress | None = None
+    source: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    progress: DownloadProgress | None = None,
+    reading: ReadOptions = ReadOptions(),
 ) -> Loaded:
     """Return the model of a checkpoint; which family it is of follows from its keys alone.
 
@@ -115,6 +119,7 @@ def load_any(
             (`samedge.models.checkpoints.weights.KNOWN_WEIGHTS`), which are downloaded once; or "seeded:NAME".
         image_size: Side of the square input, or (height, width), px, where the weights do not tell it.
         progress: Called with the bytes that are here and their total, if something is downloaded.
+        reading: What a file may leave open.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or is of no known architecture.
@@ -125,7 +130,7 @@ def load_any(
     text = str(source)
     if text.startswith(SEEDED):
         return seeded_loader(text.removeprefix(SEEDED)).load_seeded(text, image_size)
-    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress))
+    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress), reading)
     loaders = map(loader_of, families())
     loader = next((loader for loader in loaders if loader.recognises(checkpoint)), loader_of(DEFAULT))
     return loader.load(checkpoint, image_size)

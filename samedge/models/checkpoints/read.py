@@ -12,13 +12,31 @@ from typing import Final
 from torch import Tensor
 
 from samedge.errors import CheckpointError, StorageError, missing_extra, storage_errors
-from samedge.models.checkpoints.state_dict import extract_state
+from samedge.models.checkpoints.lora import merge_lora
+from samedge.models.checkpoints.state_dict import extract_parts, extract_state
 from samedge.models.checkpoints.torch_files import read_pickled
 from samedge.models.checkpoints.ultralytics import FOREIGN_ROOT, unpack_model
+from samedge.models.checkpoints.weights import find_checkpoint
 from samedge.storage.digest import sha256_file
 
 _DOWNLOAD_AGAIN: Final = "Get the file again"
 _MAX_HEADER: Final = 100_000_000
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Choices that a file may leave open.
+
+    Attributes:
+        weights_key: Name of the model that counts, in a file of several, such as "state_dict_ema" or "teacher".
+        lora_scale: Factor of the product of LoRA's matrices, ``lora_alpha / r``; None for what the file tells.
+        base: Checkpoint whose weights a file without an image encoder is laid over.
+    """
+
+    weights_key: str | None = None
+    lora_scale: float | None = None
+    base: str | Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,44 +49,69 @@ class Checkpoint:
         path: The file.
         metadata: What the file says about itself: a safetensors file in its header, Ultralytics' in the model object
             (the names of `samedge.models.checkpoints.ultralytics`). Empty for other formats.
+        notes: Sentences about what was left out, merged or taken from elsewhere.
     """
 
     state: dict[str, Tensor]
     sha256: str
     path: Path
     metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, options: ReadOptions = ReadOptions()) -> Checkpoint:
     """Read the weights of a checkpoint.
 
     Reads what ``torch.save`` writes (also before torch 1.6) and safetensors. The weights may be wrapped as training
-    scripts do it (state_dict.py), or lie in a model object. Objects beside the weights are read as inert stand-ins
-    (pickled.py).
+    scripts do it (roots.py, state_dict.py), or lie in a model object. Objects beside the weights are read as inert
+    stand-ins (pickled.py), and LoRA is merged (lora.py).
 
     Args:
         path: The file.
+        options: What it may leave open.
 
     Raises:
         UnsafeCheckpointError: The file asks for code to be executed; nothing was executed.
         CheckpointError: The file is damaged, or is no checkpoint, or its weights cannot be used.
         StorageError: The file cannot be read.
         MissingExtraError: It is a safetensors file and the package safetensors is not installed.
+        UsageError: There is no model of the name that was asked for.
     """
     path = Path(path)
-    head = _read_head(path)
+    content, metadata = _read_content(path)
     sha256 = sha256_file(path)
-    content: object
-    metadata: dict[str, str] = {}
-    if _is_safetensors(head):
-        content, metadata = _read_safetensors(path)
+    notes = []
+    if options.base is None:
+        extracted = extract_state(content, path, options.weights_key)
+        state = extracted.state
+        if extracted.left_out:
+            notes.append(f"left out of the checkpoint, as no part of the model: {_list(extracted.left_out)}")
     else:
-        _refuse_text(head, path)
-        pickled = read_pickled(path)
-        content = pickled.content
-        if any(kind.startswith(FOREIGN_ROOT) for kind in pickled.kinds):
-            content, metadata = unpack_model(content, path)
-    return Checkpoint(extract_state(content, path), sha256, path, metadata)
+        base = read_checkpoint(find_checkpoint(options.base))
+        own = extract_parts(content, path)
+        if not own:
+            raise CheckpointError("there is no part of a SAM in this file", where=path, cure="Leave --base out")
+        state = {**base.state, **own}
+        notes += [f"weights that it lacks are those of {base.path.name} (SHA-256 {base.sha256[:16]}…)", *base.notes]
+    state, merged = merge_lora(state, path, options.lora_scale)
+    return Checkpoint(state, sha256, path, metadata, tuple(notes + [merged] if merged else notes))
+
+
+def _list(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _read_content(path: Path) -> tuple[object, dict[str, str]]:
+    """Return what is in a file, and what it says about itself."""
+    head = _read_head(path)
+    if _is_safetensors(head):
+        return _read_safetensors(path)
+    _refuse_text(head, path)
+    pickled = read_pickled(path)
+    if any(kind.startswith(FOREIGN_ROOT) for kind in pickled.kinds):
+        return unpack_model(pickled.content, path)
+    return pickled.content, {}
 
 
 def _read_head(path: Path) -> bytes:

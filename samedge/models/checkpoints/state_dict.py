@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from samedge.errors import CheckpointError
+from samedge.errors import CheckpointError, UsageError
 from samedge.models.checkpoints.pickled import StandIn, module_state
+from samedge.models.checkpoints.roots import (
+    ANYWHERE,
+    FoundModel,
+    RepeatedKeyError,
+    alike,
+    parts_of_models,
+    tensors_in,
+    whole_models,
+)
 
 WRAPPERS: Final = (
     "model",
@@ -28,44 +39,122 @@ tensors counts."""
 
 _ROOTS: Final = frozenset({"image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std"})
 _PREFIXES: Final = frozenset({"module", "_orig_mod", "model", "net", "network", "sam", "sam_model"})
-_ANYWHERE: Final = frozenset({"module", "_orig_mod"})
-"""Prefixes inserted by DataParallel and torch.compile, also inside names if only a part was wrapped."""
-
 _MOST_WRAPPERS: Final = 64
 
 
-def extract_state(content: object, where: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """The weights in the content of a checkpoint.
+
+    Attributes:
+        state: Tensors by key. Wrappers and prefixes are gone, floating point numbers are float32.
+        left_out: Names of what lies beside the model and is no part of it.
+    """
+
+    state: dict[str, Tensor]
+    left_out: tuple[str, ...] = ()
+
+
+def extract_state(content: object, where: Path, weights_key: str | None = None) -> Extracted:
     """Return the weights in the content of a checkpoint.
 
     Args:
-        content: What was read: a state dict, or a dictionary that has one somewhere.
+        content: What was read: a state dict, or containers that have one somewhere.
         where: The file, for messages.
-
-    Returns:
-        Tensors by key. Wrappers and prefixes are gone, floating point numbers are float32.
+        weights_key: Name of the model that counts, in a file of several.
 
     Raises:
-        CheckpointError: There are no weights, two under one name, or some that cannot be used.
+        CheckpointError: There are no weights, two under one name, several models and no name that tells them apart, or
+            some that cannot be used.
+        UsageError: There is no model of this name.
     """
-    found = _find(content, set())
-    if not found:
+    found = tensors_in(content)
+    try:
+        models = whole_models(found)
+    except RepeatedKeyError as error:
+        raise _repeated(str(error), where) from error
+    if models:
+        model = _choose(models, where, weights_key)
+        return Extracted(_all_usable(model.state, where), model.others)
+    if weights_key is not None:
+        start = f"{weights_key}."
+        content = {path.removeprefix(start): value for path, value in found.items() if path.startswith(start)}
+        if not content:
+            raise _no_such_model(weights_key, sorted({path.partition(".")[0] for path in found}), where)
+    kept = _find(content, set()) or parts_of(found, where)
+    if not kept:
         raise CheckpointError(
             f"there are no weights in this file; it holds {_describe(content)}",
             where=where,
             cure="Save the weights with torch.save(model.state_dict(), path)",
         )
     state: dict[str, Tensor] = {}
-    for key, value in found.items():
+    for key, value in kept.items():
         name = bare_name(key)
         if name in state:
-            raise CheckpointError(
-                f"the file holds more than one model: {name!r} is there twice",
-                where=where,
-                cure="Save the weights of one model with torch.save(model.state_dict(), path)",
-                key=name,
-            )
-        state[name] = _usable(name, value, where)
-    return state
+            raise _repeated(name, where)
+        state[name] = value
+    return Extracted(_all_usable(state, where))
+
+
+def extract_parts(content: object, where: Path) -> dict[str, Tensor]:
+    """Return the tensors of any part of a SAM, under bare keys and as float32, whatever else is there.
+
+    Args:
+        content: As for `extract_state`.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: Two have one key, or some cannot be used.
+    """
+    return _all_usable(parts_of(tensors_in(content), where), where)
+
+
+def parts_of(found: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """As `samedge.models.checkpoints.roots.parts_of_models`, with an error for users."""
+    try:
+        return parts_of_models(found)
+    except RepeatedKeyError as error:
+        raise _repeated(str(error), where) from error
+
+
+def _choose(models: list[FoundModel], where: Path, weights_key: str | None) -> FoundModel:
+    names = [model.name for model in models]
+    if weights_key is not None:
+        key = weights_key
+        fitting = [model for model in models if model.name == key] or [
+            model for model in models if model.prefix.startswith(f"{key}.") or model.prefix.endswith(f".{key}")
+        ]
+        if len(fitting) != 1:
+            raise _no_such_model(key, names, where)
+        return fitting[0]
+    if len(models) > 1 and not alike(models):
+        raise CheckpointError(
+            f"there are {len(models)} models in this file: {', '.join(map(repr, names))}",
+            where=where,
+            cure=f"Choose one: samedge export --weights-key {names[0]}, or SAM(path).export(weights_key={names[0]!r})",
+            models=tuple(names),
+        )
+    return models[0]
+
+
+def _no_such_model(key: str, names: list[str], where: Path) -> UsageError:
+    return UsageError(
+        f"there is not one model named {key!r} in this file", where=where, cure=f"It has: {', '.join(names[:12])}"
+    )
+
+
+def _repeated(key: str, where: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the file holds more than one model: {key!r} is there twice",
+        where=where,
+        cure="Save the weights of one model with torch.save(model.state_dict(), path)",
+        key=key,
+    )
+
+
+def _all_usable(state: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    return {key: _usable(key, value, where) for key, value in state.items()}
 
 
 def bare_name(key: str) -> str:
@@ -74,7 +163,7 @@ def bare_name(key: str) -> str:
     start = next((i for i, part in enumerate(parts) if part in _ROOTS), None)
     if start is None or not _PREFIXES.issuperset(parts[:start]):
         return key
-    return ".".join(part for part in parts[start:] if part not in _ANYWHERE)
+    return ".".join(part for part in parts[start:] if part not in ANYWHERE)
 
 
 def _find(content: object, seen: set[int]) -> dict[str, Tensor]:

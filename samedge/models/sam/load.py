@@ -32,6 +32,7 @@ class LoadedModel:
         checkpoint: File name of the checkpoint, or the source of seeded weights.
         sha256: SHA-256 of the checkpoint in hex; for seeded weights, of their recipe.
         seeded: The weights are random numbers: masks mean nothing.
+        notes: Sentences about what was assumed, left out or merged as the checkpoint was read.
     """
 
     family: ClassVar[str] = "sam"
@@ -41,6 +42,7 @@ class LoadedModel:
     checkpoint: str
     sha256: str
     seeded: bool
+    notes: tuple[str, ...] = ()
 
 
 class SamLoader:
@@ -108,6 +110,7 @@ def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedMod
         checkpoint=checkpoint.path.name,
         sha256=checkpoint.sha256,
         seeded=False,
+        notes=(*checkpoint.notes, *found.notes),
     )
 
 

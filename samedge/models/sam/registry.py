@@ -33,11 +33,13 @@ class Recognised:
         name: Such as "sam_vit_b" or "mobile_sam"; the family's where the sizes are of no known member.
         config: Its sizes.
         state: Its weights, with exactly the keys and shapes of `empty_sam(config)`.
+        notes: Sentences about what was assumed.
     """
 
     name: str
     config: SamConfig
     state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 def build_model(checkpoint: Checkpoint, image_size: int | None = None) -> Sam:
@@ -151,6 +153,10 @@ def _unknown(
 ) -> UnknownArchitectureError:
     family = foreign_family(checkpoint.state)
     looks = f"this looks like {family}, which samedge does not read" if family else "this model is not known"
+    cure = _CURES.get(family or "", _CURE)
+    if _has_no_encoder(checkpoint.state):
+        family, cure = DECODER_ALONE, _BASE_CURE
+        looks = f"this looks like {family}"
     parts = [f"{looks}: {why}"]
     for word, keys in (("missing", missing or []), ("not expected", unexpected or [])):
         if keys:
@@ -159,7 +165,7 @@ def _unknown(
     return UnknownArchitectureError(
         "; ".join(parts),
         where=checkpoint.path,
-        cure=_CURE,
+        cure=cure,
         family=family,
         missing=tuple(missing or ()),
         unexpected=tuple(unexpected or ()),
@@ -174,10 +180,25 @@ FAMILIES: Final = (
     ("a SAM with LoRA layers", r".*(lora_|\.linear_[ab]_[qv]\.|^w_[ab]_\d+)"),
     ("SAM as Hugging Face's transformers saves it", r"(shared_image_embedding\.|vision_encoder\.layers\.)"),
     ("a YOLO model", r"(model\.)*\d+\.(conv|cv\d|m)\."),
-    ("a vision transformer without SAM's decoder", r"(cls_token$|pos_embed$|blocks\.\d+\.(attn|norm1)\.)"),
     ("the image encoder of a SAM alone", r"neck\.0\.weight$"),
+    ("a vision transformer without SAM's decoder", r"(cls_token$|pos_embed$|blocks\.\d+\.(attn|norm1)\.)"),
 )
 """Name and pattern at the start of a key. The first that matches counts."""
+
+
+DECODER_ALONE: Final = "the mask decoder of a SAM without its image encoder"
+_BASE_CURE: Final = "Give the checkpoint that it was trained from with --base"
+_CURES: Final = {
+    "the image encoder of a SAM alone": "Save the whole model: torch.save(sam.state_dict(), path)",
+    "a SAM with adapter layers": "Adapter layers are code of their own: fine-tune with LoRA, or train the decoder alone",
+    "a SAM with LoRA layers": "Merge them where they were trained, and save the weights",
+}
+"""Cures of what is no model that can be read as it is."""
+
+
+def _has_no_encoder(state: State) -> bool:
+    parts = {part for key in state for part in key.split(".")}
+    return "mask_decoder" in parts and not parts & {"image_encoder", "vision_encoder"}
 
 
 def foreign_family(keys: Iterable[str]) -> str | None:

@@ -110,6 +110,8 @@ class TestModels:
             "layers": '["Conv2d", "BatchNorm2d", "SiLU"]',
             "shortcut_layers": "[]",
             "activations": "[]",
+            "plain_convolutions": "[]",
+            "attention": "{}",
         }
 
     def test_what_training_leaves_beside_the_model(self, tmp_path: Path) -> None:

@@ -29,15 +29,15 @@ class TestUnwrapping:
         content: object = {".".join([*prefixes, key]): value for key, value in weights().items()}
         for wrapper in wrappers:
             content = {"epoch": 7, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, wrapper: content}
-        assert extract_state(content, WHERE).keys() == weights().keys()
+        assert extract_state(content, WHERE).state.keys() == weights().keys()
 
     def test_a_wrapper_without_tensors_is_passed_over(self) -> None:
         content = {"model": {"type": "vit_b"}, "net": None, "state_dict": weights()}
-        assert extract_state(content, WHERE).keys() == weights().keys()
+        assert extract_state(content, WHERE).state.keys() == weights().keys()
 
     def test_tensors_beside_a_wrapper_do_not_count(self) -> None:
         content = {"loss": torch.tensor(0.5), "model": weights()}
-        assert extract_state(content, WHERE).keys() == weights().keys()
+        assert extract_state(content, WHERE).state.keys() == weights().keys()
 
     @pytest.mark.parametrize(
         ("key", "wanted"),
@@ -86,15 +86,18 @@ class TestUnwrapping:
 class TestTensors:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float32])
     def test_floating_point_becomes_float32(self, dtype: torch.dtype) -> None:
-        value = extract_state({KEY: torch.full((2,), 0.5, dtype=dtype)}, WHERE)[KEY]
+        value = extract_state({KEY: torch.full((2,), 0.5, dtype=dtype)}, WHERE).state[KEY]
         assert value.dtype == torch.float32
         assert value.tolist() == [0.5, 0.5]
 
     def test_counters_stay_integers(self) -> None:
-        assert extract_state({"bn.num_batches_tracked": torch.tensor(3)}, WHERE)["bn.num_batches_tracked"].item() == 3
+        assert (
+            extract_state({"bn.num_batches_tracked": torch.tensor(3)}, WHERE).state["bn.num_batches_tracked"].item()
+            == 3
+        )
 
     def test_parameters_become_plain_tensors(self) -> None:
-        value = extract_state({KEY: torch.nn.Parameter(torch.ones(2))}, WHERE)[KEY]
+        value = extract_state({KEY: torch.nn.Parameter(torch.ones(2))}, WHERE).state[KEY]
         assert not value.requires_grad
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
