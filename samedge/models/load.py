@@ -110,7 +110,7 @@ def load_any(
     *,
     image_size: int | tuple[int, int] | None = None,
     progress: DownloadProgress | None = None,
-    reading: ReadOptions = ReadOptions(),
+    reading: ReadOptions | None = None,
 ) -> Loaded:
     """Return the model of a checkpoint; which family it is of follows from its keys alone.
 
@@ -130,7 +130,7 @@ def load_any(
     text = str(source)
     if text.startswith(SEEDED):
         return seeded_loader(text.removeprefix(SEEDED)).load_seeded(text, image_size)
-    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress), reading)
+    checkpoint = read_checkpoint(find_checkpoint(source, progress=progress), reading or ReadOptions())
     loaders = map(loader_of, families())
     loader = next((loader for loader in loaders if loader.recognises(checkpoint)), loader_of(DEFAULT))
     return loader.load(checkpoint, image_size)

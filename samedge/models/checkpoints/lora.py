@@ -148,9 +148,9 @@ def _query_value_pairs(state: dict[str, Tensor], scale: float, where: Path) -> l
             sides.setdefault((match["module"], match["part"]), {})[match["side"]] = state.pop(key)
         match = _LISTED.fullmatch(key)
         if match:
-            block, part = divmod(int(match["place"]), 2)  # queries and values of each block in turn
+            block, turn = divmod(int(match["place"]), 2)  # queries and values of each block in turn
             at = f"image_encoder.blocks.{block}.attn.qkv"
-            listed.setdefault((at, "qv"[part]), {})[match["side"]] = state.pop(key)
+            listed.setdefault((at, "qv"[turn]), {})[match["side"]] = state.pop(key)
     if not sides and listed and depth and len(listed) != 2 * depth:
         raise _refused(
             f"there are LoRA layers for {len(listed)} of {2 * depth} projections, without their blocks", where

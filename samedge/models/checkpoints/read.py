@@ -94,7 +94,7 @@ def read_checkpoint(path: str | Path, options: ReadOptions = ReadOptions()) -> C
         state = {**base.state, **own}
         notes += [f"weights that it lacks are those of {base.path.name} (SHA-256 {base.sha256[:16]}…)", *base.notes]
     state, merged = merge_lora(state, path, options.lora_scale)
-    return Checkpoint(state, sha256, path, metadata, tuple(notes + [merged] if merged else notes))
+    return Checkpoint(state, sha256, path, metadata, (*notes, merged) if merged else tuple(notes))
 
 
 def _list(names: tuple[str, ...]) -> str:

@@ -76,7 +76,7 @@ def _walk(content: object) -> Iterator[tuple[str, Tensor]]:
         if entries:
             seen.add(id(value))
             start = f"{path}." if path else ""
-            waiting += [(f"{start}{name}", item, level + 1) for name, item in reversed(entries.items())]
+            waiting += [(f"{start}{name}", item, level + 1) for name, item in reversed(list(entries.items()))]
 
 
 def _entries(value: object) -> Mapping[str, object]:

@@ -190,7 +190,7 @@ DECODER_ALONE: Final = "the mask decoder of a SAM without its image encoder"
 _BASE_CURE: Final = "Give the checkpoint that it was trained from with --base"
 _CURES: Final = {
     "the image encoder of a SAM alone": "Save the whole model: torch.save(sam.state_dict(), path)",
-    "a SAM with adapter layers": "Adapter layers are code of their own: fine-tune with LoRA, or train the decoder alone",
+    "a SAM with adapter layers": "Such layers are code of their own: fine-tune with LoRA, or the mask decoder alone",
     "a SAM with LoRA layers": "Merge them where they were trained, and save the weights",
 }
 """Cures of what is no model that can be read as it is."""

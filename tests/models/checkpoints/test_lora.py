@@ -26,9 +26,9 @@ def meta_sam() -> Any:
     return reference.reference_sam(seeded_state(SMALL_VIT), SMALL_VIT)
 
 
-def encoded(path: Path, **options: Any) -> Tensor:
+def encoded(path: Path, options: ReadOptions) -> Tensor:
     with torch.no_grad():
-        return model_of(read_checkpoint(path, ReadOptions(**options))).model.encode(IMAGE)
+        return model_of(read_checkpoint(path, options)).model.encode(IMAGE)
 
 
 class TestPeft:
@@ -61,16 +61,16 @@ class TestPeft:
         with torch.no_grad():
             wanted = model.base_model.model.image_encoder(IMAGE)
         if form == "whole":
-            path, given = tmp_path / "whole.pt", {}
+            path, given = tmp_path / "whole.pt", ReadOptions()
             torch.save({"model": model.state_dict(), "epoch": 2}, path)
         else:
             base = tmp_path / "base.pt"
             torch.save(seeded_state(SMALL_VIT), base)
-            path, given = tmp_path / "adapter_model.safetensors", {"base": base}
-        assert (encoded(path, **given) - wanted).abs().max() < 1e-4
-        assert (encoded(path, **given) - meta_sam().image_encoder(IMAGE)).abs().max() > 1e-2
+            path, given = tmp_path / "adapter_model.safetensors", ReadOptions(base=base)
+        assert (encoded(path, given) - wanted).abs().max() < 1e-4
+        assert (encoded(path, given) - meta_sam().image_encoder(IMAGE)).abs().max() > 1e-2
         merged = model.merge_and_unload().state_dict()
-        loaded = model_of(read_checkpoint(path, ReadOptions(**given)))
+        loaded = model_of(read_checkpoint(path, given))
         for key, value in loaded.model.state_dict().items():
             torch.testing.assert_close(value, merged[key], rtol=1e-5, atol=1e-6)
         assert "LoRA merged into" in loaded.notes[-1]
@@ -80,7 +80,7 @@ class TestPeft:
         torch.save(model.state_dict(), path)
         with torch.no_grad():
             wanted = model.base_model.model.image_encoder(IMAGE)
-        assert (encoded(path, lora_scale=3.0) - wanted).abs().max() < 1e-4
+        assert (encoded(path, ReadOptions(lora_scale=3.0)) - wanted).abs().max() < 1e-4
 
     def test_without_a_scale_it_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "whole.pt"
@@ -119,8 +119,8 @@ class QueryValueLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv: Tensor = self.qkv(x)
-        qkv[..., :WIDTH] += self.linear_b_q(self.linear_a_q(x))
-        qkv[..., -WIDTH:] += self.linear_b_v(self.linear_a_v(x))
+        qkv[..., :WIDTH] += self.get_submodule("linear_b_q")(self.get_submodule("linear_a_q")(x))
+        qkv[..., -WIDTH:] += self.get_submodule("linear_b_v")(self.get_submodule("linear_a_v")(x))
         return qkv
 
 
@@ -141,7 +141,7 @@ class TestQueryAndValue:
     @pytest.mark.parametrize("form", ["state dict", "lists", "lists beside all weights", "in a wrapper"])
     def test_is_the_model_s_own_answer(self, tmp_path: Path, form: str) -> None:
         sam, lists = samed()
-        path, base, given = tmp_path / "epoch_9.pth", tmp_path / "base.pt", {}
+        path, base, given = tmp_path / "epoch_9.pth", tmp_path / "base.pt", ReadOptions()
         plain = seeded_state(SMALL_VIT)
         if form == "state dict":
             torch.save(sam.state_dict(), path)
@@ -151,14 +151,14 @@ class TestQueryAndValue:
             own = {key: value for key, value in plain.items() if not key.startswith("image_encoder.")}
             torch.save({**lists, **own}, path)
             torch.save(plain, base)
-            given = {"base": base}
+            given = ReadOptions(base=base)
         else:
             torch.save({**lists, **{f"sam.{key}": value for key, value in plain.items()}}, path)
         with torch.no_grad():
             wanted = sam.image_encoder(IMAGE)
-        assert (encoded(path, **given) - wanted).abs().max() < 1e-4
+        assert (encoded(path, given) - wanted).abs().max() < 1e-4
         assert (meta_sam().image_encoder(IMAGE) - wanted).abs().max() > 1e-2
-        loaded = model_of(read_checkpoint(path, ReadOptions(**given)))
+        loaded = model_of(read_checkpoint(path, given))
         assert loaded.notes[-1] == f"LoRA merged into {DEPTH} weights, with a scale of 1"
 
     def test_lists_of_some_blocks_are_refused(self, tmp_path: Path) -> None:

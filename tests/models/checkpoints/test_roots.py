@@ -219,5 +219,5 @@ class TestParts:
         torch.save({**state, "image_encoder.blocks.0.MLP_Adapter.D_fc1.weight": torch.ones(2)}, adapted)
         with pytest.raises(UnknownArchitectureError, match="Save the whole model"):
             load_any(encoder)
-        with pytest.raises(UnknownArchitectureError, match="Adapter layers are code"):
+        with pytest.raises(UnknownArchitectureError, match="layers are code of their own"):
             load_any(adapted)
