@@ -27,6 +27,7 @@ from samedge.annotation.records import ImageRecord, Reason
 from samedge.api.sam import DEFAULT_CONF, SAM
 from samedge.engines.selection.machine import usable_cores
 from samedge.errors import UsageError
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.yolo.detections import Thresholds
 
@@ -102,6 +103,7 @@ def auto_annotate(
     backend: str = "auto",
     threads: int | None = None,
     force: bool = False,
+    value_range: ValueRange = None,
     progress: Callable[[AnnotateStep], None] | None = None,
 ) -> AnnotateReport:
     """Annotate images with the boxes and classes of a detector and the masks of SAM.
@@ -137,6 +139,7 @@ def auto_annotate(
         backend: Backend of both models; see `samedge.load`.
         threads: CPU threads of both models.
         force: Also use models that failed their parity check.
+        value_range: As for `samedge.load`; an opened model keeps its own.
         progress: Called at the start and after each image, from one of two threads at a time.
 
     Returns:
@@ -159,11 +162,20 @@ def auto_annotate(
     output = images.default_output if output_dir is None else Path(output_dir)
     with ExitStack() as stack:
         detector = open_detector(
-            det_model, options, names=names, backend=backend, device=device or None, threads=threads, force=force
+            det_model,
+            options,
+            names=names,
+            backend=backend,
+            device=device or None,
+            threads=threads,
+            force=force,
+            value_range=value_range,
         )
         stack.callback(detector.close)
         if isinstance(sam_model, (str, os.PathLike)):
-            sam = SAM(sam_model, backend=backend, device=device or None, threads=threads, force=force)
+            sam = SAM(
+                sam_model, backend=backend, device=device or None, threads=threads, force=force, value_range=value_range
+            )
             stack.callback(sam.close)
         else:
             sam = sam_model
@@ -244,4 +256,5 @@ def _settings(
         **detector.settings, "names": names, "conf": options.conf, "iou": options.iou, "max_det": options.max_det,
         "classes": options.classes, "sam": model.name, "sam_checkpoint": model.checkpoint_sha256,
         "sam_encoder": encoder.graph.sha256, "sam_conf": sam_conf, **asdict(policy),
+        **({} if predictor.value_range is None else {"value_range": predictor.value_range}),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from samedge.annotation.proposals import Category, Proposals, read_proposals
 from samedge.api.yolo import YOLO
 from samedge.bundle.manifest import MANIFEST_NAME
 from samedge.errors import UsageError
+from samedge.runtime.image.value_range import ValueRange
 from samedge.storage.digest import sha256_file
 from samedge.types import Array, ImageArray
 
@@ -70,6 +71,7 @@ def open_detector(
     device: str | None = None,
     threads: int | None = None,
     force: bool = False,
+    value_range: ValueRange = None,
 ) -> Detector:
     """Return the detector for a source, the ``det_model`` of `samedge.auto_annotate`.
 
@@ -81,7 +83,7 @@ def open_detector(
     if isinstance(source, (str, os.PathLike)):
         if Path(source).suffix.lower() == ".json" and Path(source).name != MANIFEST_NAME:
             return FileDetector(Path(source), options)
-        model = YOLO(source, backend=backend, device=device, threads=threads, force=force)
+        model = YOLO(source, backend=backend, device=device, threads=threads, force=force, value_range=value_range)
         return YoloDetector(model, options, class_names, owned=True)
     if callable(source):
         return FunctionDetector(source, options, class_names)

@@ -26,6 +26,7 @@ from samedge.annotation.proposals import Proposals
 from samedge.annotation.records import DropRecord, ImageRecord, ObjectRecord, Reason
 from samedge.errors import EngineError, ImageError, PromptError, SamedgeError
 from samedge.runtime.image.read import read_image
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
 from samedge.types import ImageArray
@@ -75,7 +76,9 @@ class Pipeline:
         with ThreadPoolExecutor(self._workers, "samedge-draw") as pool:
             decode = partial(self._decode, pool)
             try:
-                with predictor.stream(self._detected(tasks), decode=decode, errors="yield") as items:
+                with predictor.stream(
+                    self._detected(tasks, predictor.value_range), decode=decode, errors="yield"
+                ) as items:
                     for item in items:
                         job = self._queued.popleft()
                         try:
@@ -86,9 +89,9 @@ class Pipeline:
                 self._stopped = True
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _detected(self, tasks: Iterable[Task]) -> Iterator[tuple[ImageArray, dict[str, Any]]]:
+    def _detected(self, tasks: Iterable[Task], value_range: ValueRange) -> Iterator[tuple[ImageArray, dict[str, Any]]]:
         """Yield the images that have boxes and finish the others. Runs in the stream's thread."""
-        for task, image in _read_ahead(tasks, self._workers):
+        for task, image in _read_ahead(tasks, self._workers, value_range):
             if self._stopped:
                 return
             if isinstance(image, ImageError):
@@ -174,18 +177,20 @@ def _drop(proposals: Proposals, number: int, reason: Reason, trust: float | None
     return DropRecord(number, int(proposals.classes[number]), (x1, y1, x2, y2), reason, trust)
 
 
-def _read_ahead(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, ImageArray | ImageError]]:
+def _read_ahead(
+    tasks: Iterable[Task], workers: int, value_range: ValueRange
+) -> Iterator[tuple[Task, ImageArray | ImageError]]:
     """Yield images, or the errors of unreadable ones, in order, read ahead by several threads."""
     with ThreadPoolExecutor(workers, "samedge-read") as pool:
         try:
-            yield from _ordered(pool, _read, tasks, workers)
+            yield from _ordered(pool, partial(_read, value_range), tasks, workers)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(task: Task) -> tuple[Task, ImageArray | ImageError]:
+def _read(value_range: ValueRange, task: Task) -> tuple[Task, ImageArray | ImageError]:
     try:
-        return task, read_image(task.entry.path)
+        return task, read_image(task.entry.path, value_range)
     except ImageError as error:
         return task, error
 

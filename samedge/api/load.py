@@ -20,6 +20,7 @@ from samedge.errors import BundleError, EngineError, SamedgeError
 from samedge.families import Family
 from samedge.parity.verify import parity_of
 from samedge.runtime.decoder.schemes import check_graph
+from samedge.runtime.image.value_range import ValueRange
 
 if TYPE_CHECKING:
     from samedge.runtime.predictor import Predictor
@@ -42,7 +43,12 @@ class Place:
 
 
 class ModelPredictor(Protocol):
-    """A predictor of any family; how it is asked is the family's."""
+    """A predictor of any family; how it is asked is the family's.
+
+    `value_range` says which values of images become black and white.
+    """
+
+    value_range: ValueRange
 
     @property
     def backend(self) -> str:
@@ -95,21 +101,21 @@ def opener_of(family: Family) -> FamilyOpener:
 @overload
 def load(
     bundle: str | os.PathLike[str], backend: str = AUTO, device: str | None = None, *, threads: int | None = None,
-    force: bool = False, kind: Literal["sam"],
+    force: bool = False, kind: Literal["sam"], value_range: ValueRange = None,
 ) -> Predictor: ...  # fmt: skip
 
 
 @overload
 def load(
     bundle: str | os.PathLike[str], backend: str = AUTO, device: str | None = None, *, threads: int | None = None,
-    force: bool = False, kind: Literal["yolo"],
+    force: bool = False, kind: Literal["yolo"], value_range: ValueRange = None,
 ) -> YoloPredictor: ...  # fmt: skip
 
 
 @overload
 def load(
     bundle: str | os.PathLike[str], backend: str = AUTO, device: str | None = None, *, threads: int | None = None,
-    force: bool = False, kind: str | None = None,
+    force: bool = False, kind: str | None = None, value_range: ValueRange = None,
 ) -> Predictor | Any: ...  # fmt: skip
 
 
@@ -121,6 +127,7 @@ def load(
     threads: int | None = None,
     force: bool = False,
     kind: str | None = None,
+    value_range: ValueRange = None,
 ) -> Predictor | Any:
     """Open a bundle as a predictor; which backend and device it got is in its `backend` and `device`.
 
@@ -139,6 +146,9 @@ def load(
         threads: CPU threads; None for all physical cores.
         force: Load a bundle or engines whose parity verdict is "failed" as well.
         kind: Name of a family, "sam" or "yolo", to take nothing else.
+        value_range: The values of images that become black and white: a pair, such as (0, 4095) for 12 bits; "full" for
+            all that the integer type holds; "image" for the least and greatest of each image. By default, 8, 10, 12, 14
+            or 16 bits, the fewest that hold the image's values; see `samedge.runtime.image.value_range.to_uint8`.
 
     Raises:
         BundleError: It is not a bundle (a checkpoint has to be exported first), not a whole one, or of another kind.
@@ -165,6 +175,7 @@ def load(
     if checking.exception() is not None:
         predictor.close()
     checking.result()
+    predictor.value_range = value_range
     return predictor
 
 

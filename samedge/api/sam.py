@@ -25,6 +25,7 @@ from samedge.options import ExportFormat, ExportKeywords, ExportOptions, with_ke
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
 from samedge.runtime.image.sources import Source, iter_sources
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.request import Request
@@ -52,6 +53,7 @@ class SAM:
         device: As for `samedge.load`.
         threads: As for `samedge.load`.
         force: Also load a bundle that failed its parity check.
+        value_range: As for `samedge.load`.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class SAM:
         device: str | None = None,
         threads: int | None = None,
         force: bool = False,
+        value_range: ValueRange = None,
     ) -> None:
         self.model = os.fspath(model)
         self._backend = backend
         self._device = device or None  # Ultralytics' default is an empty string
         self._threads = threads
         self._force = force
+        self._value_range = value_range
         self._predictor: Predictor | None = None
 
     @property
@@ -78,6 +82,7 @@ class SAM:
             self._predictor = load(
                 bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force, kind="sam"
             )
+            self._predictor.value_range = self._value_range
         return self._predictor
 
     @overload
@@ -164,7 +169,7 @@ class SAM:
                 yield item.result
 
     def _segment(self, image: ImageSource, request: Request) -> Results:
-        bgr = as_bgr(image)
+        bgr = as_bgr(image, self._value_range)
         self.predictor.set_image(bgr)
         return request.results(self.predictor, bgr, path_of(image))
 

@@ -33,6 +33,7 @@ from samedge.options import (
 )
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.sources import Source, iter_sources
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.results.choose import choose
 from samedge.runtime.results.results import Results
@@ -73,6 +74,7 @@ class YOLO:
         device: As for `samedge.load`.
         threads: As for `samedge.load`.
         force: Also run a graph that failed its parity check.
+        value_range: As for `samedge.load`.
 
     Raises:
         UsageError: The task is unknown.
@@ -87,6 +89,7 @@ class YOLO:
         device: str | None = None,
         threads: int | None = None,
         force: bool = False,
+        value_range: ValueRange = None,
     ) -> None:
         if task not in (None, "detect", "segment"):
             raise UsageError(f"unknown task {task!r}", cure="Choose detect or segment, or leave it out")
@@ -96,6 +99,7 @@ class YOLO:
         self._device = device or None
         self._threads = threads
         self._force = force
+        self._value_range = value_range
         self._predictor: YoloPredictor | None = None
 
     @property
@@ -115,6 +119,7 @@ class YOLO:
                     where=self.model,
                     cure="Leave the task out, or choose another model",
                 )
+            predictor.value_range = self._value_range
             self._predictor = predictor
         return self._predictor
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
+from samedge.cli.predict import VALUE_RANGE_HELP
+
 if TYPE_CHECKING:
     from samedge.annotation.auto_annotate import AnnotateReport, AnnotateStep
 
@@ -56,6 +58,7 @@ def annotate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; an error if unavailable.")] = "",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the models.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also use models that failed their parity check.")] = False,
+    value_range: Annotated[str | None, typer.Option(help=VALUE_RANGE_HELP)] = None,
 ) -> None:
     """Annotate images: a detector proposes boxes and classes, SAM segments them.
 
@@ -66,6 +69,7 @@ def annotate(
     from samedge.annotation.auto_annotate import auto_annotate
     from samedge.cli.predict import bundle_of
     from samedge.cli.progress import shown_counter
+    from samedge.cli.prompt_options import parse_value_range
     from samedge.errors import UsageError
 
     sam_bundle = bundle_of(sam_model)
@@ -79,7 +83,8 @@ def annotate(
         report = auto_annotate(
             data, det_model, sam_bundle, device, conf, iou, imgsz, max_det, class_, output, sam_conf=sam_conf,
             parts=cast("Any", parts), holes=cast("Any", holes), min_area=min_area, recursive=recursive,
-            workers=workers, restart=restart, backend=backend, threads=threads, force=force, progress=progress,
+            workers=workers, restart=restart, backend=backend, threads=threads, force=force,
+            value_range=parse_value_range(value_range), progress=progress,
         )  # fmt: skip
     for line in _summary(report):
         sys.stderr.write(f"{line}\n")

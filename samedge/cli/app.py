@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
@@ -21,7 +22,7 @@ from samedge.cli.info import info
 from samedge.cli.predict import predict
 from samedge.cli.profile import profile
 from samedge.cli.verify import verify
-from samedge.errors import SamedgeError, StorageError
+from samedge.errors import SamedgeError, SamedgeWarning, StorageError
 from samedge.version import __version__
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 # typer may vendor its own click: the base class of its usage errors is reached through the one it exports.
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
+_PLAIN_WARNING: Final = warnings.showwarning
 
 for command in (export, build, verify, predict, annotate, bench, profile, info, demo):
     app.command()(command)
@@ -60,6 +62,7 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit: 0 for success, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # File names may be arbitrary bytes, and a terminal may lack characters: neither may stop the program.
@@ -89,6 +92,14 @@ def run(arguments: list[str] | None = None) -> int:
     if status == _INTERRUPTED:  # some versions of typer return it
         return _fail("interrupted", _INTERRUPTED)
     return status if isinstance(status, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Show what was assumed in one line; other warnings as Python does."""
+    if issubclass(category, SamedgeWarning):
+        sys.stderr.write(f"warning: {message}\n")
+    else:
+        _PLAIN_WARNING(message, category, *place, **more)
 
 
 def _forget_stdout() -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from samedge.bundle.manifest import Manifest
     from samedge.families import Family
     from samedge.runtime.everything.parameters import EverythingOptions
+    from samedge.runtime.image.value_range import ValueRange
     from samedge.runtime.results.results import Results
 
 
@@ -22,6 +23,7 @@ class OpenOptions:
     device: str | None
     threads: int | None
     force: bool
+    value_range: ValueRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

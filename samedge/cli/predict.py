@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from samedge.runtime.results.results import Results
 
+VALUE_RANGE_HELP: Final = (
+    "Values that become black and white: LOW,HIGH; full, for all of the integer type; or image, for each image's own."
+)
 _EVERYTHING: Final[Any] = {"rich_help_panel": "Segment everything"}
 _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
@@ -42,6 +45,7 @@ def predict(
         Path | None, typer.Option(help="Append YOLO polygons here; for a folder of images, a folder.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Load a bundle that failed its parity check.")] = False,
+    value_range: Annotated[str | None, typer.Option(help=VALUE_RANGE_HELP)] = None,
     mode: Annotated[
         str | None, typer.Option(help="exact: Meta's masks. fast: most of them, from far fewer points.", **_EVERYTHING)
     ] = None,
@@ -92,7 +96,15 @@ def predict(
     """
     from samedge.bundle.archive import model_family
     from samedge.cli.family import OpenOptions, PredictRequest, command_of
-    from samedge.cli.prompt_options import check_request, combine, given_options, parse_boxes, parse_points, read_mask
+    from samedge.cli.prompt_options import (
+        check_request,
+        combine,
+        given_options,
+        parse_boxes,
+        parse_points,
+        parse_value_range,
+        read_mask,
+    )
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.image.sources import distinct_stems, find_images
 
@@ -107,13 +119,14 @@ def predict(
     check_request(prompts, everything, multimask=multimask)
     images = find_images(Path(image))
     many = Path(image).is_dir() or len(images) > 1
+    options = OpenOptions(backend, device, threads, force, parse_value_range(value_range))
     bundle = bundle_of(model)
     request = PredictRequest(
         prompts=prompts, points=points, labels=labels, boxes=boxes, masks=bool(mask), each_point=each_point,
         multimask=multimask, conf=conf, everything=everything, iou=iou, max_det=max_det, classes=classes or None,
         agnostic_nms=agnostic_nms, imgsz=imgsz,
     )  # fmt: skip
-    finder = command_of(model_family(bundle)).open(bundle, request, OpenOptions(backend, device, threads, force))
+    finder = command_of(model_family(bundle)).open(bundle, request, options)
     used = {"model": model, "backend": finder.backend, "device": finder.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []

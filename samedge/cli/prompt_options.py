@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from samedge.errors import PromptError, UsageError, storage_errors
 from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.image.read import read_image
+from samedge.runtime.image.value_range import VALUE_RANGES, ValueRange
 
 
 def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:
@@ -119,3 +120,24 @@ def shown_search(options: EverythingOptions) -> Iterator[EverythingOptions]:
     with shown_progress(lines=False) as progress:
         progress("Encoding the image", 0.0)
         yield {**options, "progress": progress}
+
+
+def parse_value_range(text: str | None) -> ValueRange:
+    """Return the value range of "LOW,HIGH", "full" or "image".
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if text is None:
+        return None
+    for name in VALUE_RANGES:
+        if text == name:
+            return name
+    try:
+        low, high = (float(limit) for limit in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        cure = "Give LOW,HIGH such as 0,4095; or full; or image"
+        raise UsageError(f"invalid value range {text!r}", where="--value-range", cure=cure)
+    return low, high

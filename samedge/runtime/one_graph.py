@@ -16,6 +16,7 @@ from samedge.bundle.manifest import InputRecord, Manifest
 from samedge.engines.protocol import Engine
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.masks.masks import draw_mask, empty_masks
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.results.boxes import boxes_of_masks
@@ -53,11 +54,13 @@ class OneGraphPredictor(Closing):
     Attributes:
         info: Manifest of the bundle.
         engine: The graph; closed with the predictor.
+        value_range: The values of images that become black and white; None for the rule of `to_uint8`.
     """
 
     def __init__(self, info: Manifest, engine: Engine) -> None:
         self.info = info
         self.engine = engine
+        self.value_range: ValueRange = None
 
     @property
     def backend(self) -> str:
@@ -95,7 +98,7 @@ class OneGraphPredictor(Closing):
             EngineError: The graph failed.
         """
         start = perf_counter()
-        bgr = as_bgr(image)
+        bgr = as_bgr(image, self.value_range)
         geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], self.info.input.image_size)
         feed = feed_of(bgr, geometry, self.info.input, self.engine)
         prepared = perf_counter()

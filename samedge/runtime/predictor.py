@@ -45,6 +45,7 @@ from samedge.runtime.everything.sweep import Scene
 from samedge.runtime.everything.watch import Watch
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.prompts.shapes import PromptLike
 from samedge.runtime.prompts.tokens import PromptBatch, parse_prompts, prompts_at_once
 from samedge.runtime.results.prediction import Prediction
@@ -85,6 +86,7 @@ class Predictor(Closing):
     def __init__(
         self, manifest: Manifest, encoder: Engine, decoder: Engine | Decoder, *, prompts_per_call: int | None = None
     ) -> None:
+        self.value_range: ValueRange = None
         self._manifest = manifest
         if isinstance(decoder, Engine):
             decoder = WholeDecoder(decoder, manifest.io, manifest.input.image_size)
@@ -171,8 +173,9 @@ class Predictor(Closing):
 
         Args:
             source: A path; a PIL image of any mode; or an array, BGR as OpenCV reads it: ``(H, W, 3)``, ``(H, W)``,
-                ``(H, W, 1)`` or ``(H, W, 4)``, of uint8, uint16 or bool. An array is kept without a copy until the next
-                image is set: `everything` may cut crops out of it.
+                ``(H, W, 1)`` or ``(H, W, 4)``, of integers, of floats 0..1, or of bool. An array is kept without a copy
+                until the next image is set: `everything` may cut crops out of it. `value_range` says which values are
+                black and white.
 
         Raises:
             ImageError: The image cannot be read or used.
@@ -180,7 +183,7 @@ class Predictor(Closing):
         """
         self._refuse_beside_a_stream()
         self.reset_image()
-        self._set(encode_image(self._graphs, source, self._manifest.input.image_size))
+        self._set(encode_image(self._graphs, source, self._manifest.input.image_size, self.value_range))
 
     def _set(self, image: EncodedImage) -> None:
         self._image, self._pixels = image.embedding, image.pixels
@@ -361,7 +364,8 @@ class Predictor(Closing):
         Raises:
             UsageError: An argument is invalid; or, on the first item, another stream is open.
         """
-        encode = partial(encode_image, self._graphs, image_size=self._manifest.input.image_size)
+        size = self._manifest.input.image_size
+        encode = partial(encode_image, self._graphs, image_size=size, value_range=self.value_range)
         arguments = {} if prompts is None else prompts
         decoding = type(self).predict if decode is None else decode
         request = StreamRequest(sources, arguments, decoding, decode is None, queue_size, errors, keep_images)

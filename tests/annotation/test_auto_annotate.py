@@ -488,9 +488,9 @@ class TestMemory:
         alive: weakref.WeakSet[Any] = weakref.WeakSet()
         most = 0
 
-        def reading(path: Path) -> ImageArray:
+        def reading(path: Path, value_range: Any) -> ImageArray:
             nonlocal most
-            image = read_image(path).view(_Watched)
+            image = read_image(path, value_range).view(_Watched)
             alive.add(image)
             most = max(most, len(alive))
             return image

@@ -19,6 +19,7 @@ from samedge.errors import ImageError, storage_errors
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource, as_bgr
+from samedge.runtime.image.value_range import ValueRange
 from samedge.storage.atomic import staged_file
 from samedge.types import FloatArray, ImageArray, TensorSpec
 
@@ -152,10 +153,12 @@ class EncodedImage:
     encode_ms: float
 
 
-def encode_image(graphs: SamGraphs, source: ImageSource, image_size: int) -> EncodedImage:
+def encode_image(
+    graphs: SamGraphs, source: ImageSource, image_size: int, value_range: ValueRange = None
+) -> EncodedImage:
     """Read and encode an image; `image_size` is the side of the encoder's square input, px."""
     start = perf_counter()
-    bgr = as_bgr(source)
+    bgr = as_bgr(source, value_range)
     geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
     prepared = graphs.prepare(bgr, geometry)
     ready = perf_counter()

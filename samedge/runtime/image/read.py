@@ -38,7 +38,7 @@ def as_bgr(source: ImageSource, value_range: ValueRange = None) -> ImageArray:
     Args:
         source: A path; a PIL image of any mode; or an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in BGR order or
             ``(H, W, 4)`` in BGRA order, of integers, of floats 0..1, or of bool.
-        value_range: The values that become black and white, see `to_uint8`; for images of more than 8 bits.
+        value_range: The values that become black and white, see `to_uint8`; images of uint8 stay as they are.
 
     Raises:
         ImageError: It cannot be read, has no pixels, or has an unsupported shape, dtype or range.
@@ -173,7 +173,7 @@ def _from_array(array: NDArray[Any], where: object, value_range: ValueRange) -> 
         raise _no_pixels("shape", shape, where)
     if array.ndim == 3 and shape[2] == 4:
         array = array[..., :3]
-    if array.dtype != np.uint8 or value_range is not None:
+    if array.dtype != np.uint8:
         array = to_uint8(array, value_range, where)
     if array.ndim == 2:
         array = array[..., None]
@@ -197,7 +197,7 @@ def _from_pil(image: PILImage, where: object, value_range: ValueRange) -> ImageA
             image = image.convert(image.mode.upper())
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA")  # first, as PIL warns about transparent palettes
-        return _from_array(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]), where, value_range)
+        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(
             f"the image (PIL mode {image.mode}) cannot be converted: {error}",

@@ -6,14 +6,16 @@ Cameras, microscopes and satellites store 10, 12 or 14 bits in 16: scaled over a
 from __future__ import annotations
 
 import warnings
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samedge.errors import ImageError, SamedgeWarning, UsageError
 
-ValueRange: TypeAlias = "tuple[float, float] | Literal['full', 'image'] | None"
+RangeName: TypeAlias = Literal["full", "image"]
+VALUE_RANGES: Final[tuple[RangeName, ...]] = get_args(RangeName)
+ValueRange: TypeAlias = tuple[float, float] | RangeName | None
 """The values that become black and white: a pair; "full" for all that the integer type holds; "image" for the least and
 greatest of each image; None for the rule of `to_uint8`."""
 

@@ -14,6 +14,7 @@ from samedge.engines.protocol import Engine
 from samedge.errors import UsageError
 from samedge.runtime.image.letterbox import Letterbox
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
+from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.results.results import Results
 from samedge.runtime.yolo.detections import Detections, Thresholds, best_pairs, detect, select
 from samedge.runtime.yolo.graph import YoloGraph
@@ -46,6 +47,7 @@ class YoloPredictor(Closing):
         graph: Description of its inputs and outputs.
         info: Manifest of the bundle; None for a bare graph file.
         limits: Sizes that the engine accepts.
+        value_range: The values of images that become black and white; None for the rule of `to_uint8`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class YoloPredictor(Closing):
         self.graph = graph
         self.info = info
         self.limits = limits or InputLimits()
+        self.value_range: ValueRange = None
 
     @property
     def backend(self) -> str:
@@ -124,7 +127,7 @@ class YoloPredictor(Closing):
         self, image: ImageSource, size: tuple[int, int], rect: bool, path: str | os.PathLike[str] | None
     ) -> _Prepared:
         start = perf_counter()
-        bgr = as_bgr(image)
+        bgr = as_bgr(image, self.value_range)
         rect = rect and not self.graph.fixed_size
         letterbox = self.limits.letterbox(bgr.shape, size, rect=rect, stride=self.graph.stride)
         feed: Array = letterbox.input(bgr)

@@ -84,10 +84,11 @@ class TestGivenRanges:
         np.testing.assert_array_equal(to_uint8(np.array([-32768, 32767], np.int16), "full"), [0, 255])
         np.testing.assert_array_equal(to_uint8(np.array([0.0, 0.5, 2.0]), "full"), [0, 128, 255])
 
-    def test_8_bits_are_stretched_too(self) -> None:
+    def test_8_bits_stay_as_they_are(self) -> None:
+        """An image that was read with a range is not scaled again."""
         image = np.full((2, 2, 3), 60, np.uint8)
-        assert as_bgr(image, (0, 120)).max() == 128
-        assert as_bgr(Image.fromarray(image), (0, 120)).max() == 128
+        assert as_bgr(image, (0, 120)) is image
+        assert as_bgr(Image.fromarray(image), (0, 120)).max() == 60
 
     @pytest.mark.parametrize("value_range", [(1, 1), (2, 1), (0, np.nan), (0, np.inf), "wide", (1, 2, 3), ("a", "b")])
     def test_others_are_refused(self, value_range: Any) -> None:
