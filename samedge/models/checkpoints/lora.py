@@ -93,7 +93,7 @@ def merge_lora(state: dict[str, Tensor], where: Path, scale: float | None = None
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """What is added to some rows of a weight: float64, the scale included."""
+    """A change of some rows of a weight: float64, the scale included."""
 
     key: str
     rows: slice
