@@ -19,7 +19,7 @@ _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Bundle, or checkpoint (exported once, into the cache).")],
+    model: Annotated[str, typer.Argument(help="Bundle, folder of ONNX graphs, or checkpoint (exported once).")],
     image: Annotated[str, typer.Argument(help="Image or folder of images. Without prompts, everything is segmented.")],
     point: Annotated[
         list[str] | None,
