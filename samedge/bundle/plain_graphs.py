@@ -39,7 +39,7 @@ from samedge.storage.digest import sha256_file
 from samedge.types import TensorSpec
 
 SUBFOLDER: Final = "onnx"
-"""Where models on the Hugging Face hub keep their graphs."""
+"""Folder of the graphs in models on the Hugging Face hub."""
 _QUANTISED: Final = ("quant", "int8", "uint8", "fp16", "float16", "bnb4", "_q4", "_q8")
 _STRIDE: Final = 16
 _ENDINGS: Final = ("encoder", "decoder", "vision", "image", "vit", "onnx", "mask", "prompt")
