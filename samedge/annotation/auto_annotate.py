@@ -3,7 +3,8 @@
     samedge.auto_annotate("photos", det_model="yolov8x.pt", sam_model="sam_b.pt")
 
 writes ``photos_auto_annotate_labels/`` beside the folder: one file of YOLO segmentation labels per image that contains
-objects, ``annotations.coco.json`` with the same objects as RLE, and ``annotate.jsonl``, the manifest of the run.
+objects, ``data.yaml`` and ``classes.txt`` with the class names, ``annotations.coco.json`` with the same objects, and
+``annotate.jsonl``, the manifest of the run.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
-from samedge.annotation.coco_file import write_coco
+from samedge.annotation.coco_file import COCO_NAME, CocoSegmentation, write_class_names, write_coco
 from samedge.annotation.detectors import MODEL_SIDE, DetectOptions, Detector, DetectorLike, Names, open_detector
 from samedge.annotation.image_set import ImageSet
 from samedge.annotation.journal import Journal
@@ -97,6 +98,7 @@ def auto_annotate(
     parts: LabelParts = "bridge",
     holes: LabelHoles = "fill",
     min_area: int = 0,
+    coco_segmentation: CocoSegmentation = "rle",
     recursive: bool = True,
     workers: int | None = None,
     restart: bool = False,
@@ -132,6 +134,8 @@ def auto_annotate(
         parts: Treatment of masks in several parts in the labels; see `MaskPolicy`. The COCO file keeps masks unchanged.
         holes: Treatment of holes in the labels.
         min_area: First remove parts and fill holes of fewer px.
+        coco_segmentation: Masks of the COCO file: "rle", or "polygon" for tools that read polygons only; holes as in
+            `holes`, several parts as several polygons.
         recursive: Include images in subfolders.
         workers: Threads that read images, and as many again that draw masks; by default one per physical core, at
             most 4.
@@ -159,6 +163,8 @@ def auto_annotate(
     total = images.count()
     options = DetectOptions(conf, iou, imgsz, max_det, None if classes is None else sorted(set(classes)))
     policy = MaskPolicy(parts, holes, min_area)
+    if coco_segmentation not in get_args(CocoSegmentation):
+        raise UsageError(f"unknown coco_segmentation {coco_segmentation!r}", cure="Choose rle or polygon")
     output = images.default_output if output_dir is None else Path(output_dir)
     with ExitStack() as stack:
         detector = open_detector(
@@ -186,7 +192,9 @@ def auto_annotate(
         workers = workers or min(MOST_WORKERS, usable_cores())
         pipeline = Pipeline(detector, policy, sam_conf=sam_conf, workers=workers, finish=run.finish)
         pipeline.run(predictor, run.tasks(images))
-        return run.report(output, write_coco(output, journal, detector.categories))
+        names_of_classes = write_coco(output, journal, detector.categories, policy, coco_segmentation)
+        write_class_names(output, images.root, names_of_classes, journal)
+        return run.report(output)
 
 
 class _Run:
@@ -236,11 +244,11 @@ class _Run:
         if self._progress is not None:
             self._progress(AnnotateStep(record, self._pace))
 
-    def report(self, output: Path, coco: Path) -> AnnotateReport:
+    def report(self, output: Path) -> AnnotateReport:
         """Return the outcome of the run."""
         count = self._by_status
         return AnnotateReport(
-            output=output, coco=coco, manifest=self._journal.path, images=self._resumed + count.total(),
+            output=output, coco=output / COCO_NAME, manifest=self._journal.path, images=self._resumed + count.total(),
             resumed=self._resumed, annotated=count["annotated"], empty=count["empty"], failed=tuple(self._failed),
             failures=count["failed"], objects=self._objects, dropped=dict(self._dropped),
         )  # fmt: skip

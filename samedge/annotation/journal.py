@@ -127,6 +127,10 @@ class Journal(Closing):
                     (self._folder / label).unlink(missing_ok=True)
             self._file.truncate(0)
 
+    def has_label(self, label: str) -> bool:
+        """Return True if labels of an image were written under this path."""
+        return any(done.key.label == label for done in self._done.values())
+
     def __len__(self) -> int:
         """Return the number of images that have a line."""
         return len(self._done)

@@ -72,16 +72,16 @@ def mask_forms(mask: BoolArray, policy: MaskPolicy) -> MaskForms:
             changed = without_small_regions(mask, policy.min_area, kind)
             mask = mask if changed is None else changed
     rle = encode_rle(mask)
-    found: list[FloatArray] = []
-    if not (policy.holes == "drop" and any(holes for _, holes in polygons.mask_shapes(mask))):
-        found = polygons.mask_to_polygons(mask, _PARTS[policy.parts], "bridge" if policy.holes == "bridge" else "fill")
     height, width = mask.shape
-    return MaskForms(
-        RleRecord((height, width), rle["counts"]),
-        rle_to_box(rle),
-        rle_area(rle),
-        [polygon for polygon in found if len(polygon) >= _FEWEST_POINTS],
-    )
+    return MaskForms(RleRecord((height, width), rle["counts"]), rle_to_box(rle), rle_area(rle), outlines(mask, policy))
+
+
+def outlines(mask: BoolArray, policy: MaskPolicy) -> list[FloatArray]:
+    """Return the polygons of a mask, float32 ``[K, 2]``, (x, y) in px, K >= 3; none where the policy refuses holes."""
+    if policy.holes == "drop" and any(holes for _, holes in polygons.mask_shapes(mask)):
+        return []
+    found = polygons.mask_to_polygons(mask, _PARTS[policy.parts], "bridge" if policy.holes == "bridge" else "fill")
+    return [polygon for polygon in found if len(polygon) >= _FEWEST_POINTS]
 
 
 def label_line(category: int, polygon: FloatArray, width: int, height: int) -> str:

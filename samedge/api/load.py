@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
-from samedge.bundle.archive import Bundle, open_bundle
+from samedge.bundle.archive import Bundle, open_bundle, open_pair
 from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, automatic_pair, failed_pair, require_engines
 from samedge.bundle.manifest import GraphRole, Manifest
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.engines.selection.choose import decide, open_decided
 from samedge.engines.selection.decisions import Decision
-from samedge.errors import BundleError, EngineError, SamedgeError
+from samedge.errors import BundleError, EngineError, SamedgeError, UsageError
 from samedge.families import Family
 from samedge.parity.verify import parity_of
 from samedge.runtime.decoder.schemes import check_graph
@@ -119,8 +119,15 @@ def load(
 ) -> Predictor | Any: ...  # fmt: skip
 
 
+@overload
 def load(
-    bundle: str | os.PathLike[str],
+    *, backend: str = AUTO, device: str | None = None, threads: int | None = None, encoder: str | os.PathLike[str],
+    decoder: str | os.PathLike[str], value_range: ValueRange = None,
+) -> Predictor: ...  # fmt: skip
+
+
+def load(
+    bundle: str | os.PathLike[str] | None = None,
     backend: str = AUTO,
     device: str | None = None,
     *,
@@ -128,6 +135,8 @@ def load(
     force: bool = False,
     kind: str | None = None,
     value_range: ValueRange = None,
+    encoder: str | os.PathLike[str] | None = None,
+    decoder: str | os.PathLike[str] | None = None,
 ) -> Predictor | Any:
     """Open a bundle as a predictor; which backend and device it got is in its `backend` and `device`.
 
@@ -136,7 +145,8 @@ def load(
         type checker takes it for the first, and for what `isinstance` or `kind` says.
 
     Args:
-        bundle: The folder or ``.samedge`` file that ``samedge export`` wrote.
+        bundle: The folder or ``.samedge`` file that ``samedge export`` wrote; or a folder with the encoder and decoder
+            of a SAM, ONNX graphs of any tool (docs/graphs.md).
         backend: "auto" for the fastest that works here, or the name of one. Where there are several, "auto" measures
             them once for each bundle and machine (about 20 s) and keeps the result; see `samedge.kept_decisions`, and
             ``$SAMEDGE_AUTO`` to turn it off. Engines that ``samedge build`` made for this machine go first. "tensorrt"
@@ -146,6 +156,8 @@ def load(
         threads: CPU threads; None for all physical cores.
         force: Load a bundle or engines whose parity verdict is "failed" as well.
         kind: Name of a family, "sam" or "yolo", to take nothing else.
+        encoder: In place of `bundle`, the ONNX file of an encoder; needs `decoder`.
+        decoder: The ONNX file of its decoder.
         value_range: The values of images that become black and white: a pair, such as (0, 4095) for 12 bits; "full" for
             all that the integer type holds; "image" for the least and greatest of each image. By default, 8, 10, 12, 14
             or 16 bits, the fewest that hold the image's values; see `samedge.runtime.image.value_range.to_uint8`.
@@ -159,11 +171,16 @@ def load(
         DeviceUnavailableError: The device cannot be had.
         EngineError: A graph cannot be opened, its decoder cannot run, or there are no engines for this machine.
     """
-    opened = open_bundle(bundle, force=force, weights_later=True)
+    if encoder is not None and decoder is not None and bundle is None:
+        opened = open_pair(encoder, decoder)
+    elif bundle is not None and encoder is decoder is None:
+        opened = open_bundle(bundle, force=force, weights_later=True)
+    else:
+        raise UsageError("neither a bundle nor a pair of graphs", cure="Give a bundle, or encoder= and decoder=")
     family = opened.manifest.model_family
     if kind not in (None, family.name):
         name = opened.manifest.model.name
-        raise BundleError(f"this is the bundle of a {name}", where=bundle, cure=f"Open it with {family.opened_by}")
+        raise BundleError(f"this is the bundle of a {name}", where=opened.path, cure=f"Open it with {family.opened_by}")
     # Weights of hundreds of megabytes are compared while another core compiles their graph.
     with ThreadPoolExecutor(1, thread_name_prefix="samedge-aside") as aside:
         checking = aside.submit(opened.check_rest)

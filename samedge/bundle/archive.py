@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from samedge.bundle.manifest import MANIFEST_NAME, FileRecord, GraphRole, Manifest, parse_manifest, read_manifest
-from samedge.errors import BundleError, IntegrityError, ParityError, storage_errors
+from samedge.bundle.plain_graphs import SUBFOLDER, find_pair, is_half, pair_manifest, read_plain_graph
+from samedge.errors import BundleError, EngineError, IntegrityError, ParityError, storage_errors
 from samedge.families import DEFAULT, Family, family_of_graph
 from samedge.storage.atomic import TEMPORARY_PREFIX, abandoned, staged_folder
 from samedge.storage.cache import cache_folder
@@ -70,8 +71,13 @@ class Bundle:
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Return True if a path names a bundle (a folder, a manifest or a ``.samedge`` file), not a checkpoint."""
+    """Return True if a path names a bundle (a folder, a manifest or a ``.samedge`` file), not a checkpoint.
+
+    Half of a SAM, an ONNX graph of any tool, stands for the pair.
+    """
     path = Path(path)
+    if path.suffix.lower() == ".onnx":
+        return is_half(path)
     # An engine is neither: what opens bundles says what to do with it.
     return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME
 
@@ -82,7 +88,8 @@ def open_bundle(
     """Open a bundle.
 
     Args:
-        path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
+        path: Its folder, its ``manifest.json``, or a ``.samedge`` file; or a folder with the ONNX graphs of a SAM, from
+            any tool, or one of these files, with its partner beside it.
         force: Open a bundle whose parity verdict is "failed" as well.
         verify: Compare size and SHA-256 of every file with the manifest.
         weights_later: Of the weights that lie beside graphs compare the size alone, which lets them be opened safely,
@@ -95,6 +102,9 @@ def open_bundle(
         StorageError: The file system said no.
     """
     path, is_folder = _find(path)
+    plain = _plain_bundle(path, is_folder)
+    if plain is not None:
+        return plain
     if is_folder:
         manifest = _folder_manifest(path)
         later = manifest.weights if verify and weights_later else ()
@@ -127,6 +137,9 @@ def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
         StorageError: The file system said no.
     """
     path, is_folder = _find(path)
+    plain = _plain_bundle(path, is_folder)
+    if plain is not None:
+        return plain.manifest
     if is_folder:
         return _folder_manifest(path)
     with _archive_errors(path), zipfile.ZipFile(path) as archive:
@@ -138,7 +151,7 @@ def model_family(path: str | os.PathLike[str]) -> Family:
 
     What is neither is of the default family, which says what is wrong with it when it is opened.
     """
-    if Path(path).suffix.lower() in (*ENGINE_SUFFIXES, *GRAPH_SUFFIXES):
+    if Path(path).suffix.lower() in (*ENGINE_SUFFIXES, *GRAPH_SUFFIXES) and not is_half(Path(path)):
         return family_of_graph(Path(path))
     try:
         return bundle_manifest(path).model_family
@@ -215,17 +228,41 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
     return path, is_folder
 
 
+def open_pair(encoder: str | os.PathLike[str], decoder: str | os.PathLike[str]) -> Bundle:
+    """Open the encoder and decoder of a SAM, ONNX files of any tool, as a bundle.
+
+    Raises:
+        BundleError: A file is not that part of a SAM, or they do not belong together.
+        EngineError: A file is not ONNX.
+        StorageError: A file cannot be read.
+    """
+    folder = Path(encoder).parent
+    return Bundle(
+        Path(encoder), folder, pair_manifest(folder, read_plain_graph(Path(encoder)), read_plain_graph(Path(decoder)))
+    )
+
+
+def _plain_bundle(path: Path, is_folder: bool) -> Bundle | None:
+    """Return graphs without a manifest, of any tool, as a bundle; None if there are none."""
+    if is_folder:
+        with storage_errors(path, "read"):
+            graphs = any(path.glob("*.onnx")) or any((path / SUBFOLDER).glob("*.onnx"))
+            described = (path / MANIFEST_NAME).is_file()
+        if described or not graphs:
+            return None
+        return Bundle(path, path, pair_manifest(path, *find_pair(path)))
+    if path.suffix.lower() != ".onnx":
+        return None
+    try:
+        pair = find_pair(path.parent, path)
+    except EngineError:
+        return None  # it is not ONNX either
+    return Bundle(path, path.parent, pair_manifest(path.parent, *pair))
+
+
 def _folder_manifest(folder: Path) -> Manifest:
     if (folder / MANIFEST_NAME).is_file():
         return read_manifest(folder / MANIFEST_NAME)
-    with storage_errors(folder, "read"):
-        graphs = any(entry.suffix == ".onnx" for entry in folder.iterdir())
-    if graphs:
-        raise BundleError(
-            f"the folder has ONNX graphs and no {MANIFEST_NAME}: the export did not end, or another tool wrote it",
-            where=folder,
-            cure="Export the checkpoint again: samedge export",
-        )
     raise BundleError(
         f"the folder is not a bundle: it has no {MANIFEST_NAME}", where=folder, cure="Make one: samedge export"
     )

@@ -13,10 +13,11 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from samedge.bundle.dialects import DIALECTS
 from samedge.bundle.yolo_record import YoloRecord
 from samedge.errors import BundleError, storage_errors
 from samedge.families import DEFAULT, Family, families, find_family
-from samedge.types import IOScheme, Precision, Verdict
+from samedge.types import Precision, Verdict
 
 MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
@@ -35,6 +36,10 @@ class TensorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dtype: str
     shape: tuple[int | str, ...]
+
+
+ANY_SHAPE: Final = ("*",)
+"""Of a tensor whose number of axes a graph of another tool does not tell."""
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,6 +190,7 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a bundle says about itself.
 
+    `io` is a name of `samedge.bundle.dialects.DIALECTS`.
     `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
     `probes` holds what the checkpoint said to the probe set; None in a bundle that does not keep it. `yolo` is there
     for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM. `family` names
@@ -194,7 +200,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int
     model: ModelRecord
     input: InputRecord
-    io: IOScheme
+    io: str
     graphs: tuple[GraphRecord, ...]
     parity: ParityRecord
     created: str
@@ -292,6 +298,12 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
         family = manifest.model_family
     except BundleError as error:
         raise BundleError(error.what, where=where, cure=error.cure) from error
+    if manifest.io not in DIALECTS:
+        raise BundleError(
+            f"the manifest is not valid: there is no I/O scheme {manifest.io!r} (at $.io)",
+            where=where,
+            cure=f"Update samedge. {cure}",
+        )
     for graph in manifest.graphs:
         if graph.role not in family.roles:
             known = ", ".join(family.roles)

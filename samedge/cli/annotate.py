@@ -47,6 +47,9 @@ def annotate(
         str, typer.Option(help="Masks with holes: fill, bridge, or drop (the object).", **_MASKS)
     ] = "fill",
     min_area: Annotated[int, typer.Option(help="Remove parts and fill holes of fewer px.", **_MASKS)] = 0,
+    coco_segmentation: Annotated[
+        str, typer.Option(help="Masks of the COCO file: rle, or polygon for tools that read polygons only.", **_MASKS)
+    ] = "rle",
     recursive: Annotated[bool, typer.Option(help="Include images in subfolders.")] = True,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start over: remove the labels of earlier runs in the folder.")
@@ -82,7 +85,8 @@ def annotate(
 
         report = auto_annotate(
             data, det_model, sam_bundle, device, conf, iou, imgsz, max_det, class_, output, sam_conf=sam_conf,
-            parts=cast("Any", parts), holes=cast("Any", holes), min_area=min_area, recursive=recursive,
+            parts=cast("Any", parts), holes=cast("Any", holes), min_area=min_area,
+            coco_segmentation=cast("Any", coco_segmentation), recursive=recursive,
             workers=workers, restart=restart, backend=backend, threads=threads, force=force,
             value_range=parse_value_range(value_range), progress=progress,
         )  # fmt: skip

@@ -19,7 +19,7 @@ _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Bundle, or checkpoint (exported once, into the cache).")],
+    model: Annotated[str, typer.Argument(help="Bundle, folder of ONNX graphs, or checkpoint (exported once).")],
     image: Annotated[str, typer.Argument(help="Image or folder of images. Without prompts, everything is segmented.")],
     point: Annotated[
         list[str] | None,
@@ -41,6 +41,9 @@ def predict(
     json: Annotated[
         Path | None, typer.Option(help="Write masks (COCO RLE), boxes and scores here; - for stdout.")
     ] = None,
+    json_form: Annotated[
+        str, typer.Option(help="samedge, or coco: a list of results as pycocotools evaluates them.")
+    ] = "samedge",
     txt: Annotated[
         Path | None, typer.Option(help="Append YOLO polygons here; for a folder of images, a folder.")
     ] = None,
@@ -108,6 +111,8 @@ def predict(
     from samedge.errors import SamedgeError, UsageError
     from samedge.runtime.image.sources import distinct_stems, find_images
 
+    if json_form not in ("samedge", "coco"):
+        raise UsageError(f"unknown form {json_form!r}", where="--json-form", cure="Choose samedge or coco")
     points, labels = parse_points(point or [])
     boxes = parse_boxes(box or [])
     prompts = combine(points, labels, boxes, [read_mask(path) for path in mask or []], each_point)
@@ -146,7 +151,7 @@ def predict(
         if json != Path("-"):
             finder.show(results)
     if json is not None:
-        _write_json(used | {"images": records}, json)
+        _write_json(_coco_results(records) if json_form == "coco" else used | {"images": records}, json)
     if failed:
         raise UsageError(f"{len(failed)} of {len(images)} images were skipped", where=image, cure="See the lines above")
 
@@ -181,7 +186,19 @@ def _record(results: Results, path: Path, image_id: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_json(document: dict[str, Any], path: Path) -> None:
+def _coco_results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return records as COCO results; images are numbered by their names or from 1, categories from 1."""
+    results = []
+    for number, record in enumerate(records, 1):
+        stem = Path(record["image"]).stem
+        image = {"image_id": int(stem) if stem.isdecimal() else number, "file_name": Path(record["image"]).name}
+        for found in record["objects"]:
+            kept = {name: found[name] for name in ("bbox", "score", "segmentation") if found.get(name) is not None}
+            results.append({**image, "category_id": found["category_id"] + 1, **kept})
+    return results
+
+
+def _write_json(document: dict[str, Any] | list[dict[str, Any]], path: Path) -> None:
     from json import dumps
 
     from samedge.errors import storage_errors

@@ -5,6 +5,7 @@ Needed because OpenVINO discards axis names and the order of a tensor's names.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,3 +192,134 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
                 f"not an ONNX file, or truncated ({error})", where=path, cure="Copy or export the file again"
             ) from error
     return pairs
+
+
+_OPSET, _PRODUCER, _DOC = 8, 2, 6  # of ModelProto
+_NODE, _INITIALIZER = 1, 5  # of GraphProto
+_TENSOR_NAME, _EXTERNAL = 8, 13  # of TensorProto
+_NODE_INPUT, _NODE_OUTPUT, _OPERATOR = 1, 2, 4  # of NodeProto
+_ELEMENT_TYPE: Final = 1  # of TypeProto.Tensor
+_DTYPES: Final = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+    11: "float64", 12: "uint32", 13: "uint64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxNode:
+    """A node of a graph: its operator, and the names of its inputs and outputs."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class OnnxContents:
+    """The contents of an ONNX file without its weights.
+
+    Attributes:
+        inputs: Name to numpy dtype name, empty for another kind of value, and axes; initialisers left out.
+        outputs: Likewise.
+        nodes: Nodes in file order; those inside loops and branches left out.
+        initializers: Names of the weights.
+        external: Names of files with weights beside the graph.
+        opset: Version of the default operators.
+        producer: Name of the program that wrote it.
+        doc: Its description.
+        metadata: ``metadata_props``.
+    """
+
+    inputs: dict[str, tuple[str, Axes | None]] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, tuple[str, Axes | None]] = dataclasses.field(default_factory=dict)
+    nodes: list[OnnxNode] = dataclasses.field(default_factory=list)
+    initializers: set[str] = dataclasses.field(default_factory=set)
+    external: set[str] = dataclasses.field(default_factory=set)
+    opset: int = 0
+    producer: str = ""
+    doc: str = ""
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read_onnx_contents(path: Path) -> OnnxContents:
+    """Read an ONNX file without its weights.
+
+    Raises:
+        EngineError: The file is not ONNX, or is truncated.
+        StorageError: The file cannot be read.
+    """
+    contents, graphs = OnnxContents(), 0
+    with storage_errors(path, "read"), path.open("rb") as file:
+        try:
+            for part in walk_fields(file, path.stat().st_size):
+                if part.number == _GRAPH:
+                    graphs += 1
+                    _read_graph(file, part.end, contents)
+                else:
+                    _read_model_field(file, part, contents)
+        except ValueError as error:
+            raise EngineError(
+                f"not an ONNX file, or truncated ({error})", where=path, cure="Copy or export the file again"
+            ) from error
+    if not graphs:
+        raise EngineError("not an ONNX file: it has no graph", where=path, cure="Copy or export the file again")
+    contents.inputs = {name: port for name, port in contents.inputs.items() if name not in contents.initializers}
+    return contents
+
+
+def _read_model_field(file: BinaryIO, part: Field, contents: OnnxContents) -> None:
+    if part.length > _MAX_ENTRY:
+        return
+    if part.number == _PRODUCER:
+        contents.producer = read_text(file, part)
+    elif part.number == _DOC:
+        contents.doc = read_text(file, part)
+    elif part.number == _METADATA_FIELD:
+        entry = {each.number: read_text(file, each) for each in walk_fields(file, part.end)}
+        contents.metadata[entry.get(1, "")] = entry.get(2, "")
+    elif part.number == _OPSET:
+        domain, opset = "", 0
+        for each in walk_fields(file, part.end):
+            domain = read_text(file, each) if each.number == 1 else domain
+            opset = each.value or 0 if each.number == 2 else opset
+        contents.opset = opset if domain in ("", "ai.onnx") else contents.opset
+
+
+def _read_graph(file: BinaryIO, end: int, contents: OnnxContents) -> None:
+    sides = {_INPUT: contents.inputs, _OUTPUT: contents.outputs}
+    for part in walk_fields(file, end):
+        if part.number in sides:
+            name, dtype, axes = _typed_port(file, part.end)
+            sides[part.number][name] = (dtype, axes)
+        elif part.number == _NODE:
+            texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _OPERATOR: []}
+            for each in walk_fields(file, part.end):
+                if each.number in texts:
+                    texts[each.number].append(read_text(file, each))
+            node = OnnxNode("".join(texts[_OPERATOR]), tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]))
+            contents.nodes.append(node)
+        elif part.number == _INITIALIZER:
+            for each in walk_fields(file, part.end):
+                if each.number == _TENSOR_NAME:
+                    contents.initializers.add(read_text(file, each))
+                elif each.number == _EXTERNAL:
+                    entry = {pair.number: read_text(file, pair) for pair in walk_fields(file, each.end)}
+                    if entry.get(1) == "location":
+                        contents.external.add(entry.get(2, ""))
+
+
+def _typed_port(file: BinaryIO, end: int) -> tuple[str, str, Axes | None]:
+    name, dtype, axes = "", "", None
+    for part in walk_fields(file, end):
+        if part.number == _NAME:
+            name = read_text(file, part)
+        elif part.number == _TYPE:
+            for kind in walk_fields(file, part.end):
+                if kind.number != _TENSOR_TYPE:
+                    continue
+                for each in walk_fields(file, kind.end):
+                    if each.number == _ELEMENT_TYPE:
+                        dtype = _DTYPES.get(each.value or 0, "")
+                    elif each.number == _SHAPE:
+                        axes = tuple(_axis(file, one.end) for one in walk_fields(file, each.end) if one.number == 1)
+    return name, dtype, axes

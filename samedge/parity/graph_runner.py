@@ -8,15 +8,17 @@ from typing import Final
 
 import numpy as np
 
+from samedge.bundle.dialects import DIALECTS
 from samedge.bundle.manifest import SPLIT_ROLES, GraphRole, InputRecord
 from samedge.engines.protocol import Engine
 from samedge.parity.compare import Decoded
 from samedge.parity.probes import Probe, ProbePrompt
 from samedge.runtime.decoder.decoders import SplitDecoder, WholeDecoder, as_specified
-from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_input
+from samedge.runtime.decoder.schemes import encoder_input
+from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.masks.masks import draw_mask, empty_masks
 from samedge.runtime.prompts.tokens import PromptGroup
-from samedge.types import Array, BoolArray, FloatArray, IOScheme
+from samedge.types import Array, BoolArray, FloatArray
 
 WHOLE_ROLES: Final[tuple[GraphRole, ...]] = ("decoder", "decoder_single")
 SPLIT_ROLE: Final[GraphRole] = "decoder_masks"
@@ -38,14 +40,14 @@ class GraphRunner:
         grid: Side of the image embedding.
     """
 
-    def __init__(self, engines: Mapping[GraphRole, Engine], io: IOScheme, source: InputRecord, grid: int) -> None:
+    def __init__(self, engines: Mapping[GraphRole, Engine], io: str, source: InputRecord, grid: int) -> None:
         self._engines = engines
         self._split: SplitDecoder | None = None
         if engines.keys() >= set(SPLIT_ROLES):
             context, prompts, masks = (engines[role] for role in SPLIT_ROLES)
             whole = partial(WholeDecoder, engines["decoder"], io, source.image_size)
             self._split = SplitDecoder(context, prompts, masks, whole)
-        self._io = io
+        self._dialect = DIALECTS[io]
         self._source = source
         self._grid = grid
 
@@ -54,13 +56,9 @@ class GraphRunner:
         height, width = probe.image.shape[:2]
         source, encoder = self._source, self._engines["encoder"]
         self._geometry = ImageGeometry.of(height, width, source.image_size)
-        pixels = probe.pixels(self._geometry)
-        feeds: dict[str, Array]
-        if self._io == "samexporter":
-            feeds = {"input_image": raw_input(pixels, self._geometry)}
-        else:
-            feeds = {"image": normalised_input(pixels, self._geometry, source.pixel_mean, source.pixel_std)}
-        self._embedding: Array = encoder.run(as_specified(encoder, feeds))["image_embeddings"]
+        dialect, pixels = self._dialect.encoder, probe.pixels(self._geometry)
+        feeds = {dialect.input: encoder_input(dialect, encoder, pixels, self._geometry, source)}
+        self._embedding: Array = encoder.run(as_specified(encoder, feeds))[dialect.embedding]
         if self._split is not None:
             self._context = self._split.context(self._embedding)
         return self._embedding.astype(np.float32, copy=False)
@@ -75,8 +73,10 @@ class GraphRunner:
             "mask_input": mask,
             "has_mask_input": has_mask,
         }
-        if self._io != "native":
-            feeds["orig_im_size"] = np.array([self._geometry.height, self._geometry.width], dtype=np.float32)
+        if self._dialect.decoder.size:
+            feeds[self._dialect.decoder.size] = np.array(
+                [self._geometry.height, self._geometry.width], dtype=np.float32
+            )
         decoded: dict[GraphRole, Decoded] = {}
         for role in WHOLE_ROLES:
             if role not in self._engines:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,9 +26,9 @@ from typing_extensions import Unpack
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.dlpack import Exporter
-from samedge.engines.protocol import Engine
+from samedge.engines.protocol import Engine, Value
 from samedge.errors import UsageError
-from samedge.runtime.decoder.decoders import MASK_TOKENS, Decoder, ImageContext, WholeDecoder
+from samedge.runtime.decoder.decoders import Decoder, ImageContext, WholeDecoder
 from samedge.runtime.decoder.embedding import (
     EncodedImage,
     ImageEmbedding,
@@ -183,7 +183,7 @@ class Predictor(Closing):
         """
         self._refuse_beside_a_stream()
         self.reset_image()
-        self._set(encode_image(self._graphs, source, self._manifest.input.image_size, self.value_range))
+        self._set(encode_image(self._graphs, source, self.value_range))
 
     def _set(self, image: EncodedImage) -> None:
         self._image, self._pixels = image.embedding, image.pixels
@@ -206,7 +206,7 @@ class Predictor(Closing):
         for _ in range(_WARM_UP_ROUNDS):
             twin.set_image(np.zeros((size, size, 3), np.uint8))
             for count, each in shapes:
-                twin.predict(points=np.full((count, each, 2), size / 2), multimask=True)
+                twin.predict(points=np.full((count, each, 2), size / 2), multimask=self._graphs.decoder.mask_count > 1)
 
     def reset_image(self) -> None:
         """Discard the current image."""
@@ -246,9 +246,15 @@ class Predictor(Closing):
         self._refuse_beside_a_stream()
         geometry = self._present().geometry
         start = perf_counter()
-        side = self._graphs.decoder.mask_side
-        batch = parse_prompts(geometry, side, points=points, labels=labels, boxes=boxes, masks=masks)
-        tokens = np.arange(1, MASK_TOKENS) if multimask else np.arange(1)
+        decoder = self._graphs.decoder
+        if multimask and decoder.mask_count == 1:
+            raise UsageError(
+                "this decoder returns one mask for each prompt",
+                where=self._manifest.model.name,
+                cure="Leave out multimask, or export the checkpoint itself: samedge export",
+            )
+        batch = parse_prompts(geometry, decoder.prompt_side, points=points, labels=labels, boxes=boxes, masks=masks)
+        tokens = np.arange(1, decoder.mask_count) if multimask else np.arange(1)
         parsed = perf_counter()
         logits, scores = self._decode(batch, tokens, -np.inf if conf is None else conf)
         done = perf_counter()
@@ -364,8 +370,7 @@ class Predictor(Closing):
         Raises:
             UsageError: An argument is invalid; or, on the first item, another stream is open.
         """
-        size = self._manifest.input.image_size
-        encode = partial(encode_image, self._graphs, image_size=size, value_range=self.value_range)
+        encode = partial(encode_image, self._graphs, value_range=self.value_range)
         arguments = {} if prompts is None else prompts
         decoding = type(self).predict if decode is None else decode
         request = StreamRequest(sources, arguments, decoding, decode is None, queue_size, errors, keep_images)
@@ -417,7 +422,7 @@ class Predictor(Closing):
         """
         self.reset_image()
         image = read_embedding(Path(path), self._manifest)
-        self.set_embedding(image.numpy(), image.geometry.height, image.geometry.width, where=path)
+        self.set_embedding(image, image.geometry.height, image.geometry.width, where=path)
 
     def set_embedding(
         self, values: FloatArray | ImageEmbedding | Exporter, height: int, width: int, *, where: object = None
@@ -433,9 +438,12 @@ class Predictor(Closing):
             TensorMismatchError: It is on another device, or not contiguous.
         """
         self.reset_image()
+        given: Mapping[str, Value] = values.features if isinstance(values, ImageEmbedding) else {}
         values = self._graphs.placed(values.values if isinstance(values, ImageEmbedding) else values)
         check_embedding(values, height, width, self._graphs.decoder.embedding_spec, where)
-        self._image = ImageEmbedding(values, ImageGeometry.of(height, width, self._manifest.input.image_size))
+        if not given.keys() >= set(self._graphs.decoder.features):
+            given = self._graphs.constant_features()
+        self._image = ImageEmbedding(values, self._graphs.geometry(height, width), given)
 
     def close(self) -> None:
         """Close the open stream, if any, and release the graphs. Idempotent."""
@@ -447,7 +455,8 @@ class Predictor(Closing):
     def _image_context(self) -> ImageContext:
         """Return the decoder's context of the image, computed at the first prompt: the embedding may only be saved."""
         if self._context is None:
-            self._context = self._graphs.decoder.context(self._present().values)
+            image = self._present()
+            self._context = self._graphs.decoder.context(image.values, image.features)
         return self._context
 
     def _prompts_at_once(self, *, masks: bool) -> int:

@@ -16,18 +16,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from support.bundles import write_small_bundle
 from support.pictures import write_image
 
 import samedge
 from samedge.annotation import pipeline
 from samedge.annotation.auto_annotate import AnnotateStep, auto_annotate
+from samedge.annotation.coco_file import CLASSES_NAME, DATA_NAME
 from samedge.annotation.journal import JOURNAL_NAME
 from samedge.annotation.objects import mask_forms
 from samedge.annotation.records import ImageRecord
 from samedge.api.sam import SAM
 from samedge.errors import EngineError, ImageError, StorageError, UsageError
 from samedge.runtime.image.read import read_image
+from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.predictor import Predictor
 from samedge.types import ImageArray
 
@@ -45,7 +48,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != JOURNAL_NAME
+        if path.is_file() and path.name not in (JOURNAL_NAME, DATA_NAME, CLASSES_NAME)
     }
 
 
@@ -97,7 +100,7 @@ class TestWhatIsWritten:
         assert len(coco.cats) == 12
         for annotation in coco.anns.values():
             number = annotation["category_id"]
-            assert coco.cats[number]["name"] == f"thing {number}"
+            assert coco.cats[number]["name"] == f"thing {number - 1}"
             mask = coco.annToMask(annotation)
             assert mask.shape == (64, 64)
             assert mask.sum() == annotation["area"] == pytest.approx(32 * 32, rel=0.1)
@@ -139,13 +142,58 @@ class TestWhatIsWritten:
         assert record.dropped[1].predicted_iou == pytest.approx(0.1)
         assert record.dropped[1].box == (20, 2, 30, 10)
 
+    def test_categories_of_coco_number_from_1(self, sam: SAM, photos: Path) -> None:
+        """0 is the background of Datumaro and CVAT. YOLO's numbers stay from 0."""
+        report = auto_annotate(photos, lambda _: ([BOX], [0]), sam, names=["coin"])
+        document = json.loads(report.coco.read_text())
+        assert document["categories"] == [{"id": 1, "name": "coin", "supercategory": ""}]
+        assert {entry["category_id"] for entry in document["annotations"]} == {1}
+        assert outputs(report.output)["0.txt"].startswith(b"0 ")
+
+    def test_names_of_classes_lie_beside_the_labels(self, sam: SAM, photos: Path) -> None:
+        report = auto_annotate(photos, lambda _: ([BOX, BOX], [2, 0]), sam, names={0: "coin", 2: 'a "b": c\n'})
+        assert (report.output / CLASSES_NAME).read_text() == 'coin\n1\na "b": c\n'
+        data = yaml.safe_load((report.output / DATA_NAME).read_text())
+        assert data["names"] == {0: "coin", 1: "1", 2: 'a "b": c\n'}
+        assert data["nc"] == 3
+        assert (report.output / data["train"]).resolve() == photos.resolve()
+
+    def test_a_data_yaml_of_somebody_else_is_kept(self, sam: SAM, photos: Path) -> None:
+        folder = photos.parent / "labels"
+        folder.mkdir()
+        (folder / DATA_NAME).write_text("names: [mine]\n")
+        auto_annotate(photos, one_box, sam, output_dir=folder)
+        assert (folder / DATA_NAME).read_text() == "names: [mine]\n"
+        assert not (folder / CLASSES_NAME).exists()
+
+    def test_labels_of_an_image_called_classes(self, sam: SAM, tmp_path: Path) -> None:
+        write_image(tmp_path / "in" / "classes.png", 1)
+        for _ in range(2):
+            report = auto_annotate(tmp_path / "in", one_box, sam)
+            assert (report.output / CLASSES_NAME).read_text().startswith("1 0.")
+
+    @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools with numpy 2
+    def test_polygons_in_the_coco_file(self, sam: SAM, photos: Path) -> None:
+        coco_module = pytest.importorskip("pycocotools.coco")
+        rle = auto_annotate(photos, one_box, sam)
+        masks = {one["id"]: one["segmentation"] for one in json.loads(rle.coco.read_text())["annotations"]}
+        polygons = auto_annotate(photos, one_box, sam, coco_segmentation="polygon")
+        assert polygons.resumed == 10
+        coco = coco_module.COCO(str(polygons.coco))
+        for number, annotation in coco.anns.items():
+            assert all(len(part) >= 6 for part in annotation["segmentation"])
+            drawn, wanted = coco.annToMask(annotation).astype(bool), decode_rle(masks[number])
+            assert (drawn & wanted).sum() / (drawn | wanted).sum() > 0.9
+        with pytest.raises(UsageError, match="unknown coco_segmentation 'mask'"):
+            auto_annotate(photos, one_box, sam, coco_segmentation="mask")  # type: ignore[arg-type]
+
     def test_masks_that_no_polygon_can_say(self, sam: SAM, tmp_path: Path) -> None:
         write_image(tmp_path / "in" / "one.png", height=64, width=64)
         report = auto_annotate(tmp_path / "in", lambda _: ([[10, 10, 11.2, 11.2], [20, 20, 20.2, 20.2]], [1, 2]), sam)
         assert report.dropped == {"polygon": 1, "empty": 1}
         assert "one.txt" not in outputs(report.output)
         (annotation,) = json.loads(report.coco.read_text())["annotations"]
-        assert (annotation["category_id"], annotation["area"]) == (1, 1)
+        assert (annotation["category_id"], annotation["area"]) == (2, 1)
 
     def test_images_without_objects_have_no_file(self, sam: SAM, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         encoded = count_encoded(monkeypatch)
@@ -265,7 +313,7 @@ class TestDetectorOptions:
         write_image(tmp_path / "in" / "one.png")
         report = auto_annotate(tmp_path / "in", lambda _: [Theirs()], sam)
         (annotation,) = json.loads(report.coco.read_text())["annotations"]
-        assert (annotation["category_id"], round(annotation["score"], 4)) == (4, 0.8)
+        assert (annotation["category_id"], round(annotation["score"], 4)) == (5, 0.8)
 
 
 class TestBrokenImages:

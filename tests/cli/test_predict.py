@@ -44,6 +44,32 @@ def test_masks_boxes_scores_and_prompts_as_json(program: Program, fake: Path, ph
     assert mask.sum() == first["area"]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools with numpy 2
+def test_coco_results(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("000000000139.png", "other.png"):
+        shutil.copy(photo, folder / name)
+    target = tmp_path / "results.json"
+    boxes = ("--box", "64,32,128,96", "--box", "0,0,32,48")
+    assert program("predict", fake, folder, *boxes, "--json", target, "--json-form", "coco").status == 0
+    results = json.loads(target.read_text())
+    assert [(one["image_id"], one["category_id"]) for one in results] == [(139, 1), (139, 2), (2, 1), (2, 2)]
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 139, "width": 256, "height": 192}, {"id": 2, "width": 256, "height": 192}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [],
+    }
+    truth.createIndex()
+    loaded = truth.loadRes(results)
+    assert (loaded.annToMask(loaded.anns[1]) == decode_rle(results[0]["segmentation"])).all()
+    done = program("predict", fake, photo, *boxes, "--json-form", "voc")
+    assert (done.status, "unknown form 'voc'. Choose samedge or coco" in done.err) == (1, True)
+
+
 def test_everything_without_prompts(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
     discs = ("--points-per-side", "4", "--pred-iou-thresh", "0.75")
     done = program("predict", fake, photo, *discs, "--json", "-", "--save", tmp_path / "all.png")

@@ -49,7 +49,6 @@ from samedge.bundle.archive import is_bundle
 from samedge.engines.cuda.memory import CudaMemory
 from samedge.engines.cuda.providers import open_cuda
 from samedge.errors import SamedgeError, UsageError
-from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.predictor import Predictor
 from samedge.testing.cuda import FakeCuda
@@ -248,7 +247,7 @@ def _bundle(settings: GpuSettings, artefacts: Artefacts, precision: Precision = 
 
 def _prepared(predictor: Predictor, image: Path) -> FloatArray:
     bgr = as_bgr(image)
-    return predictor.graphs.prepare(bgr, ImageGeometry.of(bgr.shape[0], bgr.shape[1], predictor.info.input.image_size))
+    return predictor.graphs.prepare(bgr, predictor.graphs.geometry(*bgr.shape[:2]))
 
 
 def _close(contender: GpuContender, say: Callable[[str], None]) -> None:

@@ -15,22 +15,21 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from samedge.bundle.dialects import DIALECTS
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
-from samedge.errors import BundleError
+from samedge.errors import BundleError, PromptError
 from samedge.runtime.prompts.shapes import PADDING
 from samedge.runtime.prompts.tokens import PromptGroup, bucketed, most_of_axis, rows_of_bucket
-from samedge.types import Array, FloatArray, IOScheme, TensorSpec
+from samedge.types import FloatArray, TensorSpec
 
 MASK_TOKENS: Final = 4
+BOX_CORNER: Final = 2
+"""Label of the first corner of a box."""
 
 PROMPT_INPUTS: Final = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
-_WHOLE_INPUTS: Final[dict[IOScheme, tuple[str, ...]]] = {
-    "native": PROMPT_INPUTS,
-    "meta": (*PROMPT_INPUTS, "orig_im_size"),
-    "samexporter": (*PROMPT_INPUTS, "orig_im_size"),
-}
-_WHOLE_OUTPUTS: Final = ("low_res_masks", "iou_predictions")
+CONSTANT_FEATURES: Final = frozenset({"image_positional_embeddings"})
+"""Features from encoders that are the same for every image."""
 
 CONTEXT_INPUTS: Final = ("image_embeddings", "mask_input", "has_mask_input")
 CONTEXT_OUTPUTS: Final = ("image_tokens", "image_positions", "image_keys", "image_values", "image_queries")
@@ -43,16 +42,19 @@ their number, while that of the whole one hardly does. At 8 points it takes 0.58
 0.75, and at about 27 the same (onnxruntime, one thread, 64 x 64 image tokens)."""
 
 
+NO_FEATURES: Final[Mapping[str, Value]] = {}
+
+
 class DecodedPrompts(Protocol):
     """The decoder's output for B prompts, before masks are drawn."""
 
     @property
     def scores(self) -> FloatArray:
-        """Predicted IoUs float32 ``[B, 4]``, of token 0 first."""
+        """Predicted IoUs float32 ``[B, M]``, of token 0 first."""
         ...
 
     def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
-        """Return the logits float32 ``[K, 4, side, side]`` of the masks of some of the prompts."""
+        """Return the logits float32 ``[K, M, side, side]`` of the masks of some of the prompts."""
         ...
 
 
@@ -63,11 +65,26 @@ class ImageContext:
     embedding: FloatArray | DeviceArray
     """``[1, C, g, g]``."""
     tensors: Mapping[str, Value]
-    """Outputs of the context graph by name; empty for a whole decoder."""
+    """Outputs of the context graph by name; of a whole decoder, its features."""
 
 
 class Decoder(Protocol):
     """A whole or split decoder."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the encoder's outputs that it reads beside the embedding."""
+        ...
+
+    @property
+    def mask_count(self) -> int:
+        """Masks of each prompt: that for unambiguous prompts, and those for ambiguous ones."""
+        ...
+
+    @property
+    def prompt_side(self) -> int:
+        """Rows and columns of mask prompts."""
+        ...
 
     @property
     def mask_side(self) -> int:
@@ -83,7 +100,7 @@ class Decoder(Protocol):
         """Return the most prompts of one call, with or without masks; None for any number."""
         ...
 
-    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
+    def context(self, embedding: FloatArray | DeviceArray, features: Mapping[str, Value] = NO_FEATURES) -> ImageContext:
         """Prepare an image for any number of calls of `decode_prompts`."""
         ...
 
@@ -111,27 +128,52 @@ class WholeOutput:
 
 
 class WholeDecoder:
-    """One graph from prompts to masks, in any I/O scheme.
+    """One graph from prompts to masks, in any dialect.
 
-    Graphs of Meta's scheme accept one prompt, need labels as floats, and also draw masks at image size; they are run
-    prompt by prompt, and their low-resolution output is used.
+    Graphs that take one prompt are run prompt by prompt. Where masks at image size are drawn as well, they are unused.
 
     Raises:
         BundleError: The graph does not have the inputs and outputs of the scheme.
     """
 
-    def __init__(self, engine: Engine, io: IOScheme, image_size: int) -> None:
-        require_names(engine, engine.inputs, _WHOLE_INPUTS[io], io)
-        missing = [name for name in _WHOLE_OUTPUTS if name not in engine.outputs]
+    def __init__(self, engine: Engine, io: str, image_size: int) -> None:
+        self._dialect = dialect = DIALECTS[io].decoder
+        require_names(engine, engine.inputs, dialect.inputs, io)
+        missing = [name for name in dialect.outputs if name not in engine.outputs]
         if missing:
             raise wrong_scheme(engine, f"{missing[0]!r} is missing", io)
-        tokens = engine.outputs["low_res_masks"].shape[1:2]
-        if isinstance(tokens[0], int) and tokens[0] != MASK_TOKENS:
-            raise wrong_scheme(engine, f"it returns {tokens[0]} masks instead of {MASK_TOKENS}", io)
         self.engine = engine
-        self._many = io == "native"
-        side = engine.inputs["mask_input"].shape[-1]
-        self.mask_side = side if isinstance(side, int) else image_size // 4
+        self.features = dialect.features
+        self._low_res = dialect.low_res or next(name for name in engine.outputs if name not in dialect.outputs)
+        ports = (dialect.coords, dialect.labels, dialect.mask, dialect.has_mask)
+        single = 1 in (engine.inputs[name].shape[dialect.leading_axes] for name in ports if name)
+        self._many = dialect.mask_count > 0 or not single
+        self._size = dialect.size_given or image_size
+        self._scale = np.float32(self._size / image_size if dialect.scaled else 1)
+        side = engine.inputs[dialect.mask].shape[-1] if dialect.mask else ""
+        self.prompt_side = side if isinstance(side, int) else image_size // 4
+        spec = engine.outputs[self._low_res].shape
+        drawn = spec[-1] if spec else ""
+        self.mask_side = drawn if isinstance(drawn, int) else self._size if dialect.draws_only else self.prompt_side
+        count = spec[-3] if len(spec) > 3 else ""
+        if isinstance(count, int) and dialect.mask_count and count != dialect.mask_count:
+            raise wrong_scheme(engine, f"it returns {count} masks instead of {dialect.mask_count}", io)
+        if dialect.mask_count:
+            self.mask_count = dialect.mask_count
+        else:
+            self.mask_count = count + (not dialect.first_mask) if isinstance(count, int) else self._counted(image_size)
+
+    def _counted(self, image_size: int) -> int:
+        """Return the number of masks of a graph that does not tell it, from the answer to a click."""
+        grid = image_size // 16
+        blank: dict[str, FloatArray] = {}
+        for name in ("image_embeddings", *self.features):
+            *first, rows, columns = self.engine.inputs[name].shape
+            sizes = [1 if isinstance(axis, str) else axis for axis in first]
+            sizes += [grid if isinstance(axis, str) else axis for axis in (rows, columns)]
+            blank[name] = np.zeros(sizes, np.float32)
+        embedding = blank.pop("image_embeddings")
+        return len(self.decode_prompts(self.context(embedding, blank), _click()).scores[0])
 
     @property
     def embedding_spec(self) -> TensorSpec:
@@ -139,40 +181,78 @@ class WholeDecoder:
         return self.engine.inputs["image_embeddings"]
 
     def most_prompts(self, *, masks: bool) -> int | None:
-        """Return the most prompts of one call; schemes that accept one are run one by one anyway."""
+        """Return the most prompts of one call; graphs that accept one are run one by one anyway."""
         del masks
-        return most_of_axis(self.engine, "point_coords") if self._many else None
+        return most_of_axis(self.engine, self._dialect.coords, self._dialect.leading_axes) if self._many else None
 
-    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
-        """Copy the embedding to the decoder's device, if it has one, for all calls."""
-        return ImageContext(self.engine.to_device(embedding), {})
+    def context(self, embedding: FloatArray | DeviceArray, features: Mapping[str, Value] = NO_FEATURES) -> ImageContext:
+        """Copy the embedding and the features to the decoder's device, if it has one, for all calls."""
+        copied = {name: self.engine.to_device(features[name]) for name in self.features}
+        return ImageContext(self.engine.to_device(embedding), copied)
 
     def decode_prompts(self, context: ImageContext, group: PromptGroup) -> WholeOutput:
-        """Run the prompts and draw all masks."""
+        """Run the prompts and draw all masks.
+
+        Raises:
+            PromptError: The graph takes no such prompts.
+        """
+        self._check_prompts(group)
         if self._many:
-            return self._decode(context.embedding, group, {})
-        # These graphs also draw the masks at image size, which are unused: 1 x 1 px costs the least.
-        size: dict[str, Array] = {"orig_im_size": np.ones(2, np.float32)}
-        parts = [self._decode(context.embedding, prompt, size) for prompt in group.chunks(1)]
+            return self._decode(context, group)
+        parts = [self._decode(context, prompt) for prompt in group.chunks(1)]
         scores, low_res = zip(*((part.scores, on_host(part.low_res)) for part in parts), strict=True)
         return WholeOutput(np.concatenate(scores), np.concatenate(low_res))
 
-    def _decode(self, embedding: FloatArray | DeviceArray, group: PromptGroup, more: dict[str, Array]) -> WholeOutput:
-        count = len(group)
+    def _check_prompts(self, group: PromptGroup) -> None:
+        dialect, found = self._dialect, ""
+        if group.masks is not None and not dialect.mask:
+            found = "mask prompts"
+        elif not dialect.boxes and (group.labels >= BOX_CORNER).any():
+            found = "boxes"
+        elif not dialect.background and (group.labels == 0).any():
+            found = "points beside the object (label 0)"
+        elif dialect.most_points and (group.labels != PADDING).sum(1).max(initial=0) > dialect.most_points:
+            found = f"more than {dialect.most_points} points for a prompt"
+        if found:
+            raise PromptError(
+                f"this decoder takes no {found}: it is a graph of {dialect.producer}",
+                where=self.engine.name,
+                cure="Use other prompts, or export the checkpoint itself: samedge export",
+            )
+
+    def _decode(self, context: ImageContext, group: PromptGroup) -> WholeOutput:
+        dialect, count = self._dialect, len(group)
         if self._many:
             group = bucketed(group, self.engine, self.most_prompts(masks=True))
+        points = slice(0, -1 if dialect.pads else None)
+        axes = (None,) * dialect.leading_axes
+        coords = group.coords
+        if dialect.padding_xy:
+            coords = np.where(group.labels[..., None] == PADDING, np.float32(dialect.padding_xy), coords)
         feeds: dict[str, Value] = {
-            "image_embeddings": embedding,
-            "point_coords": group.coords,
-            "point_labels": group.labels,
-            "mask_input": mask_input(group, self.mask_side),
-            "has_mask_input": group.has_mask,
-            **more,
+            "image_embeddings": context.embedding,
+            **{name: context.tensors[name] for name in self.features},
+            dialect.coords: coords[(*axes, slice(None), points)] * self._scale,
+            dialect.labels: group.labels[(*axes, slice(None), points)],
         }
-        outputs = self.engine.run_on_device(as_specified(self.engine, feeds), list(_WHOLE_OUTPUTS))
-        low_res = outputs["low_res_masks"]
-        low_res = low_res if isinstance(low_res, DeviceArray) else on_host(low_res)
-        return WholeOutput(on_host(outputs["iou_predictions"])[:count], low_res)
+        if dialect.mask:
+            feeds[dialect.mask] = mask_input(group, self.prompt_side)
+            feeds[dialect.has_mask] = group.has_mask
+        if dialect.size:
+            feeds[dialect.size] = np.full(2, self._size, np.float32)
+        outputs = self.engine.run_on_device(as_specified(self.engine, feeds), [self._low_res, dialect.scores])
+        low_res, scores = outputs[self._low_res], on_host(outputs[dialect.scores])
+        if not dialect.leading_axes and dialect.first_mask:
+            return WholeOutput(scores[:count], low_res if isinstance(low_res, DeviceArray) else on_host(low_res))
+        scores = scores.reshape(len(group), -1)[:count]
+        maps = on_host(low_res)
+        maps = maps.reshape(len(group), -1, *maps.shape[-2:])[:count]
+        if not dialect.first_mask:
+            # Exporters of these graphs left out token 0: the best of the others stands for it.
+            best = scores.argmax(1)[:, None]
+            scores = np.concatenate([np.take_along_axis(scores, best, 1), scores], 1)
+            maps = np.concatenate([np.take_along_axis(maps, best[..., None, None], 1), maps], 1)
+        return WholeOutput(scores, maps)
 
     def close(self) -> None:
         """Release the graph. Idempotent."""
@@ -233,7 +313,9 @@ class SplitDecoder:
         side = context.inputs["mask_input"].shape[-1]
         if not isinstance(side, int):
             raise wrong_scheme(context, "the size of 'mask_input' is not fixed", "native")
-        self.mask_side = side
+        self.mask_side = self.prompt_side = side
+        self.mask_count = MASK_TOKENS
+        self.features: tuple[str, ...] = ()
 
     @property
     def embedding_spec(self) -> TensorSpec:
@@ -247,8 +329,9 @@ class SplitDecoder:
             axes += [(self.context_graph, "mask_input"), (self.prompts_graph, "image_tokens")]
         return min((limit for axis in axes if (limit := most_of_axis(*axis)) is not None), default=None)
 
-    def context(self, embedding: FloatArray | DeviceArray) -> ImageContext:
+    def context(self, embedding: FloatArray | DeviceArray, features: Mapping[str, Value] = NO_FEATURES) -> ImageContext:
         """Compute the features shared by all prompts without a mask."""
+        del features
         none = np.zeros((1, 1, self.mask_side, self.mask_side), np.float32)
         return ImageContext(embedding, self._context(embedding, none, np.zeros(1, np.float32)))
 
@@ -313,7 +396,7 @@ def on_host(value: Value) -> FloatArray:
     return array.astype(np.float32, copy=False)
 
 
-def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: IOScheme) -> None:
+def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: str) -> None:
     """Raise BundleError if the names of a graph's inputs or outputs differ from those of its scheme."""
     names = set(have)
     if names != set(want):
@@ -321,7 +404,7 @@ def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io
         raise wrong_scheme(engine, f"{odd!r} is {'unexpected' if odd in names else 'missing'}", io)
 
 
-def wrong_scheme(engine: Engine, what: str, io: IOScheme) -> BundleError:
+def wrong_scheme(engine: Engine, what: str, io: str) -> BundleError:
     """Return the error for a graph that does not follow its I/O scheme."""
     return BundleError(
         f"the graph does not follow the I/O scheme {io!r}: {what}",
@@ -337,9 +420,12 @@ def first_click(decoder: Decoder) -> None:
     warm ones.
     """
     sizes = [size for size in decoder.embedding_spec.shape[1:] if isinstance(size, int)]
-    if len(sizes) != len(decoder.embedding_spec.shape) - 1:
+    if decoder.features or len(sizes) != len(decoder.embedding_spec.shape) - 1:
         return
-    coords, labels = np.zeros((1, 2, 2), np.float32), np.array([[1, PADDING]], np.int32)
-    click = PromptGroup(np.arange(1), coords, labels, None, np.zeros(1, np.float32))
     context = decoder.context(np.zeros((1, *sizes), np.float32))
-    decoder.decode_prompts(context, click).draw(np.arange(1))
+    decoder.decode_prompts(context, _click()).draw(np.arange(1))
+
+
+def _click() -> PromptGroup:
+    coords, labels = np.zeros((1, 2, 2), np.float32), np.array([[1, PADDING]], np.int32)
+    return PromptGroup(np.arange(1), coords, labels, None, np.zeros(1, np.float32))

@@ -6,7 +6,8 @@ One ``.npz`` file with the embedding, the size of the image, and the model that 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -15,7 +16,9 @@ import numpy as np
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.device_array import DeviceArray
+from samedge.engines.protocol import Value
 from samedge.errors import ImageError, storage_errors
+from samedge.runtime.decoder.decoders import on_host
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource, as_bgr
@@ -24,6 +27,8 @@ from samedge.storage.atomic import staged_file
 from samedge.types import FloatArray, ImageArray, TensorSpec
 
 _VERSION: Final = 1
+_FEATURE: Final = "feature:"
+"""Before the names of features in a file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +40,12 @@ class ImageEmbedding:
     Attributes:
         values: ``[1, C, g, g]``: float32 on the host, or an array on the encoder's device.
         geometry: Geometry of the image.
+        features: Other outputs of the encoder that the decoder reads, by name; empty for most models.
     """
 
     values: FloatArray | DeviceArray
     geometry: ImageGeometry
+    features: Mapping[str, Value] = field(default_factory=dict)
 
     def numpy(self) -> FloatArray:
         """Return it on the host, float32 ``[1, C, g, g]``, copying it if necessary.
@@ -90,6 +97,7 @@ def check_embedding(values: FloatArray | DeviceArray, height: int, width: int, s
 
 def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -> None:
     """Write an embedding to exactly this path, atomically; raise StorageError if that fails."""
+    features: dict[str, Any] = {_FEATURE + name: on_host(value) for name, value in embedding.features.items()}
     with staged_file(path) as stage, storage_errors(path), stage.open("wb") as file:
         np.savez(
             file,
@@ -101,6 +109,7 @@ def write_embedding(path: Path, embedding: ImageEmbedding, manifest: Manifest) -
             model=np.str_(manifest.model.name),
             checkpoint_sha256=np.str_(manifest.model.checkpoint_sha256),
             io=np.str_(manifest.io),
+            **features,
         )
 
 
@@ -118,6 +127,7 @@ def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
             height, width = int(saved["image_height"]), int(saved["image_width"])
             input_size = int(saved["input_size"])
             model, digest = str(saved["model"]), str(saved["checkpoint_sha256"])
+            features = {name[len(_FEATURE) :]: saved[name] for name in saved.files if name.startswith(_FEATURE)}
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ImageError(
             f"not an embedding saved by samedge, or damaged ({error})",
@@ -138,7 +148,7 @@ def read_embedding(path: Path, manifest: Manifest) -> ImageEmbedding:
         )
     if values.dtype != np.float32 or not np.isfinite(values).all() or min(height, width) < 1:
         raise ImageError("the embedding is damaged: not finite float32 values of an image", where=path, cure=cure)
-    return ImageEmbedding(values, ImageGeometry.of(height, width, input_size))
+    return ImageEmbedding(values, ImageGeometry.of(height, width, input_size), features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,15 +163,13 @@ class EncodedImage:
     encode_ms: float
 
 
-def encode_image(
-    graphs: SamGraphs, source: ImageSource, image_size: int, value_range: ValueRange = None
-) -> EncodedImage:
-    """Read and encode an image; `image_size` is the side of the encoder's square input, px."""
+def encode_image(graphs: SamGraphs, source: ImageSource, value_range: ValueRange = None) -> EncodedImage:
+    """Read and encode an image."""
     start = perf_counter()
     bgr = as_bgr(source, value_range)
-    geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
+    geometry = graphs.geometry(*bgr.shape[:2])
     prepared = graphs.prepare(bgr, geometry)
     ready = perf_counter()
-    values = graphs.run_encoder(prepared)
+    values, features = graphs.encode(prepared)
     done = perf_counter()
-    return EncodedImage(ImageEmbedding(values, geometry), bgr, (ready - start) * 1e3, (done - ready) * 1e3)
+    return EncodedImage(ImageEmbedding(values, geometry, features), bgr, (ready - start) * 1e3, (done - ready) * 1e3)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.errors import UsageError
-from samedge.runtime.decoder.decoders import MASK_TOKENS, ImageContext
+from samedge.runtime.decoder.decoders import ImageContext
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.everything.candidates import Candidate
 from samedge.runtime.everything.crops import Crop, cut_by_crop
@@ -86,9 +86,9 @@ class Scene:
         """Return the decoder context and geometry of a crop."""
         if crop.layer == 0:
             return self.context(), self.geometry
-        geometry = ImageGeometry.of(crop.height, crop.width, self.geometry.image_size)
+        geometry = self.graphs.geometry(crop.height, crop.width)
         part = np.ascontiguousarray(self.known_pixels()[crop.top : crop.bottom, crop.left : crop.right])
-        return self.graphs.decoder.context(self.graphs.run_encoder(self.graphs.prepare(part, geometry))), geometry
+        return self.graphs.decoder.context(*self.graphs.encode(self.graphs.prepare(part, geometry))), geometry
 
 
 @dataclass(slots=True, eq=False)
@@ -145,9 +145,12 @@ class Sweep:
         Masks of insufficient predicted IoU or stability and masks cut by the crop are left out.
         """
         clicks = _clicks(self.geometry.to_input(self.points[rows]))
+        decoder = self.scene.graphs.decoder
         with self.tally.timed():
-            output = self.scene.graphs.decoder.decode_prompts(self.context, clicks)
-        scores = output.scores[:, 1:]  # the first mask is for unambiguous prompts; a click is ambiguous
+            output = decoder.decode_prompts(self.context, clicks)
+        # The first mask is for unambiguous prompts, and a click is ambiguous; some decoders have no other.
+        first = min(1, decoder.mask_count - 1)
+        scores = output.scores[:, first:]
         sure_by = self._sure_by(scores)
         good = sure_by > 0
         self.tally.decoder_calls += 1
@@ -158,9 +161,9 @@ class Sweep:
         if len(wanted):
             with self.tally.timed():
                 drawn = output.draw(wanted)
-            self.tally.masks_drawn += len(wanted) * MASK_TOKENS
+            self.tally.masks_drawn += len(wanted) * decoder.mask_count
             at, token = np.nonzero(good[wanted])
-            drawn = drawn[:, 1:][at, token]
+            drawn = drawn[:, first:][at, token]
             at = wanted[at]
             found, stable_by = self._measure(drawn, scores[at, token], rows[at])
             # If some mask is certain enough, the others were not measured, and rank lower.

@@ -37,6 +37,11 @@ class ImageGeometry:
         resized_height, resized_width = (max(1, int(side * scale + 0.5)) for side in (height, width))
         return cls(height, width, resized_height, resized_width, image_size)
 
+    @classmethod
+    def stretched(cls, height: int, width: int, image_size: int) -> Self:
+        """Return the geometry of an image that is resized to the whole square, without keeping its aspect ratio."""
+        return cls(height, width, image_size, image_size, image_size)
+
     def to_input(self, xy: NDArray[np.float64]) -> FloatArray:
         """Map coordinates (x, y), ``[..., 2]``, from px of the original image to px of the resized one.
 
@@ -75,6 +80,11 @@ def normalised_input(
     channels -= np.asarray(mean, np.float32).reshape(3, 1, 1)
     channels /= np.asarray(std, np.float32).reshape(3, 1, 1)
     return geometry.pad(channels)[None]
+
+
+def raw_channels(bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:
+    """Return float32 ``[1, 3, S, S]``, RGB, 0..255, resized and padded with zeros."""
+    return geometry.pad(raw_input(bgr, geometry).transpose(2, 0, 1))[None]
 
 
 def raw_input(bgr: ImageArray, geometry: ImageGeometry) -> FloatArray:

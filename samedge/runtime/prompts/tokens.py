@@ -167,9 +167,9 @@ def rows_of_bucket(rows: list[int], most: int) -> list[int]:
     return rows + rows[-1:] * (bucket_of(len(rows), max(most, len(rows))) - len(rows))
 
 
-def most_of_axis(engine: Engine, name: str) -> int | None:
-    """Return the limit of the first axis of an input, or None."""
-    axis = engine.inputs[name].shape[0]
+def most_of_axis(engine: Engine, name: str, axis_index: int = 0) -> int | None:
+    """Return the limit of the first axis of an input, or of another, or None."""
+    axis = engine.inputs[name].shape[axis_index]
     limits = engine.axis_limits.get(axis) if isinstance(axis, str) else (axis, axis)
     return None if limits is None else limits[1]
 

@@ -12,7 +12,7 @@ from samedge.benchmarks.bench.stages.family import BundleBench
 from samedge.benchmarks.bench.stages.peer_protocol import OpenedModel, OpenRequest, StageTiming
 from samedge.benchmarks.bench.stages.serve import LoadedModel, timed_stage
 from samedge.benchmarks.measure.thresholds import everything_figures
-from samedge.engines.cuda.device_array import DeviceArray
+from samedge.runtime.decoder.embedding import ImageEmbedding
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.predictor import Predictor
 from samedge.types import FloatArray, ImageArray
@@ -51,18 +51,21 @@ def _stages(
     opening: OpenRequest, predictor: Predictor, images: list[ImageArray]
 ) -> dict[str, Callable[[int], StageTiming]]:
     inputs: dict[int, FloatArray] = {}
-    embeddings: dict[int, FloatArray | DeviceArray] = {}
+    embeddings: dict[int, ImageEmbedding] = {}
+
+    def geometry(index: int) -> ImageGeometry:
+        return predictor.graphs.geometry(*images[index].shape[:2])
 
     def preprocess(index: int) -> StageTiming:
-        height, width = images[index].shape[:2]
-        geometry = ImageGeometry.of(height, width, predictor.info.input.image_size)
-        timing, inputs[index] = timed_stage(lambda: predictor.graphs.prepare(images[index], geometry))
+        placed = geometry(index)
+        timing, inputs[index] = timed_stage(lambda: predictor.graphs.prepare(images[index], placed))
         return timing
 
     def encode(index: int) -> StageTiming:
         if index not in inputs:
             preprocess(index)
-        timing, embeddings[index] = timed_stage(lambda: predictor.graphs.run_encoder(inputs[index]))
+        timing, (values, features) = timed_stage(lambda: predictor.graphs.encode(inputs[index]))
+        embeddings[index] = ImageEmbedding(values, geometry(index), features)
         return timing
 
     def prompted(index: int, **prompts: Any) -> StageTiming:
