@@ -15,7 +15,7 @@ from typing import Final, Protocol, cast
 
 from samedge.engines.protocol import Engine, EngineOptions, RawEngine
 from samedge.engines.registry import find_backend
-from samedge.engines.selection.trials import noise
+from samedge.engines.trials import noise
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
 from samedge.families import resolve
 from samedge.types import Array

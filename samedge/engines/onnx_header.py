@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
+from samedge.storage.files import storage_errors
 
 Axes: TypeAlias = "tuple[int | str | None, ...]"
 """One entry per axis: its size, its name, or None if the file gives neither."""

@@ -153,6 +153,12 @@ class RawEngineFactory(Protocol):
         ...
 
 
+def shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    """Return True if a shape has the rank of a spec and its size along fixed axes."""
+    pairs = zip(spec.shape, shape, strict=False)
+    return len(shape) == len(spec.shape) and all(isinstance(want, str) or want == have for want, have in pairs)
+
+
 class Engine(Closing):
     """A loaded graph that can be run; a uniform interface to every backend.
 
@@ -277,7 +283,7 @@ class Engine(Closing):
         for name, spec in self.inputs.items():
             array = feeds[name]
             have = TensorSpec(array.shape, array.dtype)
-            if array.dtype != spec.dtype or not spec.accepts(array.shape):
+            if array.dtype != spec.dtype or not shape_fits(array.shape, spec):
                 raise TensorMismatchError(
                     f"input {name!r} is {have} but the graph expects {spec}",
                     where=self.name,

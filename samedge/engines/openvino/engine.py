@@ -19,7 +19,7 @@ import numpy as np
 
 from samedge.engines.onnx_header import Axes, OnnxPorts, read_onnx_ports
 from samedge.engines.protocol import Availability, EngineOptions
-from samedge.engines.selection.machine import usable_cores
+from samedge.engines.selection import usable_cores
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
 from samedge.types import Array, TensorSpec
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from samedge.engines.tensorrt.api import Flavour, FlavourName
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
+from samedge.storage.files import storage_errors
 
 _MAGIC: Final[dict[bytes, FlavourName]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 _LAYOUT: Final = slice(4, 8)

@@ -14,7 +14,7 @@ from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.errors import storage_errors
+from samedge.storage.files import storage_errors
 from samedge.types import Progress
 
 

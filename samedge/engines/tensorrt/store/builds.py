@@ -21,8 +21,9 @@ from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.store.key import EngineKey, graph_digest, make_key
 from samedge.engines.tensorrt.store.sidecar import write_sidecar
 from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
-from samedge.errors import DeviceUnavailableError, MissingExtraError, storage_errors
+from samedge.errors import DeviceUnavailableError, MissingExtraError
 from samedge.storage.atomic import staged_file
+from samedge.storage.files import storage_errors
 from samedge.types import Progress
 
 

@@ -19,7 +19,7 @@ from samedge.engines.tensorrt.api import Flavour
 from samedge.engines.tensorrt.build.failures import computes_zeros
 from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.errors import EngineError
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file
 
 
 @dataclass(frozen=True, slots=True)

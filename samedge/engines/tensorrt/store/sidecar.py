@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from samedge.engines.tensorrt.build.options import BuildReport
 from samedge.engines.tensorrt.store.key import EngineKey
-from samedge.errors import EngineError, IntegrityError, storage_errors
+from samedge.errors import EngineError, IntegrityError
 from samedge.storage.atomic import write_whole
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file, storage_errors
 
 SIDECAR_SUFFIX: Final = ".json"
 COMPILED_SUFFIX: Final = ".cache"

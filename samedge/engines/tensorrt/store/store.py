@@ -29,10 +29,9 @@ from samedge.engines.tensorrt.store.sidecar import (
     verify_plan,
     write_sidecar,
 )
-from samedge.errors import EngineError, IntegrityError, SamedgeError, storage_errors
+from samedge.errors import EngineError, IntegrityError, SamedgeError
 from samedge.storage.atomic import TEMPORARY_PREFIX, abandoned, temporary_file
-from samedge.storage.cache import cache_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import ENGINE_STORE, cache_folder, sha256_file, storage_errors
 from samedge.storage.locks import file_lock
 
 PLAN_SUFFIX: Final = ".engine"
@@ -68,7 +67,7 @@ class EngineStore:
     """
 
     def __init__(self, folder: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
-        self.folder = cache_folder() / "engines" if folder is None else folder
+        self.folder = cache_folder() / ENGINE_STORE if folder is None else folder
         self.limit = limit
 
     def find(self, key: EngineKey) -> StoredEngine | None:
