@@ -52,16 +52,13 @@ class ModelPredictor(Protocol):
     @property
     def backend(self) -> str:
         """The backend that runs the graph that takes most of the time."""
-        ...
 
     @property
     def device(self) -> str:
         """The device really used, such as "cpu" or "cuda:0"."""
-        ...
 
     def close(self) -> None:
         """Free the graphs."""
-        ...
 
 
 class FamilyOpener(Protocol):
@@ -79,7 +76,6 @@ class FamilyOpener(Protocol):
             IntegrityError: The manifest says something else of a graph.
             EngineError: A graph cannot be opened.
         """
-        ...
 
     def from_engines(self, opened: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine]) -> ModelPredictor:
         """Return the predictor of opened engines.
@@ -89,7 +85,6 @@ class FamilyOpener(Protocol):
             found: What is known of them.
             engines: By role; closed with the predictor.
         """
-        ...
 
 
 def opener_of(family: Family) -> FamilyOpener:

@@ -41,12 +41,7 @@ class OnnxPorts:
 
 
 def read_onnx_ports(path: Path) -> OnnxPorts:
-    """Read the names and axes of an ONNX graph's inputs and outputs.
-
-    Raises:
-        EngineError: The file is not ONNX, or is truncated.
-        StorageError: The file cannot be read.
-    """
+    """Read the names and axes of an ONNX graph's inputs and outputs."""
     with storage_errors(path, "read"), path.open("rb") as file:
         try:
             return _model(file, path.stat().st_size)
@@ -175,12 +170,7 @@ _MAX_ENTRY: Final = 1 << 22
 
 
 def read_onnx_metadata(path: Path) -> dict[str, str]:
-    """Return ``metadata_props`` of an ONNX file, or an empty dictionary.
-
-    Raises:
-        EngineError: The file is not ONNX, or is truncated.
-        StorageError: The file cannot be read.
-    """
+    """Return ``metadata_props`` of an ONNX file, or an empty dictionary."""
     pairs: dict[str, str] = {}
     with storage_errors(path, "read"), path.open("rb") as file:
         try:
@@ -243,12 +233,7 @@ class OnnxContents:
 
 
 def read_onnx_contents(path: Path) -> OnnxContents:
-    """Read an ONNX file without its weights.
-
-    Raises:
-        EngineError: The file is not ONNX, or is truncated.
-        StorageError: The file cannot be read.
-    """
+    """Read an ONNX file without its weights."""
     contents, graphs = OnnxContents(), 0
     with storage_errors(path, "read"), path.open("rb") as file:
         try:

@@ -129,11 +129,7 @@ class OrtEngine:
         return Availability(True, f"onnxruntime {version} with {', '.join(devices)}", devices=devices, version=version)
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the graph.
-
-        Raises:
-            EngineError: onnxruntime failed.
-        """
+        """Run the graph."""
         try:
             if self._binding is not None:
                 return self._binding.run(feeds, outputs)
@@ -149,11 +145,7 @@ class OrtEngine:
         return Path(self._session.end_profiling())
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Run the graph and return its outputs on the GPU, complete.
-
-        Raises:
-            EngineError: onnxruntime failed, or does not run on a GPU here.
-        """
+        """Run the graph and return its outputs on the GPU, complete."""
         try:
             return self._bound().run_on_device(feeds, outputs)
         except SamedgeError:
@@ -162,11 +154,7 @@ class OrtEngine:
             raise foreign_error(error, self._where, "onnxruntime failed while running this graph") from error
 
     def to_device(self, array: Array) -> DeviceArray:
-        """Copy a host array to the GPU.
-
-        Raises:
-            EngineError: onnxruntime failed, or does not run on a GPU here.
-        """
+        """Copy a host array to the GPU."""
         try:
             return self._bound().to_device(array)
         except SamedgeError:
@@ -175,12 +163,7 @@ class OrtEngine:
             raise foreign_error(error, self._where, "onnxruntime cannot copy this array to the GPU") from error
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Wrap another library's memory on this GPU as an array.
-
-        Raises:
-            EngineError: onnxruntime does not run on a GPU here.
-            MissingExtraError: The CUDA bindings are not installed.
-        """
+        """Wrap another library's memory on this GPU as an array."""
         return self._bound().borrow(exporter)
 
     def _bound(self) -> OrtBinding | OrtStaged:
@@ -233,11 +216,7 @@ class Target:
 
 
 def parse_device(device: str) -> Target:
-    """Parse a device name such as "cuda:1".
-
-    Raises:
-        DeviceUnavailableError: onnxruntime has no device of this name.
-    """
+    """Parse a device name such as "cuda:1"."""
     name, colon, number = device.partition(":")
     provider = name if name.endswith("ExecutionProvider") else PROVIDERS.get(name.lower())
     if provider is None or (colon and not number.isdecimal()):
@@ -258,12 +237,7 @@ def parse_device(device: str) -> Target:
 def bound_session(
     ort: Any, graph: str, target: Target, threads: int, profile: Path | None
 ) -> tuple[Any, OrtBinding | OrtStaged | None, str]:
-    """Open a session on the target; return it, its bound memory, and how its outputs reach the host.
-
-    Raises:
-        DeviceUnavailableError: The session did not obtain the target.
-        EngineError: CUDA failed.
-    """
+    """Open a session on the target; return it, its bound memory, and how its outputs reach the host."""
     own: OwnStream | str = "this provider uses its own stream"
     if target.provider == CUDA:
         own = open_stream(target.name)
@@ -349,11 +323,7 @@ def default_target(ort: Any) -> Target:
 
 
 def require_device(ort: Any, target: Target) -> None:
-    """Verify with a tiny graph that a session obtains the target's provider.
-
-    Raises:
-        DeviceUnavailableError: It does not; with the cause and a cure.
-    """
+    """Verify with a tiny graph that a session obtains the target's provider."""
     if target.provider not in ort.get_available_providers():
         raise DeviceUnavailableError(
             f"the device {target.name!r} is unavailable: the installed onnxruntime {ort.__version__} was built without "
@@ -384,11 +354,7 @@ def require_device(ort: Any, target: Target) -> None:
 
 
 def require_obtained(session: Any, target: Target) -> None:
-    """Verify that a session obtained its provider, and that some of the graph runs there.
-
-    Raises:
-        DeviceUnavailableError: It did not.
-    """
+    """Verify that a session obtained its provider, and that some of the graph runs there."""
     got = session.get_providers()
     counts = {} if target.provider == CPU else nodes_by_provider(session)
     nothing = set(counts) == {CPU}

@@ -42,11 +42,7 @@ class DeviceMemory:
 
 
 def graph_bytes(graph: Path) -> int:
-    """Return the size of a graph and its external weights, bytes.
-
-    Raises:
-        StorageError: It cannot be read.
-    """
+    """Return the size of a graph and its external weights, bytes."""
     with storage_errors(graph, "read"):
         beside = [path for path in graph.parent.glob(f"{graph.name}*") if path.is_file()]
         return sum(path.stat().st_size for path in {graph, *beside})

@@ -92,11 +92,7 @@ def engine_key(
     weights: Sequence[Path] = (),
     axes: Mapping[str, Sequence[int | str]] | None = None,
 ) -> EngineKey:
-    """Return the key of a graph's engine; the arguments are those of `stored_engine`.
-
-    Raises:
-        StorageError: The graph cannot be read.
-    """
+    """Return the key of a graph's engine; the arguments are those of `stored_engine`."""
     names = None if axes is None else {axis for shape in axes.values() for axis in shape if isinstance(axis, str)}
     return make_key(graph_digest(graph, *weights), options, flavour, gpu, axes=names)
 
@@ -105,9 +101,6 @@ def copy_engine(entry: StoredEngine, target: Path) -> Path:
     """Copy a stored engine and its sidecar to a path, and return the plan's path.
 
     On one file system both are hard links: plans are replaced and never changed, and boards have small disks.
-
-    Raises:
-        StorageError: A file cannot be written.
     """
     with staged_file(target) as stage, storage_errors(target):
         try:

@@ -74,9 +74,6 @@ class EngineStore:
         """Return the engine with exactly this key, verified, or None.
 
         A plan that does not match its sidecar is removed.
-
-        Raises:
-            StorageError: The store cannot be read.
         """
         for entry in self._entries(f"{key.digest()}.*"):
             if entry.key != key:
@@ -131,21 +128,13 @@ class EngineStore:
         return found
 
     def annotate(self, entry: StoredEngine, notes: Mapping[str, Any]) -> StoredEngine:
-        """Add notes to an engine and return it with them.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
+        """Add notes to an engine and return it with them."""
         sidecar = replace(entry.sidecar, notes={**entry.sidecar.notes, **notes})
         write_sidecar(entry.plan, sidecar)
         return replace(entry, sidecar=sidecar)
 
     def entries(self) -> list[StoredEngine]:
-        """Return all engines, most recently used first.
-
-        Raises:
-            StorageError: The store cannot be read.
-        """
+        """Return all engines, most recently used first."""
         return sorted(self._entries("*"), key=lambda entry: entry.used, reverse=True)
 
     def why(self, key: EngineKey) -> list[str]:
