@@ -188,7 +188,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
 _OPSET, _PRODUCER, _DOC = 8, 2, 6  # of ModelProto
 _NODE, _INITIALIZER = 1, 5  # of GraphProto
 _TENSOR_NAME, _EXTERNAL = 8, 13  # of TensorProto
-_NODE_INPUT, _NODE_OUTPUT, _OPERATOR = 1, 2, 4  # of NodeProto
+_NODE_INPUT, _NODE_OUTPUT, _OPERATOR, _DOMAIN = 1, 2, 4, 7  # of NodeProto
 _ELEMENT_TYPE: Final = 1  # of TypeProto.Tensor
 _DTYPES: Final = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -198,11 +198,12 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OnnxNode:
-    """A node of a graph: its operator, and the names of its inputs and outputs."""
+    """A node of a graph: its operator, the names of its inputs and outputs, and its operator's domain."""
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    domain: str = ""
 
 
 @dataclass(slots=True)
@@ -278,12 +279,12 @@ def _read_graph(file: BinaryIO, end: int, contents: OnnxContents) -> None:
             name, dtype, axes = _typed_port(file, part.end)
             sides[part.number][name] = (dtype, axes)
         elif part.number == _NODE:
-            texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _OPERATOR: []}
+            texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _OPERATOR: [], _DOMAIN: []}
             for each in walk_fields(file, part.end):
                 if each.number in texts:
                     texts[each.number].append(read_text(file, each))
-            node = OnnxNode("".join(texts[_OPERATOR]), tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]))
-            contents.nodes.append(node)
+            operator, domain = "".join(texts[_OPERATOR]), "".join(texts[_DOMAIN])
+            contents.nodes.append(OnnxNode(operator, tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]), domain))
         elif part.number == _INITIALIZER:
             for each in walk_fields(file, part.end):
                 if each.number == _TENSOR_NAME:
