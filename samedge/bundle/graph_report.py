@@ -10,7 +10,7 @@ from typing import Any, Final
 from samedge.bundle.dialects import DecoderDialect, EncoderDialect
 from samedge.bundle.plain_graphs import PlainGraph, read_plain_graph
 from samedge.engines.onnx_header import OnnxNode
-from samedge.errors import storage_errors
+from samedge.storage.files import storage_errors
 from samedge.types import TensorSpec
 
 _NOT_IN_TENSORRT: Final = frozenset({
