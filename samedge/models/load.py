@@ -1,4 +1,4 @@
-"""From what the user names to a model of any family that samedge knows."""
+"""Loading of models of any family."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 
 
 class Loaded(Protocol):
-    """A model in evaluation mode, and where it came from."""
+    """A model in evaluation mode, and its origin."""
 
     @property
     def family(self) -> str:
-        """Name of its line in `samedge.families`."""
+        """Name of its family in `samedge.families`."""
         ...
 
     @property
     def model(self) -> nn.Module:
-        """In evaluation mode."""
+        """The model, in evaluation mode."""
         ...
 
     @property
     def name(self) -> str:
-        """Of its architecture."""
+        """Name of its architecture and size."""
         ...
 
     @property
     def licence(self) -> str:
-        """SPDX name of the weights' licence, or a sentence that says why it is not known."""
+        """SPDX name of the weights' licence, or a sentence that says why it is unknown."""
         ...
 
     @property
@@ -49,47 +49,47 @@ class Loaded(Protocol):
 
     @property
     def seeded(self) -> bool:
-        """True if the weights are random numbers: its answers mean nothing."""
+        """True if the weights are random, so that its output means nothing."""
         ...
 
 
 class ModelLoader(Protocol):
-    """From a checkpoint to a model of one family."""
+    """Loading of checkpoints and random weights of one family."""
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        """Return whether the keys are those of this family; the sizes may still be none that it has."""
+        """Return True if the keys are those of this family, even in unknown sizes."""
         ...
 
     def load(self, checkpoint: Checkpoint, image_size: int | tuple[int, int] | None) -> Loaded:
         """Return the model of a checkpoint.
 
         Args:
-            checkpoint: What `read_checkpoint` returned.
-            image_size: Side of the square input, or (height, width), px, where the weights do not tell it.
+            checkpoint: A checkpoint.
+            image_size: Side of the square input, or (height, width), px, if the weights do not determine it.
 
         Raises:
-            CheckpointError: A weight cannot be used, or the keys and shapes are of no model of this family.
+            CheckpointError: A weight cannot be used, or the keys and shapes are those of no model of this family.
             UsageError: The image size does not fit the model.
         """
         ...
 
     def has_seeded(self, name: str) -> bool:
-        """Return whether a name of random weights is meant for this family; there may be none of it."""
+        """Return True if a name of random weights belongs to this family, even if it is unknown."""
         ...
 
     def load_seeded(self, source: str, image_size: int | tuple[int, int] | None) -> Loaded:
         """Return the model of a source "seeded:NAME".
 
         Raises:
-            UsageError: There are no such weights, or the image size does not fit the model.
+            UsageError: The name is unknown, or the image size does not fit the model.
         """
         ...
 
     def seeded_state(self, name: str) -> Mapping[str, Tensor]:
-        """Return random weights under the keys that the family's own package has.
+        """Return random weights under the keys of the family's own package.
 
         Raises:
-            UsageError: There are none of this name.
+            UsageError: The name is unknown.
         """
         ...
 
@@ -100,7 +100,7 @@ def loader_of(family: Family) -> ModelLoader:
 
 
 def seeded_loader(name: str) -> ModelLoader:
-    """Return the loader that random weights of a name are meant for; the default family's if it is nobody's."""
+    """Return the loader of random weights of a name; the default family's for an unknown name."""
     loaders = map(loader_of, families())
     return next((loader for loader in loaders if loader.has_seeded(name)), loader_of(DEFAULT))
 
@@ -112,20 +112,20 @@ def load_any(
     progress: DownloadProgress | None = None,
     reading: ReadOptions | None = None,
 ) -> Loaded:
-    """Return the model of a checkpoint; which family it is of follows from its keys alone.
+    """Return the model of a checkpoint; its keys alone determine its family.
 
     Args:
-        source: Path of a checkpoint; or, where there is no such file, the name of released weights
-            (`samedge.models.checkpoints.weights.KNOWN_WEIGHTS`), which are downloaded once; or "seeded:NAME".
-        image_size: Side of the square input, or (height, width), px, where the weights do not tell it.
-        progress: Called with the bytes that are here and their total, if something is downloaded.
-        reading: What a file may leave open.
+        source: Path of a checkpoint; the name of released weights, downloaded once
+            (`samedge.models.checkpoints.weights.KNOWN_WEIGHTS`), if there is no such file; or "seeded:NAME".
+        image_size: Side of the square input, or (height, width), px, if the weights do not determine it.
+        progress: Called with the downloaded bytes and their total.
+        reading: Answers to what a file leaves open.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
-        DownloadError: A known name could not be fetched.
-        StorageError: There is no such file, or it cannot be read.
-        UsageError: There are no such seeded weights, or the image size does not fit the model.
+        CheckpointError: The checkpoint cannot be read, or its architecture is unknown.
+        DownloadError: The download failed.
+        StorageError: The file is missing or cannot be read.
+        UsageError: The seeded weights are unknown, or the image size does not fit the model.
     """
     text = str(source)
     if text.startswith(SEEDED):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from samedge.models.sam.configs import DecoderConfig, ViTConfig
 from samedge.models.sam.encoders.vit import Block, ImageEncoderViT
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
 from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
-from samedge.models.sam.two_way import Attention, TwoWayTransformer
+from samedge.models.sam.two_way import Attention
 
 PATCH = 16
 _SHARPNESS = 2.0
@@ -50,8 +51,7 @@ TINY = Shape(64, 32, 2, 64, (3, 0), 32, 64)
 def build(shape: Shape, seed: int = 0) -> Sam:
     """Return an untrained model whose weights depend only on the seed."""
     torch.manual_seed(seed)
-    grid = shape.image_size // PATCH
-    encoder = ImageEncoderViT(
+    vit = ViTConfig(
         image_size=shape.image_size,
         patch_size=PATCH,
         embed_dim=shape.embed_dim,
@@ -61,15 +61,8 @@ def build(shape: Shape, seed: int = 0) -> Sam:
         window_sizes=shape.window_sizes,
         out_chans=shape.decoder_dim,
     )
-    prompts = PromptEncoder(embed_dim=shape.decoder_dim, image_size=shape.image_size, grid=grid, mask_in_chans=16)
-    transformer = TwoWayTransformer(
-        depth=2,
-        embedding_dim=shape.decoder_dim,
-        num_heads=8,
-        mlp_dim=shape.decoder_mlp_dim,
-        internal_dim=shape.decoder_dim // 2,
-    )
-    decoder = MaskDecoder(transformer=transformer, transformer_dim=shape.decoder_dim)
+    sizes = DecoderConfig(dim=shape.decoder_dim, mlp_dim=shape.decoder_mlp_dim, internal_dim=shape.decoder_dim // 2)
+    encoder, prompts, decoder = ImageEncoderViT(vit), PromptEncoder(vit, sizes), MaskDecoder(sizes)
     initialise_encoder(encoder)
     initialise_decoder(prompts, decoder)
     return Sam(encoder, prompts, decoder)

@@ -1,7 +1,4 @@
-"""Configurations of SAM: returned by the reader of shapes, and accepted by the builders.
-
-Knows no torch: a configuration is sizes and nothing else.
-"""
+"""Configurations of SAM: sizes and nothing else. No torch needed."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import ClassVar, Final, Protocol
 
 
 class EncoderConfig(Protocol):
-    """Sizes of an image encoder, of whatever family."""
+    """Sizes of an image encoder of any family."""
 
     @property
     def family(self) -> str:
@@ -34,7 +31,7 @@ class EncoderConfig(Protocol):
 
     @property
     def residual_blocks(self) -> int:
-        """Blocks whose results are added up: what keeps random weights from growing with the depth."""
+        """Number of blocks with a residual sum; seeded weights are scaled by it."""
         ...
 
 
@@ -46,10 +43,10 @@ class ViTConfig:
         image_size: Side of the square input, px.
         patch_size: Side of a patch, px.
         embed_dim: Channels of a token.
-        depth: Blocks.
+        depth: Number of blocks.
         num_heads: Attention heads.
-        mlp_dim: Hidden channels of the feed-forward part of a block.
-        window_sizes: One entry a block: side of its windows in tokens, 0 for global attention.
+        mlp_dim: Hidden channels of each MLP.
+        window_sizes: For each block, the side of its windows in tokens; 0 for global attention.
         out_chans: Channels of the embedding.
     """
 
@@ -76,16 +73,16 @@ class ViTConfig:
 
 @dataclass(frozen=True, slots=True)
 class TinyViTConfig:
-    """Sizes of MobileSAM's TinyViT image encoder. Tuples have one entry a stage; stage 0 is convolutional.
+    """Sizes of MobileSAM's TinyViT image encoder. Tuples have one entry per stage; stage 0 is convolutional.
 
     Attributes:
-        image_size: Side of the square input, px; a multiple of 16. The weights do not tell it.
-        embed_dims: Channels of the four stages.
-        depths: Blocks of the four stages.
-        num_heads: Attention heads; the entry of stage 0 means nothing and is 0.
-        window_sizes: Side of a window in tokens; the entry of stage 0 means nothing and is 0.
-        mlp_dims: Hidden channels of a block: the expanded width of the convolutions in stage 0.
-        local_conv_size: Side of the depthwise kernel between attention and feed-forward part.
+        image_size: Side of the square input, px; a multiple of 16. Not determined by the weights.
+        embed_dims: Channels.
+        depths: Number of blocks.
+        num_heads: Attention heads; 0 in stage 0.
+        window_sizes: Side of a window in tokens; 0 in stage 0.
+        mlp_dims: Hidden channels of a block: in stage 0, of its convolutions.
+        local_conv_size: Side of the depthwise kernel between attention and MLP.
         out_chans: Channels of the embedding.
     """
 
@@ -118,12 +115,12 @@ class DecoderConfig:
         dim: Channels of tokens and image embedding.
         mask_in_chans: Hidden channels of the mask prompt's branch.
         depth: Layers of the two-way transformer.
-        num_heads: Its attention heads. The weights do not tell; every SAM has 8.
-        mlp_dim: Hidden channels of its feed-forward part.
-        internal_dim: Inner width of its attentions between tokens and image.
-        num_mask_tokens: Masks a prompt.
-        iou_head_depth: Linear layers of the head that predicts the IoUs.
-        iou_head_hidden_dim: Their hidden width.
+        num_heads: Its attention heads. Not determined by the weights; every SAM has 8.
+        mlp_dim: Hidden channels of its MLPs.
+        internal_dim: Channels of query, key and value between tokens and image.
+        num_mask_tokens: Masks per prompt.
+        iou_head_depth: Linear layers of the IoU prediction head.
+        iou_head_hidden_dim: Their hidden channels.
     """
 
     dim: int = 256
@@ -154,16 +151,7 @@ def vit_config(
     image_size: int = 1024,
     window_size: int = 14,
 ) -> ViTConfig:
-    """Return the configuration of a ViT in the terms of Meta's builder.
-
-    Args:
-        embed_dim: Channels of a token.
-        depth: Blocks.
-        num_heads: Attention heads.
-        global_blocks: Indices of the blocks with global attention.
-        image_size: Side of the square input, px.
-        window_size: Side of a window of the other blocks, in tokens.
-    """
+    """Return the configuration of a ViT in the terms of Meta's builder: `global_blocks` are indices of blocks."""
     return ViTConfig(
         image_size=image_size,
         patch_size=16,
@@ -176,13 +164,13 @@ def vit_config(
 
 
 SMALL_VIT: Final = SamConfig(
-    # 8 x 8 tokens in windows of 3: padding, and a window that is nearly all padding.
+    # 8 x 8 tokens in windows of 3, so that some windows are mostly padding.
     vit_config(embed_dim=64, depth=4, num_heads=2, global_blocks=(1, 3), image_size=128, window_size=3)
 )
 SMALL_TINY_VIT: Final = SamConfig(
     TinyViTConfig(
         image_size=128,
-        embed_dims=(16, 32, 48, 320),  # the reference's last stage keeps its resolution at 320, 448 and 576 only
+        embed_dims=(16, 32, 48, 320),  # the reference keeps the last stage's resolution only at 320, 448 and 576
         depths=(2, 1, 2, 1),
         num_heads=(0, 2, 3, 10),
         window_sizes=(0, 7, 3, 5),
@@ -210,4 +198,4 @@ TINY_VIT_CONFIGS: Final = {
     "tiny_vit_tiny": SMALL_TINY_VIT,
 }
 KNOWN_CONFIGS: Final = {**VIT_CONFIGS, **TINY_VIT_CONFIGS}
-"""Configurations by name; "sam_vit_tiny" and "tiny_vit_tiny" are small ones, for tests and demonstrations."""
+"""Configurations by name; "sam_vit_tiny" and "tiny_vit_tiny" are for tests and demonstrations."""

@@ -1,4 +1,4 @@
-"""Layers that more than one part of SAM is made of. Module names follow Meta's, so that their state dicts load."""
+"""Layers shared by the parts of SAM. Module names follow Meta's, so that their state dicts load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channel axis of an N x C x H x W tensor (ConvNeXt, arXiv:2201.03545)."""
+    """Layer normalisation over channels (ConvNeXt, arXiv:2201.03545)."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -18,8 +18,8 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised over axis 1; same shape."""
-        # Not layer_norm on a transposed tensor: written out, every backend fuses or runs it without two copies.
+        """Normalise ``[N, C, H, W]`` over axis 1."""
+        # Written out, it needs no transposed copies on any backend, unlike layer_norm.
         mean = x.mean(1, keepdim=True)
         centred = x - mean
         variance = (centred * centred).mean(1, keepdim=True)
@@ -28,7 +28,7 @@ class LayerNorm2d(nn.Module):
 
 
 def embedding_neck(dim: int, out_chans: int) -> nn.Sequential:
-    """Return the end of every image encoder: ``[N, dim, g, g]`` to ``[N, out_chans, g, g]``."""
+    """Return the end of every image encoder, ``[N, dim, g, g]`` to ``[N, out_chans, g, g]``."""
     return nn.Sequential(
         nn.Conv2d(dim, out_chans, kernel_size=1, bias=False),
         LayerNorm2d(out_chans),
@@ -38,7 +38,7 @@ def embedding_neck(dim: int, out_chans: int) -> nn.Sequential:
 
 
 class MLPBlock(nn.Module):
-    """Two linear layers with an activation between them: the feed-forward part of a transformer block."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, dim: int, hidden_dim: int, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class MLPBlock(nn.Module):
         self.act = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[..., dim]`` to the same shape."""
         out: Tensor = self.lin2(self.act(self.lin1(x)))
         return out
 

@@ -1,4 +1,4 @@
-"""From what the user names to a model: a file, released weights, or seeded random ones."""
+"""Loading of SAMs: from a file, a known name, or a seed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,11 @@ _PARTS: Final = ("image_encoder.", "mask_decoder.", "prompt_encoder.")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model, and where it came from.
+    """The `samedge.models.load.Loaded` of SAM.
 
     Attributes:
-        model: In evaluation mode.
-        name: Such as "sam_vit_b"; "sam_vit" or "tiny_vit_sam" for sizes of their own.
-        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
-        checkpoint: File name of the checkpoint, or the source of seeded weights.
-        sha256: SHA-256 of the checkpoint in hex; for seeded weights, of their recipe.
-        seeded: The weights are random numbers: masks mean nothing.
-        notes: Sentences about what was assumed, left out or merged as the checkpoint was read.
+        name: Such as "sam_vit_b"; "sam_vit" or "tiny_vit_sam" for unknown sizes.
+        notes: Sentences about what was assumed, dropped or merged when the checkpoint was read.
     """
 
     family: ClassVar[str] = "sam"
@@ -49,23 +44,23 @@ class SamLoader:
     """The `samedge.models.load.ModelLoader` of SAM."""
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        """See `ModelLoader`: the keys begin with SAM's parts."""
+        """Return True if a key starts with the name of a part of SAM."""
         return any(key.startswith(_PARTS) for key in checkpoint.state)
 
     def load(self, checkpoint: Checkpoint, image_size: int | tuple[int, int] | None) -> LoadedModel:
-        """See `model_of`."""
+        """Load a checkpoint; the image size must be one number."""
         return model_of(checkpoint, _side(image_size))
 
     def has_seeded(self, name: str) -> bool:
-        """See `ModelLoader`."""
+        """Return True for a named configuration."""
         return name in known_configs()
 
     def load_seeded(self, source: str, image_size: int | tuple[int, int] | None) -> LoadedModel:
-        """See `ModelLoader`."""
+        """Load a named configuration with random weights."""
         return _seeded(source, _side(image_size))
 
     def seeded_state(self, name: str) -> dict[str, Tensor]:
-        """See `ModelLoader`."""
+        """Return the weights as the reference package has them."""
         return seeded_state(seeded_config(name))
 
 
@@ -75,16 +70,16 @@ def load_model(
     """Return the model of a checkpoint.
 
     Args:
-        source: Path of a checkpoint; or, where there is no such file, the name of released weights
-            (`samedge.models.checkpoints.weights.KNOWN_WEIGHTS`), which are downloaded once; or "seeded:NAME".
-        image_size: Side of the square input, px, for architectures whose weights do not tell it.
-        progress: Called with the bytes that are here and their total, if something is downloaded.
+        source: Path of a checkpoint; the name of released weights, downloaded once
+            (`samedge.models.checkpoints.weights.KNOWN_WEIGHTS`), if there is no such file; or "seeded:NAME".
+        image_size: Side of the square input, px, for architectures whose weights do not determine it.
+        progress: Called with the downloaded bytes and their total.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
-        DownloadError: A known name could not be fetched.
-        StorageError: There is no such file, or it cannot be read.
-        UsageError: There are no such seeded weights, or the image size does not fit the model.
+        CheckpointError: The checkpoint cannot be read, or its architecture is unknown.
+        DownloadError: The download failed.
+        StorageError: The file is missing or cannot be read.
+        UsageError: The seeded weights are unknown, or the image size does not fit the model.
     """
     if str(source).startswith(SEEDED):
         return _seeded(str(source), image_size)
@@ -92,14 +87,10 @@ def load_model(
 
 
 def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedModel:
-    """Return the model of a checkpoint that was read.
-
-    Args:
-        checkpoint: What `read_checkpoint` returned.
-        image_size: As for `load_model`.
+    """Return the model of a checkpoint; see `load_model` for the image size.
 
     Raises:
-        UnknownArchitectureError: The keys and shapes are of no known SAM.
+        UnknownArchitectureError: The keys and shapes are those of no known SAM.
         UsageError: The image size does not fit the model.
     """
     found = recognise(checkpoint, image_size)
@@ -116,9 +107,7 @@ def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedMod
 
 def _side(image_size: int | tuple[int, int] | None) -> int | None:
     if isinstance(image_size, tuple):
-        raise UsageError(
-            f"an image size of {image_size} is for a YOLO", cure="The input of a SAM is square: give a side"
-        )
+        raise UsageError(f"the input of a SAM is square, not {image_size}", cure="Give one side in px")
     return image_size
 
 

@@ -5,34 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from samedge.models.sam.configs import DecoderConfig
 from samedge.models.sam.layers import MLP, LayerNorm2d
 from samedge.models.sam.two_way import TwoWayTransformer
 
 
 class MaskDecoder(nn.Module):
-    """Predicts one mask for each mask token: token 0 for clear prompts, the others for ambiguous ones.
+    """Predicts one mask per mask token: token 0 for clear prompts, the others for ambiguous ones."""
 
-    Args:
-        transformer: The two-way transformer.
-        transformer_dim: Its channels.
-        num_mask_tokens: Masks a prompt; 4 in SAM.
-        iou_head_depth: Linear layers of the head that predicts the IoUs.
-        iou_head_hidden_dim: Their hidden width.
-    """
-
-    def __init__(
-        self,
-        *,
-        transformer: TwoWayTransformer,
-        transformer_dim: int,
-        num_mask_tokens: int = 4,
-        iou_head_depth: int = 3,
-        iou_head_hidden_dim: int = 256,
-    ) -> None:
+    def __init__(self, sizes: DecoderConfig) -> None:
         super().__init__()
+        transformer_dim, num_mask_tokens = sizes.dim, sizes.num_mask_tokens
         self.num_mask_tokens = num_mask_tokens
         self.transformer_dim = transformer_dim
-        self.transformer = transformer
+        self.transformer = TwoWayTransformer(sizes)
         self.iou_token = nn.Embedding(1, transformer_dim)
         self.mask_tokens = nn.Embedding(num_mask_tokens, transformer_dim)
         self.output_upscaling = nn.Sequential(
@@ -45,18 +31,17 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(transformer_dim, transformer_dim, transformer_dim // 8, 3) for _ in range(num_mask_tokens)
         )
-        self.iou_prediction_head = MLP(transformer_dim, iou_head_hidden_dim, num_mask_tokens, iou_head_depth)
+        self.iou_prediction_head = MLP(
+            transformer_dim, sizes.iou_head_hidden_dim, num_mask_tokens, sizes.iou_head_depth
+        )
 
     def forward(self, src: Tensor, image_pe: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode prompts on image embeddings.
+        """Return mask logits float32 ``[B, tokens, 4 * g, 4 * g]`` and predicted IoUs float32 ``[B, tokens]``.
 
         Args:
             src: float32 ``[B, C, g, g]``, image embedding plus dense prompt embedding.
             image_pe: float32 ``[1, C, g, g]``.
             sparse: float32 ``[B, P, C]``.
-
-        Returns:
-            Mask logits float32 ``[B, tokens, 4 * g, 4 * g]`` and predicted IoUs float32 ``[B, tokens]``.
         """
         channels, grid = self.transformer_dim, image_pe.shape[-1]
         learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).unsqueeze(0)

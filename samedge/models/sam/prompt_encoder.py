@@ -1,7 +1,7 @@
 """SAM's prompt encoder: prompts to tokens and a dense map (arXiv:2304.02643, appendix A).
 
-Boxes are two points with labels 2 and 3, and label -1 is padding, so that one tensor of points and one of labels carry
-every sparse prompt through a graph.
+A box is two points with labels 2 and 3, and label -1 is padding, so that one tensor of points and one of labels hold
+every sparse prompt.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from samedge.models.sam.configs import DecoderConfig, EncoderConfig
 from samedge.models.sam.layers import LayerNorm2d
 
 
@@ -23,29 +24,23 @@ class PositionEmbeddingRandom(nn.Module):
         self.positional_encoding_gaussian_matrix: Tensor
 
     def forward(self, coords: Tensor) -> Tensor:
-        """Encode (x, y) in 0..1 of the square input: ``[..., 2]`` to ``[..., 2 * num_pos_feats]``."""
+        """Encode (x, y), 0..1 of the square input: ``[..., 2]`` to ``[..., 2 * num_pos_feats]``."""
         centred, frequencies = 2 * coords - 1, self.positional_encoding_gaussian_matrix
-        # The product with a matrix of two rows, written out: positions stay float32 in every precision, and TensorRT
-        # for RTX has no float32 matrix products for compute capability 7.5.
+        # A product with a matrix of two rows, written out: positions stay float32 in every precision, and TensorRT for
+        # RTX has no float32 matrix products on compute capability 7.5.
         angle = 2 * math.pi * (centred[..., :1] * frequencies[0] + centred[..., 1:] * frequencies[1])
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
 
 
 class PromptEncoder(nn.Module):
-    """Embeds prompts for the mask decoder.
+    """Embeds prompts for the mask decoder."""
 
-    Args:
-        embed_dim: Channels of a token.
-        image_size: Side of the square input image, px.
-        grid: Side of the image embedding.
-        mask_in_chans: Hidden channels of the mask branch.
-    """
-
-    def __init__(self, *, embed_dim: int, image_size: int, grid: int, mask_in_chans: int) -> None:
+    def __init__(self, encoder: EncoderConfig, sizes: DecoderConfig) -> None:
         super().__init__()
+        embed_dim, mask_in_chans = sizes.dim, sizes.mask_in_chans
         self.embed_dim = embed_dim
-        self.image_size = image_size
-        self.grid = grid
+        self.image_size = encoder.image_size
+        self.grid = encoder.grid
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
@@ -69,38 +64,32 @@ class PromptEncoder(nn.Module):
         return pe.permute(2, 0, 1).unsqueeze(0)
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """Embed points and box corners.
+        """Embed points and box corners as float32 ``[B, P, embed_dim]``.
 
         Args:
             coords: float32 ``[B, P, 2]``, (x, y) in px of the resized image.
-            labels: ``[B, P]``, any numeric dtype: 1 foreground, 0 background, 2 and 3 the corners of a box, -1 padding.
-
-        Returns:
-            float32 ``[B, P, embed_dim]``.
+            labels: ``[B, P]``, any numeric dtype: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
         """
-        # The centre of a pixel is half a pixel from its corner.
+        # Coordinates are of pixel corners; half a pixel on is the centre.
         position = self.pe_layer((coords + 0.5) / self.image_size)
         embeddings: list[Tensor] = [self.not_a_point_embed.weight]
         embeddings.extend(kind.get_parameter("weight") for kind in self.point_embeddings)
         kinds = torch.cat(embeddings)
         known = torch.arange(-1, 4, dtype=labels.dtype, device=labels.device)
-        # A product with a one-hot row instead of a lookup: exact, and no label can index outside the table.
+        # A product with a one-hot row instead of a lookup: exact, and no label can index beyond the table.
         one_hot = (labels.unsqueeze(-1) == known).to(coords.dtype)
         is_point = (labels != -1).unsqueeze(-1).to(coords.dtype)
         embedded: Tensor = position * is_point + one_hot @ kinds
         return embedded
 
     def embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
-        """Embed low-resolution masks, or their absence.
+        """Embed low-resolution masks, or their absence, as float32 ``[B, embed_dim, grid, grid]``.
 
         Args:
             mask_input: float32 ``[B, 1, 4 * grid, 4 * grid]``, logits.
-            has_mask_input: float32 ``[B]``, 1 where the mask counts and 0 where there is none.
-
-        Returns:
-            float32 ``[B, embed_dim, grid, grid]``.
+            has_mask_input: float32 ``[B]``: 1 to use mask_input, 0 to ignore it.
         """
-        # Clamped because known clients send -1 for "no mask", which Meta's graph multiplies with.
+        # Clamped because some clients send -1 for "no mask", which Meta's graph multiplies by.
         has_mask = has_mask_input.clamp(0, 1).reshape(-1, 1, 1, 1)
         embedded: Tensor = self.mask_downscaling(mask_input)
         return has_mask * embedded + (1 - has_mask) * self.no_mask_embed.weight.reshape(1, -1, 1, 1)

@@ -1,4 +1,4 @@
-"""The way from a checkpoint to a SAM; `samedge.models.sam.encoders.families` has the table of image encoders."""
+"""Recognition of SAMs by the keys and shapes of their weights; `encoders/families.py` has the table of encoders."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """The recognised architecture of a state dict.
+    """A recognised state dict.
 
     Attributes:
-        name: Such as "sam_vit_b" or "mobile_sam"; the family's where the sizes are of no known member.
+        name: Such as "sam_vit_b" or "mobile_sam"; the encoder family's for unknown sizes.
         config: Its sizes.
         state: Its weights, with exactly the keys and shapes of `empty_sam(config)`.
         notes: Sentences about what was assumed.
@@ -43,16 +43,7 @@ class Recognised:
 
 
 def build_model(checkpoint: Checkpoint, image_size: int | None = None) -> Sam:
-    """Return the model of a checkpoint, in evaluation mode.
-
-    Args:
-        checkpoint: What `read_checkpoint` returned.
-        image_size: Side of the square input, px, for architectures whose weights do not tell it.
-
-    Raises:
-        UnknownArchitectureError: The keys and shapes are of no known model.
-        UsageError: The image size does not fit the model.
-    """
+    """Return the model of a checkpoint, in evaluation mode; as `recognise`."""
     return assemble(recognise(checkpoint, image_size))
 
 
@@ -64,15 +55,15 @@ def assemble(found: Recognised) -> Sam:
 
 
 def recognise(checkpoint: Checkpoint, image_size: int | None = None) -> Recognised:
-    """Return which model a checkpoint is of, from its keys and shapes alone.
+    """Recognise a model by its keys and shapes alone.
 
     Args:
-        checkpoint: What `read_checkpoint` returned.
-        image_size: Side of the square input, px, for architectures whose weights do not tell it. The entry
-            ``image_size`` in the metadata of a safetensors file says it too.
+        checkpoint: A checkpoint.
+        image_size: Side of the square input, px, for architectures whose weights do not determine it; by default the
+            entry ``image_size`` in a safetensors file's metadata.
 
     Raises:
-        UnknownArchitectureError: The keys and shapes are of no known model.
+        UnknownArchitectureError: The keys and shapes are those of no known model.
         UsageError: The image size does not fit the model.
     """
     state = _folded(checkpoint)
@@ -82,24 +73,20 @@ def recognise(checkpoint: Checkpoint, image_size: int | None = None) -> Recognis
     try:
         config = _sizes(family, state, image_size if image_size is not None else _image_size_in(checkpoint))
     except MisfitError as error:
-        raise _unknown(checkpoint, f"it begins like {family.name}, but {error}") from error
+        raise _unknown(checkpoint, f"it resembles {family.name}, but {error}") from error
     state = family.model().fit(state, config.encoder)
     _check_shapes(checkpoint, state, config)
-    return Recognised(model_name(config, family.name), config, state)
+    name = next((name for name, known in known_configs().items() if known == config), family.name)
+    return Recognised(name, config, state)
 
 
 def _sizes(family: EncoderFamily, state: State, image_size: int | None) -> SamConfig:
     config = SamConfig(family.model().sizes(state, image_size), decoder_sizes(state))
     if config.encoder.out_chans != config.decoder.dim:
         raise MisfitError(
-            f"its encoder gives {config.encoder.out_chans} channels and its decoder wants {config.decoder.dim}"
+            f"its encoder returns {config.encoder.out_chans} channels but its decoder takes {config.decoder.dim}"
         )
     return config
-
-
-def model_name(config: SamConfig, family: str) -> str:
-    """Return the name of the model that has these sizes, or its family's."""
-    return next((name for name, known in known_configs().items() if known == config), family)
 
 
 def _folded(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -115,12 +102,12 @@ def _folded(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _without_normalisation(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Leave out the normalisation that some versions save, if it is SAM's."""
+    """Drop the normalisation that some versions save, if it is SAM's."""
     state = dict(checkpoint.state)
     for key, known in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
         value = state.pop(key, None)
         if value is not None and not (value.numel() == 3 and torch.allclose(value.flatten(), torch.tensor(known))):
-            raise _unknown(checkpoint, f"it normalises images in its own way: its {key!r} is not SAM's")
+            raise _unknown(checkpoint, f"its {key!r} is not SAM's")
     return state
 
 
@@ -130,9 +117,7 @@ def _image_size_in(checkpoint: Checkpoint) -> int | None:
         return None
     if not text.isdecimal():
         raise CheckpointError(
-            f"its metadata says image_size = {text!r}, which is not a size",
-            where=checkpoint.path,
-            cure="Give image_size",
+            f"invalid image_size {text!r} in the metadata", where=checkpoint.path, cure="Give image_size"
         )
     return int(text)
 
@@ -145,20 +130,20 @@ def _check_shapes(checkpoint: Checkpoint, state: State, config: SamConfig) -> No
         raise _unknown(checkpoint, "its keys differ from those of a SAM", missing=missing, unexpected=unexpected)
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
-            raise _unknown(checkpoint, f"{key!r} has the shape {tuple(state[key].shape)} where {shape} would fit")
+            raise _unknown(checkpoint, f"{key!r} has the shape {tuple(state[key].shape)} instead of {shape}")
 
 
 def _unknown(
     checkpoint: Checkpoint, why: str, *, missing: list[str] | None = None, unexpected: list[str] | None = None
 ) -> UnknownArchitectureError:
     family = foreign_family(checkpoint.state)
-    looks = f"this looks like {family}, which samedge does not read" if family else "this model is not known"
+    looks = f"this looks like {family}, which samedge does not read" if family else "unknown model"
     cure = _CURES.get(family or "", _CURE)
     if _has_no_encoder(checkpoint.state):
         family, cure = DECODER_ALONE, _BASE_CURE
         looks = f"this looks like {family}"
     parts = [f"{looks}: {why}"]
-    for word, keys in (("missing", missing or []), ("not expected", unexpected or [])):
+    for word, keys in (("missing", missing or []), ("unexpected", unexpected or [])):
         if keys:
             more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
             parts.append(f"{word}: {', '.join(islice(keys, _SHOWN))}{more}")
@@ -183,7 +168,7 @@ FAMILIES: Final = (
     ("the image encoder of a SAM alone", r"neck\.0\.weight$"),
     ("a vision transformer without SAM's decoder", r"(cls_token$|pos_embed$|blocks\.\d+\.(attn|norm1)\.)"),
 )
-"""Name and pattern at the start of a key. The first that matches counts."""
+"""Name, and pattern at the start of a key. The first match counts."""
 
 
 DECODER_ALONE: Final = "the mask decoder of a SAM without its image encoder"
@@ -202,7 +187,7 @@ def _has_no_encoder(state: State) -> bool:
 
 
 def foreign_family(keys: Iterable[str]) -> str | None:
-    """Return what a model that is not ours is, or None."""
+    """Return the name of a kind of model that samedge does not read, or None."""
     keys = list(keys)
     for name, pattern in FAMILIES:
         compiled = re.compile(pattern)

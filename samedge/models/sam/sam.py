@@ -1,4 +1,4 @@
-"""SAM as one module with the two calls that the two exported graphs make: `encode` and `decode`."""
+"""SAM as one module with the two calls that become graphs: `encode` and `decode`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class Sam(nn.Module):
     """An image encoder, a prompt encoder and a mask decoder.
 
     Args:
-        image_encoder: Maps ``[N, 3, S, S]`` to ``[N, C, g, g]``; has ``image_size`` (S), ``grid`` (g),
-            and the name of its ``family``.
+        image_encoder: Maps ``[N, 3, S, S]`` to ``[N, C, g, g]``; has ``image_size`` (S), ``grid`` (g) and ``family``.
         prompt_encoder: The prompt encoder for the same sizes.
         mask_decoder: The mask decoder.
     """
@@ -60,7 +59,7 @@ class Sam(nn.Module):
             point_coords: float32 ``[B, P, 2]``, (x, y) in px of the resized image.
             point_labels: ``[B, P]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
             mask_input: float32 ``[B, 1, 4 * g, 4 * g]``, logits.
-            has_mask_input: float32 ``[B]``: 1 where mask_input counts, 0 where there is none.
+            has_mask_input: float32 ``[B]``: 1 to use mask_input, 0 to ignore it.
 
         Returns:
             ``low_res_masks`` float32 ``[B, tokens, 4 * g, 4 * g]`` and ``iou_predictions`` float32 ``[B, tokens]``.

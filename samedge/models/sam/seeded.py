@@ -1,8 +1,8 @@
-"""Random weights from a seed, under the key names and shapes of real checkpoints.
+"""Random weights from a seed, under the keys and shapes of real checkpoints, for tests and demonstrations.
 
-For tests, and for demonstrations where there is neither a checkpoint nor a network. The masks mean nothing, but the
-numbers behave like a trained model's: every bias, norm, relative position and batch norm does something, activations
-keep their size through the depth, mask logits cross zero and predicted IoUs lie within 0..1.
+The masks mean nothing, but the numbers behave like a trained model's: every bias, norm, relative position and batch
+norm has an effect, activations keep their scale through the depth, mask logits cross zero, and predicted IoUs lie
+within 0..1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def seeded_config(name: str) -> SamConfig:
     """Return the configuration of a name such as "sam_vit_b" or "mobile_sam".
 
     Raises:
-        UsageError: There is none of this name.
+        UsageError: It is unknown.
     """
     known = known_configs()
     if name not in known:
@@ -34,17 +34,14 @@ def seeded_config(name: str) -> SamConfig:
 
 
 def seeded_state(model: str | SamConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Return a state dict as `state_dict()` of the reference package has it, filled from a seed.
+    """Return a state dict as the reference package has it: float32, and int64 for the counters of batch norms.
 
     Args:
-        model: A configuration, or the name of one.
-        seed: The same seed gives the same numbers, whatever the order or the other keys.
-
-    Returns:
-        Tensors by key: float32, and int64 for the counters of batch norms.
+        model: A configuration or its name.
+        seed: Determines each tensor together with its key, whatever the other keys.
 
     Raises:
-        UsageError: There is no model of this name.
+        UsageError: The name is unknown.
     """
     config = seeded_config(model) if isinstance(model, str) else model
     shapes = weight_shapes(config)
@@ -70,7 +67,7 @@ def _mean_and_spread(key: str, shape: tuple[int, ...], config: SamConfig) -> tup
     if key == f"{last}.weight":
         return 0.0, 0.1 / math.sqrt(shape[1])
     if key.endswith(("rel_pos_h", "rel_pos_w")):
-        return 0.0, 1 / math.sqrt(shape[-1])  # a query of unit variance then gives a logit of unit variance
+        return 0.0, 1 / math.sqrt(shape[-1])  # from queries of unit variance, logits of unit variance
     if key.endswith("pos_embed"):
         return 0.0, 0.5
     if key.endswith("attention_biases"):

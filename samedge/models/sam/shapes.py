@@ -1,4 +1,4 @@
-"""From the shapes of weights to the sizes of prompt encoder and mask decoder. The name of the file plays no part."""
+"""Sizes of prompt encoder and mask decoder, read from the shapes of their weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def decoder_sizes(state: State) -> DecoderConfig:
     """Return the sizes of prompt encoder and mask decoder.
 
     Raises:
-        MisfitError: A weight is absent or has an odd shape.
+        MisfitError: A weight is missing or has a wrong shape.
     """
     transformer, iou_head = "mask_decoder.transformer.layers", "mask_decoder.iou_prediction_head.layers"
     sizes = DecoderConfig(
@@ -29,5 +29,5 @@ def decoder_sizes(state: State) -> DecoderConfig:
         iou_head_hidden_dim=shape_of(state, f"{iou_head}.0.weight", 2)[0],
     )
     if sizes.dim % DECODER_HEADS or sizes.internal_dim % DECODER_HEADS or sizes.mask_in_chans % 4:
-        raise MisfitError("the widths of its mask decoder do not divide as SAM's do")
+        raise MisfitError("the channels of its mask decoder are not multiples of its heads")
     return sizes

@@ -6,17 +6,12 @@ import math
 
 from torch import Tensor, nn
 
+from samedge.models.sam.configs import DecoderConfig
 from samedge.models.sam.layers import MLPBlock
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than its tokens'.
-
-    Args:
-        embedding_dim: Channels of the tokens.
-        num_heads: Heads.
-        internal_dim: Channels of query, key and value.
-    """
+    """Multi-head attention whose queries, keys and values may have fewer channels than the tokens."""
 
     def __init__(self, embedding_dim: int, num_heads: int, internal_dim: int) -> None:
         super().__init__()
@@ -40,16 +35,17 @@ class Attention(nn.Module):
 
 
 class TwoWayAttentionBlock(nn.Module):
-    """Self-attention of tokens, tokens to image, feed-forward, image to tokens."""
+    """Self-attention of tokens, attention to the image, MLP, attention of the image to the tokens."""
 
-    def __init__(self, embedding_dim: int, num_heads: int, mlp_dim: int, internal_dim: int, *, first: bool) -> None:
+    def __init__(self, sizes: DecoderConfig, *, first: bool) -> None:
         super().__init__()
+        embedding_dim, num_heads, internal_dim = sizes.dim, sizes.num_heads, sizes.internal_dim
         self.first = first
         self.self_attn = Attention(embedding_dim, num_heads, embedding_dim)
         self.norm1 = nn.LayerNorm(embedding_dim)
         self.cross_attn_token_to_image = Attention(embedding_dim, num_heads, internal_dim)
         self.norm2 = nn.LayerNorm(embedding_dim)
-        self.mlp = MLPBlock(embedding_dim, mlp_dim, nn.ReLU)
+        self.mlp = MLPBlock(embedding_dim, sizes.mlp_dim, nn.ReLU)
         self.norm3 = nn.LayerNorm(embedding_dim)
         self.norm4 = nn.LayerNorm(embedding_dim)
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, internal_dim)
@@ -57,7 +53,7 @@ class TwoWayAttentionBlock(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
         """Return updated tokens ``[B, T, C]`` and image ``[B, S, C]``."""
         if self.first:
-            # In the first block the tokens are their own positional encoding, and the residual is left out.
+            # The first block has no residual: its tokens are their own positional encoding.
             queries = self.self_attn(queries, queries, queries)
         else:
             q = queries + query_pe
@@ -71,34 +67,21 @@ class TwoWayAttentionBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Layers of `TwoWayAttentionBlock` and a last attention from tokens to image.
+    """Layers of `TwoWayAttentionBlock` and a last attention from tokens to image."""
 
-    Args:
-        depth: Layers.
-        embedding_dim: Channels.
-        num_heads: Heads.
-        mlp_dim: Hidden channels of the feed-forward part.
-        internal_dim: Inner width of the attentions between tokens and image.
-    """
-
-    def __init__(self, *, depth: int, embedding_dim: int, num_heads: int, mlp_dim: int, internal_dim: int) -> None:
+    def __init__(self, sizes: DecoderConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            TwoWayAttentionBlock(embedding_dim, num_heads, mlp_dim, internal_dim, first=i == 0) for i in range(depth)
-        )
-        self.final_attn_token_to_image = Attention(embedding_dim, num_heads, internal_dim)
-        self.norm_final_attn = nn.LayerNorm(embedding_dim)
+        self.layers = nn.ModuleList(TwoWayAttentionBlock(sizes, first=i == 0) for i in range(sizes.depth))
+        self.final_attn_token_to_image = Attention(sizes.dim, sizes.num_heads, sizes.internal_dim)
+        self.norm_final_attn = nn.LayerNorm(sizes.dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the transformer.
+        """Return tokens ``[B, T, C]`` and image ``[B, S, C]``.
 
         Args:
-            image: ``[B, S, C]``, the image embedding with the dense prompt added, flat.
+            image: ``[B, S, C]``, image embedding plus dense prompt embedding.
             image_pe: ``[1, S, C]``.
             tokens: ``[B, T, C]``.
-
-        Returns:
-            Tokens ``[B, T, C]`` and image ``[B, S, C]``.
         """
         queries, keys = tokens, image
         for layer in self.layers:

@@ -1,10 +1,10 @@
-"""The architectures that Ultralytics releases: which layers, in which order, connected how, and how wide.
+"""The architectures that Ultralytics releases: their layers, connections and channels.
 
-A line of `ARCHITECTURES` names the layers before the head. ``up6`` upsamples and concatenates layer 6, ``down12``
-convolves with stride 2 and concatenates layer 12; a star marks a level that the head reads. After the colon stand the
-channels before scaling, and ``x3`` for three links. Signs say what else a layer has: ``+`` shortcuts around its links,
-``k`` links that are C3k blocks, ``q`` a chain of a quarter of the channels, ``a`` links with attention, ``p`` a first
-convolution without activation, ``/4`` attention within four areas.
+A line of `ARCHITECTURES` lists the layers before the head. ``up6`` upsamples and concatenates layer 6; ``down12``
+convolves with stride 2 and concatenates layer 12; a star marks a level that the head reads. After a colon come the
+channels before scaling, then ``x3`` for three links. Flags: ``+`` residual links, ``k`` C3k links, ``q`` a chain with a
+quarter of the channels, ``a`` attention links, ``p`` a first convolution without activation, ``/4`` attention within
+four areas.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer before the head, with its sizes.
+    """A layer before the head, with its sizes.
 
     Attributes:
-        kind: Ultralytics' name of its class.
-        sources: Numbers of the layers that it reads; -1 is the one before.
+        kind: Name of Ultralytics' class.
+        sources: Indices of its input layers; -1 for the previous one.
         width: Output channels; 0 for a layer without weights.
-        hidden: Channels of the chain inside.
-        depth: Links of the chain; poolings of an SPPF.
-        links: Kind of the links: "bottleneck", "c3k", "attention" or "area".
+        hidden: Channels of its chain.
+        depth: Links of its chain, or poolings of an SPPF.
+        links: "bottleneck", "c3k", "attention" or "area".
         inner: Channels inside a link.
-        shortcut: The links have a way around them.
+        shortcut: Its links are residual.
         plain: Its first convolution has no activation.
-        area: Areas that attention is confined to.
-        residual: It has a way around it, scaled channel by channel.
+        area: Number of areas that attention is confined to.
+        residual: It is residual itself, scaled per channel.
     """
 
     kind: str
@@ -76,9 +76,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The layers of an architecture, and those that the head reads, the finest first.
+    """The layers of an architecture.
 
-    `quarter` are the layers whose chain has a quarter of the channels.
+    Attributes:
+        layers: Before the head.
+        levels: Indices of the layers that the head reads, finest first.
+        quarter: Indices of the layers whose chain has a quarter of the channels.
     """
 
     layers: tuple[Layer, ...]
@@ -88,7 +91,7 @@ class Architecture:
 
 @cache
 def architecture(name: str) -> Architecture:
-    """Return one of `ARCHITECTURES`, with the channels and links of its table."""
+    """Return a line of `ARCHITECTURES`, parsed and not yet scaled."""
     layers: list[Layer] = []
     levels, quarter = [], set()
     for token in ARCHITECTURES[name].split():
@@ -122,14 +125,14 @@ def architecture(name: str) -> Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A released size: factors of links and channels, and the most channels before the factor."""
+    """A released size: factors of links and channels, and a limit on the channels before scaling."""
 
     depth: float
     width: float
     most: int
 
     def channels(self, channels: int) -> int:
-        """Return the channels of a layer that has so many in the table."""
+        """Scale channels, rounding up to a multiple of 8."""
         scaled = min(channels, self.most) * self.width
         return -(-int(scaled) // 8) * 8
 
@@ -144,11 +147,11 @@ SCALES: Final = {
         "l": Scale(1, 1, 512), "x": Scale(1, 1.5, 512),
     },
 }  # fmt: skip
-"""Sizes of YOLOv8, and of all that came later."""
+"""Sizes of YOLOv8, and of its successors."""
 
 
 def scaled_layers(name: str, size: str) -> tuple[Layer, ...]:
-    """Return the layers of an architecture in a released size: "n", "s", "m", "l" or "x"."""
+    """Return the layers of an architecture in size "n", "s", "m", "l" or "x"."""
     scale = SCALES["yolov8" if name.startswith("yolov8") else "yolo"][size]
     table = architecture(name)
     return tuple(_scaled(layer, size, scale, quarter=i in table.quarter) for i, layer in enumerate(table.layers))

@@ -1,4 +1,4 @@
-"""The blocks that YOLOs are made of, with the module names of Ultralytics' weights and batch norms folded in."""
+"""Blocks of YOLOs, under the module names of Ultralytics' weights, with batch norms folded in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHANNELS_AN_AREA_HEAD = 32
 
 
 class Conv(nn.Module):
-    """A convolution that keeps the size (divided by the stride), and SiLU unless it is plain."""
+    """A convolution with padding, followed by SiLU unless it is plain."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Conv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Two 3 x 3 convolutions, with or without a way around them."""
+    """Two 3 x 3 convolutions, residual or not."""
 
     def __init__(self, channels: int, inner: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -45,13 +45,13 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[N, channels, H, W]`` to the same shape."""
         out: Tensor = self.cv2(self.cv1(x))
         return x + out if self.shortcut else out
 
 
 class C3k(nn.Module):
-    """Two bottlenecks beside a 1 x 1 convolution; returns a tensor of its input's shape."""
+    """Two bottlenecks parallel to a 1 x 1 convolution."""
 
     def __init__(self, channels: int, inner: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class C3k(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(inner, inner, shortcut=shortcut) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[N, channels, H, W]`` to the same shape."""
         out: Tensor = self.cv3(torch.cat([self.m(self.cv1(x)), self.cv2(x)], 1))
         return out
 
 
 class Attention(nn.Module):
-    """Self-attention over all cells, with keys of half the channels and a depthwise convolution as position."""
+    """Self-attention over all cells, with keys of half the channels and a depthwise convolution for positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         self.pe = Conv(channels, channels, 3, groups=channels, plain=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[N, channels, H, W]`` to the same shape."""
         cells = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1))
         query, key, value = cells.split([self.key, self.key, cells.shape[2] - 2 * self.key], dim=2)
         weights = ((query * self.key**-0.5).transpose(-2, -1) @ key).softmax(-1)
@@ -88,7 +88,7 @@ class Attention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention and a small network, each with a way around it: Ultralytics' PSABlock."""
+    """Residual attention and a residual MLP: Ultralytics' PSABlock."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class AttentionBlock(nn.Module):
         self.ffn = nn.Sequential(Conv(channels, 2 * channels), Conv(2 * channels, channels, plain=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[N, channels, H, W]`` to the same shape."""
         x = x + self.attn(x)
         out: Tensor = x + self.ffn(x)
         return out
@@ -114,8 +114,8 @@ class AreaAttention(nn.Module):
         self.pe = Conv(channels, channels, 7, groups=channels, plain=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x; its cells are a multiple of the areas."""
-        # [N, heads, 3 C, area, cells] with the areas beside the batch.
+        """Map ``[N, channels, H, W]`` to the same shape; H * W is a multiple of the number of areas."""
+        # [N, heads, 3 C, area, cells]; the areas then join the batch.
         cells = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).unflatten(3, (self.area, -1))
         query, key, value = cells.permute(0, 3, 1, 2, 4).chunk(3, dim=3)
         weights = ((query * _CHANNELS_AN_AREA_HEAD**-0.5).transpose(-2, -1) @ key).softmax(-1)
@@ -127,7 +127,7 @@ class AreaAttention(nn.Module):
 
 
 class AreaBlock(nn.Module):
-    """Area attention and a small network, each with a way around it: Ultralytics' ABlock."""
+    """Residual area attention and a residual MLP: Ultralytics' ABlock."""
 
     def __init__(self, channels: int, inner: int, area: int) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class AreaBlock(nn.Module):
         self.mlp = nn.Sequential(Conv(channels, inner), Conv(inner, channels, plain=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[N, channels, H, W]`` to the same shape."""
         x = x + self.attn(x)
         out: Tensor = x + self.mlp(x)
         return out
 
 
 class C2f(nn.Module):
-    """A cross-stage partial block: half of the channels passes a chain of links, and every link's output counts.
+    """A cross-stage partial block: half of the channels pass a chain of links, all of whose outputs are joined.
 
     Ultralytics' C2f and C3k2, which differ in their links.
     """
@@ -163,7 +163,7 @@ class C2f(nn.Module):
 
 
 class C2(nn.Module):
-    """A cross-stage partial block in which only the chain's end counts: Ultralytics' C2 and, with attention, C2PSA."""
+    """A cross-stage partial block that uses only the end of the chain: Ultralytics' C2 and, with attention, C2PSA."""
 
     def __init__(self, channels: int, layer: Layer) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class C2(nn.Module):
 
 
 class A2C2f(nn.Module):
-    """A chain of area attention or of C3k blocks, of which every link's output counts (arXiv:2502.12524)."""
+    """A chain of area attention or C3k blocks, all of whose outputs are joined (arXiv:2502.12524)."""
 
     def __init__(self, channels: int, layer: Layer) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class A2C2f(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling by small poolings in a row instead of large ones side by side."""
+    """Spatial pyramid pooling by small poolings in sequence instead of large ones in parallel."""
 
     def __init__(self, channels: int, layer: Layer, kernel: int = 5) -> None:
         super().__init__()
@@ -233,12 +233,7 @@ def link(layer: Layer) -> nn.Module:
 
 
 def block(channels: int, layer: Layer) -> nn.Module:
-    """Return a layer that has weights.
-
-    Args:
-        channels: Of its input.
-        layer: Its kind and sizes.
-    """
+    """Return the module of a layer with weights, given its input channels."""
     if layer.kind == "Conv":
         return Conv(channels, layer.width, 3, 2)
     return _KINDS[layer.kind](channels, layer)
@@ -248,10 +243,10 @@ _KINDS = {"C2f": C2f, "C3k2": C2f, "C2": C2, "C2PSA": C2, "A2C2f": A2C2f, "SPPF"
 
 
 class Proto(nn.Module):
-    """The prototypes that masks are sums of, at twice the resolution of the finest level.
+    """The prototypes of masks, at twice the resolution of the finest level.
 
     Args:
-        levels: Channels of the levels that it reads; the coarser ones are added to the finest where there are several.
+        levels: Channels of its input levels; the coarser ones are added to the finest.
         width: Hidden channels.
         prototypes: Number of prototypes.
     """
@@ -279,7 +274,7 @@ class Proto(nn.Module):
 
 
 class DFL(nn.Module):
-    """The expected distance under a distribution over bins (arXiv:2006.04388)."""
+    """The expected distance of a distribution over bins (arXiv:2006.04388)."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()
@@ -295,13 +290,9 @@ class DFL(nn.Module):
 
 
 def branch(channels: int, width: int, out_channels: int, *, light: bool = False) -> nn.Sequential:
-    """Return one branch of the head at one level: ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``.
+    """Return a branch of the head at one level, ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``.
 
-    Args:
-        channels: Of the level.
-        width: Hidden channels.
-        out_channels: What it gives.
-        light: A depthwise and a 1 x 1 convolution in place of each 3 x 3 one.
+    A light branch has a depthwise and a 1 x 1 convolution in place of each 3 x 3 one.
     """
     if not light:
         return nn.Sequential(Conv(channels, width, 3), Conv(width, width, 3), nn.Conv2d(width, out_channels, 1))

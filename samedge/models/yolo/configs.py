@@ -1,4 +1,4 @@
-"""The released sizes of YOLOs, to name a model by them and to make seeded ones. No model is read by this table."""
+"""The released sizes of YOLOs, for naming models and for seeded weights. Loading does not depend on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def yolo_config(
         size: "n", "s", "m", "l" or "x".
         architecture_name: A line of `samedge.models.yolo.architectures`.
         classes: Number of classes.
-        segments: Whether it gives masks.
+        segments: The model returns masks.
     """
     layers = scaled_layers(architecture_name, size)
     levels = architecture(architecture_name).levels
@@ -53,10 +53,10 @@ def yolo_config(
 
 
 def named_yolo_config(name: str) -> YoloConfig:
-    """Return the configuration of "yolov8n" … "yolo26x", "yolo11n-seg", "yolov8m-p2", "fastsam-s" and the like.
+    """Return the configuration of a name such as "yolov8n", "yolo11n-seg", "yolov8m-p2" or "fastsam-s".
 
     Raises:
-        UsageError: There is none of this name.
+        UsageError: It is unknown.
     """
     name = name.lower()
     if name in _FAST_SAM:
@@ -66,21 +66,19 @@ def named_yolo_config(name: str) -> YoloConfig:
     if match is None or line not in ARCHITECTURES:
         families = ("yolov8", "yolo11", "yolo12", "yolo26")
         names = [f"{family}{size}{end}" for family in families for end in ("", "-seg") for size in _SIZES]
-        raise UsageError(f"there are no sizes for {name!r}", cure=f"Choose one of: {', '.join((*names, *_FAST_SAM))}")
+        raise UsageError(f"unknown size {name!r}", cure=f"Choose one of: {', '.join((*names, *_FAST_SAM))}")
     return yolo_config(match["size"], architecture_name=line, segments=bool(match["more"]))
 
 
 def is_yolo_name(name: str) -> bool:
-    """Return True if a name is meant for a YOLO or FastSAM, even of an unknown size."""
+    """Return True if a name refers to a YOLO or FastSAM, even of an unknown size."""
     return name.lower().startswith(("yolo", "fastsam"))
 
 
 def known_yolo_name(config: YoloConfig, *, fast_sam: bool = False) -> str:
-    """Return the name of the model that has these sizes, whatever its classes: "yolov8n-seg", or "yolov8-seg".
+    """Return the name of a model of these sizes and any classes, such as "yolov8n-seg"; "yolov8-seg" for unknown sizes.
 
-    Args:
-        config: Its sizes.
-        fast_sam: It is known to be a FastSAM, which has the sizes of a YOLOv8 segmenter of one class.
+    `fast_sam` tells FastSAM from a YOLOv8 segmenter of one class.
     """
     if fast_sam:
         for name, size in _FAST_SAM.items():

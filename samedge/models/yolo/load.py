@@ -1,4 +1,4 @@
-"""From a checkpoint to a YOLO or FastSAM: which one it is follows from keys and shapes alone."""
+"""Loading of YOLOs and FastSAM; keys and shapes alone determine the model."""
 
 from __future__ import annotations
 
@@ -40,17 +40,12 @@ _CURE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LoadedYolo:
-    """A YOLO or FastSAM, and where it came from.
+    """The `samedge.models.load.Loaded` of YOLO and FastSAM.
 
     Attributes:
-        model: In evaluation mode.
-        name: Such as "yolov8n-seg"; "yolov8" or "yolov8-seg" for sizes of their own.
+        name: Such as "yolov8n-seg"; "yolov8" or "yolov8-seg" for unknown sizes.
         names: Names of the classes by number.
-        image_size: What it was trained at, px.
-        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
-        checkpoint: File name of the checkpoint, or the source of seeded weights.
-        sha256: SHA-256 of the checkpoint in hex; for seeded weights, of their recipe.
-        seeded: The weights are random numbers: boxes and masks mean nothing.
+        image_size: Size it was trained at, px.
     """
 
     family: ClassVar[str] = "yolo"
@@ -65,26 +60,26 @@ class LoadedYolo:
 
 
 class YoloLoader:
-    """The `samedge.models.load.ModelLoader` of YOLOv8 and FastSAM, which take images of any size."""
+    """The `samedge.models.load.ModelLoader` of YOLO and FastSAM, which accept images of any size."""
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        """See `is_yolo`."""
-        return is_yolo(checkpoint)
+        """Return True if the keys are those of an Ultralytics YOLO, known or not."""
+        return any(_FIRST_KEY.match(key) for key in checkpoint.state)
 
     def load(self, checkpoint: Checkpoint, image_size: int | tuple[int, int] | None) -> LoadedYolo:
-        """See `yolo_of`."""
+        """Load a checkpoint; the image size plays no part."""
         return yolo_of(checkpoint)
 
     def has_seeded(self, name: str) -> bool:
-        """See `is_yolo_name`."""
+        """Return True for a name that starts with "yolo" or "fastsam"."""
         return is_yolo_name(name)
 
     def load_seeded(self, source: str, image_size: int | tuple[int, int] | None) -> LoadedYolo:
-        """See `load_yolo`."""
+        """Load a named size with random weights."""
         return load_yolo(source)
 
     def seeded_state(self, name: str) -> dict[str, Tensor]:
-        """See `ModelLoader`: batch norms are folded."""
+        """Return the weights with batch norms folded."""
         return seeded_yolo(name).state_dict()
 
 
@@ -93,13 +88,13 @@ def load_yolo(source: str | Path, *, progress: DownloadProgress | None = None) -
 
     Args:
         source: Path of a checkpoint, a known name, or "seeded:NAME" such as "seeded:yolov8n-seg".
-        progress: As for `load_model`.
+        progress: As for `samedge.models.load.load_any`.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or is of another architecture.
-        DownloadError: A known name could not be fetched.
-        StorageError: There is no such file, or it cannot be read.
-        UsageError: There are no such seeded weights.
+        CheckpointError: The checkpoint cannot be read, or its architecture is unknown.
+        DownloadError: The download failed.
+        StorageError: The file is missing or cannot be read.
+        UsageError: The seeded weights are unknown.
     """
     if str(source).startswith(SEEDED):
         name = str(source).removeprefix(SEEDED)
@@ -116,24 +111,20 @@ def load_yolo(source: str | Path, *, progress: DownloadProgress | None = None) -
     return yolo_of(read_checkpoint(find_checkpoint(source, progress=progress)))
 
 
-def is_yolo(checkpoint: Checkpoint) -> bool:
-    """Return True if the keys are those of an Ultralytics YOLO, possibly another than YOLOv8."""
-    return any(_FIRST_KEY.match(key) for key in checkpoint.state)
-
-
 def yolo_of(checkpoint: Checkpoint) -> LoadedYolo:
     """Return the model of a checkpoint.
 
     Raises:
-        UnknownArchitectureError: The keys and shapes, or what the file says of its layers, are not those of a YOLOv8.
+        UnknownArchitectureError: Keys, shapes, or the layers that the file describes are those of no known YOLO.
         CheckpointError: A weight cannot be used.
     """
     eps = float(checkpoint.metadata.get(facts.NORM_EPS, YOLO_NORM_EPS))
     state = fold_batch_norms(_bare(checkpoint.state), convolution="conv", folded_name="conv", eps=eps)
-    state = {key: value for key, value in state.items() if ".proto.semseg." not in key}  # for training alone
+    state = {key: value for key, value in state.items() if ".proto.semseg." not in key}  # only for training
     try:
         config = yolo_sizes(state)
-        model = _empty(config)
+        with torch.device("meta"):
+            model = Yolo(config)
         _check_facts(checkpoint, model)
         _check_shapes(model, state)
     except MisfitError as error:
@@ -158,13 +149,8 @@ def yolo_of(checkpoint: Checkpoint) -> LoadedYolo:
     )
 
 
-def _empty(config: YoloConfig) -> Yolo:
-    with torch.device("meta"):
-        return Yolo(config)
-
-
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what wrappers put before ``model.0.``, and counters that no folded model has."""
+    """Drop the wrappers' prefix before ``model.0.``, and the counters of batch norms."""
     prefix = next((match.group(1) or "" for key in state if (match := _FIRST_KEY.match(key))), "")
     return {
         key.removeprefix(prefix): value
@@ -180,14 +166,14 @@ def _check_shapes(model: Yolo, state: Mapping[str, Tensor]) -> None:
         raise MisfitError(f"{missing[0]!r} is missing")
     unexpected = [key for key in state if key not in expected]
     if unexpected:
-        raise MisfitError(f"{unexpected[0]!r} has no place in it")
+        raise MisfitError(f"{unexpected[0]!r} is unexpected")
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
-            raise MisfitError(f"{key!r} has the shape {tuple(state[key].shape)} where {shape} would fit")
+            raise MisfitError(f"{key!r} has the shape {tuple(state[key].shape)} instead of {shape}")
 
 
 def _check_facts(checkpoint: Checkpoint, model: Yolo) -> None:
-    """Refuse what has the weights of a known YOLO and computes something else with them.
+    """Refuse a file that has the weights of a known YOLO but describes another computation.
 
     Raises:
         MisfitError: It does.
@@ -195,23 +181,23 @@ def _check_facts(checkpoint: Checkpoint, model: Yolo) -> None:
     told, config = checkpoint.metadata, model.config
     activations = json.loads(told.get(facts.ACTIVATIONS, "[]"))
     if not set(activations) <= {"SiLU", "Identity"}:
-        raise MisfitError(f"its activations are {', '.join(activations)}, and not SiLU")
+        raise MisfitError(f"its activations are {', '.join(activations)} instead of SiLU")
     layers: list[str] = json.loads(told.get(facts.LAYERS, "[]"))
     if not layers:
         return
     kinds = [layer.kind for layer in config.layers]
     wrong = [i for i, (kind, want) in enumerate(zip(layers, kinds, strict=False)) if kind != want]
     if wrong:
-        raise MisfitError(f"layer {wrong[0]} is a {layers[wrong[0]]} and not a {kinds[wrong[0]]}")
+        raise MisfitError(f"layer {wrong[0]} is a {layers[wrong[0]]} instead of a {kinds[wrong[0]]}")
     if len(layers) != config.head_layer + 1 or layers[-1] not in {"Detect", "Segment", "Segment26"}:
         raise MisfitError(f"it has {len(layers)} layers and ends in a {layers[-1]}")
     shortcuts = [number for number, layer in enumerate(config.layers) if layer.shortcut]
     if json.loads(told.get(facts.SHORTCUTS, json.dumps(shortcuts))) != shortcuts:
-        raise MisfitError(f"its layers {told[facts.SHORTCUTS]} have shortcuts, and not {shortcuts}")
+        raise MisfitError(f"its layers {told[facts.SHORTCUTS]} have shortcuts instead of {shortcuts}")
     plain = sorted(name for name, part in model.named_modules() if isinstance(part, Conv) and part.plain)
     if facts.PLAIN in told and json.loads(told[facts.PLAIN]) != plain:
         odd = sorted(set(plain) ^ set(json.loads(told[facts.PLAIN])))[0]
-        raise MisfitError(f"whether {odd!r} has an activation is not as usual")
+        raise MisfitError(f"the activation after {odd!r} is unusual")
     heads = {
         name: [part.heads, part.area if isinstance(part, AreaAttention) else 1]
         for name, part in model.named_modules()
@@ -221,7 +207,7 @@ def _check_facts(checkpoint: Checkpoint, model: Yolo) -> None:
         raise MisfitError("its attention has other heads or areas")
     strides = json.loads(told.get(facts.STRIDE, "[]"))
     if strides and tuple(strides) != config.strides:
-        raise MisfitError(f"its strides are {strides}, and not {list(config.strides)}")
+        raise MisfitError(f"its strides are {strides} instead of {list(config.strides)}")
 
 
 def _names(checkpoint: Checkpoint, config: YoloConfig) -> dict[int, str]:
@@ -231,13 +217,13 @@ def _names(checkpoint: Checkpoint, config: YoloConfig) -> dict[int, str]:
 
 
 def _is_fast_sam(checkpoint: Checkpoint) -> bool:
-    """Return True if a model of FastSAM's sizes is one: it has one class, "object", and its file the name."""
+    """Return True if a model of FastSAM's sizes has the one class "object", or FastSAM's file name."""
     told: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
     return list(told.values()) == ["object"] or checkpoint.path.stem.lower().startswith("fastsam")
 
 
 def _licence(checkpoint: Checkpoint) -> str:
-    """Return what the file says itself, what follows from who wrote it, or that it is not known."""
+    """Return the licence that the file states, or that its writer implies."""
     told = checkpoint.metadata.get(facts.LICENCE)
     if told:
         return f"{told}, says the file"
@@ -251,6 +237,4 @@ def _image_size(checkpoint: Checkpoint, stride: int) -> int:
 
 
 def _unknown(checkpoint: Checkpoint, why: str) -> UnknownArchitectureError:
-    return UnknownArchitectureError(
-        f"this is none of the YOLOs that are known here: {why}", where=checkpoint.path, cure=_CURE
-    )
+    return UnknownArchitectureError(f"unknown YOLO: {why}", where=checkpoint.path, cure=_CURE)

@@ -1,7 +1,7 @@
-"""YOLOs and FastSAM with random weights from a seed, for tests and for timing where no weights are at hand.
+"""YOLOs and FastSAM with random weights from a seed, for tests and timing.
 
 Boxes and masks mean nothing, but the numbers behave like a trained model's: activations neither vanish nor explode, and
-some anchors, not all, score above the usual threshold.
+some anchors, but not all, score above the usual threshold.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CLASS_TOP: Final = -2.5
 
 
 def seeded_yolo(model: str | YoloConfig, seed: int = 0) -> Yolo:
-    """Return a model filled from a seed, in evaluation mode.
+    """Return a model with random weights, in evaluation mode.
 
     Args:
-        model: A configuration, or the name of one.
-        seed: The same seed gives the same numbers, but for the rounding of the machine.
+        model: A configuration or its name.
+        seed: Determines the weights, up to the rounding of the machine.
 
     Raises:
-        UsageError: There is no model of this name.
+        UsageError: The name is unknown.
     """
     config = named_yolo_config(model) if isinstance(model, str) else model
     with torch.device("meta"):
@@ -43,17 +43,17 @@ def seeded_yolo(model: str | YoloConfig, seed: int = 0) -> Yolo:
     state = {key: _fill(key, tuple(value.shape), config, seed) for key, value in yolo.state_dict().items()}
     yolo.load_state_dict(state, strict=True, assign=True)
     yolo.eval().requires_grad_(requires_grad=False)
-    _settle(yolo, _pictures(seed))
+    _settle(yolo, _images(seed))
     return yolo
 
 
 def seeded_yolo_digest(name: str, seed: int = 0) -> str:
-    """Return what stands for the SHA-256 of a checkpoint: that of the recipe, in hex."""
+    """Return the SHA-256 of the recipe in hex, in place of a checkpoint's."""
     return hashlib.sha256(f"{name}:{seed}".encode()).hexdigest()
 
 
-def _generator(what: str, seed: int) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}:{what}".encode()).digest()
+def _generator(name: str, seed: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
@@ -65,22 +65,22 @@ def _fill(key: str, shape: tuple[int, ...], config: YoloConfig, seed: int) -> Te
     return torch.empty(shape).normal_(0.0, spread, generator=_generator(key, seed))
 
 
-def _pictures(seed: int) -> Tensor:
-    """Return images from coarse blobs to noise, in several colours and contrasts, float32 ``[8, 3, S, S]`` 0..1."""
-    pictures = []
+def _images(seed: int) -> Tensor:
+    """Return images from coarse blobs to noise in various colours and contrasts, float32 ``[8, 3, S, S]`` 0..1."""
+    images = []
     for side in (2, 8, 32, _SIDE):
         for contrast in (0.3, 1.0):
             generator = _generator(f"picture {side} {contrast}", seed)
             noise = torch.rand(1, 3, side, side, generator=generator)
             noise = F.interpolate(noise, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False)
             colour = torch.rand(1, 3, 1, 1, generator=generator)
-            pictures.append(colour + contrast * (noise - colour))
-    return torch.cat(pictures)
+            images.append(colour + contrast * (noise - colour))
+    return torch.cat(images)
 
 
-def _settle(yolo: Yolo, pictures: Tensor) -> None:
-    """Scale and shift the last convolutions of the head so that their outputs on the images have the target spread."""
-    # The best of C classes lies as far above their mean as the largest of C normal numbers.
+def _settle(yolo: Yolo, images: Tensor) -> None:
+    """Scale and shift the head's last convolutions so that their outputs on the images have the target spread."""
+    # The best of C class scores lies about as far above their mean as the largest of C normal numbers.
     classes = (_CLASS_TOP - _CLASS_WIDTH * math.sqrt(2 * math.log(yolo.config.classes)), _CLASS_WIDTH)
     spreads = {"cv2": _BOX_SPREAD, "cv3": classes, "cv4": _MASK_SPREAD}
     hooks = []
@@ -89,7 +89,7 @@ def _settle(yolo: Yolo, pictures: Tensor) -> None:
         if last:
             hooks.append(module.register_forward_hook(partial(_scale, spreads[last.group(1)])))
     with torch.no_grad():
-        yolo(pictures)
+        yolo(images)
     for hook in hooks:
         hook.remove()
 

@@ -11,10 +11,10 @@ from samedge.models.yolo.yolo import MANY, ONE, YoloConfig
 
 
 def yolo_sizes(state: State) -> YoloConfig:
-    """Return the architecture and sizes of a YOLO whose batch norms are folded.
+    """Return the architecture and sizes of a YOLO with batch norms folded.
 
     Raises:
-        MisfitError: The layers are of no known architecture, or a weight is absent or has an odd shape.
+        MisfitError: The architecture is unknown, or a weight is missing or has a wrong shape.
     """
     name = _architecture_name(state)
     table = architecture(name)
@@ -23,7 +23,7 @@ def yolo_sizes(state: State) -> YoloConfig:
     first = f"{head}.{heads[0]}"
     sides = shape_of(state, f"{first}cv2.0.2.weight", 4)[0]
     if sides % 4:
-        raise MisfitError(f"its head gives {sides} numbers for the four sides of a box")
+        raise MisfitError(f"its head returns {sides} numbers for the four sides of a box")
     segments = any(key.startswith(f"{head}.proto.") for key in state)
     light = f"{first}cv3.0.0.0.conv.weight" in state
     return YoloConfig(
@@ -45,20 +45,20 @@ def yolo_sizes(state: State) -> YoloConfig:
 
 def _architecture_name(state: State) -> str:
     numbers = {int(match[1]) for key in state if (match := re.match(r"model\.(\d+)\.", key))}
+    alike = ""
     for name in ARCHITECTURES:
         layers = architecture(name).layers
-        weighted = {number for number, layer in enumerate(layers) if layer.width}
-        if numbers == {*weighted, len(layers)} and all(_fits(layer, state, n) for n, layer in enumerate(layers)):
-            return name
-    for name in ARCHITECTURES:  # the same layers, some of which are odd: the reading of sizes says which
-        layers = architecture(name).layers
         if numbers == {*(number for number, layer in enumerate(layers) if layer.width), len(layers)}:
-            return name
-    raise MisfitError(f"its {max(numbers, default=-1) + 1} layers are those of no known architecture")
+            if all(_fits(layer, state, number) for number, layer in enumerate(layers)):
+                return name
+            alike = alike or name
+    if not alike:
+        raise MisfitError(f"its {max(numbers, default=-1) + 1} layers are those of no known architecture")
+    return alike  # some of its layers differ: reading their sizes reports which
 
 
 def _fits(layer: Layer, state: State, number: int) -> bool:
-    """Return whether the keys of a layer are those of its kind in an architecture."""
+    """Return True if the keys of a layer are those of its kind."""
     prefix = f"model.{number}"
     if layer.links == "attention":
         return f"{prefix}.m.0.1.attn.qkv.conv.weight" in state
@@ -70,7 +70,7 @@ def _fits(layer: Layer, state: State, number: int) -> bool:
 
 
 def _sized(layer: Layer, state: State, prefix: str) -> Layer:
-    """Return a layer with the sizes that the weights under a prefix have."""
+    """Return a layer with the sizes of the weights under a prefix."""
 
     def channels(key: str) -> int:
         return shape_of(state, f"{prefix}.{key}.conv.weight", 4)[0]

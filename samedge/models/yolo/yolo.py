@@ -1,7 +1,7 @@
 """YOLOv8, YOLO11, YOLO12 and YOLO26 as detectors and segmenters, and FastSAM, a YOLOv8 segmenter of one class.
 
 Module names follow Ultralytics', so that their weights load; outputs are those of their exported graphs. Boxes are
-decoded in the graph, suppression is not part of it.
+decoded in the graph but not suppressed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class YoloConfig:
     Attributes:
         architecture: Its line in `samedge.models.yolo.architectures`.
         layers: Layers before the head.
-        levels: Numbers of the layers that the head reads, the finest first.
+        levels: Indices of the layers that the head reads, finest first.
         classes: Number of classes.
-        bins: Bins of the distribution over a box side; 1 for the distance itself.
-        box_width: Hidden channels of the head's branch for boxes.
-        class_width: Hidden channels of its branch for classes.
-        prototypes: Number of prototypes, and of mask coefficients a box; 0 for a detector.
-        mask_width: Hidden channels of the branch for mask coefficients; 0 for a detector.
+        bins: Bins of the distribution of a box side; 1 for a plain distance.
+        box_width: Hidden channels of the head's box branch.
+        class_width: Hidden channels of its class branch.
+        prototypes: Number of prototypes, and of mask coefficients per box; 0 for a detector.
+        mask_width: Hidden channels of the branch of mask coefficients; 0 for a detector.
         prototype_width: Hidden channels of the prototypes; 0 for a detector.
-        light: The branch for classes is depthwise.
-        heads: Beginnings of the names of the head's branches: "" for those that give several boxes an object, which are
-            suppressed, and "one2one_" for those that give one.
+        light: The class branch is depthwise.
+        heads: Prefixes of the head's branches: "" for several boxes per object, to be suppressed; "one2one_" for one
+            box per object.
         merged: Prototypes are made from all levels.
     """
 
@@ -58,17 +58,17 @@ class YoloConfig:
 
     @property
     def segments(self) -> bool:
-        """True if the model gives masks."""
+        """True if the model returns masks."""
         return self.prototypes > 0
 
     @property
     def one_to_one(self) -> bool:
-        """True if the only head gives one box an object, so that none has to be suppressed."""
+        """True if the only head returns one box per object, so that none need be suppressed."""
         return self.heads == (ONE,)
 
     @property
     def head_layer(self) -> int:
-        """Number of the head among the layers."""
+        """Index of the head among the layers."""
         return len(self.layers)
 
     @property
@@ -87,11 +87,7 @@ class YoloConfig:
 
 
 class Head(nn.Module):
-    """The levels to boxes, class scores and, in a segmenter, mask coefficients and prototypes.
-
-    Args:
-        config: Of the model.
-    """
+    """Levels to boxes, class scores and, in a segmenter, mask coefficients and prototypes."""
 
     def __init__(self, config: YoloConfig) -> None:
         super().__init__()
@@ -113,25 +109,22 @@ class Head(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, ...]:
         """Return the outputs of `Yolo`."""
-        said = [self._flat(name, levels) for name in self._branches[: 3 if self.segments else 2]]
-        parts = [_decode(self.dfl(said[0]), levels, self.strides), said[1].sigmoid(), *said[2:]]
+        outputs = [self._flat(name, levels) for name in self._branches[: 3 if self.segments else 2]]
+        parts = [_decode(self.dfl(outputs[0]), levels, self.strides), outputs[1].sigmoid(), *outputs[2:]]
         out = torch.cat(parts, 1)
         return (out, self.proto(levels)) if self.segments else (out,)
 
     def _flat(self, name: str, levels: list[Tensor]) -> Tensor:
-        """Return what a branch says at all levels, ``[N, C, A]``."""
+        """Return the output of a branch at all levels, ``[N, C, A]``."""
         branches = self.get_submodule(name).children()
         return torch.cat([each(level).flatten(2) for each, level in zip(branches, levels, strict=True)], 2)
 
 
 class Yolo(nn.Module):
-    """Images to boxes with scores, and mask coefficients and prototypes where the model segments.
-
-    Args:
-        config: Its architecture and sizes.
+    """Images to boxes with scores and, in a segmenter, mask coefficients and prototypes.
 
     Attributes:
-        config: As given.
+        config: Its architecture and sizes.
     """
 
     def __init__(self, config: YoloConfig) -> None:
@@ -147,7 +140,7 @@ class Yolo(nn.Module):
         self.model[str(config.head_layer)] = Head(config)
 
     def with_head(self, head: str) -> Yolo:
-        """Return the model with one of its heads alone, `MANY` or `ONE`; weights are shared."""
+        """Return the model with only one of its heads, `MANY` or `ONE`; weights are shared."""
         with torch.device("meta"):
             model = Yolo(replace(self.config, heads=(head,)))
         state = self.state_dict()
@@ -162,9 +155,8 @@ class Yolo(nn.Module):
 
         Returns:
             ``output0`` float32 ``[N, 4 + classes + prototypes, A]``: for each anchor the centre x and y, width and
-            height of its box in px of the input, the score of each class 0..1, and the mask coefficients. A segmenter
-            gives ``output1`` too, the prototypes, float32 ``[N, prototypes, H / S, W / S]`` with S half the finest
-            stride.
+                height of its box in px of the input, class scores 0..1, and mask coefficients. A segmenter also returns
+                ``output1``, the prototypes float32 ``[N, prototypes, H / S, W / S]``, S half the finest stride.
         """
         outputs: list[Tensor] = []
         for number, layer in enumerate(self.config.layers):
@@ -195,7 +187,7 @@ def _decode(distances: Tensor, levels: list[Tensor], strides: tuple[int, ...]) -
 
 
 def _cells(level: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Return the centres (x, y) of a level's cells, in cells, ``[2, h w]``, and the stride of each, ``[1, h w]``."""
+    """Return the centres (x, y) of a level's cells, in cells, ``[2, h w]``, and their strides, ``[1, h w]``."""
     height, width = level.shape[2:]
     x = torch.arange(width, dtype=torch.float32, device=level.device) + 0.5
     y = torch.arange(height, dtype=torch.float32, device=level.device) + 0.5

@@ -170,7 +170,7 @@ class TestOptions:
             ("seeded:yolov8q", {}, "no sizes for 'yolov8q'"),
             ("seeded:sam_vit_tiny", {"nms": True}, "--nms: not supported for a SAM"),
             ("seeded:sam_vit_tiny", {"dynamic": False}, "--no-dynamic: not supported for a SAM"),
-            ("seeded:sam_vit_tiny", {"image_size": (64, 128)}, "is for a YOLO"),
+            ("seeded:sam_vit_tiny", {"image_size": (64, 128)}, "the input of a SAM is square"),
         ],
     )
     def test_what_means_nothing(self, tmp_path: Path, source: str, options: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from samedge.errors import CheckpointError, UnknownArchitectureError, UsageError
 from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.yolo.configs import known_yolo_name, named_yolo_config, yolo_config
-from samedge.models.yolo.load import is_yolo, load_yolo, yolo_of
+from samedge.models.yolo.load import YoloLoader, load_yolo, yolo_of
 from samedge.models.yolo.seeded import seeded_yolo, seeded_yolo_digest
 from samedge.models.yolo.yolo import MANY, ONE, Yolo, YoloConfig
 
@@ -111,7 +111,7 @@ class TestSizes:
     @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
     def test_wrappers_around_the_keys(self, prefix: str) -> None:
         state = {prefix + key: value for key, value in unfolded(seeded_yolo(SMALL)).items()}
-        assert is_yolo(checkpoint(state))
+        assert YoloLoader().recognises(checkpoint(state))
         assert yolo_of(checkpoint(state)).model.config == SMALL
 
     @pytest.mark.parametrize("name", ["yolov8n", "yolov8s-seg", "yolov8m", "yolov8l-seg", "yolov8x"])
@@ -176,8 +176,8 @@ class TestRefusals:
         [
             (without("model.22.cv2.0.2.weight"), "'model.22.cv2.0.2.weight' is missing"),
             (without("model.12.m.0.cv1.conv.bias"), "'model.12.m.0.cv1.conv.bias' is missing"),
-            (put("model.22.cv2.3.2.weight", 1, 1, 1, 1), "'model.22.cv2.3.2.weight' has no place"),
-            (put("model.9.cv1.conv.weight", 3, 3, 1, 1), "where .* would fit"),
+            (put("model.22.cv2.3.2.weight", 1, 1, 1, 1), "'model.22.cv2.3.2.weight' is unexpected"),
+            (put("model.9.cv1.conv.weight", 3, 3, 1, 1), "instead of"),
             (put("model.22.cv2.0.2.weight", 30, 16, 1, 1), "30 numbers"),
             (put("model.0.conv.weight", 3), "has the shape"),
         ],
@@ -196,7 +196,7 @@ class TestRefusals:
             yolo_of(checkpoint(state))
 
     def test_a_sam_is_no_yolo(self) -> None:
-        assert not is_yolo(checkpoint({"image_encoder.neck.0.weight": torch.zeros(1)}))
+        assert not YoloLoader().recognises(checkpoint({"image_encoder.neck.0.weight": torch.zeros(1)}))
 
 
 class TestSeeded:

@@ -1,8 +1,8 @@
-"""The table of image encoders that a SAM can have.
+"""The table of SAM's image encoders.
 
-An encoder is a module with its code and one line here: a table of strings, so that torch code of one encoder is not
-imported for another. Everything that is built, exported and measured asks the line; nothing asks which encoder it is.
-Encoders from outside are added by `samedge.families`.
+An encoder is one module and one line of strings here, so that the torch code of other encoders is not imported. Code
+that builds, exports or measures asks the line, never which encoder it is. Plug-ins add encoders through
+`samedge.families`.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
 class EncoderModel(Protocol):
-    """From weights to sizes, and from sizes to a module."""
+    """Conversion of weights to sizes, and of sizes to a module."""
 
     def sizes(self, state: State, image_size: int | None) -> EncoderConfig:
-        """Return the sizes of an encoder from the shapes of its weights.
+        """Return the sizes of an encoder, read from the shapes of its weights.
 
         Args:
-            state: The weights, with batch norms folded.
-            image_size: Side of the square input as it was asked for, px; None where it was not.
+            state: Weights with batch norms folded.
+            image_size: Requested side of the square input, px; None for the model's own.
 
         Raises:
-            MisfitError: A weight is absent or has an odd shape.
+            MisfitError: A weight is missing or has a wrong shape.
             UsageError: The image size does not fit the model.
         """
         ...
 
     def fit(self, state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-        """Return the weights as the module of these sizes takes them."""
+        """Return the weights as the module of these sizes expects them."""
         ...
 
     def build(self, config: Any) -> nn.Module:
-        """Return the encoder of these sizes, which has ``image_size``, ``grid`` and ``family``."""
+        """Return an encoder of these sizes, with ``image_size``, ``grid`` and ``family``."""
         ...
 
     def seeded_shapes(self, shapes: Shapes, config: Any) -> Shapes:
-        """Return the shapes of a checkpoint's weights, from those of the module's."""
+        """Return the shapes of a checkpoint's weights, given those of the module's."""
         ...
 
 
@@ -56,14 +56,14 @@ class EncoderFamily:
     """One line of the table.
 
     Attributes:
-        name: Of its configurations and modules, and of the models that have no name of their own.
-        marker: A key of weights that only this encoder has.
+        name: Name of its configurations and modules, and of models in unknown sizes.
+        marker: A key that only this encoder's weights have.
         target: "module:class" of its `EncoderModel`.
-        configs: "module:NAME" of the configurations that it names, a mapping to `SamConfig`.
-        form: "module:function" that takes an encoder and a form, and returns the module that is exported and the name
-            of its variant; the encoder is exported as it is if empty.
-        features: Names of the maps that it gives; the first is what the mask decoder takes.
-        reference: "module:class" of its `samedge.benchmarks.reference.packages.ReferencePackage`; empty without one.
+        configs: "module:NAME" of its named configurations, a mapping to `SamConfig`.
+        form: "module:function" that maps an encoder and a form to the module to export and the name of the variant;
+            empty to export the encoder itself.
+        features: Names of its output maps; the mask decoder takes the first.
+        reference: "module:class" of its `samedge.benchmarks.reference.packages.ReferencePackage`; empty for none.
     """
 
     name: str
@@ -75,11 +75,11 @@ class EncoderFamily:
     reference: str = ""
 
     def model(self) -> EncoderModel:
-        """Import the encoder's module and return its class."""
+        """Import and instantiate its `EncoderModel`."""
         return cast("EncoderModel", resolve(self.target)())
 
     def known(self) -> Mapping[str, SamConfig]:
-        """Return the configurations that have names."""
+        """Return the named configurations."""
         return cast("Mapping[str, SamConfig]", resolve(self.configs))
 
 
@@ -104,23 +104,23 @@ ENCODERS: Final = (
 
 
 def encoder_families() -> tuple[EncoderFamily, ...]:
-    """Return the table, and the encoders that plug-ins add."""
+    """Return the table with the encoders of plug-ins."""
     return (*ENCODERS, *plugged(EncoderFamily))
 
 
 def encoder_family(name: str) -> EncoderFamily:
-    """Return the line with this name.
+    """Return the line of a name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: It is unknown.
     """
     for family in encoder_families():
         if family.name == name:
             return family
     known = ", ".join(family.name for family in encoder_families())
-    raise UsageError(f"there is no image encoder {name!r}", cure=f"Known are: {known}")
+    raise UsageError(f"unknown image encoder {name!r}", cure=f"Choose one of: {known}")
 
 
 def known_configs() -> dict[str, SamConfig]:
-    """Return the configurations that have names, of all encoders."""
+    """Return the named configurations of all encoders."""
     return {name: config for family in encoder_families() for name, config in family.known().items()}

@@ -1,8 +1,8 @@
 """MobileSAM's image encoder: a TinyViT (arXiv:2207.10666) that ends at a sixteenth of the input's side.
 
-The numbers are those of mobile_sam's `TinyViT`; the form is made for export. Batch norms are folded into their
-convolutions when a checkpoint is loaded (batch_norm.py), N is free, and windows are cut and put back by one gather
-each. Module names follow the reference's, except that a convolution with its batch norm (``X.c``, ``X.bn``) is one
+It computes the same numbers as mobile_sam's `TinyViT`, in a form made for export: batch norms are folded into their
+convolutions when a checkpoint is loaded (batch_norm.py), N is free, and one gather each cuts windows and puts them
+back. Module names follow the reference's, except that a convolution with its batch norm (``X.c``, ``X.bn``) is one
 convolution ``X``.
 """
 
@@ -13,12 +13,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from samedge.models.sam.configs import TinyViTConfig
 from samedge.models.sam.encoders.vit import window_index
 from samedge.models.sam.layers import embedding_neck
 
 MERGE_STRIDES: Final = (2, 2, 1)
-"""Of the reductions after stages 0, 1 and 2. The reference has 1 where the next stage is 320, 448 or 576 wide, which
-are the widths of the last stage of its variants: the embedding needs its resolution."""
+"""After stages 0, 1 and 2. The reference has stride 1 before a stage of 320, 448 or 576 channels, the widths of its
+variants' last stages."""
 
 
 class PatchEmbed(nn.Module):
@@ -39,7 +40,7 @@ class PatchEmbed(nn.Module):
 
 
 class MBConv(nn.Module):
-    """An inverted residual block: widen, depthwise convolution, narrow."""
+    """An inverted residual block: widening, depthwise and narrowing convolutions."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class MBConv(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """The passage to the next stage: other channels, and a lower resolution where the stride is 2."""
+    """The transition to the next stage: other channels, and half the resolution if the stride is 2."""
 
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
@@ -71,14 +72,7 @@ class PatchMerging(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention within windows, with one learned bias a head for each offset between two tokens.
-
-    Args:
-        dim: Channels.
-        num_heads: Heads; divides dim.
-        grid: Side of the token grid.
-        window: Side of a window.
-    """
+    """Multi-head attention within windows, with one learned bias per head for each offset between two tokens."""
 
     def __init__(self, dim: int, num_heads: int, grid: int, window: int) -> None:
         super().__init__()
@@ -105,7 +99,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, tokens, dim]`` to the same shape."""
         if self.padded:
-            # The reference pads with zeros before the norm: a padding token is what the norm makes of zero, its bias.
+            # The reference pads with zeros before the norm, so that a padding token becomes the norm's bias.
             x = nn.functional.pad(x, (0, 0, 0, 1))
         qkv = self.qkv(self.norm(x)).index_select(1, self.cut)
         tokens = self.window * self.window
@@ -119,7 +113,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Norm and two linear layers: the feed-forward part of a block."""
+    """A norm and two linear layers."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -129,13 +123,13 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape as x."""
+        """Map ``[..., dim]`` to the same shape."""
         out: Tensor = self.fc2(self.act(self.fc1(self.norm(x))))
         return out
 
 
 class TinyViTBlock(nn.Module):
-    """Attention in windows, a depthwise convolution over all tokens, a feed-forward part."""
+    """Attention in windows, a depthwise convolution over all tokens, and an MLP."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, grid: int, window: int, local_conv_size: int) -> None:
         super().__init__()
@@ -154,7 +148,7 @@ class TinyViTBlock(nn.Module):
 
 
 class ConvStage(nn.Module):
-    """Stage 0: convolutional blocks and the passage to stage 1."""
+    """Stage 0: convolutional blocks and the transition to stage 1."""
 
     def __init__(self, dim: int, depth: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -168,7 +162,7 @@ class ConvStage(nn.Module):
 
 
 class AttentionStage(nn.Module):
-    """Stages 1 to 3: attention blocks and, but for the last, the passage to the next stage."""
+    """Stages 1 to 3: attention blocks and, except in the last, the transition to the next stage."""
 
     def __init__(self, blocks: list[TinyViTBlock], downsample: PatchMerging | None) -> None:
         super().__init__()
@@ -184,61 +178,31 @@ class AttentionStage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """The image encoder of MobileSAM and of fine-tunes in other sizes.
-
-    Tuples have one entry a stage; stage 0 is convolutional.
-
-    Args:
-        image_size: Side of the square input, px; a multiple of 16.
-        embed_dims: Channels of the four stages.
-        depths: Blocks of the four stages.
-        num_heads: Attention heads; the entry of stage 0 means nothing.
-        window_sizes: Side of a window in tokens; the entry of stage 0 means nothing.
-        mlp_dims: Hidden channels of a block.
-        local_conv_size: Side of the depthwise kernel between attention and feed-forward part.
-        out_chans: Channels of the embedding.
-    """
+    """The image encoder of MobileSAM and of fine-tunes in other sizes."""
 
     family = "tiny_vit_sam"
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        embed_dims: tuple[int, ...],
-        depths: tuple[int, ...],
-        num_heads: tuple[int, ...],
-        window_sizes: tuple[int, ...],
-        mlp_dims: tuple[int, ...],
-        local_conv_size: int = 3,
-        out_chans: int = 256,
-    ) -> None:
+    def __init__(self, config: TinyViTConfig) -> None:
         super().__init__()
-        self.image_size = image_size
-        self.grid = image_size // 16
-        self.patch_embed = PatchEmbed(embed_dims[0])
-        self.layers = nn.ModuleList([ConvStage(embed_dims[0], depths[0], mlp_dims[0], embed_dims[1])])
-        side = image_size // 4
-        for i in range(1, len(embed_dims)):
+        self.image_size = config.image_size
+        self.grid = config.grid
+        dims, hidden_dims = config.embed_dims, config.mlp_dims
+        self.patch_embed = PatchEmbed(dims[0])
+        self.layers = nn.ModuleList([ConvStage(dims[0], config.depths[0], hidden_dims[0], dims[1])])
+        side = config.image_size // 4
+        for i in range(1, len(dims)):
             side //= MERGE_STRIDES[i - 1]
-            dim, last = embed_dims[i], i == len(embed_dims) - 1
+            heads, window = config.num_heads[i], config.window_sizes[i]
             blocks = [
-                TinyViTBlock(dim, num_heads[i], mlp_dims[i], side, window_sizes[i], local_conv_size)
-                for _ in range(depths[i])
+                TinyViTBlock(dims[i], heads, hidden_dims[i], side, window, config.local_conv_size)
+                for _ in range(config.depths[i])
             ]
-            merge = None if last else PatchMerging(dim, embed_dims[i + 1], MERGE_STRIDES[i])
+            merge = PatchMerging(dims[i], dims[i + 1], MERGE_STRIDES[i]) if i < len(dims) - 1 else None
             self.layers.append(AttentionStage(blocks, merge))
-        self.neck = embedding_neck(embed_dims[-1], out_chans)
+        self.neck = embedding_neck(dims[-1], config.out_chans)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the image embeddings.
-
-        Args:
-            image: float32 ``[N, 3, image_size, image_size]``, normalised.
-
-        Returns:
-            float32 ``[N, out_chans, grid, grid]``.
-        """
+        """Map normalised images float32 ``[N, 3, S, S]`` to image embeddings float32 ``[N, out_chans, grid, grid]``."""
         x = self.patch_embed(image)
         for layer in self.layers:
             x = layer(x)

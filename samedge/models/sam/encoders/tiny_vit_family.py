@@ -1,9 +1,8 @@
-"""MobileSAM's TinyViT among the image encoders: its sizes from the shapes of weights, and from sizes to the module."""
+"""MobileSAM's TinyViT among the image encoders: sizes from the shapes of weights, and the module from sizes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Final
 
 from torch import Tensor, nn
@@ -26,69 +25,55 @@ class TinyViTModel:
     """The `samedge.models.sam.encoders.families.EncoderModel` of MobileSAM's TinyViT."""
 
     def sizes(self, state: State, image_size: int | None) -> TinyViTConfig:
-        """See `tiny_vit_sizes`."""
-        return tiny_vit_sizes(state, image_size)
+        """Read the sizes; `image_size`, 1024 if None, must be a positive multiple of 16."""
+        size = TINY_VIT_IMAGE_SIZE if image_size is None else image_size
+        if size <= 0 or size % 16:
+            raise UsageError(
+                f"an image size of {size} px is not possible for this model", cure="Choose a positive multiple of 16"
+            )
+        at = "image_encoder.layers"
+        stages = count_entries(state, at)
+        if stages != TINY_VIT_STAGES:
+            raise MisfitError(f"it has {stages} stages, not {TINY_VIT_STAGES}")
+        blocks = [f"{at}.{i}.blocks.0" for i in range(stages)]
+        biases = [shape_of(state, f"{block}.attn.attention_biases", 2) for block in blocks[1:]]
+        if any(math.isqrt(offsets) ** 2 != offsets for _, offsets in biases):
+            raise MisfitError("its attention windows are not square")
+        dims = (
+            shape_of(state, "image_encoder.patch_embed.seq.2.weight", 4)[0],
+            *(shape_of(state, f"{block}.attn.qkv.weight", 2)[1] for block in blocks[1:]),
+        )
+        if any(dim % heads for dim, (heads, _) in zip(dims[1:], biases, strict=True)):
+            raise MisfitError("its attention has no whole number of heads")
+        return TinyViTConfig(
+            image_size=size,
+            embed_dims=dims,
+            depths=tuple(count_entries(state, f"{at}.{i}.blocks") for i in range(stages)),
+            num_heads=(0, *(heads for heads, _ in biases)),
+            window_sizes=(0, *(math.isqrt(offsets) for _, offsets in biases)),
+            mlp_dims=(
+                shape_of(state, f"{blocks[0]}.conv1.weight", 4)[0],
+                *(shape_of(state, f"{block}.mlp.fc1.weight", 2)[0] for block in blocks[1:]),
+            ),
+            local_conv_size=shape_of(state, f"{blocks[1]}.local_conv.weight", 4)[-1],
+            out_chans=shape_of(state, "image_encoder.neck.0.weight", 4)[0],
+        )
 
     def fit(self, state: dict[str, Tensor], config: TinyViTConfig) -> dict[str, Tensor]:
-        """Leave out the classifier that TinyViT was trained with, and tables that some forks save."""
+        """Drop the unused classifier, and tables that some forks save."""
         return {k: value for k, value in state.items() if not k.startswith(_UNUSED) and not k.endswith(_DERIVED)}
 
     def build(self, config: TinyViTConfig) -> nn.Module:
-        """Return the encoder of these sizes."""
-        return TinyViT(**asdict(config))
+        """Return the encoder."""
+        return TinyViT(config)
 
     def seeded_shapes(self, shapes: Shapes, config: TinyViTConfig) -> Shapes:
-        """Return the shapes of a checkpoint's weights: with batch norms, and a classifier."""
+        """Return the module's shapes with batch norms and the unused classifier."""
         return _with_batch_norms(shapes, config.embed_dims[-1])
 
 
-def tiny_vit_sizes(state: State, image_size: int | None) -> TinyViTConfig:
-    """Return the sizes of a TinyViT image encoder whose batch norms are folded.
-
-    Args:
-        state: The weights.
-        image_size: Side of the square input, px, which the weights do not tell; 1024 if None.
-
-    Raises:
-        MisfitError: A weight is absent or has an odd shape.
-        UsageError: The image size is not a positive multiple of 16.
-    """
-    size = TINY_VIT_IMAGE_SIZE if image_size is None else image_size
-    if size <= 0 or size % 16:
-        raise UsageError(
-            f"an image size of {size} px is not possible for this model", cure="Choose a positive multiple of 16"
-        )
-    at = "image_encoder.layers"
-    stages = count_entries(state, at)
-    if stages != TINY_VIT_STAGES:
-        raise MisfitError(f"it has {stages} stages, not {TINY_VIT_STAGES}")
-    blocks = [f"{at}.{i}.blocks.0" for i in range(stages)]
-    biases = [shape_of(state, f"{block}.attn.attention_biases", 2) for block in blocks[1:]]
-    if any(math.isqrt(offsets) ** 2 != offsets for _, offsets in biases):
-        raise MisfitError("its attention windows are not square")
-    dims = (
-        shape_of(state, "image_encoder.patch_embed.seq.2.weight", 4)[0],
-        *(shape_of(state, f"{block}.attn.qkv.weight", 2)[1] for block in blocks[1:]),
-    )
-    if any(dim % heads for dim, (heads, _) in zip(dims[1:], biases, strict=True)):
-        raise MisfitError("its attention has no whole number of heads")
-    return TinyViTConfig(
-        image_size=size,
-        embed_dims=dims,
-        depths=tuple(count_entries(state, f"{at}.{i}.blocks") for i in range(stages)),
-        num_heads=(0, *(heads for heads, _ in biases)),
-        window_sizes=(0, *(math.isqrt(offsets) for _, offsets in biases)),
-        mlp_dims=(
-            shape_of(state, f"{blocks[0]}.conv1.weight", 4)[0],
-            *(shape_of(state, f"{block}.mlp.fc1.weight", 2)[0] for block in blocks[1:]),
-        ),
-        local_conv_size=shape_of(state, f"{blocks[1]}.local_conv.weight", 4)[-1],
-        out_chans=shape_of(state, "image_encoder.neck.0.weight", 4)[0],
-    )
-
-
 def _with_batch_norms(shapes: Shapes, width: int) -> Shapes:
-    """Undo what `fold_batch_norms` does to the keys, and adds the classifier that MobileSAM carries unused."""
+    """Undo what `fold_batch_norms` does to the keys, and add MobileSAM's unused classifier of a width."""
     unfolded: dict[str, tuple[int, ...]] = {}
     for key, shape in shapes.items():
         name = key.removesuffix(".weight")

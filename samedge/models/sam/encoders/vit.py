@@ -1,8 +1,8 @@
 """SAM's image encoder: a plain ViT with windowed and global attention (ViTDet, arXiv:2203.16527).
 
-The numbers are those of Meta's `ImageEncoderViT`; the form is made for export. Tokens stay flat, ``[N, tokens, dim]``,
-with N free. Windows are cut and put back by one gather each, and query, key and value are projected before the
-padding, so that padded tokens cost no projection.
+It computes the same numbers as Meta's `ImageEncoderViT`, in a form made for export: tokens stay flat, ``[N, tokens,
+dim]``, with N free; one gather cuts the windows and one puts them back; and query, key and value are projected before
+the padding, so that padding costs no projection.
 """
 
 from __future__ import annotations
@@ -11,21 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from samedge.models.sam.attention import RelPosAttention
+from samedge.models.sam.configs import ViTConfig
 from samedge.models.sam.layers import MLPBlock, embedding_neck
 
 CHUNK_ABOVE_TOKENS = 1024
-"""Global attention over more tokens than this is computed a few rows of queries at a time."""
+"""Global attention over more tokens is computed a few rows of queries at a time."""
 
 
 def window_index(grid: int, window: int) -> tuple[Tensor, Tensor]:
     """Return the gathers that cut a grid of tokens into windows and put it together again.
 
-    Windows at the right and bottom edge are padded. The padding token stands behind the last real one, at index grid *
-    grid.
-
-    Args:
-        grid: Side of the token grid.
-        window: Side of a window.
+    Windows at the right and bottom edges are padded with the token at index grid * grid, behind the last real one.
 
     Returns:
         int64 ``[windows * window * window]``, from grid to windows, and int64 ``[grid * grid]``, back.
@@ -40,11 +36,11 @@ def window_index(grid: int, window: int) -> tuple[Tensor, Tensor]:
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches to tokens."""
+    """Non-overlapping patches as tokens."""
 
     def __init__(self, patch_size: int, dim: int, grid: int) -> None:
         super().__init__()
-        # Every reshape names all sizes but the batch: a -1 there, and the graph computes no shapes.
+        # Every reshape has -1 for the batch and names all other sizes, so that the graph computes no shapes.
         self.shape = (-1, dim, grid * grid)
         self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
 
@@ -55,15 +51,7 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block whose attention sees one window, or everything.
-
-    Args:
-        dim: Channels.
-        num_heads: Heads.
-        mlp_dim: Hidden channels of the feed-forward part.
-        grid: Side of the token grid.
-        window: Side of a window; 0 for global attention.
-    """
+    """A transformer block with attention in windows of a side, or global attention if `window` is 0."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, grid: int, window: int) -> None:
         super().__init__()
@@ -76,8 +64,8 @@ class Block(nn.Module):
             dim,
             num_heads,
             window or grid,
-            # All heads at once: taken one by one they need less memory still, but twelve times the nodes, and a graph
-            # of thousands of nodes takes a minute to simplify and seconds to open.
+            # All heads at once: one by one they would need even less memory, but twelve times the nodes, and a graph of
+            # thousands of nodes takes a minute to simplify and seconds to open.
             chunk_rows=max(1, 256 // grid) if chunked else 0,
         )
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
@@ -93,8 +81,8 @@ class Block(nn.Module):
         """Map ``[N, tokens, dim]`` to the same shape."""
         normed = self.norm1(x)
         if self.window:
-            # The reference pads with zeros after the norm, so a padding token's query, key and value are the
-            # projection's bias: projecting one zero row and gathering it gives just that.
+            # The reference pads with zeros after the norm, so that a padding token's query, key and value are the
+            # projection's bias: one zero row, projected and gathered.
             if self.padded:
                 normed = nn.functional.pad(normed, (0, 0, 0, 1))
             windows = self.attn.qkv(normed).index_select(1, self.cut)
@@ -109,64 +97,35 @@ class Block(nn.Module):
 
 
 class ImageEncoderViT(nn.Module):
-    """The image encoder of SAM ViT-B, ViT-L, ViT-H and of fine-tunes in other sizes.
-
-    Args:
-        image_size: Side of the square input, px.
-        patch_size: Side of a patch, px.
-        embed_dim: Channels of a token.
-        depth: Blocks.
-        num_heads: Attention heads.
-        mlp_dim: Hidden channels of the feed-forward part of a block.
-        window_sizes: One entry a block: side of its windows in tokens, 0 for global attention.
-        out_chans: Channels of the embedding.
-    """
+    """The image encoder of SAM ViT-B, ViT-L, ViT-H and of fine-tunes in other sizes."""
 
     family = "sam_vit"
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_dim: int,
-        window_sizes: tuple[int, ...],
-        out_chans: int = 256,
-    ) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.image_size = image_size
-        self.grid = image_size // patch_size
-        self.embed_dim = embed_dim
-        self.patch_embed = PatchEmbed(patch_size, embed_dim, self.grid)
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, embed_dim))
+        self.image_size = config.image_size
+        self.grid = config.grid
+        self.embed_dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config.patch_size, self.embed_dim, self.grid)
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, self.embed_dim))
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_dim, self.grid, window_sizes[i]) for i in range(depth)
+            Block(self.embed_dim, config.num_heads, config.mlp_dim, self.grid, window) for window in config.window_sizes
         )
-        self.neck = embedding_neck(embed_dim, out_chans)
+        self.neck = embedding_neck(self.embed_dim, config.out_chans)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the image embeddings.
-
-        Args:
-            image: float32 ``[N, 3, image_size, image_size]``, normalised.
-
-        Returns:
-            float32 ``[N, out_chans, grid, grid]``.
-        """
+        """Map normalised images float32 ``[N, 3, S, S]`` to image embeddings float32 ``[N, out_chans, grid, grid]``."""
         x = self.embed(image)
         for block in self.blocks:
             x = block(x)
         return self.finish(x)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Map an image ``[N, 3, S, S]`` to tokens with their positions ``[N, tokens, embed_dim]``."""
+        """Map images ``[N, 3, S, S]`` to tokens with positions ``[N, tokens, embed_dim]``."""
         out: Tensor = self.patch_embed(image) + self.pos_embed.reshape(1, self.grid * self.grid, self.embed_dim)
         return out
 
     def finish(self, x: Tensor) -> Tensor:
-        """Map the tokens after the last block to the image embeddings."""
+        """Map the tokens of the last block to the image embeddings."""
         out: Tensor = self.neck(x.transpose(1, 2).reshape(-1, self.embed_dim, self.grid, self.grid))
         return out

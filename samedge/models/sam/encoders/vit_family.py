@@ -1,8 +1,6 @@
-"""Meta's ViT among the image encoders: its sizes from the shapes of weights, and from sizes to the module."""
+"""Meta's ViT among the image encoders: sizes from the shapes of weights, and the module from sizes."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -18,76 +16,58 @@ class ViTModel:
     """The `samedge.models.sam.encoders.families.EncoderModel` of Meta's ViT."""
 
     def sizes(self, state: State, image_size: int | None) -> ViTConfig:
-        """See `vit_sizes`."""
-        return vit_sizes(state, image_size)
+        """Read the sizes; the weights determine the image size."""
+        at = "image_encoder"
+        embed_dim, _, patch_size, _ = shape_of(state, f"{at}.patch_embed.proj.weight", 4)
+        _, grid, width, _ = shape_of(state, f"{at}.pos_embed", 4)
+        if grid != width:
+            raise MisfitError(f"its images are not square: {grid} x {width} tokens")
+        if image_size not in {None, grid * patch_size}:
+            raise UsageError(
+                f"these weights are for images of {grid * patch_size} px, not {image_size} px",
+                cure="Omit the image size: it is in the weights",
+                image_size=grid * patch_size,
+            )
+        depth = count_entries(state, f"{at}.blocks")
+        rel_pos = [shape_of(state, f"{at}.blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]
+        if not rel_pos or embed_dim % rel_pos[0][1]:
+            raise MisfitError("its attention has no whole number of heads")
+        return ViTConfig(
+            image_size=grid * patch_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=embed_dim // rel_pos[0][1],
+            mlp_dim=shape_of(state, f"{at}.blocks.0.mlp.lin1.weight", 2)[0],
+            window_sizes=window_sizes([length for length, _ in rel_pos], grid),
+            out_chans=shape_of(state, f"{at}.neck.0.weight", 4)[0],
+        )
 
     def fit(self, state: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
         """Interpolate the relative positions of global attention that a fine-tune kept from another image size."""
         fitted, rows = dict(state), 2 * config.grid - 1
         for i, window in enumerate(config.window_sizes):
             high, wide = (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for axis in "hw")
-            # Only tables of one shape: anything else is an odd one, which the check of shapes names.
+            # Only tables of one shape: the check of shapes reports any other.
             if window == 0 and len(state[high]) != rows and wide in state and state[wide].shape == state[high].shape:
                 for key in (high, wide):
                     fitted[key] = fit_relative_positions(state[key], rows)
         return fitted
 
     def build(self, config: ViTConfig) -> nn.Module:
-        """Return the encoder of these sizes."""
-        return ImageEncoderViT(**asdict(config))
+        """Return the encoder."""
+        return ImageEncoderViT(config)
 
     def seeded_shapes(self, shapes: Shapes, config: ViTConfig) -> Shapes:
-        """Return the shapes of a checkpoint's weights: those of the module."""
+        """Return the module's shapes."""
         return shapes
 
 
-def vit_sizes(state: State, image_size: int | None) -> ViTConfig:
-    """Return the sizes of a ViT image encoder.
-
-    Args:
-        state: The weights.
-        image_size: What the user asked for, px; the weights have their own.
-
-    Raises:
-        MisfitError: A weight is absent or has an odd shape.
-        UsageError: The weights are for another image size.
-    """
-    at = "image_encoder"
-    embed_dim, _, patch_size, _ = shape_of(state, f"{at}.patch_embed.proj.weight", 4)
-    _, grid, width, _ = shape_of(state, f"{at}.pos_embed", 4)
-    if grid != width:
-        raise MisfitError(f"its images are not square: {grid} x {width} tokens")
-    if image_size not in {None, grid * patch_size}:
-        raise UsageError(
-            f"these weights are for images of {grid * patch_size} px, not {image_size} px",
-            cure="Leave the image size out: it is in the weights",
-            image_size=grid * patch_size,
-        )
-    depth = count_entries(state, f"{at}.blocks")
-    rel_pos = [shape_of(state, f"{at}.blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]
-    if not rel_pos or embed_dim % rel_pos[0][1]:
-        raise MisfitError("its attention has no whole number of heads")
-    return ViTConfig(
-        image_size=grid * patch_size,
-        patch_size=patch_size,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=embed_dim // rel_pos[0][1],
-        mlp_dim=shape_of(state, f"{at}.blocks.0.mlp.lin1.weight", 2)[0],
-        window_sizes=window_sizes([length for length, _ in rel_pos], grid),
-        out_chans=shape_of(state, f"{at}.neck.0.weight", 4)[0],
-    )
-
-
 def window_sizes(lengths: list[int], grid: int) -> tuple[int, ...]:
-    """Return the window of each block, 0 for global attention, from the lengths of its tables of relative positions.
+    """Return the window of each block, 0 for global attention, from the lengths of its relative position tables.
 
-    A table for a side of n tokens has 2 n - 1 rows. A fine-tune at another image size may have kept the tables of
-    global attention as they were (Meta's code interpolates them): then the longest tables are the global ones.
-
-    Args:
-        lengths: One entry a block.
-        grid: Side of the token grid.
+    A table for a side of n tokens has 2 n - 1 rows. A fine-tune at another image size may have kept the original tables
+    of global attention, which Meta's code interpolates: then the longest tables are the global ones.
     """
     whole = 2 * grid - 1
     if whole not in lengths and len(set(lengths)) > 1:
@@ -96,6 +76,6 @@ def window_sizes(lengths: list[int], grid: int) -> tuple[int, ...]:
 
 
 def fit_relative_positions(table: Tensor, rows: int) -> Tensor:
-    """Return a table of relative positions ``[R, d]`` interpolated to ``[rows, d]``, as Meta's code does."""
+    """Interpolate a table of relative positions ``[R, d]`` to ``[rows, d]``, as Meta's code does."""
     columns = torch.nn.functional.interpolate(table.T.unsqueeze(0), size=rows, mode="linear")
     return columns[0].T.contiguous()
