@@ -77,6 +77,7 @@ class Family:
         peers: Names of the peers that ``samedge bench --peers`` runs beside its models.
         refusal: "module:function" that raises where a TensorRT cannot run a bundle; empty where each can.
         graph_file: "module:function" that tells whether a graph file without a bundle is of this family.
+        options: "module:class" of a frozen dataclass of the family's own export options, with defaults.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Family:
     peers: tuple[str, ...] = ()
     refusal: str = ""
     graph_file: str = ""
+    options: str = ""
 
     @property
     def main(self) -> str:

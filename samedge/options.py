@@ -1,9 +1,9 @@
-"""Options of export and of engine builds: frozen records, and their construction from keyword arguments.
+"""Options of exports and engine builds: frozen records, which can be made from keyword arguments.
 
     options = ExportOptions(precision="fp16", sam=SamExportOptions(form="concat"))
     options = ExportOptions().updated(precision="fp16", form="concat")  # the same
 
-Each field is documented only here. Records validate everything that needs no model.
+Each field is documented only here. Records validate everything that does not depend on a model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 from typing_extensions import TypedDict, Unpack
 
 from samedge.errors import UsageError
+from samedge.families import families, resolve
 from samedge.types import EncoderForm, IOScheme, Precision
 
 ExportFormat: TypeAlias = Literal["onnx", "trt", "rtx", "engine", "tensorrt", "tensorrt-rtx"]
@@ -34,7 +35,8 @@ DEFAULT_OPSET: Final = 17
 FP8_OPSET: Final = 19
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_Record = TypeVar("_Record", bound="SamExportOptions | YoloExportOptions | EngineBuildOptions | ExportOptions")
+_Record = TypeVar("_Record", bound=Any)
+_Extra = TypeVar("_Extra")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class AxisRange:
 
     Attributes:
         minimum: Smallest accepted size.
-        optimum: Size that its kernels are chosen for.
-        maximum: Largest accepted size; memory is planned for it.
+        optimum: Size that kernels are chosen for.
+        maximum: Largest accepted size, for which memory is planned.
 
     Raises:
         UsageError: The three are not in ascending order, or the smallest is less than 1.
@@ -70,7 +72,7 @@ class AxisRange:
 
         Args:
             text: User input.
-            option: Its name in error messages.
+            option: Name of the option, for errors.
 
         Raises:
             UsageError: It is not one number, or three in ascending order.
@@ -96,14 +98,14 @@ class SamExportOptions:
     Attributes:
         io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter". Engines are built from native
             bundles.
-        form: Layout of the ViT encoder's global attention: "chunked" for CPUs; "mask" or, with less memory,
-            "concat" for compilers that fuse attention. The results are equal. None for "chunked", and for "mask"
-            with fp16, fp8 and engines.
-        for_engines: The graphs are for engines built elsewhere: if `form` is None, use the one that is fused there.
+        form: Layout of the ViT encoder's global attention, with equal results: "chunked" for CPUs; "mask" or, with less
+            memory, "concat" for compilers that fuse attention. None for "chunked", or "mask" for fp16, fp8 and engines.
+        for_engines: The graphs are for engines built elsewhere: without `form`, use the one that is fused there.
         weights_key: In a checkpoint of several models, the name of the one to read, such as "state_dict_ema".
-        lora_scale: Scale of LoRA layers (``lora_alpha / r``) that a checkpoint has beside its weights; None for what
-            ``adapter_config.json`` beside it tells, and 1 for SAMed's form.
-        base: Checkpoint or known name with the weights that a decoder, or LoRA layers, saved alone were trained from.
+        lora_scale: Scale of LoRA layers (``lora_alpha / r``) that a checkpoint has beside its weights; None for the one
+            in ``adapter_config.json`` beside it, or 1 for SAMed's form.
+        base: Checkpoint or known name with the weights that a separately saved decoder, or LoRA layers, were trained
+            from.
 
     Raises:
         UsageError: A name is unknown.
@@ -124,17 +126,17 @@ class SamExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class YoloExportOptions:
-    """Options specific to YOLOs and FastSAM.
+    """Options specific to YOLO and FastSAM.
 
     Attributes:
         dynamic: Leave height and width of the input free, so that the host can trim the padding.
         nms: Suppress overlapping boxes in the graph; TensorRT for RTX has no operator for it.
         conf: With `nms`: minimum score of a box, exclusive.
-        iou: With `nms`: of two boxes of one class that overlap by more, the lower-scoring one is dropped.
+        iou: With `nms`: maximum IoU of two boxes of one class; beyond it the lower-scoring one is dropped.
         max_det: With `nms`: rows per image in the output.
         agnostic_nms: With `nms`: boxes of different classes suppress each other too.
-        end_to_end: Use the head of a YOLO26 that gives one box an object, so that nothing has to be suppressed
-            (Ultralytics' ``nms=False``), in place of the one whose boxes are suppressed.
+        end_to_end: Use the head of a YOLO26 that returns one box per object, so that nothing has to be suppressed
+            (Ultralytics' ``nms=False``), instead of the one whose boxes are suppressed.
 
     Raises:
         UsageError: A number is out of range.
@@ -157,10 +159,11 @@ class EngineBuildOptions:
     """Options for building TensorRT engines. A range is an `AxisRange`, a text such as "1/16/64", or a single number.
 
     Attributes:
-        prompts: For a SAM: fewest, most common and most prompts of one call.
-        points: For a SAM: the same for points of a prompt; a box is two, and a single point is sent with a second one.
-        batch: For a YOLO: fewest, most common and most images of one call; None for "1/1/4".
-        height: For a YOLO whose input size is free: rows of the input, px, multiples of 32. None for 32, the model's
+        prompts: For a SAM: fewest, most common and most prompts per call.
+        points: For a SAM: the same for points per prompt; a box is two, and a single point is sent with a padding
+            point.
+        batch: For a YOLO: fewest, most common and most images per call; None for "1/1/4".
+        height: For a YOLO with a free input size: rows of the input, px, multiples of 32. None for 32, the model's
             nominal size, and 1280, which covers images with trimmed padding.
         width: The same for columns.
         targets: Compute capabilities such as "8.6", for TensorRT for RTX; empty for the local GPU.
@@ -196,10 +199,10 @@ class EngineBuildOptions:
         object.__setattr__(self, "targets", tuple(self.targets))
 
     def updated(self, **keywords: Unpack[EngineKeywords]) -> EngineBuildOptions:
-        """Return these options with some changed.
+        """Return these options with some fields changed.
 
         Raises:
-            TypeError: A name is unknown.
+            TypeError: A keyword is unknown.
             UsageError: A value is invalid.
         """
         return _with(self, _known(keywords, EngineKeywords))
@@ -214,20 +217,21 @@ class ExportOptions:
         precision: Precision of computation, if it preserves the checkpoint's masks (`samedge.parity.compare`);
             otherwise more is kept in float32, in steps, and the notes say why. "fp32", the default of graphs; "fp16",
             the default of engines; "int8" or "fp8" for the linear layers of a SAM's encoder; "int8" for the
-            convolutions of a YOLO. int8 in the form for CPUs must also be faster on this machine; in the forms for
+            convolutions of a YOLO. In the form for CPUs int8 must also be faster on this machine; in the forms for
             GPUs, and with fp8, the rest of the graphs is float16. For fp16 engines the bundle stays float32: float16 is
             written into its graphs as they are built.
-        opset: ONNX opset, 17 to 20; None for 17, which every TensorRT supports, and 19 for fp8.
-        calib: Image, folder or pattern to measure the ranges of fp8 and static int8 on. OpenVINO and TensorRT need
-            it. Without it int8 is dynamic, for onnxruntime on CPUs.
-        output: The bundle's folder, or a file that ends with ``.samedge``. None for ``NAME-samedge`` in the
-            working folder. An existing bundle is replaced.
+        opset: ONNX opset, 17 to 20; None for 17, which every TensorRT supports, or 19 for fp8.
+        calib: Image, folder or pattern to measure the ranges of fp8 and static int8 on; required for OpenVINO and
+            TensorRT. Without it int8 is dynamic, for onnxruntime on CPUs.
+        output: The bundle's folder, or a file that ends with ``.samedge``. None for ``NAME-samedge`` in the working
+            folder. An existing bundle is replaced.
         image_size: Side of the square input, px, for architectures whose weights do not determine it. For a YOLO: any
             side, or (height, width), in multiples of 32.
         check: Compare graphs and engines with the checkpoint on the probe set and record the verdict.
         sam: Options for SAM.
         yolo: Options for YOLO.
         engines: Options for engines, which use `precision` and are stored beside the bundle.
+        extras: Options of plug-in families, one record per family (`samedge.families.Family.options`).
 
     Raises:
         UsageError: A name is unknown.
@@ -243,6 +247,7 @@ class ExportOptions:
     sam: SamExportOptions = field(default_factory=SamExportOptions)
     yolo: YoloExportOptions = field(default_factory=YoloExportOptions)
     engines: EngineBuildOptions = field(default_factory=EngineBuildOptions)
+    extras: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         _require_known("format", self.format, get_args(ExportFormat))
@@ -259,20 +264,30 @@ class ExportOptions:
         """The opset of the graphs: by default the oldest that supports their precision."""
         return self.opset or (FP8_OPSET if self.precision == "fp8" else DEFAULT_OPSET)
 
+    def part(self, record: type[_Extra]) -> _Extra:
+        """Return the options of a plug-in family: its record in `extras`, or else its defaults."""
+        return next((given for given in self.extras if isinstance(given, record)), None) or record()
+
     def updated(self, format: ExportFormat | None = None, **keywords: Unpack[ExportKeywords]) -> ExportOptions:
         """Return these options with some fields of this record or its parts changed.
 
         Args:
             format: The format; None for the current one.
-            keywords: Fields of this record and of its parts.
+            keywords: Fields of this record and of its parts, including those of plug-in families.
 
         Raises:
-            TypeError: A name is unknown.
+            TypeError: A keyword is unknown.
             UsageError: A value is invalid.
         """
-        given = _known(keywords, ExportKeywords)
+        kinds = [resolve(family.options) for family in families() if family.options]
+        given = _known(keywords, ExportKeywords, [each.name for kind in kinds for each in fields(kind)])
         parts = {name: _with(getattr(self, name), given) for name in ("sam", "yolo", "engines")}
-        return replace(_with(self, given), format=format or self.format, **parts)
+        changed = replace(_with(self, given), format=format or self.format, **parts)
+        for kind in kinds:
+            if any(each.name in given for each in fields(kind)):
+                others = (record for record in changed.extras if not isinstance(record, kind))
+                changed = replace(changed, extras=(*others, _with(changed.part(kind), given)))
+        return changed
 
 
 class EngineKeywords(TypedDict, total=False):
@@ -319,16 +334,17 @@ class ExportKeywords(GraphKeywords, EngineKeywords, total=False):
     """Keyword arguments of an export besides `format`: the fields of `ExportOptions` and of its parts."""
 
     output: str | Path | None
+    extras: tuple[Any, ...]
 
 
-def changed_fields(record: SamExportOptions | YoloExportOptions | EngineBuildOptions) -> tuple[str, ...]:
+def changed_fields(record: Any) -> tuple[str, ...]:
     """Return the names of the fields that differ from their defaults."""
     default = type(record)()
     return tuple(each.name for each in fields(record) if getattr(record, each.name) != getattr(default, each.name))
 
 
 def check_thresholds(conf: float, iou: float, max_det: int) -> None:
-    """Check that thresholds of boxes are in range.
+    """Check thresholds of boxes.
 
     Raises:
         UsageError: One is out of range.
@@ -341,7 +357,7 @@ def check_thresholds(conf: float, iou: float, max_det: int) -> None:
 
 
 def refuse_foreign(kind: str, given: Mapping[str, bool]) -> None:
-    """Reject options that are not supported for a kind of model.
+    """Reject options that do not apply to a kind of model.
 
     Args:
         kind: "a YOLO" or "a SAM".
@@ -350,8 +366,8 @@ def refuse_foreign(kind: str, given: Mapping[str, bool]) -> None:
     Raises:
         UsageError: One was given.
     """
-    for option, wrong in given.items():
-        if wrong:
+    for option, present in given.items():
+        if present:
             raise UsageError(f"not supported for {kind}", where=option, cure="Omit it")
 
 
@@ -363,11 +379,11 @@ def unknown_keyword(name: str, known: Collection[str]) -> TypeError:
 
 
 def with_keywords(keywords: type, **defaults: object) -> Callable[[_Function], _Function]:
-    """Return a decorator that spells the ``**keywords`` of a function out in its signature, for `help` and editors.
+    """Return a decorator that lists the ``**keywords`` of a function in its signature, for `help` and editors.
 
     Args:
         keywords: Their `TypedDict`.
-        defaults: Defaults that are not those of the records.
+        defaults: Defaults that differ from those of the records.
     """
     records = (ExportOptions, SamExportOptions, YoloExportOptions, EngineBuildOptions)
     found = {**{each.name: each.default for record in records for each in fields(record)}, **defaults}
@@ -386,16 +402,17 @@ def with_keywords(keywords: type, **defaults: object) -> Callable[[_Function], _
 
 
 def _with(record: _Record, given: dict[str, Any]) -> _Record:
-    """Return a record with the given fields changed, removing them from the given ones."""
+    """Return a record with its fields among the given ones changed, and remove these."""
     mine = {each.name: given.pop(each.name) for each in fields(record) if each.name in given}
     return replace(record, **mine) if mine else record
 
 
-def _known(keywords: Mapping[str, Any], known: type) -> dict[str, Any]:
-    """Return keyword arguments after checking that a `TypedDict` has each."""
+def _known(keywords: Mapping[str, Any], known: type, others: Collection[str] = ()) -> dict[str, Any]:
+    """Return keyword arguments, of which each must be in a `TypedDict` or among the others."""
+    names = {*known.__annotations__, *others}
     for name in keywords:
-        if name not in known.__annotations__:
-            raise unknown_keyword(name, sorted(known.__annotations__))
+        if name not in names:
+            raise unknown_keyword(name, sorted(names))
     return dict(keywords)
 
 

@@ -136,7 +136,7 @@ def test_a_record_serves_every_function_and_keywords_change_it(tmp_path: Path) -
 
 def test_options_of_engines_are_for_engines(tmp_path: Path) -> None:
     options = ExportOptions(output=tmp_path / "a", engines=EngineBuildOptions(points=AxisRange(2, 2, 4)))
-    with pytest.raises(UsageError, match=r"--points: this is for engines. Add --format trt or rtx"):
+    with pytest.raises(UsageError, match=r"--points: this option is for engines. Add --format trt or rtx"):
         samedge.export_model(TINY, options=options)
     with pytest.raises(UsageError, match=r"points: not supported for an ONNX file"):
         YOLO("seeded:yolov8n").export(options=options)

@@ -1,6 +1,6 @@
-"""From a checkpoint to a proved bundle: options are checked, the model's family writes, and the bundle appears whole.
+"""Export of a checkpoint to a bundle: options are checked, the model's family writes, and the bundle appears complete.
 
-Imports no torch before it is needed.
+torch is imported on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from samedge.storage.files import storage_errors
 from samedge.types import IOScheme, Progress
 
 OPSETS: Final = range(17, 21)
-"""16 has no LayerNormalization; above 20 the accelerators of common runtimes lack kernels."""
+"""16 has no LayerNormalization; beyond 20, the accelerators of common runtimes lack kernels."""
 
 
 def export_bundle(model: str | Path, options: ExportOptions, progress: Progress | None = None) -> Path:
@@ -28,8 +28,8 @@ def export_bundle(model: str | Path, options: ExportOptions, progress: Progress 
 
     Args:
         model: Path of a checkpoint, a known name, or "seeded:NAME".
-        options: Those of the format "onnx".
-        progress: Called as the work goes on.
+        options: With format "onnx".
+        progress: Called as the work proceeds.
 
     Raises:
         MissingExtraError: torch, onnx or onnxslim is not installed.
@@ -53,13 +53,13 @@ def export_bundle(model: str | Path, options: ExportOptions, progress: Progress 
 def _writer(
     model: str | Path, options: ExportOptions, report: Progress
 ) -> Callable[[Path, str, ExportOptions, Progress], Manifest]:
-    """Load a checkpoint, and return its family's writer: it fills a folder with graphs and returns their manifest."""
+    """Load a checkpoint, and return its family's `FamilyExporter.write` for it."""
     report("Reading the checkpoint", 0.0)
     try:
         from samedge.models.checkpoints.read import ReadOptions
         from samedge.models.load import load_any
 
-        # Before a checkpoint is fetched: whichever family it is of, its exporter must be there.
+        # Import every exporter before a download: the family is not known yet.
         exporters = {family.name: exporter_of(family) for family in families()}
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
@@ -78,29 +78,27 @@ def _report_download(report: Progress, name: str, done: int, total: int | None) 
 
 
 def default_name(stem: str, io: IOScheme) -> str:
-    """Return the folder name that an export gets if none is given."""
+    """Return the default folder name of a bundle."""
     return f"{stem}-samedge" if io == "native" else f"{stem}-samedge-{io}"
 
 
 def _check_options(options: ExportOptions) -> None:
-    """Refuse options that mean nothing together, whatever the model."""
+    """Refuse contradictory options, whatever the model."""
     precision, opset = options.graph_precision, options.graph_opset
     quantised = precision in ("int8", "fp8")
     if quantised and options.sam.io == "samexporter":
         raise UsageError(
-            f"{precision} is not written in the samexporter scheme", where="--io", cure="Choose native or meta"
+            f"{precision} is not supported in the samexporter scheme", where="--io", cure="Choose native or meta"
         )
     if options.calib is not None and not quantised:
-        raise UsageError("images to calibrate with are for int8", where="--calib", cure="Add --precision int8")
+        raise UsageError("calibration images are only for int8 and fp8", where="--calib", cure="Add --precision int8")
     for name in changed_fields(options.engines):
         raise UsageError(
-            "this is for engines", where=f"--{name.replace('_', '-')}",
-            cure="Add --format trt or rtx, or leave it out",
+            "this option is for engines", where=f"--{name.replace('_', '-')}",
+            cure="Add --format trt or rtx, or omit it",
         )  # fmt: skip
     if precision == "fp8" and options.calib is None:
-        raise UsageError(
-            "fp8 wants images to measure ranges on", where="--calib", cure="Give a folder of images like yours"
-        )
+        raise UsageError("fp8 needs calibration images", where="--calib", cure="Give a folder of images like yours")
     if precision == "fp8" and opset < FP8_OPSET:
         raise UsageError(f"opset {opset} has no fp8", where="--opset", cure=f"Choose {FP8_OPSET} or {FP8_OPSET + 1}")
     if opset not in OPSETS:

@@ -1,4 +1,4 @@
-"""Facts for the manifest: layers, parameters and floating point operations of a model, and the versions at hand."""
+"""Facts for the manifest: layers, parameters and floating-point operations of a model, and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from samedge.bundle.manifest import SCHEMA_VERSION, ModelRecord
-from samedge.export.family import exporter_for
+from samedge.export.family import exporter_of
+from samedge.families import find_family
 from samedge.models.load import Loaded, load_any
 from samedge.models.sam.sam import Sam
 from samedge.version import __version__
@@ -24,7 +25,7 @@ _VERSIONED: Final = ("torch", "onnx", "onnxslim", "onnxruntime", "onnxruntime-gp
 
 
 def provenance() -> dict[str, Any]:
-    """Return the fields of a manifest that say when it was made and with which versions."""
+    """Return the manifest's fields for schema, time and versions."""
     versions = {"samedge": __version__, "python": platform.python_version()}
     for name in _VERSIONED:
         with suppress(PackageNotFoundError):
@@ -37,28 +38,22 @@ def provenance() -> dict[str, Any]:
 
 
 def describe_checkpoint(source: str | Path, *, image_size: int | None = None) -> ModelRecord:
-    """Read a checkpoint and returns what `samedge info` says about its model.
+    """Return the record of a checkpoint's model that `samedge info` shows.
 
     Args:
         source: Path or known name of a checkpoint.
-        image_size: Side of the square input, px, for architectures whose weights do not tell it.
+        image_size: Side of the square input, px, for architectures whose weights do not determine it.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
-        DownloadError: A known name could not be fetched.
+        DownloadError: The download failed.
     """
     loaded = load_any(source, image_size=image_size)
-    return exporter_for(loaded).describe(loaded, image_size)
+    return exporter_of(find_family(loaded.family)).describe(loaded, image_size)
 
 
 def model_record(loaded: Loaded, encoder: float, decoder: float) -> ModelRecord:
-    """Return the manifest's record of a model.
-
-    Args:
-        loaded: The model.
-        encoder: 1e9 floating point operations for one image.
-        decoder: The same for one prompt; 0 where there is no decoder.
-    """
+    """Return the manifest's record of a model; `encoder` are GFLOPs per image, `decoder` per prompt (0: none)."""
     model = loaded.model
     return ModelRecord(
         name=loaded.name,
@@ -70,17 +65,17 @@ def model_record(loaded: Loaded, encoder: float, decoder: float) -> ModelRecord:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         encoder_gflops=encoder,
         decoder_gflops=decoder,
-        notes=getattr(loaded, "notes", ()),  # which records of plug-ins may lack
+        notes=getattr(loaded, "notes", ()),  # absent in plug-ins' records
     )
 
 
 def count_gflops(sam: Sam) -> tuple[float, float]:
-    """Count 1e9 floating point operations, 2 a multiply-add, of matrix products and convolutions.
+    """Count the GFLOPs of matrix products and convolutions, a multiply-add being two operations.
 
-    Nothing is computed: shapes alone run through the model.
+    Nothing is computed: only shapes pass through the model.
 
     Returns:
-        The encoder's for one image, and the decoder's for one prompt of one point and its padding point.
+        Those of the encoder for one image, and of the decoder for one prompt of a point and its padding point.
     """
     size, grid = sam.image_size, sam.embedding_size
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
@@ -98,12 +93,7 @@ def count_gflops(sam: Sam) -> tuple[float, float]:
 
 
 def count_image_gflops(model: nn.Module, image_size: tuple[int, int]) -> float:
-    """Count 1e9 floating point operations of matrix products and convolutions for one image, 2 a multiply-add.
-
-    Args:
-        model: In evaluation mode.
-        image_size: (height, width) of the input, px.
-    """
+    """Count the GFLOPs of a model for one image of (height, width) px, as `count_gflops`."""
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counted:
         model(torch.zeros(1, 3, *image_size))
     return float(counted.get_total_flops()) / 1e9

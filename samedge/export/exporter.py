@@ -1,4 +1,4 @@
-"""The one call behind ``samedge export``: a bundle, and engines beside it where they were asked for."""
+"""Export of a checkpoint to a bundle, with engines beside it on request."""
 
 from __future__ import annotations
 
@@ -25,35 +25,37 @@ def export_model(
     progress: Progress | None = None,
     **keywords: Unpack[ExportKeywords],
 ) -> Path:
-    """Write a checkpoint as a bundle of ONNX graphs, prove them against the torch model, and return its path.
+    """Write a checkpoint as a bundle of ONNX graphs, compare them with the torch model, and return the bundle's path.
 
         samedge.export_model("sam_b.pt", precision="fp16", output="sam_b-gpu")
         samedge.export_model("sam_b.pt", format="trt", prompts="1/4/8")
 
     Args:
-        model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if it is not on disk.
-        format: What to write: "onnx", the default; or "trt", "rtx" or "engine" for TensorRT engines beside the bundle
-            as well, as `samedge.build_engines` builds them. Engines that failed are refused when they are loaded.
-        options: A record of options, where they are kept; the defaults if it is left out.
-        progress: Called as the work goes on.
-        keywords: Single options, which change those of the record: the fields of `samedge.options.ExportOptions`
+        model: Path of a checkpoint, or a known name such as "sam_b.pt", which is downloaded if there is no such file.
+        format: "onnx", the default; or "trt", "rtx" or "engine" to build TensorRT engines beside the bundle as well, as
+            `samedge.build_engines` does. Engines with a failed verdict are refused when they are loaded.
+        options: A record of options; the defaults if None.
+        progress: Called as the work proceeds.
+        keywords: Single options, which override those of the record: the fields of `samedge.options.ExportOptions`
             (`precision`, `opset`, `calib`, `output`, `image_size`, `check`), of `SamExportOptions` (`io`, `form`,
-            `for_engines`), of `YoloExportOptions` (`dynamic`, `nms`, `conf`, `iou`, `max_det`, `agnostic_nms`) and, for
-            engines, of `EngineBuildOptions` (`prompts`, `points`, `targets`, ...). They are described there.
+            `for_engines`, ...), of `YoloExportOptions` (`dynamic`, `nms`, `conf`, `iou`, `max_det`, `agnostic_nms`,
+            ...) and, for engines, of `EngineBuildOptions` (`prompts`, `points`, `targets`, ...), where they are
+            documented.
 
     Returns:
-        The bundle's path. Its manifest has the verdict: a bundle that failed is written, and refused when it is loaded.
+        The bundle's path. The verdict is in its manifest: a bundle that failed is written, and refused when it is
+            loaded.
 
     Raises:
-        TypeError: A keyword that is not known.
-        UsageError: An option that is not known, or that means nothing here.
+        TypeError: A keyword is unknown.
+        UsageError: An option is invalid or does not apply.
         MissingExtraError: torch, onnx or onnxslim is not installed.
-        BackendUnavailableError: Engines were asked for, and TensorRT is not installed.
-        DeviceUnavailableError: Engines were asked for that are built on a GPU, and there is none.
-        CheckpointError: The checkpoint cannot be read, or is of no known architecture.
-        DownloadError: A known name could not be fetched.
-        ExportError: A graph could not be written, or something is in the way of the bundle.
-        StorageError: The file system said no.
+        BackendUnavailableError: Engines were requested, and TensorRT is not installed.
+        DeviceUnavailableError: Engines were requested that are built on a GPU, and there is none.
+        CheckpointError: The checkpoint cannot be read, or its architecture is unknown.
+        DownloadError: The download failed.
+        ExportError: A graph cannot be written, or the bundle's path is taken.
+        StorageError: A file cannot be read or written.
     """
     return export(model, (options or ExportOptions()).updated(format, **keywords), progress)[0]
 
@@ -61,16 +63,7 @@ def export_model(
 def export(
     model: str | Path, options: ExportOptions, progress: Progress | None = None
 ) -> tuple[Path, BuiltEngines | None]:
-    """Export a checkpoint, and return the bundle's path and the engines, if those were asked for.
-
-    Args:
-        model: As for `export_model`.
-        options: All options.
-        progress: Called as the work goes on.
-
-    Raises:
-        SamedgeError: As `export_model`.
-    """
+    """Export a checkpoint as `export_model` does, and return the bundle's path and the engines, if requested."""
     if options.format in ENGINE_FORMATS:
         return export_with_engines(model, options, progress)
     return export_bundle(model, options, progress), None

@@ -1,4 +1,4 @@
-"""From a model of one graph to a bundle: traced, saved, and compared with the torch model on the probe images."""
+"""Export of models with a single graph: traced, saved, and compared with the torch model on the probe images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from samedge.bundle.manifest import GraphRecord, InputRecord, Manifest, ModelRec
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
 from samedge.export.describe import count_image_gflops, model_record, provenance
+from samedge.export.family import part_of
 from samedge.export.graphs.onnx_file import file_record, save_graph
 from samedge.export.graphs.trace import trace
 from samedge.families import find_family
@@ -31,33 +32,37 @@ _IMAGENET_STD: Final = (58.395, 57.12, 57.375)
 class OneGraphExporter:
     """A `samedge.export.family.FamilyExporter` of one graph from images to masks; a family overrides `plan`.
 
-    How the graph's input and outputs are read is in `samedge.runtime.one_graph`.
+    `samedge.runtime.one_graph` describes the graph's input and outputs.
     """
 
+    options = ExportOptions()
+    """Options of the current export; `options.part(YourRecord)` are the family's own."""
+
     def plan(self, loaded: Any) -> GraphPlan:
-        """Return what is traced: a graph with the family's first role, an image input, and masks with their scores."""
+        """Return the graph to trace: the family's first role, an image input, masks and their scores."""
         raise NotImplementedError
 
     def source(self, loaded: Any) -> InputRecord:
-        """Return how an image becomes the graph's input; the normalisation is ImageNet's unless overridden."""
+        """Return the preprocessing of images; normalised as ImageNet's by default."""
         size = int(self.plan(loaded).example[0].shape[-1])
         return InputRecord(image_size=size, pixel_mean=_IMAGENET_MEAN, pixel_std=_IMAGENET_STD, mask_threshold=0.0)
 
     def describe(self, loaded: Loaded, image_size: int | tuple[int, int] | None = None) -> ModelRecord:
-        """See `FamilyExporter`: its input has one size."""
+        """Describe the model; its input has one size."""
         size = self.source(loaded).image_size
         return model_record(loaded, count_image_gflops(loaded.model, (size, size)), 0.0)
 
     def write(self, loaded: Loaded, stage: Path, stem: str, options: ExportOptions, report: Progress) -> Manifest:
-        """See `FamilyExporter`."""
+        """Write, compare and describe the graph."""
+        self.options = options
         family = find_family(loaded.family)
         changed = (*changed_fields(options.yolo), *(name for name in changed_fields(options.sam) if name in _FOR_SAM))
         refuse_foreign(family.title, {f"--{name.replace('_', '-')}": True for name in changed})
         if options.graph_precision != "fp32":
             raise UsageError(
-                f"the graph of {family.title} is exported in fp32, and {options.precision} was asked for",
+                f"the graph of {family.title} is exported in fp32, not {options.precision}",
                 where="--precision",
-                cure="Leave it out: float16 is written into the graph when engines are built (samedge build)",
+                cure="Omit it: samedge build writes float16 into the graph when it builds engines",
             )
         plan, source = self.plan(loaded), self.source(loaded)
         report(f"Writing the {plan.role}", 0.05)
@@ -79,16 +84,13 @@ class OneGraphExporter:
 
 
 _FOR_SAM: Final = ("io", "form")
-"""Of `SamExportOptions`, what a user asks for."""
+"""Fields of `SamExportOptions` that users set themselves."""
 
 
 def _check_parity(
     plan: GraphPlan, graph: GraphRecord, source: InputRecord, stage: Path, report: Progress
 ) -> ParityRecord:
     probes = image_probes(source.image_size)
-
-    def probed(done: int) -> None:
-        report(f"Comparing with the checkpoint: image {done} of {len(probes)}", 0.4 + 0.6 * done / len(probes))
 
     def in_torch(image: FloatArray) -> dict[str, Array]:
         with torch.no_grad():
@@ -105,7 +107,7 @@ def _check_parity(
             probes,
             backend=f"{engine.backend} {engine.device}",
             thresholds=FP32_THRESHOLDS,
-            progress=probed,
+            progress=part_of(report, 0.4, 0.6),
         )
     recorded.save(stage)
     return parity

@@ -1,4 +1,4 @@
-"""From a SAM to a bundle: its graphs, traced, written in a precision and judged against the torch model."""
+"""Export of SAMs: graphs are traced, written in a precision, and compared with the torch model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from samedge.bundle.manifest import GraphRecord, GraphRole, InputRecord, Manifes
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.export.describe import count_gflops, model_record, provenance
+from samedge.export.family import part_of
 from samedge.export.graphs.onnx_file import file_record, save_graph
 from samedge.export.graphs.plans import plan_graphs
 from samedge.export.graphs.trace import trace
+from samedge.export.precision.calibration import Calibration
 from samedge.export.precision.gpu import default_form, gpu_graphs, is_for_gpus
-from samedge.export.precision.ladder import Calibration, WrittenGraph, int8_encoder
+from samedge.export.precision.ladder import WrittenGraph, int8_encoder
 from samedge.export.precision.rounding import judged_graph
 from samedge.export.torch_reference import TorchRunner
 from samedge.models.sam.load import LoadedModel
@@ -36,64 +38,45 @@ class SamExporter:
     """The `samedge.export.family.FamilyExporter` of SAM."""
 
     def describe(self, loaded: LoadedModel, image_size: int | tuple[int, int] | None = None) -> ModelRecord:
-        """See `FamilyExporter`: its input has one size."""
+        """Describe the model; its input has one size."""
         return model_record(loaded, *count_gflops(loaded.model))
 
     def write(self, loaded: LoadedModel, stage: Path, stem: str, options: ExportOptions, report: Progress) -> Manifest:
-        """See `write_sam_bundle`."""
-        return write_sam_bundle(loaded, stage, stem, options, report)
+        """Write the graphs in the fastest form of the precision that preserves the masks."""
+        refuse_foreign("a SAM", {"--nms": options.yolo.nms, "--no-dynamic": not options.yolo.dynamic})
+        precision, io, sam = options.graph_precision, options.sam.io, loaded.model
+        form = options.sam.form or ("mask" if options.sam.for_engines else default_form(precision))
+        calibration = None if options.calib is None else _calibration(options.calib, sam)
+        graphs = _write_graphs(sam, stage, stem, io, form, options.graph_opset, report)
+        check = partial(_check_parity, sam, stage, io, report)
+        parity: ParityRecord | None = None
+        notes: tuple[str, ...] = ()
+        plans, step = plan_graphs(sam, io, form), part_of(report, 0.4, 0.6)
+        if is_for_gpus(precision, form, calibrated=calibration is not None):
+            judge = partial(check, shown_only=True) if options.check else None
+            chosen = gpu_graphs(precision, graphs, plans, stage, stem, calibration, judge, step)
+            graphs, parity, notes = chosen.graphs, chosen.parity, chosen.notes
+        elif precision == "int8":
+            others = graphs[1:]
 
+            def judge_int8(encoder: GraphRecord, backend: str) -> ParityRecord:
+                return check((encoder, *others), INT8_THRESHOLDS, backend=backend, shown_only=True)
 
-def write_sam_bundle(loaded: LoadedModel, stage: Path, stem: str, options: ExportOptions, report: Progress) -> Manifest:
-    """Write the graphs of a SAM into a folder, prove them, and return the manifest of their bundle.
-
-    Args:
-        loaded: The model.
-        stage: The folder.
-        stem: Beginning of file names.
-        options: What was asked for.
-        report: Called as the work goes on.
-
-    Raises:
-        UsageError: An option means nothing for a SAM.
-        SamedgeError: As `samedge.export_model`.
-    """
-    refuse_foreign("a SAM", {"--nms": options.yolo.nms, "--no-dynamic": not options.yolo.dynamic})
-    precision, io = options.graph_precision, options.sam.io
-    form = options.sam.form or ("mask" if options.sam.for_engines else default_form(precision))
-    record = model_record(loaded, *count_gflops(loaded.model))
-    calibration = None if options.calib is None else _calibration(options.calib, loaded.model)
-    graphs = _write_graphs(loaded, stage, stem, io, form, options.graph_opset, report)
-    parity: ParityRecord | None = None
-    notes: tuple[str, ...] = ()
-    if is_for_gpus(precision, form, calibrated=calibration is not None):
-        judge_all = partial(_judge_for_gpus, loaded, stage, io, report) if options.check else None
-        plans, step = plan_graphs(loaded.model, io, form), partial(_report_within, report, 0.4, 0.6)
-        on_gpus = gpu_graphs(precision, graphs, plans, stage, stem, calibration, judge_all, step)
-        graphs, parity, notes = on_gpus.graphs, on_gpus.parity, on_gpus.notes
-    elif precision == "int8":
-        judge = partial(_judge_int8, loaded, stage, graphs, io, report) if options.check else None
-        plan, step = plan_graphs(loaded.model, io, form)[0], partial(_report_within, report, 0.4, 0.6)
-        chosen = int8_encoder(WrittenGraph(graphs[0], plan, stage, stem), calibration, judge, step)
-        graphs, parity, notes = (chosen.graph, *graphs[1:]), chosen.parity, chosen.notes
-    if not options.check:
-        parity = ParityRecord(verdict="unchecked")
-    elif parity is None:
-        parity = _check_parity(loaded, stage, graphs, io, report)
-    return Manifest(
-        **provenance(),
-        model=record,
-        input=_input_record(loaded.model),
-        io=io,
-        graphs=graphs,
-        parity=parity,
-        notes=notes,
-        probes=file_record(stage / PROBES_NAME, stage) if (stage / PROBES_NAME).is_file() else None,
-    )
-
-
-def _report_within(report: Progress, start: float, length: float, step: str, share: float) -> None:
-    report(step, start + length * share)
+            written = WrittenGraph(graphs[0], plans[0], stage, stem)
+            chosen = int8_encoder(written, calibration, judge_int8 if options.check else None, step)
+            graphs, parity, notes = (*chosen.graphs, *others), chosen.parity, chosen.notes
+        if not options.check:
+            parity = ParityRecord(verdict="unchecked")
+        return Manifest(
+            **provenance(),
+            model=self.describe(loaded),
+            input=_input_record(sam),
+            io=io,
+            graphs=graphs,
+            parity=parity or check(graphs, FP32_THRESHOLDS),
+            notes=notes,
+            probes=file_record(stage / PROBES_NAME, stage) if (stage / PROBES_NAME).is_file() else None,
+        )
 
 
 def _calibration(images: str | Path, sam: Sam) -> Calibration:
@@ -109,64 +92,30 @@ def _calibration(images: str | Path, sam: Sam) -> Calibration:
 
 
 def _write_graphs(
-    loaded: LoadedModel, stage: Path, stem: str, io: IOScheme, form: EncoderForm, opset: int, report: Progress
+    sam: Sam, stage: Path, stem: str, io: IOScheme, form: EncoderForm, opset: int, report: Progress
 ) -> tuple[GraphRecord, ...]:
-    plans = plan_graphs(loaded.model, io, form)
+    plans = plan_graphs(sam, io, form)
     records = []
     for done, plan in enumerate(plans):
         report(f"Writing the {plan.role.replace('_', ' ')}", 0.05 + 0.35 * done / len(plans))
-        graph = trace(plan, opset)
-        records.append(save_graph(graph, plan, stage, stem, precision="fp32", opset=opset))
-        del graph
+        records.append(save_graph(trace(plan, opset), plan, stage, stem, precision="fp32", opset=opset))
         gc.collect()  # a traced model holds its weights in reference cycles
     return tuple(records)
 
 
-def _judge_int8(
-    loaded: LoadedModel,
-    stage: Path,
-    graphs: tuple[GraphRecord, ...],
-    io: IOScheme,
-    report: Progress,
-    encoder: GraphRecord,
-    backend: str,
-) -> ParityRecord:
-    """Compare the bundle with another encoder in place of its own."""
-    return _check_parity(
-        loaded, stage, (encoder, *graphs[1:]), io, report,
-        backend=backend, thresholds=INT8_THRESHOLDS, shown_only=True,
-    )  # fmt: skip
-
-
-def _judge_for_gpus(
-    loaded: LoadedModel,
+def _check_parity(
+    sam: Sam,
     stage: Path,
     io: IOScheme,
     report: Progress,
     graphs: tuple[GraphRecord, ...],
     thresholds: Mapping[str, float],
-) -> ParityRecord:
-    """Compare a bundle of these graphs on a processor, with float16 as GPUs round it."""
-    return _check_parity(loaded, stage, graphs, io, report, thresholds=thresholds, shown_only=True)
-
-
-def _check_parity(
-    loaded: LoadedModel,
-    stage: Path,
-    graphs: tuple[GraphRecord, ...],
-    io: IOScheme,
-    report: Progress,
     *,
     backend: str = "onnxruntime",
-    thresholds: Mapping[str, float] = FP32_THRESHOLDS,
     shown_only: bool = False,
 ) -> ParityRecord:
-    sam = loaded.model
+    """Compare a bundle of these graphs with the model on the CPU, with float16 rounded as on GPUs."""
     probes = probe_set(sam.image_size, sam.embedding_size)
-
-    def probed(done: int) -> None:
-        report(f"Comparing with the checkpoint: image {done} of {len(probes)}", 0.4 + 0.6 * done / len(probes))
-
     report("Opening the graphs", 0.4)
     recorded = RecordedReference(TorchRunner(sam, judged_roles(graph.role for graph in graphs)), probes)
     with ExitStack() as stack:
@@ -176,16 +125,16 @@ def _check_parity(
         engines: dict[GraphRole, Engine] = {
             role: stack.enter_context(open_engine(file, backend=backend, device="cpu")) for role, file in files.items()
         }
-        how = ", float16 rounded" if any(file.parent != stage for file in files.values()) else ""
+        rounded = ", float16 rounded" if any(file.parent != stage for file in files.values()) else ""
         encoder = engines["encoder"]
         parity = compare(
             recorded,
             GraphRunner(engines, io, _input_record(sam), sam.embedding_size),
             probes,
-            backend=f"{encoder.backend} {encoder.device}{how}",
+            backend=f"{encoder.backend} {encoder.device}{rounded}",
             thresholds=thresholds,
             shown_only=shown_only,
-            progress=probed,
+            progress=part_of(report, 0.4, 0.6),
         )
     recorded.save(stage)
     return parity

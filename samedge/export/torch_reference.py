@@ -1,4 +1,4 @@
-"""The right side of the parity check: the torch model. The other side is in `samedge.parity.graph_runner`."""
+"""The torch model as the reference of the parity check; `samedge.parity.graph_runner` is the candidate."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from samedge.types import BoolArray, FloatArray
 
 
 def image_masks(low_res: Tensor, geometry: ImageGeometry) -> BoolArray:
-    """Return masks at image size as Meta's ``postprocess_masks`` makes them: bool ``[M, H, W]``.
-
-    Args:
-        low_res: float32 ``[M, 4g, 4g]`` logits.
-        geometry: Sizes of the image.
-    """
+    """Return bool masks ``[M, H, W]`` at image size from logits ``[M, 4g, 4g]``, as Meta's ``postprocess_masks``."""
     size = (geometry.image_size, geometry.image_size)
     full = F.interpolate(low_res.unsqueeze(0), size=size, mode="bilinear", align_corners=False)
     full = full[..., : geometry.resized_height, : geometry.resized_width]
@@ -32,12 +27,7 @@ def image_masks(low_res: Tensor, geometry: ImageGeometry) -> BoolArray:
 
 
 class TorchRunner:
-    """The reference: the fp32 torch model.
-
-    Args:
-        sam: The model.
-        roles: The decoder roles of the candidate: what to answer for.
-    """
+    """The fp32 torch model, which answers for the candidate's decoder roles."""
 
     def __init__(self, sam: Sam, roles: tuple[GraphRole, ...]) -> None:
         self._sam = sam
@@ -46,7 +36,7 @@ class TorchRunner:
 
     @torch.no_grad()
     def embed(self, probe: Probe) -> FloatArray:
-        """Encode the image: float32 ``[1, C, g, g]``."""
+        """Return the embedding of an image, float32 ``[1, C, g, g]``."""
         height, width = probe.image.shape[:2]
         self._geometry = ImageGeometry.of(height, width, self._sam.image_size)
         image = normalised_input(probe.pixels(self._geometry), self._geometry, PIXEL_MEAN, PIXEL_STD)

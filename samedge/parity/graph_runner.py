@@ -1,4 +1,4 @@
-"""The graphs of a bundle, or their engines, as a parity candidate. Needs no torch, so it runs on a board."""
+"""The graphs of a bundle, or their engines, as a parity candidate, without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPLIT_ROLE: Final[GraphRole] = "decoder_masks"
 
 
 def judged_roles(engines: Iterable[GraphRole]) -> tuple[GraphRole, ...]:
-    """Return the roles under which a bundle's decoders are judged, among all its roles."""
+    """Return those of a bundle's roles under which decoders are judged."""
     return tuple(role for role in engines if role in (*WHOLE_ROLES, SPLIT_ROLE))
 
 
@@ -83,7 +83,7 @@ class GraphRunner:
                 continue
             outputs = self._engines[role].run(as_specified(self._engines[role], feeds))
             low_res = outputs["low_res_masks"][0].astype(np.float32, copy=False)
-            # Meta's graphs resize inside the graph, which is judged too; the native one leaves it to the host.
+            # Meta's graphs resize masks themselves, which is judged too; the native one leaves it to the host.
             masks = (
                 outputs["masks"][0] > self._source.mask_threshold if "masks" in outputs else self._image_masks(low_res)
             )

@@ -1,7 +1,7 @@
-"""The fixed probe set: five images and five kinds of prompts that every export is judged by.
+"""The fixed probe set: five images and five kinds of prompts, by which every export is judged.
 
-The images are drawn from fixed seeds, so that a bundle can be probed on a board with nothing but numpy. Their aspect
-ratios span 4:1 to 1:4, where exported graphs have been wrong.
+The images are drawn from fixed seeds with numpy alone. Their aspect ratios range from 4:1 to 1:4, extremes at which
+exported graphs have been wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROBE_SIZES: Final = ((250, 1000), (540, 960), (700, 700), (800, 600), (1000, 25
 
 @dataclass(frozen=True, slots=True)
 class ProbePrompt:
-    """A prompt in the form of decoder inputs.
+    """A prompt as decoder inputs.
 
     Attributes:
         kind: Its name in the parity table.
@@ -37,10 +37,10 @@ class ProbePrompt:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One image, uint8 ``[H, W, 3]`` BGR, and its prompts.
+    """An image, uint8 ``[H, W, 3]`` BGR, and its prompts.
 
-    Pillow 13 resizes a tall image along its height first, and earlier versions along the width, which makes a
-    difference of one level. Answers are compared on other machines, so `pixels` fixes the order.
+    Pillow 13 resizes tall images along the height first, earlier versions along the width, which changes some values by
+    one. Outputs are compared across machines, so `pixels` fixes the order.
     """
 
     image: ImageArray
@@ -54,7 +54,7 @@ class Probe:
         return f"{width}x{height}"
 
     def pixels(self, geometry: ImageGeometry) -> ImageArray:
-        """Return the image resized along one axis already, so that only the other is left to resize."""
+        """Return the image resized along the first axis, so that only the other is left to resize."""
         if self.height_first:
             return replace(geometry, resized_width=geometry.width).resize(self.image)
         return replace(geometry, resized_height=geometry.height).resize(self.image)
@@ -78,8 +78,7 @@ def probe_set(image_size: int, grid: int, *, as_pillow_13: bool = False) -> tupl
 def _draw(height: int, width: int, seed: int) -> ImageArray:
     """Draw shaded discs and boxes on a gradient with grain: edges, flat areas and texture at every scale.
 
-    Double precision: sines differ between processors in the last digit, which must not change a pixel, because stored
-    references are compared on other machines.
+    In double precision, because sines differ between processors in the last digit, which must not change a pixel.
     """
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)

@@ -1,8 +1,7 @@
-"""The fp32 torch model's outputs on the probe set, stored in the bundle for comparison on a board without torch.
+"""The torch model's fp32 output on the probe set, stored in the bundle for comparison without torch.
 
-The probe images and prompts are redrawn from their seeds; their digest is stored. Of the outputs are stored: the masks
-at image size, one bit per pixel; the predicted IoUs; and the large embeddings and low-resolution logits on a coarse
-grid. A few hundred kB in total.
+Stored are a digest of the probes, which are redrawn from their seeds; the masks at image size, one bit per pixel; the
+predicted IoUs; and embeddings and low-resolution logits on a coarse grid: a few hundred kB in total.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ import numpy as np
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import GraphRole
 from samedge.errors import BundleError
-from samedge.parity.compare import Decoded, ProbeRunner
+from samedge.parity.compare import Decoded, ProbeRunner, part
 from samedge.parity.probes import Probe, ProbePrompt, probe_set
 from samedge.storage.files import storage_errors
 from samedge.types import Array, BoolArray, FloatArray
 
 PROBES_NAME: Final = "probes.npz"
-NO_ANSWERS: Final = "the bundle keeps no answers of its checkpoint (it was not checked either)"
+NO_ANSWERS: Final = "the bundle has no stored output of its checkpoint: it was exported without a check"
 
 _FORMAT: Final = 2
 _ORDER_OF_PILLOW: Final = 1
-"""Format of answers to images that were resized in the order of the Pillow that exported them, see `Probe`."""
+"""Format of outputs for images resized in the order of the exporting Pillow, see `Probe`."""
 _EMBEDDING_SIDE: Final = 8
 _LOGITS_SIDE: Final = 16
 """Rows and columns of the grid on which embeddings and logits are stored."""
 
 
 def on_grid(values: FloatArray, side: int) -> FloatArray:
-    """Return evenly spaced rows and columns of ``[..., H, W]``: about ``side`` of each.
+    """Return about `side` evenly spaced rows and columns of ``[..., H, W]``.
 
-    NaN if any value is not finite, so that an overflow between grid points is not hidden.
+    All are NaN if any value is not finite, so that an overflow between grid points is not hidden.
     """
     step = max(1, values.shape[-1] // side)
     picked = values[..., step // 2 :: step, step // 2 :: step]
@@ -50,7 +49,7 @@ class RecordedReference:
 
     Args:
         reference: The recorded reference.
-        probes: The probe set that it will be run on, in this order, once.
+        probes: The probe set that it will be run on once, in this order.
     """
 
     def __init__(self, reference: ProbeRunner, probes: Sequence[Probe]) -> None:
@@ -81,7 +80,7 @@ class RecordedReference:
         """Write the recorded outputs into a bundle's folder.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
         """
         kept: dict[str, Any] = {
             "format": np.array(_FORMAT),
@@ -99,9 +98,7 @@ class RecordedReference:
 
 
 class StoredReference:
-    """The stored reference of a bundle.
-
-    It returns embeddings and logits on the coarse grid: compare it with a `GridRunner`.
+    """The stored reference of a bundle; compare it with a `GridRunner`.
 
     Args:
         bundle: The bundle.
@@ -111,10 +108,10 @@ class StoredReference:
 
     Attributes:
         probes: The probe set to run, in order.
-        may_be_of_pillow_13: The answers do not tell in which order the tall image was resized.
+        may_be_of_pillow_13: The file does not tell in which order the tall image was resized.
 
     Raises:
-        BundleError: The bundle has no reference, or it is damaged, or uses other probes than this samedge.
+        BundleError: The bundle has no reference, or it is damaged or for other probes.
         StorageError: It cannot be read.
     """
 
@@ -140,14 +137,14 @@ class StoredReference:
         self.probes = probes or probe_set(size, embedding_grid(bundle), as_pillow_13=as_pillow_13)
         if str(self._kept["digest"]) != probes_digest(self.probes):
             raise BundleError(
-                "the probe images of this bundle differ from those of this samedge",
+                "this bundle was checked with other probe images",
                 where=bundle.path,
-                cure="Use the samedge version that exported it, or export the checkpoint again",
+                cure="Use the version of samedge that exported it, or export the checkpoint again",
             )
         self._at = -1
 
     def embed(self, probe: Probe) -> FloatArray:
-        """Return the stored part of the next probe's embedding, float32 ``[1, C, n, n]``."""
+        """Return the next probe's embedding on the coarse grid, float32 ``[1, C, n, n]``."""
         self._at += 1
         self._prompt = -1
         self._shape = probe.image.shape[:2]
@@ -155,7 +152,7 @@ class StoredReference:
         return embedding
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
-        """Return the stored part of the next prompt's output, for each role."""
+        """Return the next prompt's output for each role, with logits on the coarse grid."""
         self._prompt += 1
         index = self._at * len(self.probes[0].prompts) + self._prompt
         ious, logits = self._kept["ious"][index], self._kept["logits"][index]
@@ -166,11 +163,7 @@ class StoredReference:
 
 
 class GridRunner:
-    """A candidate sampled on the grid of a `StoredReference`.
-
-    Args:
-        candidate: The sampled candidate.
-    """
+    """A candidate sampled on the grid of a `StoredReference`."""
 
     def __init__(self, candidate: ProbeRunner) -> None:
         self._candidate = candidate
@@ -180,23 +173,23 @@ class GridRunner:
         return on_grid(self._candidate.embed(probe), _EMBEDDING_SIDE)
 
     def decode(self, prompt: ProbePrompt) -> dict[GraphRole, Decoded]:
-        """Return the candidate's outputs, logits on the coarse grid; all IoUs are NaN if one is."""
+        """Return the candidate's outputs with logits on the coarse grid; if one IoU is NaN, all are."""
         decoded: dict[GraphRole, Decoded] = {}
         for role, answer in self._candidate.decode(prompt).items():
             ious = answer.iou_predictions
-            # Of several masks the one with the highest IoU is shown, and NaN makes that undefined.
+            # The mask with the highest IoU is shown, and NaN makes that undefined.
             ious = ious if np.isfinite(ious).all() else np.full_like(ious, np.nan)
             decoded[role] = Decoded(on_grid(answer.low_res_masks, _LOGITS_SIDE), ious, answer.masks)
         return decoded
 
 
 def probes_digest(probes: Sequence[Probe]) -> str:
-    """Return one SHA-256 over the images and the prompts of a probe set."""
+    """Return the SHA-256 of the images and prompts of a probe set."""
     digest = hashlib.sha256()
     for probe in probes:
         digest.update(probe.image.tobytes())
         for prompt in probe.prompts:
-            # Prompts are computed: rounding in the last digit does not make another prompt.
+            # Rounded, because prompts are computed: the last digit makes no difference.
             digest.update(np.round(prompt.coords, 2).tobytes() + prompt.labels.tobytes())
     return digest.hexdigest()
 
@@ -205,7 +198,7 @@ def embedding_grid(bundle: Bundle) -> int:
     """Return the side of the image embedding of a bundle's model.
 
     Raises:
-        BundleError: It has no encoder that tells.
+        BundleError: The encoder does not fix it.
     """
     shape = bundle.manifest.graph("encoder").outputs["image_embeddings"].shape
     side = shape[-1]
@@ -220,9 +213,7 @@ def _single(whole: Decoded, prompt: ProbePrompt) -> Decoded:
     """Return the mask that Meta's single-mask graph picks: token 0 for more than two points, else the best other."""
     bonus = np.zeros(len(whole.iou_predictions), np.float32)
     bonus[0] = (len(prompt.coords) - 2.5) * 1000
-    best = int(np.argmax(whole.iou_predictions + bonus))
-    part = slice(best, best + 1)
-    return Decoded(whole.low_res_masks[part], whole.iou_predictions[part], whole.masks[part])
+    return part(whole, int(np.argmax(whole.iou_predictions + bonus)))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -234,6 +225,6 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise BundleError(f"the stored reference is damaged ({error})", where=path, cure=cure) from error
     if values.get("format") not in (_ORDER_OF_PILLOW, _FORMAT):
         raise BundleError(
-            "the stored reference is of another samedge", where=path, cure="Update samedge, or export again"
+            "the stored reference is of another version", where=path, cure="Update samedge, or export again"
         )
     return values

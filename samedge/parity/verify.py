@@ -1,15 +1,15 @@
-"""Verification of a bundle against its checkpoint, on any backend and without torch.
+"""Verification of a bundle against its checkpoint, on any backend.
 
     record = verify_bundle("sam_b-samedge", backend="openvino")
     record.verdict, record.mask_iou_min
 
-The family of the model knows what is compared with what. Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Protocol, cast
 
@@ -19,52 +19,50 @@ from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.families import Family
+from samedge.parity.compare import no_progress
+from samedge.types import Progress
 
 
 class FamilyParity(Protocol):
-    """The comparisons that a family makes."""
+    """The comparisons of a family."""
 
     def why_not(self, bundle: Bundle, backend: str, found: EngineSet | None = None) -> str | None:
-        """Return why nothing of a bundle can be judged here; None if it can.
+        """Return why a bundle cannot be compared here; None if it can.
 
         Args:
             bundle: The bundle.
-            backend: Who is to be judged.
-            found: The engines that are to be judged; None for graphs, or before there are any.
+            backend: The backend under test.
+            found: The engines under test; None for graphs, or before engines are built.
         """
         ...
 
     def verify_graphs(
-        self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Callable[[str, float], None] | None = None
+        self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Progress = no_progress
     ) -> ParityRecord:
-        """Return the verdict of the graphs of a bundle, all of them opened by a backend.
+        """Return the verdict of a bundle's graphs, opened by one backend.
 
         Raises:
-            BundleError: The bundle keeps no answers to compare with.
+            BundleError: The bundle has no stored output to compare with.
             BackendUnavailableError: There is no backend to compare with.
             EngineError: A graph failed.
         """
         ...
 
     def verify_engines(
-        self,
-        bundle: Bundle,
-        found: EngineSet,
-        engines: Mapping[GraphRole, Engine],
-        progress: Callable[[str, float], None] | None = None,
+        self, bundle: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine], progress: Progress = no_progress
     ) -> ParityRecord:
         """Return the verdict of opened engines of a GPU.
 
-        Those of float32 are judged like those of float16: a GPU may round the factors of a float32 product.
+        float32 engines are judged like float16 ones, because a GPU may round the factors of a float32 product.
 
         Args:
-            bundle: Whose answers count.
-            found: What is known of the engines.
-            engines: By role. They stay open.
-            progress: Called with a sentence and the share that is done.
+            bundle: The bundle.
+            found: The engines' records.
+            engines: The engines by role. They stay open.
+            progress: Called as the work proceeds.
 
         Raises:
-            BundleError: The bundle keeps no answers.
+            BundleError: The bundle has no stored output to compare with.
             BackendUnavailableError: There is no backend to compare with.
             EngineError: An engine failed.
         """
@@ -72,7 +70,7 @@ class FamilyParity(Protocol):
 
 
 def parity_of(family: Family) -> FamilyParity:
-    """Import what judges the models of a family."""
+    """Import and instantiate a family's `FamilyParity`."""
     return cast("FamilyParity", family.make(family.parity))
 
 
@@ -82,43 +80,43 @@ def verify_bundle(
     backend: str = AUTO,
     device: str | None = None,
     threads: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> ParityRecord:
-    """Run the graphs of a bundle on the probe set and compares them with what its checkpoint said.
+    """Run the graphs of a bundle on the probe set and compare them with the stored output of its checkpoint.
 
-    The bundle of a YOLO keeps no answers: there a backend or an engine is compared with the bundle's own graph on
-    another backend, on a processor.
+    A YOLO's bundle has no stored output: there a backend or an engine is compared with the bundle's own graph, run by
+    another backend on the CPU.
 
     Args:
-        bundle: Its folder or file, or one that is open. A verdict of "failed" in it is no obstacle here.
+        bundle: The bundle, or its folder or file. It is verified even if its verdict is "failed".
         backend: As for `samedge.load`, but "auto" takes the first that works. "tensorrt" and "tensorrt-rtx" verify the
             bundle's engines on this machine, and write the verdict into their sidecars.
         device: As for `samedge.load`.
         threads: CPU threads; None for all physical cores.
-        progress: Called with a sentence and the share that is done.
+        progress: Called as the work proceeds.
 
     Returns:
         The verdict, by the thresholds of the graphs' precision.
 
     Raises:
-        BundleError: It is not a bundle, or keeps no answers to compare with.
+        BundleError: It is not a bundle, or has no stored output to compare with.
         BackendUnavailableError: There is no backend to compare a YOLO with.
         SamedgeError: As `samedge.load`.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, force=True)
     flavour = None if backend == AUTO else ENGINE_BACKENDS.get(find_backend(backend).name)
-    parity = parity_of(opened.manifest.model_family)
+    parity, report = parity_of(opened.manifest.model_family), progress or no_progress
     engines: dict[GraphRole, Engine] = {}
     with ExitStack() as stack:
         if flavour is not None:
             found = require_engines(opened, flavour, device, force=True)
             for role, entry in found.engines.items():
                 engines[role] = stack.enter_context(open_engine(entry.plan, backend=flavour, device=device))
-            return found.judged(parity.verify_engines(opened, found, engines, progress)).parity
+            return found.judged(parity.verify_engines(opened, found, engines, report)).parity
         for graph in opened.manifest.graphs:
             path = opened.graph_path(graph.role)
             engines[graph.role] = stack.enter_context(
                 open_engine(path, backend=backend, device=device, threads=threads)
             )
             backend, device = engines[graph.role].backend, engines[graph.role].device
-        return parity.verify_graphs(opened, engines, progress)
+        return parity.verify_graphs(opened, engines, report)

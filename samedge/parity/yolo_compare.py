@@ -1,4 +1,4 @@
-"""Difference of two runs of one YOLO: raw outputs on the probe images, before suppression.
+"""Comparison of two runs of one YOLO: raw outputs on the probe images, before suppression.
 
 Suppression is the same host code for both, and would turn a rounding error near a threshold into a missing box. So its
 inputs are judged: boxes, scores, and the masks of the best-scoring anchors.
@@ -14,6 +14,7 @@ import numpy as np
 
 from samedge.bundle.manifest import ParityRecord, ParityRow
 from samedge.engines.protocol import Engine
+from samedge.parity.compare import judged
 from samedge.parity.probes import probe_set
 from samedge.runtime.image.letterbox import MAX_STRIDE
 from samedge.runtime.yolo.graph import INPUT
@@ -21,7 +22,7 @@ from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.types import FloatArray
 
 Reference: TypeAlias = Callable[[FloatArray], Sequence[FloatArray]]
-"""Maps an input to boxes with scores and coefficients and, for a segmentation model, prototypes."""
+"""Maps an input to boxes with scores and coefficients and, for a segmenter, prototypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,11 @@ class YoloThresholds:
     """Thresholds of a verdict.
 
     Attributes:
-        box_error: Largest distance of a box side, px of the input.
-        score_error: Largest difference of a class score.
-        mask_iou: Smallest overlap of masks.
-        shown_only: Judge the boxes of the best anchors, and the mean overlap of their masks. Otherwise every anchor
-            counts, and the worst mask.
+        box_error: Largest error of a box, px of the input.
+        score_error: Largest error of a class score.
+        mask_iou: Smallest IoU of masks.
+        shown_only: Judge only the boxes of the best anchors and the mean IoU of their masks; otherwise the boxes of all
+            anchors and the worst mask.
     """
 
     box_error: float
@@ -49,11 +50,11 @@ class YoloThresholds:
 
 FP32_YOLO: Final = YoloThresholds(0.5, 1e-3, 0.99)
 HALF_YOLO: Final = YoloThresholds(1.0, 0.01, 0.97, shown_only=True)
-"""With every float16 result rounded, yolov8n-seg with random weights, whose masks are undecided, is off by 0.3 px and
-0.003."""
+"""With every float16 result rounded, yolov8n-seg with random weights, whose masks are undecided, has errors of 0.3 px
+and 0.003."""
 INT8_YOLO: Final = YoloThresholds(16.0, 0.25, 0.8, shown_only=True)
-"""Two runtimes round int8 differently: on one graph with random weights onnxruntime and OpenVINO differ by 7 px, 0.09
-and a mean overlap of 0.89. This detects a broken engine; the cost of int8 was measured at the export."""
+"""Runtimes round int8 differently: on one graph with random weights onnxruntime and OpenVINO differ by 7 px, 0.09 and a
+mean IoU of 0.89. This detects a broken engine; the export measures the cost of int8."""
 
 _BEST: Final = 20
 _INFINITE: Final = float(np.finfo(np.float32).max)
@@ -77,8 +78,8 @@ def compare_yolo(
         engine: The graph under test, without suppression.
         classes: Number of classes.
         feeds: Name and input of each probe, float32 ``[N, 3, H, W]``.
-        thresholds: Allowed differences. NaN fails in any case.
-        backend: Description of the candidate in the verdict; by default its backend and device.
+        thresholds: Allowed differences. NaN always fails.
+        backend: The candidate, for the record; by default its backend and device.
         progress: Called with the number of finished probes.
     """
     box_error, rows = 0.0, []
@@ -86,8 +87,8 @@ def compare_yolo(
     for name, feed in feeds:
         wanted, found = reference(feed), list(engine.run({INPUT: feed}).values())
         best = np.argsort(-wanted[0][0, 4:end].max(0))[:_BEST]
-        judged = best if thresholds.shown_only else slice(None)
-        box_error = max(box_error, worst_error(wanted[0][:, :4, judged], found[0][:, :4, judged]))
+        anchors = best if thresholds.shown_only else slice(None)
+        box_error = max(box_error, worst_error(wanted[0][:, :4, anchors], found[0][:, :4, anchors]))
         score_error = worst_error(wanted[0][:, 4:end], found[0][:, 4:end])
         if not all(np.isfinite(output).all() for output in found):
             score_error = _INFINITE
@@ -98,23 +99,18 @@ def compare_yolo(
         rows.append(ParityRow(name, "anchors", mask_iou, score_error))
         progress(len(rows))
     ious = np.array([row.mask_iou for row in rows])
-    score_error = max(row.iou_error for row in rows)
-    passed = (
-        box_error <= thresholds.box_error
-        and score_error <= thresholds.score_error
-        and (ious.mean() if thresholds.shown_only else ious.min()) >= thresholds.mask_iou
-    )
-    return ParityRecord(
-        verdict="passed" if passed else "failed",
+    record = ParityRecord(
+        verdict="failed",
         backend=backend or f"{engine.backend} {engine.device}",
         mask_iou_mean=float(ious.mean()),
         mask_iou_decile=float(np.quantile(ious, 0.1)),
         mask_iou_min=float(ious.min()),
         box_error_max=box_error,
-        score_error_max=score_error,
+        score_error_max=max(row.iou_error for row in rows),
         thresholds=thresholds.record(),
         rows=tuple(rows),
     )
+    return judged(record)
 
 
 def probe_feeds(
@@ -125,7 +121,7 @@ def probe_feeds(
     Args:
         image_size: (height, width) of the input, px.
         batch: Copies of each image in its input.
-        rect: True if the input size is free.
+        rect: The input size is free.
         limits: Accepted input sizes; None for any.
         stride: Coarsest stride of the model, px.
     """
@@ -138,14 +134,14 @@ def probe_feeds(
 
 
 def worst_error(wanted: FloatArray, found: FloatArray) -> float:
-    """Return the largest absolute difference, or the largest float32 for NaN."""
+    """Return the largest absolute difference; the largest float32 for NaN."""
     with np.errstate(invalid="ignore", over="ignore"):
         worst = np.abs(wanted - found).max(initial=0.0)
     return float(worst) if np.isfinite(worst) else _INFINITE
 
 
 def _masks(coefficients: FloatArray, prototypes: FloatArray) -> FloatArray:
-    """Return logits ``[K, H, W]``, from coefficients ``[M, K]`` and prototypes ``[M, H, W]``."""
+    """Return logits ``[K, H, W]`` from coefficients ``[M, K]`` and prototypes ``[M, H, W]``."""
     with np.errstate(invalid="ignore", over="ignore"):  # non-finite values have failed already
         logits: FloatArray = np.tensordot(coefficients.T, prototypes, 1)
     return logits

@@ -1,12 +1,12 @@
-"""Verification of engines and backends against the graph of a YOLO, on any machine and without torch.
+"""Verification of a YOLO's engines and backends against the bundle's graph, without torch.
 
-The bundle of a YOLO keeps no answers of its checkpoint. What is right is what its own graph computes on a processor:
-the export proved that graph against the checkpoint.
+The bundle of a YOLO has no stored output of its checkpoint. The reference is its own graph, which the export compared
+with the checkpoint, run by another backend on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,20 +17,21 @@ from samedge.bundle.yolo_record import YoloRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import availability, open_engine
 from samedge.errors import BackendUnavailableError, BundleError
+from samedge.parity.compare import no_progress
 from samedge.parity.yolo_compare import FP32_YOLO, HALF_YOLO, INT8_YOLO, compare_yolo, probe_feeds
 from samedge.runtime.yolo.graph import INPUT
 from samedge.runtime.yolo.input_limits import InputLimits
-from samedge.types import FloatArray, Precision, Progress
+from samedge.types import Precision, Progress
 
 _REFERENCES: Final = ("onnxruntime", "openvino")
-"""Backends that run a graph on a processor in the precision that it is written in."""
+"""Backends that run a graph on the CPU in its own precision."""
 
 
 def yolo_record(bundle: Bundle) -> YoloRecord:
-    """Return what the manifest says of a YOLO.
+    """Return the YOLO's part of the manifest.
 
     Raises:
-        BundleError: It is the bundle of another model.
+        BundleError: The bundle is of another family.
     """
     record = bundle.manifest.yolo
     if record is None:
@@ -39,24 +40,13 @@ def yolo_record(bundle: Bundle) -> YoloRecord:
 
 
 def why_not_comparable(bundle: Bundle, backend: str) -> str | None:
-    """Return why a backend cannot be compared with the bundle's graph here; None if it can.
-
-    Args:
-        bundle: The bundle of a YOLO.
-        backend: Name of the backend that is to be judged: it is not compared with itself.
-    """
+    """Return why a backend cannot be compared with a bundle's graph here; None if it can."""
     if yolo_record(bundle).nms is not None:
-        return (
-            "the graph suppresses boxes (--nms), so that a rounding near its thresholds is a missing box, which says "
-            "nothing"
-        )
+        return "its graph suppresses boxes (--nms), where rounding near a threshold makes a box disappear"
     if bundle.manifest.parity.verdict == "unchecked":
-        return "the bundle's own graph was not compared with its checkpoint (--no-check)"
+        return "its graph was not compared with its checkpoint (--no-check)"
     if _reference_backend(backend) is None:
-        return (
-            "there is no other backend here to run the bundle's graph on a processor, which is what a YOLO is compared "
-            "with: pip install onnxruntime or openvino"
-        )
+        return "no other backend is installed to run its graph on the CPU: pip install onnxruntime or openvino"
     return None
 
 
@@ -66,16 +56,16 @@ def verify_yolo(
     precision: Precision,
     *,
     limits: InputLimits | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> ParityRecord:
-    """Run an open engine or graph of a YOLO on the probe images and compare it with the bundle's graph.
+    """Compare an opened engine or graph of a YOLO with the bundle's graph on the probe images.
 
     Args:
-        bundle: Whose graph is right.
-        engine: Who is judged. It stays open.
-        precision: What it computes in, which decides how far it may be off.
-        limits: Which inputs it takes; None for all.
-        progress: Called with a sentence and the share that is done.
+        bundle: The bundle.
+        engine: The candidate. It stays open.
+        precision: Its precision, which selects the thresholds.
+        limits: Inputs that it accepts; None for all.
+        progress: Called after each probe.
 
     Raises:
         BackendUnavailableError: There is nothing to compare with, see `why_not_comparable`.
@@ -87,16 +77,11 @@ def verify_yolo(
     feeds = probe_feeds(size, limits.fewest_images, rect=record.dynamic, limits=limits, stride=max(record.strides))
 
     def probed(done: int) -> None:
-        if progress is not None:
-            progress(f"Comparing with the bundle's graph: image {done} of {len(feeds)}", done / len(feeds))
+        progress(f"Comparing with the bundle's graph: image {done} of {len(feeds)}", done / len(feeds))
 
     with _reference(bundle, engine.backend) as reference:
-
-        def answer(feed: FloatArray) -> list[FloatArray]:
-            return list(reference.run({INPUT: feed}).values())
-
         return compare_yolo(
-            answer,
+            lambda feed: list(reference.run({INPUT: feed}).values()),
             engine,
             len(record.names),
             feeds,
@@ -106,36 +91,25 @@ def verify_yolo(
         )
 
 
-def verify_yolo_engine(
-    bundle: Bundle, found: EngineSet, engine: Engine, *, progress: Progress | None = None
-) -> ParityRecord:
-    """Return the verdict of an opened engine of a GPU; see `samedge.parity.verify.FamilyParity.verify_engines`."""
-    limits = InputLimits.of(found.main.key.profiles)
-    return verify_yolo(bundle, engine, found.judged_as, limits=limits, progress=progress)
-
-
 class YoloParity:
-    """The `samedge.parity.verify.FamilyParity` of YOLOv8 and FastSAM."""
+    """The `samedge.parity.verify.FamilyParity` of YOLO and FastSAM."""
 
     def why_not(self, bundle: Bundle, backend: str, found: EngineSet | None = None) -> str | None:
-        """See `why_not_comparable`; probes are drawn to fit an engine."""
+        """Require a proved graph and another backend; any engine accepts probes that are drawn to fit."""
         return why_not_comparable(bundle, backend)
 
     def verify_graphs(
-        self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Callable[[str, float], None] | None = None
+        self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Progress = no_progress
     ) -> ParityRecord:
-        """See `FamilyParity`."""
+        """Compare with another backend."""
         return verify_yolo(bundle, engines["yolo"], bundle.manifest.graph("yolo").precision, progress=progress)
 
     def verify_engines(
-        self,
-        bundle: Bundle,
-        found: EngineSet,
-        engines: Mapping[GraphRole, Engine],
-        progress: Callable[[str, float], None] | None = None,
+        self, bundle: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine], progress: Progress = no_progress
     ) -> ParityRecord:
-        """See `FamilyParity`."""
-        return verify_yolo_engine(bundle, found, engines["yolo"], progress=progress)
+        """Compare with the graph on the CPU."""
+        limits = InputLimits.of(found.main.key.profiles)
+        return verify_yolo(bundle, engines["yolo"], found.judged_as, limits=limits, progress=progress)
 
 
 def _reference_backend(backend: str) -> str | None:
@@ -148,9 +122,7 @@ def _reference(bundle: Bundle, backend: str) -> Iterator[Engine]:
     name = _reference_backend(backend)
     if why is not None or name is None:
         raise BackendUnavailableError(
-            f"this cannot be checked: {why}",
-            where=bundle.path,
-            cure="What the export proved is in the manifest: samedge info",
+            f"this cannot be verified: {why}", where=bundle.path, cure="See the verdict of the export with samedge info"
         )
     with open_engine(bundle.graph_path("yolo"), backend=name, device="cpu") as engine:
         yield engine

@@ -187,7 +187,7 @@ def test_a_build_for_which_the_memory_is_not_enough_is_refused(
         (["--prompts", "1-64"], "--prompts: invalid range '1-64'. Give minimum/optimum/maximum, such as 1/16/64"),
         (["--targets", "8.6"], "builds for the local GPU only and accepts no targets"),
         (["--hardware-compatibility", "all"], "invalid hardware_compatibility 'all'. Choose one of: none, ampere_plus"),
-        (["--precision", "fp8"], "the bundle's encoder is fp32, and fp8 was asked for"),
+        (["--precision", "fp8"], "the bundle's encoder is fp32, not fp8"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(

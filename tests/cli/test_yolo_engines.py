@@ -103,4 +103,4 @@ def test_verify(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(yolo_verify, "availability", lambda _name: missing())
     done = program("verify", bundle(), "--backend", "onnxruntime")
     assert (done.status, done.out) == (1, "")
-    assert "this cannot be checked: there is no other backend here" in done.err.splitlines()[-1]
+    assert "this cannot be verified: no other backend is installed" in done.err.splitlines()[-1]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from families.journey import Journey
-from families.toy_family import WIDTH
+from families.toy_family import WIDTH, ToyOptions
 
 import samedge
 from samedge.bundle.archive import bundle_manifest
 from samedge.errors import BundleError, UsageError
 from samedge.families import PLUGINS
+from samedge.options import ExportOptions
 
 
 class TestToyFamily(Journey):
@@ -30,10 +32,28 @@ class TestToyFamily(Journey):
         with pytest.raises(BundleError, match="this is the bundle of a toy"):
             samedge.SAM(bundle).predictor  # noqa: B018
 
+    def test_its_own_options(self, checkpoint: Path, tmp_path: Path) -> None:
+        keywords: dict[str, Any] = {"toy_threshold": 0.5, "opset": 18}
+        options = ExportOptions().updated(**keywords)
+        assert options == ExportOptions(opset=18, extras=(ToyOptions(0.5),))
+        keywords = {"toy_threshold": 0.25}
+        assert options.updated(**keywords).part(ToyOptions) == ToyOptions(0.25)
+        assert ExportOptions().part(ToyOptions) == ToyOptions()
+        path = samedge.export_model(checkpoint, output=tmp_path / "x", options=options)
+        manifest = bundle_manifest(path)
+        assert (manifest.input.mask_threshold, manifest.parity.verdict) == (0.5, "passed")
+
+    def test_its_options_are_unknown_without_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keywords: dict[str, Any] = {"toy_threshold": 0.5}
+        ExportOptions().updated(**keywords)
+        monkeypatch.delenv(PLUGINS)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'toy_threshold'"):
+            ExportOptions().updated(**keywords)
+
     def test_options_of_others_are_refused(self, checkpoint: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="not supported for a toy"):
             samedge.export_model(checkpoint, output=tmp_path / "x", nms=True)
-        with pytest.raises(UsageError, match="fp16 was asked for"):
+        with pytest.raises(UsageError, match="exported in fp32, not fp16"):
             samedge.export_model(checkpoint, output=tmp_path / "x", precision="fp16")
 
     def test_without_its_line_the_bundle_says_what_is_missing(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import ClassVar, Final
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
+from samedge.bundle.manifest import InputRecord
 from samedge.export.graphs.plans import GraphPlan
 from samedge.export.one_graph import OneGraphExporter
 from samedge.families import Family
@@ -70,8 +72,23 @@ class ToyLoader:
         return {key: torch.randn(shape, generator=generator) / 8 for key, shape in shapes.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class ToyOptions:
+    """Export options of toys.
+
+    Attributes:
+        toy_threshold: Logit above which a pixel is part of a mask.
+    """
+
+    toy_threshold: float = 0.0
+
+
 class ToyExporter(OneGraphExporter):
     """From a toy to what is traced."""
+
+    def source(self, loaded: LoadedToy) -> InputRecord:
+        threshold = self.options.part(ToyOptions).toy_threshold
+        return msgspec.structs.replace(super().source(loaded), mask_threshold=threshold)
 
     def plan(self, loaded: LoadedToy) -> GraphPlan:
         return GraphPlan(
@@ -85,5 +102,10 @@ class ToyExporter(OneGraphExporter):
 
 
 FAMILY: Final = Family(
-    "toy", "a toy", roles=("toy",), loader="families.toy_family:ToyLoader", exporter="families.toy_family:ToyExporter"
+    "toy",
+    "a toy",
+    roles=("toy",),
+    loader="families.toy_family:ToyLoader",
+    exporter="families.toy_family:ToyExporter",
+    options="families.toy_family:ToyOptions",
 )

@@ -1,9 +1,9 @@
-"""Engines of a bundle, finished on the device: built, judged by what the bundle knows, and put beside it.
+"""Engines of a bundle: built on the device, compared with the bundle's stored output, and put beside it.
 
     built = samedge.build_engines("sam_b-samedge")
     built.verdict, built.rungs, built.folder
 
-The one call behind ``samedge build``. Needs no torch; writing float16 into the graphs needs onnx.
+Needs no torch; writing float16 into graphs needs onnx.
 """
 
 from __future__ import annotations
@@ -29,16 +29,22 @@ from samedge.engines.tensorrt.store.store import PLAN_SUFFIX, EngineStore, Store
 from samedge.errors import StorageError, UsageError
 from samedge.export.engines.family import engines_of
 from samedge.export.engines.ladder import Attempt, Descent, Ladder
-from samedge.export.engines.rung_memory import RungKey, remember_rungs, remembered_rungs
-from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
+from samedge.export.engines.rungs import (
+    RungKey,
+    precision_rungs,
+    remember_rungs,
+    remembered_rungs,
+    rung_graph,
+    written_in,
+)
 from samedge.export.engines.target import EngineTarget, build_options, find_target
+from samedge.export.family import part_of
 from samedge.options import EngineBuildOptions, EngineKeywords, with_keywords
 from samedge.parity.verify import parity_of
 from samedge.types import Precision, Progress, Verdict
 
 Opener: TypeAlias = Callable[[Path, EngineTarget], Engine]
-"""Opens a plan on the device that it was built for."""
-
+"""Opens a plan on the device it was built for."""
 
 _MAIN_BUILT: Final = 0.7
 _BUILT: Final = 0.85
@@ -49,14 +55,15 @@ class BuiltEngines:
     """The engines of a bundle.
 
     Attributes:
-        plans: By role, beside the bundle, each with a sidecar: encoder and decoder of a SAM, or the one of a YOLO.
-        target: What they were built with and for, as a sentence.
-        precision: What was asked for.
-        rungs: What each of them is written in.
-        parity: Whether they give what the checkpoint gives; "unchecked" where they could not be opened.
+        plans: Engine files by role, beside the bundle, each with a sidecar: encoder and decoder of a SAM, or a YOLO's
+            one.
+        target: TensorRT and GPU that they are for, as a sentence.
+        precision: The requested precision.
+        rungs: The rung of each.
+        parity: Comparison with the checkpoint; "unchecked" if they could not be opened.
         attempts: What the ladder tried.
-        notes: Sentences that a user should read.
-        answers: What they give, as messages call it.
+        notes: Sentences for the user.
+        answers: Name of their output in messages.
     """
 
     plans: Mapping[GraphRole, Path]
@@ -103,65 +110,66 @@ def build_engines(
     opener: Opener | None = None,
     **keywords: Unpack[EngineKeywords],
 ) -> BuiltEngines:
-    """Build the graphs of a bundle as engines, and take the fastest precision whose masks hold.
+    """Build the graphs of a bundle as engines, in the fastest precision that preserves the masks.
 
-    Each build runs in a child process, so that one that is killed by the system is an error with a cure. What was built
-    is kept in the engine store: the same call again builds nothing.
+    Each build runs in a child process, so that being killed by the system is an error with a cure. Engines are kept in
+    the engine store: repeating a call builds nothing.
 
     Args:
-        bundle: The folder or ``.samedge`` file that ``samedge export`` wrote.
-        flavour: "trt", "rtx", or "auto" for what is installed.
-        precision: "fp32", "fp16", or that of the bundle's graph; None for fp16. fp16 is a wish: where the masks do
-            not hold, LayerNorm and softmax become float32, then attention, then all of it.
+        bundle: Folder or ``.samedge`` file written by ``samedge export``.
+        flavour: "trt", "rtx", or "auto" for the installed one.
+        precision: "fp32", "fp16", or that of the bundle's graph; None for fp16. Where fp16 does not preserve the masks,
+            LayerNorm and softmax become float32, then attention, then everything.
         output: Folder of the engines; None for ``NAME-engines`` beside the bundle, where `samedge.load` finds them.
-        check: Compare the engines' masks with the checkpoint's, as the bundle keeps them; those of a YOLO with what the
-            bundle's graph gives on a processor. Without it, or without a GPU, the verdict is "unchecked"; the engines
-            are then checked when they are first loaded on a GPU.
-        options: A record of options, where they are kept; the defaults if it is left out.
-        progress: Called with a sentence and the share of the present rung that is done.
-        cancelled: Asked now and then; True ends the build.
-        opener: Opens plans, in place of the backend.
-        keywords: Single options, which change those of the record: the fields of `samedge.options.EngineBuildOptions`
+        check: Compare the engines' masks with the checkpoint's, which the bundle stores; a YOLO's output with that of
+            the bundle's graph on the CPU. Otherwise, or without a GPU, the verdict is "unchecked", and the engines are
+            checked when they are first loaded on a GPU.
+        options: A record of options; the defaults if None.
+        progress: Called as the work on the current rung proceeds.
+        cancelled: Called now and then; True ends the build.
+        opener: Opens plans, instead of the backend.
+        keywords: Single options, which override those of the record: the fields of `samedge.options.EngineBuildOptions`
             (`prompts`, `points`, `batch`, `height`, `width`, `targets`, `workspace`, `optimisation_level`,
-            `version_compatible`, `hardware_compatibility`, `device`, `restart`). They are described there.
+            `version_compatible`, `hardware_compatibility`, `device`, `restart`), where they are documented.
 
     Returns:
         The engines and their verdict. Engines that failed are kept, and refused when they are loaded.
 
     Raises:
-        TypeError: A keyword that is not known.
+        TypeError: A keyword is unknown.
         BundleError: It is not a bundle, or its verdict is "failed".
-        UsageError: An option means nothing here.
+        UsageError: An option is invalid or does not apply.
         BackendUnavailableError: TensorRT is not installed; the cure says what to install.
         DeviceUnavailableError: TensorRT needs a GPU to build, and there is none.
-        EngineError: No rung could be built, or the memory is not enough.
-        StorageError: The file system said no.
+        EngineError: No rung could be built, or memory is insufficient.
+        StorageError: A file cannot be read or written.
     """
-    asked = (options or EngineBuildOptions()).updated(**keywords)
-    how = build_options(asked)
-    target = find_target(flavour, how, asked.device)
+    chosen = (options or EngineBuildOptions()).updated(**keywords)
+    build = build_options(chosen)
+    target = find_target(flavour, build, chosen.device)
     opened = open_bundle(bundle)
     _refuse_other_schemes(opened)
     family = opened.manifest.model_family
-    known = engines_of(family)
+    engines = engines_of(family)
     family.refuse(opened, target.flavour.name)
-    how = replace(how, profiles=known.profiles(opened.manifest, asked))
+    build = replace(build, profiles=engines.profiles(opened.manifest, chosen))
     wanted, rungs = precision_rungs(opened, precision)
-    work = _Work(opened, target, how, wanted, asked.device, progress, cancelled, opener or _open)
+    report = progress or (lambda _step, _share: None)
+    work = _Work(opened, target, build, wanted, chosen.device, report, cancelled, opener or _open)
     notes = _advice(opened, target, wanted)
-    why = _why_unchecked(opened, target, check=check)
-    if why is None:
-        known.require_judged(how.profiles)
-        found = _descend(work, rungs, restart=asked.restart)
+    obstacle = _why_unchecked(opened, target, check=check)
+    if obstacle is None:
+        engines.require_judged(build.profiles)
+        found = _descend(work, rungs, restart=chosen.restart)
     else:
-        notes += (why,)
+        notes += (obstacle,)
         found = work.unchecked(rungs[0])
     folder = engines_folder(opened.path) if output is None else Path(output)
     plans = {
         role: copy_engine(entry, folder / _file_name(role, target))
         for role, entry in zip(engine_roles(opened.manifest), found.engines, strict=True)
     }
-    work.report("Done", 1.0)
+    report("Done", 1.0)
     return BuiltEngines(plans, str(target), wanted, found.rungs, found.parity, found.attempts, notes, family.answers)
 
 
@@ -174,16 +182,12 @@ class _Work:
     options: BuildOptions
     precision: Precision
     device: str | None
-    progress: Progress | None
+    report: Progress
     cancelled: Callable[[], bool]
     opener: Opener
 
-    def report(self, step: str, share: float) -> None:
-        if self.progress is not None:
-            self.progress(step, share)
-
     def share(self, role: GraphRole) -> tuple[float, float]:
-        """Return where the build of an engine begins and ends in the progress of one rung; judging is the rest."""
+        """Return the shares of a rung's progress between which an engine is built; judging takes the rest."""
         first, *others = engine_roles(self.bundle.manifest)
         if not others:
             return 0.0, _BUILT
@@ -221,26 +225,24 @@ class _Work:
         if found.verdict == "passed":
             return found.parity
 
-        def probed(step: str, share: float) -> None:
-            self.report(step, 0.85 + 0.15 * share)
-
         with ExitStack() as stack:
             engines = {
                 role: stack.enter_context(self.opener(entry.plan, self.target)) for role, entry in found.engines.items()
             }
-            parity = parity_of(self.bundle.manifest.model_family).verify_engines(self.bundle, found, engines, probed)
+            family, progress = self.bundle.manifest.model_family, part_of(self.report, _BUILT, 1 - _BUILT)
+            parity = parity_of(family).verify_engines(self.bundle, found, engines, progress)
         found.judged(parity)
         return parity
 
     def together(self, entries: Sequence[StoredEngine]) -> EngineSet:
-        """Return engines with the verdict that their sidecars have of them together, if they have one."""
+        """Return engines with the joint verdict in their sidecars, if any."""
         engines = dict(zip(engine_roles(self.bundle.manifest), entries, strict=True))
         found = EngineSet(engines, ParityRecord(verdict="unchecked"))
         notes = engine_notes(found.main.sidecar)
         return EngineSet(engines, notes.parity) if notes is not None and found.agreed else found
 
     def unchecked(self, rung: str) -> Descent[StoredEngine]:
-        """Build the engines on one rung and leaves open what they give, if it is not known."""
+        """Build the engines on one rung, with a verdict only if it is known already."""
         found = self.together([self.build(role, rung) for role in engine_roles(self.bundle.manifest)])
         if not found.agreed:
             found = found.judged(found.parity)
@@ -249,7 +251,7 @@ class _Work:
 
 
 def _descend(work: _Work, rungs: Sequence[str], *, restart: bool) -> Descent[StoredEngine]:
-    """Walk the ladder from where the last build of this model on this device ended, and remember where it ends."""
+    """Descend the ladder from where the last build of this model on this device ended, and remember the end."""
     manifest, target = work.bundle.manifest, work.target
     roles = engine_roles(manifest)
     key = RungKey(
@@ -264,9 +266,9 @@ def _descend(work: _Work, rungs: Sequence[str], *, restart: bool) -> Descent[Sto
     start = None if restart else remembered_rungs(key)
     found = Ladder(rungs, work.build, work.judge, roles).descend(start)
     if found.parity.verdict == "passed":
-        with suppress(StorageError):  # that costs time at the next build, and nothing else
+        with suppress(StorageError):  # only costs time at the next build
             remember_rungs(key, found.rungs, [str(attempt) for attempt in found.attempts])
-    # The verdict is in the sidecars by now: what is handed on must carry it.
+    # The returned engines carry the verdict, like their sidecars.
     judged = EngineSet(dict(zip(roles, found.engines, strict=True)), found.parity).judged(found.parity)
     return replace(found, engines=tuple(judged.engines.values()))
 
@@ -283,25 +285,25 @@ def _with_precision(options: BuildOptions, precision: Precision) -> BuildOptions
 def _refuse_other_schemes(bundle: Bundle) -> None:
     if bundle.manifest.io != "native" or not engine_roles(bundle.manifest):
         raise UsageError(
-            f"engines are built from native bundles, and this one is {bundle.manifest.io}: TensorRT does not take the "
-            "size of the image among the inputs of its decoder",
+            f"engines are built from native bundles, but this one is {bundle.manifest.io}: TensorRT does not support "
+            "the image size as an input of the decoder",
             where=bundle.path,
             cure="Export the checkpoint with --io native",
         )
 
 
 def _advice(bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
-    """Return what would make faster engines, and where engines for any GPU will be refused."""
+    """Return advice for faster engines, and a warning if engines for any GPU will be refused."""
     notes: tuple[str, ...] = ()
     if target.flavour.is_rtx and target.gpu is None and not target.targets and precision == "fp32":
-        notes = ("these engines are refused on compute capability 7.5 (Turing), where fp32 is known to give zeros",)
+        notes = ("these engines are refused on compute capability 7.5 (Turing), where fp32 returns zeros",)
     return notes + engines_of(bundle.manifest.model_family).advice(bundle, target, precision)
 
 
 def _why_unchecked(bundle: Bundle, target: EngineTarget, *, check: bool) -> str | None:
     """Return why the engines cannot be judged here; None if they can."""
     if not check:
-        return "the engines were not checked, because that was asked for"
+        return "the engines were not checked, as requested"
     family = bundle.manifest.model_family
     why = parity_of(family).why_not(bundle, target.flavour.name)
     if why is not None:
@@ -309,10 +311,7 @@ def _why_unchecked(bundle: Bundle, target: EngineTarget, *, check: bool) -> str 
     if target.runs_here:
         return None
     where = "without a GPU" if target.gpu is None else f"on {target.gpu}"
-    return (
-        f"the engines cannot be run {where}: they are to be checked on the device, which happens when they are first "
-        "loaded there"
-    )
+    return f"the engines cannot be run {where}: they will be checked on the device when they are first loaded there"
 
 
 def _file_name(role: GraphRole, target: EngineTarget) -> str:

@@ -23,33 +23,33 @@ def export_with_engines(
 ) -> tuple[Path, BuiltEngines]:
     """Export a checkpoint as a bundle, build its engines, and return the bundle's path and the engines.
 
-    What would stop the build is found before anything is exported.
+    Obstacles to the build are reported before the export.
 
     Args:
         model: Path of a checkpoint, or a known name.
-        options: Those of a format that has engines.
-        progress: Called with a sentence and the share that is done.
+        options: With a format that has engines.
+        progress: Called as the work proceeds.
 
     Raises:
-        UsageError: The options mean nothing together.
-        BackendUnavailableError: TensorRT is not installed; the cure says what to install on this kind of machine.
-        DeviceUnavailableError: It needs a GPU to build, and there is none.
+        UsageError: The options contradict each other.
+        BackendUnavailableError: TensorRT is not installed; the cure says what to install on this machine.
+        DeviceUnavailableError: TensorRT needs a GPU to build, and there is none.
         SamedgeError: As `samedge.export_model` and `samedge.build_engines`.
     """
     if options.sam.io != "native":
         raise UsageError(
-            f"engines are built from native bundles, and {options.sam.io} was asked for",
+            f"engines are built from native bundles, not {options.sam.io}",
             where="--io",
-            cure="Leave --io out, or choose --format onnx",
+            cure="Omit --io, or choose --format onnx",
         )
     quantised = options.precision if options.precision in ("int8", "fp8") else None
     if quantised is not None and options.calib is None:
         raise UsageError(
-            f"TensorRT takes {quantised} with ranges that were measured before",
-            where="--precision",
-            cure="Add --calib IMAGES",
+            f"TensorRT needs {quantised} with calibrated ranges", where="--precision", cure="Add --calib IMAGES"
         )
-    target = find_target(options.format, build_options(options.engines), options.engines.device)  # for what it refuses
+    target = find_target(
+        options.format, build_options(options.engines), options.engines.device
+    )  # raises before the export
     for family in families():
         engines_of(family).refuse(options, target)
 
@@ -68,7 +68,7 @@ def export_with_engines(
     built = build_engines(
         bundle,
         flavour=options.format,
-        # What changed the masks is not in the bundle; its notes say so.
+        # Not the requested precision: the bundle may have fallen back to another.
         precision=None if quantised is not None else options.precision,
         check=options.check,
         options=options.engines,

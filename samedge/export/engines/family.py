@@ -1,4 +1,4 @@
-"""The engines of a family: for which sizes they are built, in which precisions, and what is to be said of them."""
+"""The engines of families: sizes, precisions and advice."""
 
 from __future__ import annotations
 
@@ -14,45 +14,39 @@ from samedge.types import Precision
 
 
 class FamilyEngines(Protocol):
-    """The knowledge that a family has of its engines."""
+    """The engines of a family; all but `profiles` have defaults for classes that inherit it."""
 
     def refuse(self, options: ExportOptions, target: EngineTarget) -> None:
-        """Refuse options of this family, before anything is exported, that no engine can have.
+        """Refuse options of this family that no engine supports, before the export.
 
         Raises:
-            UsageError: One is such.
+            UsageError: One was given.
         """
-        ...
 
-    def profiles(self, manifest: Manifest, asked: EngineBuildOptions) -> dict[str, AxisRange]:
-        """Return the range of sizes of each free axis.
-
-        Args:
-            manifest: Of the bundle.
-            asked: What the user wants.
+    def profiles(self, manifest: Manifest, options: EngineBuildOptions) -> dict[str, AxisRange]:
+        """Return the range of each free axis.
 
         Raises:
-            UsageError: An axis means nothing for this family, is fixed in the graph, or cannot have these sizes.
+            UsageError: An axis does not apply to this family, is fixed in the graph, or does not accept these sizes.
         """
         ...
 
     def half_rungs(self, rungs: Sequence[str]) -> tuple[str, ...]:
-        """Return the rungs of float16 that differ from each other in graphs of this family."""
-        ...
+        """Return the rungs of float16 that make a difference to graphs of this family."""
+        return tuple(rungs)
 
     def require_judged(self, profiles: Mapping[str, AxisRange]) -> None:
-        """Refuse sizes for which the engines could not be judged.
+        """Refuse ranges that exclude the probes.
 
         Raises:
-            UsageError: These are such.
+            UsageError: They do.
         """
-        ...
 
     def advice(self, bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
-        """Return sentences about what would make faster engines."""
-        ...
+        """Return sentences of advice for faster engines."""
+        return ()
 
 
 def engines_of(family: Family) -> FamilyEngines:
-    """Import what knows the engines of a family."""
+    """Import and instantiate a family's `FamilyEngines`."""
     return cast("FamilyEngines", family.make(family.engines))

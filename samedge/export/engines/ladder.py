@@ -1,9 +1,8 @@
-"""Down the precision ladder: the fastest rung of the engines of a bundle that give what the checkpoint gives.
+"""The precision ladder of engines: descent to the fastest rung that reproduces the checkpoint's output.
 
-The encoder takes nearly all of the time, of the build and of every image; the decoder is built in seconds. So for each
-rung of the encoder the decoder is tried on its fastest rung, and on its safest one that can be built to learn which of
-the two is to blame, and then in between. A YOLO is one engine, whose rungs are tried one after the other. Knows engines
-as things that are built and judged.
+The encoder takes nearly all of the time, of builds and of images; the decoder is built in seconds. So for each rung of
+the encoder the decoder is tried on its fastest rung, then on its safest one that can be built, which shows which of the
+two fails, and then in between. A YOLO is one engine, whose rungs are tried in order.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ _ENDS: Final = (BackendUnavailableError, DeviceUnavailableError)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One pair of rungs that was tried.
+    """A pair of rungs that was tried.
 
     Attributes:
-        encoder: Rung of the encoder, or of the one engine.
-        decoder: Rung of the decoder; empty where there is none, or the encoder could not be built.
-        passed: It gives what the checkpoint gives.
-        why: What was found, as half a sentence.
+        encoder: Rung of the encoder, or of the only engine.
+        decoder: Rung of the decoder; empty if there is none, or the encoder could not be built.
+        passed: It reproduces the checkpoint's output.
+        why: The finding, as half a sentence.
     """
 
     encoder: str
@@ -50,13 +49,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Descent(Generic[Built]):
-    """The end of the ladder.
+    """The end of a descent.
 
     Attributes:
-        engines: Those that are used, in the order of the roles.
-        rungs: Rung of each.
+        engines: The engines to use, in the order of the roles.
+        rungs: The rung of each.
         parity: Their verdict.
-        attempts: What was tried, in order.
+        attempts: All attempts, in order.
     """
 
     engines: tuple[Built, ...]
@@ -70,10 +69,10 @@ class Ladder(Generic[Built]):
     """The ladder of one bundle on one device.
 
     Attributes:
-        rungs: All rungs, the fastest first.
-        build: Builds the engine of a role on a rung, or returns the one that there is.
-        judge: Compares what engines give, in the order of the roles, with what the checkpoint gives.
-        roles: Encoder and decoder, or the one of a YOLO.
+        rungs: All rungs, fastest first.
+        build: Builds the engine of a role on a rung, or returns an existing one.
+        judge: Compares engines, in the order of the roles, with the checkpoint.
+        roles: Encoder and decoder, or the only role.
     """
 
     rungs: Sequence[str]
@@ -89,17 +88,14 @@ class Ladder(Generic[Built]):
         """Return the first engines that pass or, if none do, the last that could be judged.
 
         Args:
-            start: The rung of each role to begin with, from an earlier descent; None for the top.
+            start: The first rung of each role, from an earlier descent; None for the top.
 
         Raises:
-            EngineError: No pair could be built and judged, or the memory ran out: lower rungs need more of it.
-            UsageError: What was asked for means nothing.
+            EngineError: No pair could be built and judged, or memory ran out, of which lower rungs need more.
+            UsageError: The options do not apply on any rung.
         """
-        begin = (
-            [0] * len(self.roles)
-            if start is None or len(start) != len(self.roles)
-            else [self._index(rung) for rung in start]
-        )
+        known = start if start is not None and len(start) == len(self.roles) else [""] * len(self.roles)
+        begin = [self.rungs.index(rung) if rung in self.rungs else 0 for rung in known]
         main = self.roles[0]
         for rung in self.rungs[begin[0] :]:
             engine = self._try_build(main, rung)
@@ -116,18 +112,15 @@ class Ladder(Generic[Built]):
             raise next(reversed(self._broken.values()))
         return replace(self._last, attempts=tuple(self._attempts))
 
-    def _index(self, rung: str) -> int:
-        return list(self.rungs).index(rung) if rung in self.rungs else 0
-
     def _with_encoder(self, encoder: Built, rung: str, rungs: Sequence[str]) -> Descent[Built] | None:
-        """Return the pair with the fastest decoder that passes, or None if the encoder is to blame."""
+        """Return the pair with the fastest decoder that passes; None if the encoder fails."""
         top = self._attempt(encoder, rung, rungs[0])
         if top is not None or len(rungs) == 1:
             return top
         last = len(rungs) - 1
         while last and self._try_build("decoder", rungs[last]) is None:
-            self._attempt(encoder, rung, rungs[last])  # writes down why
-            last -= 1  # such as on Turing, where TensorRT for RTX has no float32
+            self._attempt(encoder, rung, rungs[last])  # records why
+            last -= 1  # as on Turing, where TensorRT for RTX has no float32
         safest = self._attempt(encoder, rung, rungs[last]) if last else None
         if safest is None:
             return None
@@ -138,7 +131,7 @@ class Ladder(Generic[Built]):
         return replace(safest, attempts=tuple(self._attempts))
 
     def _attempt(self, encoder: Built, rung: str, decoder_rung: str) -> Descent[Built] | None:
-        """Return the pair if it passes, and writes down what was found."""
+        """Return the pair if it passes, and record the attempt."""
         decoder = self._try_build("decoder", decoder_rung)
         if decoder is None:
             why = f"the decoder could not be built ({self._broken['decoder', decoder_rung].what})"
@@ -147,7 +140,7 @@ class Ladder(Generic[Built]):
         return self._judge((encoder, decoder), (rung, decoder_rung))
 
     def _judge(self, engines: tuple[Built, ...], rungs: tuple[str, ...]) -> Descent[Built] | None:
-        """Return the engines if they pass, and writes down what was found."""
+        """Return the engines if they pass, and record the attempt."""
         first, second = rungs[0], rungs[1] if len(rungs) > 1 else ""
         try:
             parity = self.judge(*engines)
@@ -164,7 +157,7 @@ class Ladder(Generic[Built]):
         return found if passed else None
 
     def _try_build(self, role: GraphRole, rung: str) -> Built | None:
-        """Return an engine, built once; None if this rung cannot be built, where another may be."""
+        """Return an engine, built once; None if it cannot be built on this rung but perhaps on another."""
         key = (role, rung)
         if key not in self._built and key not in self._broken:
             try:
@@ -177,13 +170,13 @@ class Ladder(Generic[Built]):
                 self._broken[key] = error
             except UsageError as error:
                 if not self._attempts:
-                    raise  # what was asked for means nothing on any rung
+                    raise  # the options do not apply on any rung
                 self._broken[key] = error
         return self._built.get(key)
 
 
 def describe(parity: ParityRecord) -> str:
-    """Return a verdict as half a sentence."""
+    """Describe a verdict in half a sentence."""
     if parity.verdict == "unchecked":
         return "not checked"
     if "box_error_max" in parity.thresholds:

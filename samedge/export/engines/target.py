@@ -1,4 +1,4 @@
-"""Target of engine builds: the installed TensorRT and the local GPU, or the reason there is none."""
+"""The target of engine builds: the installed TensorRT and the local GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAVOURS: Final[dict[str, FlavourName | None]] = {
     "tensorrt-rtx": "tensorrt-rtx",
     "tensorrt_rtx": "tensorrt-rtx",
 }
-"""Names that people type."""
+"""Flavours by the names that users give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class EngineTarget:
     """Target of engine builds.
 
     Attributes:
-        flavour: The TensorRT.
-        gpu: The GPU at hand; None without one.
-        targets: Compute capabilities that were named; empty for the GPU at hand.
+        flavour: The installed TensorRT.
+        gpu: The local GPU; None without one.
+        targets: Requested compute capabilities; empty for the local GPU.
     """
 
     flavour: Flavour
@@ -54,17 +54,17 @@ class EngineTarget:
 
     @property
     def name(self) -> str:
-        """Target as part of a file name."""
+        """Part of the engines' file names."""
         if self.targets:
             return " ".join(self.targets)
         return "any gpu" if self.gpu is None else f"{self.gpu.name} {self.gpu.target}"
 
 
 def build_options(options: EngineBuildOptions) -> BuildOptions:
-    """Return how the engines of a SAM are built; a YOLO has other free axes.
+    """Return the options of a SAM's engines; other families replace the profiles.
 
     Raises:
-        UsageError: A value is out of its range.
+        UsageError: A value is out of range.
     """
     return BuildOptions(
         profiles={"prompts": options.prompts, "points": options.points},
@@ -77,17 +77,17 @@ def build_options(options: EngineBuildOptions) -> BuildOptions:
 
 
 def find_target(flavour: str, options: BuildOptions, device: str | None = None) -> EngineTarget:
-    """Return what engines would be built with and for, before any work is done.
+    """Return the target of engine builds.
 
     Args:
-        flavour: One of `FLAVOURS`. "auto" is TensorRT where it and a GPU are there, otherwise TensorRT for RTX.
-        options: How to build; they are checked against what this TensorRT can do.
+        flavour: One of `FLAVOURS`. "auto" is TensorRT if it is installed with a GPU, otherwise TensorRT for RTX.
+        options: Options, checked against what this TensorRT supports.
         device: The GPU, such as "cuda:0"; None for the first.
 
     Raises:
-        UsageError: There is no such flavour, or the options mean nothing for it.
-        BackendUnavailableError: It is not installed, with what to install on this kind of machine.
-        DeviceUnavailableError: It needs a GPU, and there is none.
+        UsageError: The flavour is unknown or does not support the options.
+        BackendUnavailableError: TensorRT is not installed; the cure says what to install on this machine.
+        DeviceUnavailableError: TensorRT needs a GPU, and there is none.
     """
     name = flavour.lower()
     if name not in FLAVOURS:
@@ -99,37 +99,37 @@ def find_target(flavour: str, options: BuildOptions, device: str | None = None) 
     if gpu is None and (device is not None or not found.is_rtx):
         what = why.what if why is not None else "there is no GPU"
         raise DeviceUnavailableError(
-            f"{found} builds on the GPU that the engine is for: {what}",
+            f"{found} builds on the GPU that will run the engine: {what}",
             cure=f"{(why.cure or '').rstrip('.') if why is not None else ''}; without a GPU, build with format 'rtx'",
         ) from why
     target = EngineTarget(found, gpu, options.targets)
     if gpu is not None and not options.targets and not target.runs_here:
         raise UsageError(
-            f"{found} does not run on {gpu}: it knows {', '.join(found.features.compute_capabilities)}",
-            cure="Build with format 'trt' for this GPU, or name the GPUs that the engine is for with --targets",
+            f"{found} does not run on {gpu}, only on {', '.join(found.features.compute_capabilities)}",
+            cure="Build with format 'trt' for this GPU, or name the GPUs that will run the engine with --targets",
         )
     return target
 
 
 def _installed(*, named: bool, device: str | None) -> FlavourName:
-    """Return the flavour that "auto" means here."""
+    """Return the flavour that "auto" selects."""
     missing: list[str] = []
-    there: list[FlavourName] = []
+    installed: list[FlavourName] = []
     for name in ("tensorrt", "tensorrt-rtx"):
         try:
             find_flavour(name)
         except BackendUnavailableError as error:
             missing.append(error.what)
         else:
-            there.append(name)
-    if not there:
+            installed.append(name)
+    if not installed:
         raise BackendUnavailableError(
-            f"there is no TensorRT here: {'; '.join(missing)}",
+            f"TensorRT is not installed: {'; '.join(missing)}",
             cure=f"{install_cure('tensorrt')}. For GeForce and RTX cards: {install_cure('tensorrt-rtx')}",
         )
-    if there == ["tensorrt", "tensorrt-rtx"] and not named and _gpu(device)[0] is not None:
+    if installed == ["tensorrt", "tensorrt-rtx"] and not named and _gpu(device)[0] is not None:
         return "tensorrt"
-    return there[-1]
+    return installed[-1]
 
 
 def _gpu(device: str | None) -> tuple[Gpu | None, EngineError | MissingExtraError | None]:

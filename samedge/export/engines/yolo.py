@@ -1,61 +1,53 @@
-"""Input ranges of a YOLO engine: one for each free axis of its graph."""
+"""The engine of a YOLO, with a range for each free axis of its input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import Manifest
 from samedge.errors import UsageError
+from samedge.export.engines.family import FamilyEngines
 from samedge.export.engines.target import EngineTarget
 from samedge.options import AxisRange, EngineBuildOptions, ExportOptions, changed_fields, refuse_foreign
 from samedge.runtime.yolo.input_limits import INPUT_AXES
 from samedge.runtime.yolo.suppression import no_suppression
-from samedge.types import Precision
 
 _BATCH: Final = AxisRange(1, 1, 4)
 _LARGEST: Final = 1280
-"""Longest side of an input, px, unless the model is meant for a longer one: the largest that are trained."""
+"""Longest side of an input, px, unless the model's own is longer: the largest size that models are trained at."""
 
 
-class YoloEngines:
-    """The `samedge.export.engines.family.FamilyEngines` of YOLOv8 and FastSAM."""
+class YoloEngines(FamilyEngines):
+    """The engines of YOLO and FastSAM; the probes are drawn to fit."""
 
     def refuse(self, options: ExportOptions, target: EngineTarget) -> None:
-        """See `FamilyEngines`: TensorRT for RTX does not suppress boxes."""
+        """Refuse suppression for TensorRT for RTX."""
         if options.yolo.nms and target.flavour.is_rtx:
             raise no_suppression("--nms")
 
-    def profiles(self, manifest: Manifest, asked: EngineBuildOptions) -> dict[str, AxisRange]:
-        """See `yolo_profiles`."""
-        changed = changed_fields(asked)
+    def profiles(self, manifest: Manifest, options: EngineBuildOptions) -> dict[str, AxisRange]:
+        """Return a range for each free axis of the input; see `yolo_profiles`."""
+        changed = changed_fields(options)
         refuse_foreign("a YOLO", {f"--{name}": name in changed for name in ("prompts", "points")})
-        return yolo_profiles(manifest, {name: getattr(asked, name) for name in INPUT_AXES})
+        return yolo_profiles(manifest, {name: getattr(options, name) for name in INPUT_AXES})
 
     def half_rungs(self, rungs: Sequence[str]) -> tuple[str, ...]:
-        """See `FamilyEngines`: no attention, and no norms once they are folded, so only the ends differ."""
+        """Return the first and last: there are no norms once they are folded."""
         return rungs[0], rungs[-1]
 
-    def require_judged(self, profiles: Mapping[str, AxisRange]) -> None:
-        """See `FamilyEngines`: the probes are drawn to fit."""
 
-    def advice(self, bundle: Bundle, target: EngineTarget, precision: Precision) -> tuple[str, ...]:
-        """See `FamilyEngines`: there is none."""
-        return ()
+def yolo_profiles(manifest: Manifest, requested: Mapping[str, AxisRange | None]) -> dict[str, AxisRange]:
+    """Return the ranges of the free axes of a YOLO's input.
 
-
-def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | None]) -> dict[str, AxisRange]:
-    """Return the sizes of the free axes of a YOLO's input.
-
-    The smallest side is that of the stride, because of a wide image little is left when its padding is cut down.
+    The smallest side is the stride, since little remains of a wide image's short side when its padding is trimmed.
 
     Args:
         manifest: Of a YOLO's bundle.
-        asked: "batch", "height" and "width" to what the user wants; None for the defaults.
+        requested: "batch", "height" and "width" to the requested range; None for the default.
 
     Raises:
-        UsageError: The axis is fixed in the graph, or sides are no multiples of the stride.
+        UsageError: The axis is fixed in the graph, or sides are not multiples of the stride.
     """
     yolo = manifest.yolo
     free = {axis for port in manifest.graph("yolo").inputs.values() for axis in port.shape if isinstance(axis, str)}
@@ -64,20 +56,18 @@ def yolo_profiles(manifest: Manifest, asked: Mapping[str, AxisRange | None]) -> 
     stride = max(yolo.strides)
     meant = dict(zip(("height", "width"), yolo.image_size, strict=True))
     found: dict[str, AxisRange] = {}
-    for axis, wish in asked.items():
+    for axis, given in requested.items():
         option = f"--{axis}"
         if axis not in free:
-            if wish is not None:
+            if given is not None:
                 raise UsageError(
                     f"the graph fixes the {axis} of its input", where=option,
-                    cure="Leave it out, or export the model with free sizes (--dynamic)",
+                    cure="Omit it, or export the model with free sizes (--dynamic)",
                 )  # fmt: skip
             continue
         side = meant.get(axis)
-        sizes = wish or (_BATCH if side is None else AxisRange(stride, side, max(side, _LARGEST)))
+        sizes = given or (_BATCH if side is None else AxisRange(stride, side, max(side, _LARGEST)))
         if axis in meant and any(side % stride for side in (sizes.minimum, sizes.optimum, sizes.maximum)):
-            raise UsageError(
-                f"{sizes} px are not possible for this model", where=option, cure=f"Choose multiples of {stride}"
-            )
+            raise UsageError(f"sizes of {sizes} px are unsupported", where=option, cure=f"Choose multiples of {stride}")
         found[axis] = sizes
     return found

@@ -1,21 +1,21 @@
-"""SAM's image encoder in the forms that are exported: one exact rewrite, and a choice of how attention is laid out.
+"""SAM's image encoder in its exported forms: one exact rewrite, and a choice of layouts of attention.
 
 In every form
 
-* the softmax scale is in the query's weights, and in the tables of relative positions against it;
-* keys and values have no bias. ``q . (W k + b)`` differs from ``q . W k`` by the same number for every key, which a
-  softmax over keys ignores; and as its weights sum to one, the bias of the values is added to the output of every head
-  once, which the bias of the projection takes in;
-* linear layers see a matrix, not a batch of them: one Gemm with its bias.
+* the softmax scale is folded into the query's weights, and divided out of the relative position tables;
+* keys and values have no bias: ``q . (W k + b)`` differs from ``q . W k`` by the same number for every key, which
+softmax ignores; and since its weights sum to one, the values' bias is added to the output of every head exactly once,
+and can move into the bias of the projection;
+* linear layers take a matrix, not a batch of matrices: one Gemm with its bias.
 
 The forms differ in global attention, whose logits for 64 x 64 tokens are 805 MB for the 12 heads of ViT-B:
 
-* ``chunked``: one head and half of the queries at a time, 34 MB; and all that lies between two attentions for a
-  quarter of the tokens at a time. For processors.
-* ``mask``: the bias of relative positions is materialised and added once before the softmax. Compilers for GPUs fuse
-  this into one kernel.
-* ``concat``: the bias is in the product: queries are continued by their biases for each row and column, keys by the
-  indicators of their own row and column, values by zeros to the same width. More arithmetic, no bias in memory.
+* ``chunked``: one head and half of the queries at a time, 34 MB; and everything between two attentions for a quarter of
+the tokens at a time. For CPUs.
+* ``mask``: the bias of relative positions is materialised and added once before the softmax, which GPU compilers fuse
+into one kernel.
+* ``concat``: the bias is part of the product: queries are extended by their biases for each row and column, keys by
+indicators of their own row and column, and values by zeros to the same width. More arithmetic, but no bias in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samedge.export.graphs.window_heads import window_rows
 from samedge.models.sam.attention import RelPosAttention
 from samedge.models.sam.encoders.vit import Block, ImageEncoderViT
 from samedge.types import EncoderForm
@@ -34,21 +33,21 @@ from samedge.types import EncoderForm
 ENCODER_FORMS: Final[tuple[EncoderForm, ...]] = get_args(EncoderForm)
 
 CHUNK_QUERIES: Final = 2048
-"""Queries of one head, at most, whose logits are computed at once: 34 MB. Fewer have a node more for every
-step, which OpenVINO, which never holds all logits of a head, takes longer to compile, for nothing."""
+"""Maximum number of one head's queries whose logits are computed at once: 34 MB. Smaller chunks add nodes, and
+compilation time in OpenVINO, which never materialises all logits of a head anyway."""
 
 CHUNK_TOKENS: Final = 1024
-"""Tokens that go through the linear layers at once. A product of all 4096 rows goes through its result again and again,
-and no cache holds it; a quarter of them takes an eighth less time. Fewer gain little, and have more nodes."""
+"""Tokens that pass the linear layers at once. The product of all 4096 rows exceeds every cache; in quarters it takes an
+eighth less time. Smaller chunks gain little, and add nodes."""
 
 
 class FoldedAttention(nn.Module):
     """`RelPosAttention` with scale and biases folded away.
 
     Args:
-        attention: Whose weights are taken; they are copied where they change.
-        form: How global attention is laid out.
-        windowed: The tokens are windows, which are small: never chunked.
+        attention: Source of the weights, which are copied where they change.
+        form: Layout of global attention.
+        windowed: The tokens are windows, which are never chunked.
     """
 
     def __init__(self, attention: RelPosAttention, form: EncoderForm, *, windowed: bool) -> None:
@@ -71,7 +70,7 @@ class FoldedAttention(nn.Module):
             self.qkv_bias = nn.Parameter(bias)
             self.proj_weight = nn.Parameter(attention.proj.weight.t().contiguous())
             self.proj_bias = nn.Parameter(attention.proj.bias + attention.proj.weight @ attention.qkv.bias[-self.dim :])
-            # [query's row, channel, key's row]; scaled queries meet them, so they are scaled back.
+            # [query's row, channel, key's row], with the scale of the queries divided out.
             rows, columns = attention.rel_pos_h[attention.index], attention.rel_pos_w[attention.index]
             self.rows = nn.Parameter((rows / attention.scale).transpose(1, 2).contiguous())
             self.columns = nn.Parameter((columns / attention.scale).transpose(1, 2).contiguous())
@@ -95,12 +94,12 @@ class FoldedAttention(nn.Module):
         if self.concat:
             rows, columns = (part.reshape(-1, heads, tokens, side) for part in (rows, columns))
             return self._concatenated(q, k, v, rows, columns)
-        # In the shapes in which their sum is the bias, before they are split: a node less for every part.
+        # In shapes that broadcast to the bias, before the split: one node less per part.
         rows, columns = rows.reshape(-1, heads, tokens, side, 1), columns.reshape(-1, heads, tokens, 1, side)
         keys = k.transpose(-2, -1)
         if not self.chunked:
             return self._attend(q, keys, v, rows, columns)
-        # Some of the queries of one head at a time: "heads" with as many queries less, split all at once.
+        # Chunks of one head's queries become "heads" with fewer queries, all split at once.
         count = tokens // self.queries
         parts = [part.reshape(-1, heads * count, self.queries, *part.shape[3:]) for part in (q, rows, columns)]
         few = zip(*(torch.split(part, 1, 1) for part in parts), strict=True)
@@ -111,17 +110,10 @@ class FoldedAttention(nn.Module):
         return torch.cat(attended, 1).reshape(-1, heads, tokens, self.head_dim)
 
     def _attend(self, q: Tensor, keys: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Attend R queries of H heads.
+        """Attend R queries ``[B, H, R, d]`` to transposed keys ``[B, H, d, T]`` and values ``[B, H, T, d]``.
 
-        Args:
-            q: ``[B, H, R, d]``.
-            keys: ``[B, H, d, T]``.
-            v: ``[B, H, T, d]``.
-            rows: Bias of each query for each row of keys: ``[B, H, R, side, 1]``.
-            columns: Likewise for columns: ``[B, H, R, 1, side]``.
-
-        Returns:
-            ``[B, H, R, d]``.
+        `rows` and `columns` are each query's biases for rows and columns of keys: ``[B, H, R, side, 1]``, ``[B, H, R,
+        1, side]``.
         """
         bias = (rows + columns).reshape(-1, q.shape[1], q.shape[2], self.tokens)
         return (q @ keys + bias).softmax(-1) @ v
@@ -130,7 +122,7 @@ class FoldedAttention(nn.Module):
         long_q = torch.cat([q, rows, columns], -1)
         indicators = self.indicators.expand(k.shape[0], self.heads, -1, -1)
         long_k = torch.cat([k, indicators], -1)
-        # Nothing fuses unless values are as wide as queries and keys.
+        # Compilers fuse only if values are as wide as queries and keys.
         long_v = F.pad(v, (0, 2 * self.grid))
         out = (long_q @ long_k.transpose(-2, -1)).softmax(-1) @ long_v
         return out[..., : self.head_dim]
@@ -140,34 +132,57 @@ class FoldedAttention(nn.Module):
         return torch.addmm(self.proj_bias, out.reshape(-1, self.dim), self.proj_weight)
 
 
-class FoldedBlock(nn.Module):
+class WindowedModule(nn.Module):
+    """A module with the gathers that cut heads of windows from projected tokens, and put tokens back together.
+
+    Each row is one head of one token, so that cutting windows and bringing heads to the front is one copy.
+
+    Attributes:
+        query_rows: int64 ``[windows * heads * inside]``, among ``tokens * 3 * heads`` rows of queries, keys and values.
+        key_rows: The same for keys.
+        value_rows: The same for values.
+        back_rows: int64 ``[tokens * heads]``, among ``windows * heads * inside`` rows of attended values.
+    """
+
+    query_rows: Tensor
+    key_rows: Tensor
+    value_rows: Tensor
+    back_rows: Tensor
+
+    def index_windows(self, cut: Tensor, place: Tensor, heads: int, inside: int) -> None:
+        """Register the gathers for tokens projected to all queries, then all keys, then all values.
+
+        Args:
+            cut: As `samedge.models.sam.encoders.vit.window_index` returns it, like `place`.
+            place: See `cut`.
+            heads: Attention heads.
+            inside: Tokens per window.
+        """
+        tokens = cut.reshape(-1, 1, inside)
+        head = torch.arange(heads).reshape(1, heads, 1)
+        for part, name in enumerate(("query_rows", "key_rows", "value_rows")):
+            self.register_buffer(name, (tokens * (3 * heads) + part * heads + head).reshape(-1))
+        window, within = place // inside, place % inside
+        back = (window[:, None] * heads + torch.arange(heads)) * inside + within[:, None]
+        self.register_buffer("back_rows", back.reshape(-1))
+
+
+class FoldedBlock(WindowedModule):
     """`Block` in an exported form."""
 
     def __init__(self, block: Block, form: EncoderForm) -> None:
         super().__init__()
         self.block = block
         self.attention = FoldedAttention(block.attn, form, windowed=block.window > 0)
-        # As a product takes them: of a weight that is transposed in the graph, the tracer makes a copy for each use.
+        # Transposed here, because the tracer copies a weight for each transposition in the graph.
         self.widening = nn.Parameter(block.mlp.lin1.weight.detach().t().contiguous())
         self.narrowing = nn.Parameter(block.mlp.lin2.weight.detach().t().contiguous())
         self.tokens = block.place.numel() if block.window else self.attention.tokens
         if block.window:
-            self._index_windows(block)
-
-    def _index_windows(self, block: Block) -> None:
-        """Make the gathers that take heads of windows from tokens, and tokens from heads of windows."""
-        rows = window_rows(block.cut, block.place, self.attention.heads, block.window * block.window)
-        self.register_buffer("query_rows", rows.query)
-        self.register_buffer("key_rows", rows.key)
-        self.register_buffer("value_rows", rows.value)
-        self.register_buffer("back_rows", rows.back)
-        self.query_rows: Tensor
-        self.key_rows: Tensor
-        self.value_rows: Tensor
-        self.back_rows: Tensor
+            self.index_windows(block.cut, block.place, self.attention.heads, block.window * block.window)
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
-        """Map tokens, in parts of t of the tokens of every image, ``[N * t, C]``, to the same shapes."""
+        """Map parts of t tokens of every image, ``[N * t, C]``, to the same shapes."""
         attended = self._attend([self.block.norm1(part) for part in parts])
         few = [attended] if len(parts) == 1 else torch.split(attended, CHUNK_TOKENS, 1)
         return [self._after_attention(*pair) for pair in zip(parts, few, strict=True)]
@@ -177,7 +192,7 @@ class FoldedBlock(nn.Module):
         block, attention = self.block, self.attention
         sizes = _sizes(self.tokens, len(normed))
         if block.window and block.padded:
-            # A padding token's key and value are zero, as all else is without the biases.
+            # Without biases, the key and value of a padding token are zero.
             last = F.pad(normed[-1].reshape(-1, sizes[-1], attention.dim), (0, 0, 0, 1))
             normed, sizes = [*normed[:-1], last.reshape(-1, attention.dim)], [*sizes[:-1], sizes[-1] + 1]
         projected = [attention.project(part, size) for part, size in zip(normed, sizes, strict=True)]
@@ -197,26 +212,18 @@ class FoldedBlock(nn.Module):
         return attention.attend(q, k, v).transpose(1, 2).reshape(-1, self.tokens, attention.dim)
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Map tokens ``[N * t, C]``, and what attention made of them, to the block's output for them."""
-        x = x + self.attention.finish(attended)
-        return x + self._feed_forward(self.block.norm2(x))
+        """Map tokens ``[N * t, C]`` and their attended values to the block's output."""
+        x, mlp = x + self.attention.finish(attended), self.block.mlp
+        hidden = mlp.act(torch.addmm(mlp.lin1.bias, self.block.norm2(x), self.widening))
+        return x + torch.addmm(mlp.lin2.bias, hidden, self.narrowing)
 
     def _padding(self) -> int:
-        """Rows of windows that stand for no token."""
+        """Return the number of rows in windows that are padding."""
         return self.query_rows.numel() - self.back_rows.numel()
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        mlp = self.block.mlp
-        return torch.addmm(mlp.lin2.bias, mlp.act(torch.addmm(mlp.lin1.bias, x, self.widening)), self.narrowing)
 
 
 class FoldedViT(nn.Module):
-    """`ImageEncoderViT` in an exported form: the same input, the same output.
-
-    Args:
-        encoder: Whose weights are taken; most are shared.
-        form: How global attention is laid out.
-    """
+    """`ImageEncoderViT` in an exported form, sharing most weights."""
 
     def __init__(self, encoder: ImageEncoderViT, form: EncoderForm) -> None:
         super().__init__()
@@ -228,7 +235,7 @@ class FoldedViT(nn.Module):
         """Map ``[N, 3, S, S]``, normalised, to ``[N, out_chans, g, g]``."""
         x = self.encoder.embed(image)
         channels = self.encoder.embed_dim
-        # Matrices from here on: between two attentions all images' tokens are rows alike.
+        # Matrices from here on: outside attention, the tokens of all images are just rows.
         parts = [part.reshape(-1, channels) for part in (torch.split(x, CHUNK_TOKENS, 1) if self.chunked else [x])]
         for block in self.blocks:
             parts = block(parts)
@@ -238,7 +245,7 @@ class FoldedViT(nn.Module):
 
 
 def vit_form(encoder: ImageEncoderViT, form: EncoderForm) -> tuple[nn.Module, str]:
-    """Return Meta's ViT as it is exported in a form, and the name of that variant."""
+    """Return Meta's ViT in a form, and the name of the variant."""
     return FoldedViT(encoder, form), form
 
 

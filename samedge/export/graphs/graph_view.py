@@ -1,10 +1,8 @@
-"""An ONNX graph as passes over it want to see it: who makes a tensor, who takes it, and which tensors hold floats.
-
-Needs onnx and numpy only, because a board that finishes a bundle has no torch.
-"""
+"""An ONNX graph indexed for passes over it: producers, consumers and types of tensors. Needs no torch."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any, Final
 
@@ -15,7 +13,7 @@ from samedge.errors import ExportError
 from samedge.types import Array
 
 _SMALL: Final = 1024
-"""Initializers of fewer numbers may be shapes and axes, on which the types of others depend: inference sees them."""
+"""Smaller initializers may be shapes and axes, whose values type inference needs."""
 
 _NO_FLOATS: Final = frozenset(
     ("Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Equal", "Less", "Greater", "Not", "And")
@@ -23,23 +21,21 @@ _NO_FLOATS: Final = frozenset(
 
 
 class GraphView:
-    """A graph with its nodes in order, indexed by the tensors between them.
-
-    A snapshot: it does not follow changes of the graph.
+    """A snapshot of a graph, with its nodes in order of execution.
 
     Args:
-        model: A model; Constant nodes in it become initializers.
+        model: A model; its Constant nodes become initializers.
 
     Attributes:
         graph: The graph.
-        nodes: Its nodes, in an order in which they can run.
+        nodes: Its nodes.
         constants: Initializers by name.
-        inputs: Names of the inputs that are no initializers.
+        inputs: Names of the inputs other than initializers.
         outputs: Names of the outputs.
         opset: Version of the default operators.
 
     Raises:
-        ExportError: There are branches or loops in it.
+        ExportError: The graph has branches or loops.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -49,7 +45,7 @@ class GraphView:
         for node in self.nodes:
             if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
                 raise ExportError(
-                    f"the graph has a {node.op_type} node, and what branches is not understood",
+                    f"the graph has a {node.op_type} node, but branches and loops are not supported",
                     where=self.graph.name,
                     cure="Export the model again with samedge",
                 )
@@ -67,11 +63,11 @@ class GraphView:
         self._types = _element_types(model, self)
 
     def producer(self, name: str) -> int | None:
-        """Return which node makes a tensor; None for inputs and initializers."""
+        """Return the index of the node that produces a tensor; None for inputs and initializers."""
         return self._producer.get(name)
 
     def consumers(self, name: str) -> list[int]:
-        """Return which nodes take a tensor."""
+        """Return the indices of the nodes that use a tensor."""
         return self._consumers.get(name, [])
 
     def element_type(self, name: str) -> int:
@@ -83,16 +79,16 @@ class GraphView:
         return self.element_type(name) == TensorProto.FLOAT
 
     def floats_in(self, index: int) -> list[str]:
-        """Return the float32 inputs of a node that are no initializers."""
+        """Return the float32 inputs of a node other than initializers."""
         return [name for name in self.nodes[index].input if name not in self.constants and self.is_float(name)]
 
     def before(self, index: int) -> list[int]:
-        """Return the nodes whose float32 results a node takes."""
+        """Return the producers of a node's float32 inputs."""
         found = (self.producer(name) for name in self.floats_in(index))
         return [producer for producer in found if producer is not None]
 
     def after(self, index: int) -> list[int]:
-        """Return the nodes that take a float32 result of a node."""
+        """Return the consumers of a node's float32 outputs."""
         return [user for name in self.nodes[index].output if self.is_float(name) for user in self.consumers(name)]
 
     def constant(self, name: str) -> Array | None:
@@ -104,10 +100,9 @@ class GraphView:
         return values
 
     def largest_weight(self, index: int) -> int:
-        """Return how many numbers the largest initializer that a node takes has; 0 if it takes none."""
-        return max(
-            (_count(self.constants[name]) for name in self.nodes[index].input if name in self.constants), default=0
-        )
+        """Return the size of the largest initializer of a node; 0 without any."""
+        weights = (self.constants[name] for name in self.nodes[index].input if name in self.constants)
+        return max((math.prod(weight.dims) for weight in weights), default=0)
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
@@ -116,25 +111,18 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Put other nodes in the place of a graph's; they may be the graph's own."""
+    """Replace the nodes of a graph; the new ones may include the old."""
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
 
 
 def drop_unused_constants(graph: onnx.GraphProto) -> None:
-    """Take away initializers that no node uses."""
+    """Remove initializers that no node uses."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:
             del graph.initializer[index]
-
-
-def _count(tensor: TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:
@@ -154,13 +142,13 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
 
 
 def _element_types(model: onnx.ModelProto, view: GraphView) -> dict[str, int]:
-    """Infer the element type of every tensor, on a copy without weights: those may be more than protobuf can carry."""
+    """Infer the element type of every tensor, on a copy without weights, which may exceed protobuf's limit."""
     graph = onnx.GraphProto(name="types")
     graph.node.extend(view.nodes)
     graph.input.extend(value for value in view.graph.input if value.name not in view.constants)
     graph.output.extend(view.graph.output)
     for tensor in view.constants.values():
-        if _count(tensor) < _SMALL and not tensor.external_data:
+        if math.prod(tensor.dims) < _SMALL and not tensor.external_data:
             graph.initializer.append(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
@@ -171,7 +159,7 @@ def _element_types(model: onnx.ModelProto, view: GraphView) -> dict[str, int]:
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         if value.type.HasField("tensor_type"):
             types[value.name] = value.type.tensor_type.elem_type
-    for node in view.nodes:  # operators that onnx does not know say the type of their first input
+    for node in view.nodes:  # operators unknown to onnx: the type of their first input
         for name in node.output:
             if types.get(name, TensorProto.UNDEFINED) == TensorProto.UNDEFINED and node.op_type not in _NO_FLOATS:
                 types[name] = types.get(node.input[0] if node.input else "", TensorProto.UNDEFINED)

@@ -1,4 +1,4 @@
-"""ONNX files on disk: saved whole or with external data, checked, and described for the manifest."""
+"""ONNX files on disk: saved with or without external data, checked, and described for the manifest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from samedge.errors import ExportError
 from samedge.storage.files import sha256_file, storage_errors
 from samedge.types import Precision
 
-if TYPE_CHECKING:  # it brings torch, which a board does not have
+if TYPE_CHECKING:  # it imports torch, which boards lack
     from samedge.export.graphs.plans import GraphPlan
 
 EXTERNAL_DATA_BYTES: Final = 64_000_000
-"""Graphs from this size on keep their weights in a file beside, which runtimes map instead of copying it: they
-open sooner, and in less memory. Protobuf could hold 2 GiB."""
+"""Size from which weights go to a separate file, which runtimes map instead of copying: graphs open faster and in less
+memory. Protobuf could hold 2 GiB."""
 
 
 def save_graph(
@@ -34,17 +34,17 @@ def save_graph(
     """Save a graph into a bundle's folder, check the file, and return its record.
 
     Args:
-        model: The graph with its weights. Emptied of its weights where they go to a file beside.
-        plan: What it was traced from.
+        model: The graph with its weights, which are removed if they go to a separate file.
+        plan: The plan it was traced from.
         folder: The bundle's folder.
         stem: Beginning of the file name.
         precision: For the record.
         opset: For the record.
-        variant: For the record; the plan's if left out.
+        variant: For the record; the plan's by default.
 
     Raises:
         ExportError: The file does not pass the ONNX checker.
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
     path = folder / f"{stem}.{plan.role.replace('_', '.')}.onnx"
     nodes = len(model.graph.node)
@@ -72,14 +72,12 @@ def save_graph(
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> Path | None:
-    """Write a graph, its weights in a file beside it if they are large; returns that file's path, or None.
+    """Write a graph, and return the path of the separate file of large weights, or None.
 
-    Args:
-        model: The graph with its weights. Emptied of its weights where they go to a file beside.
-        path: Of the graph.
+    The weights are removed from `model` if they go to a separate file.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: A file cannot be written.
     """
     data = path.with_name(path.name + ".data")
     with storage_errors(path):
@@ -90,19 +88,19 @@ def write_model(model: onnx.ModelProto, path: Path) -> Path | None:
             model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name,
             size_threshold=1024,
         )  # fmt: skip
-        data.chmod(path.stat().st_mode)  # onnx makes it readable by its owner only
+        data.chmod(path.stat().st_mode)  # onnx makes it readable only by its owner
     return data
 
 
 def remove_graph(record: GraphRecord, folder: Path) -> None:
-    """Delete the files of a graph that is not used after all."""
+    """Delete the files of a graph."""
     for file in record.files:
         with storage_errors(folder / file.file):
             (folder / file.file).unlink(missing_ok=True)
 
 
 def file_record(path: Path, folder: Path) -> FileRecord:
-    """Return name, SHA-256 and size of a file, its name relative to the folder."""
+    """Return the record of a file, with its path relative to the folder."""
     digest = sha256_file(path)
     return FileRecord(file=path.relative_to(folder).as_posix(), sha256=digest, size=path.stat().st_size)
 

@@ -1,18 +1,15 @@
-"""The graphs that samedge writes: torch modules whose forward is the graph, and the names of what goes in and out.
+"""The graphs of SAM: torch modules to trace, and the names of their inputs and outputs, in three I/O schemes.
 
-Three I/O schemes:
-
-* ``native``: many prompts on one image, many points a prompt, all four masks at low resolution; the host resizes. The
-  decoder comes twice: whole, in one graph, and split into the three graphs that cost half.
-* ``meta``: exactly the decoder that Meta's web demo and its descendants feed: one prompt, masks at image size.
-* ``samexporter``: Meta's decoder, and an encoder that takes the resized image as it is, HWC and 0..255.
+* ``native``: many prompts on one image, many points per prompt, all four masks at low resolution; the host resizes. The
+decoder is written twice: whole, and split into three graphs of half the cost.
+* ``meta``: the decoder of Meta's web demo and its descendants: one prompt, masks at image size.
+* ``samexporter``: Meta's decoder, and an encoder for the resized image, HWC and 0..255.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +28,17 @@ DynamicAxes = dict[str, dict[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """All that is needed to trace one graph.
+    """The data for tracing one graph.
 
     Attributes:
-        role: What the graph is in the bundle.
-        module: Its forward is the graph.
+        role: Role of the graph in the bundle.
+        module: The module to trace.
         example: Inputs to trace with, in the order of `inputs`.
         inputs: Input names.
         outputs: Output names.
-        dynamic_axes: For each input and output, the axes whose size is free, and their names.
-        output_shapes: Shapes of outputs that shape inference cannot find.
-        variant: The form that the graph is written in, where there are several.
+        dynamic_axes: For each input and output, the free axes and their names.
+        output_shapes: Shapes of outputs that shape inference cannot determine.
+        variant: Form of the graph, if there are several.
     """
 
     role: GraphRole
@@ -55,9 +52,9 @@ class GraphPlan:
 
 
 def encoder_module(sam: Sam, form: EncoderForm) -> tuple[nn.Module, str]:
-    """Return the image encoder as it is exported, and the name of its variant.
+    """Return the image encoder to export, and the name of its variant.
 
-    Its forward maps ``image`` float32 ``[N, 3, S, S]``, normalised, to ``image_embeddings`` float32 ``[N, C, g, g]``.
+    It maps ``image`` float32 ``[N, 3, S, S]``, normalised, to ``image_embeddings`` float32 ``[N, C, g, g]``.
     """
     encoder = sam.image_encoder
     family = encoder_family(str(encoder.family))
@@ -70,7 +67,7 @@ def encoder_module(sam: Sam, form: EncoderForm) -> tuple[nn.Module, str]:
 class RawImageEncoder(nn.Module):
     """``input_image`` float32 ``[H, W, 3]``, RGB 0..255, long side S, to ``image_embeddings`` ``[1, C, g, g]``.
 
-    Normalisation and zero padding to S x S are in the graph, as in samexporter's ``--use-preprocess``.
+    Normalisation and zero padding to S x S are part of the graph, as in samexporter's ``--use-preprocess``.
     """
 
     def __init__(self, encoder: nn.Module, image_size: int) -> None:
@@ -83,7 +80,7 @@ class RawImageEncoder(nn.Module):
         self.std: Tensor
 
     def forward(self, input_image: Tensor) -> Tensor:
-        """Normalise, pads and encode one image."""
+        """Normalise, pad and encode one image."""
         height, width = input_image.shape[0], input_image.shape[1]
         image = ((input_image - self.mean) / self.std).permute(2, 0, 1).unsqueeze(0)
         size = self.image_size
@@ -93,7 +90,7 @@ class RawImageEncoder(nn.Module):
 
 
 class NativeDecoder(nn.Module):
-    """B prompts of P points on one image to all mask logits at low resolution and all predicted IoUs."""
+    """B prompts of P points on one image to all low-resolution mask logits and predicted IoUs."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -112,22 +109,20 @@ class NativeDecoder(nn.Module):
 
 
 def resized_size(image_size: Tensor, long_side: int) -> Tensor:
-    """Return int64 ``[2]`` (H, W) of an image whose long side is resized, as ``floor(side * scale + 0.5)``.
+    """Return int64 ``[2]`` (H, W) of an image resized to a long side, as ``floor(side * scale + 0.5)``.
 
-    A tensor from end to end: read as Python numbers while tracing, the crop of the traced image would be frozen into
-    the graph, and masks of every other aspect ratio would be wrong (segment-anything 1.0 does that).
+    Computed with tensors throughout: as Python numbers, the crop of the traced image would be frozen into the graph,
+    and masks of other aspect ratios would be wrong, as in segment-anything 1.0.
     """
     scale = long_side / image_size.max()
     return torch.floor(scale * image_size + 0.5).to(torch.int64)
 
 
 class MetaDecoder(nn.Module):
-    """The decoder with Meta's names and shapes: one prompt, mask logits at the size of the image.
+    """The decoder with Meta's names and shapes: one prompt, mask logits at image size.
 
-    Args:
-        sam: The model.
-        single: Return one mask, chosen by predicted IoU and by the number of points as Meta's graph does (token 0 for
-            more than two points, otherwise the best of the others), instead of all four.
+    If `single`, it returns one mask instead of all four, chosen like Meta's graph by predicted IoU and number of
+    points: token 0 for more than two points, otherwise the best of the others.
     """
 
     def __init__(self, sam: Sam, *, single: bool) -> None:
@@ -147,7 +142,7 @@ class MetaDecoder(nn.Module):
         """Return masks ``[1, M, H, W]`` (logits), iou_predictions ``[1, M]``, low_res_masks ``[1, M, 4g, 4g]``."""
         low_res, ious = self.sam.decode(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
         if self.single:
-            # 1000 tips the scale for or against token 0; 2.5 because a click comes with one padding point.
+            # 1000 decides for or against token 0; 2.5 because a click comes with one padding point.
             tokens = self.sam.mask_decoder.num_mask_tokens
             bonus = torch.tensor([[1000.0, *[0.0] * (tokens - 1)]])
             best = torch.argmax(ious + (point_coords.shape[1] - 2.5) * bonus, dim=1)
@@ -201,21 +196,20 @@ def _example_prompts(sam: Sam, prompts: int, points: int, labels: torch.dtype) -
     )
 
 
+_POINT_AXES: Final[DynamicAxes] = {name: {0: "prompts", 1: "points"} for name in ("point_coords", "point_labels")}
+
+
 def _native_decoder(sam: Sam) -> GraphPlan:
     return GraphPlan(
         role="decoder",
         module=NativeDecoder(sam),
-        # Two prompts of three points: a size of 1 could be taken for a constant.
+        # Two prompts of three points: a size of 1 could become a constant.
         example=_example_prompts(sam, 2, 3, torch.int32),
         inputs=PROMPT_INPUTS,
         outputs=("low_res_masks", "iou_predictions"),
         dynamic_axes={
-            "point_coords": {0: "prompts", 1: "points"},
-            "point_labels": {0: "prompts", 1: "points"},
-            "mask_input": {0: "prompts"},
-            "has_mask_input": {0: "prompts"},
-            "low_res_masks": {0: "prompts"},
-            "iou_predictions": {0: "prompts"},
+            **_POINT_AXES,
+            **{name: {0: "prompts"} for name in ("mask_input", "has_mask_input", "low_res_masks", "iou_predictions")},
         },
     )
 
@@ -242,12 +236,7 @@ def _split_decoder(sam: Sam) -> tuple[GraphPlan, ...]:
             example=(*image, coords, labels),
             inputs=(*CONTEXT_OUTPUTS, "point_coords", "point_labels"),
             outputs=PROMPTS_OUTPUTS,
-            dynamic_axes={
-                **per_context,
-                "point_coords": {0: "prompts", 1: "points"},
-                "point_labels": {0: "prompts", 1: "points"},
-                **{name: {0: "prompts"} for name in PROMPTS_OUTPUTS},
-            },
+            dynamic_axes={**per_context, **_POINT_AXES, **{name: {0: "prompts"} for name in PROMPTS_OUTPUTS}},
         ),
         GraphPlan(
             role="decoder_masks",
@@ -277,22 +266,9 @@ def _meta_decoder(sam: Sam, *, single: bool) -> GraphPlan:
     )
 
 
-def _meta_decoders(sam: Sam) -> tuple[GraphPlan, ...]:
-    return _meta_decoder(sam, single=False), _meta_decoder(sam, single=True)
-
-
-_EncoderPlan: TypeAlias = Callable[[Sam, EncoderForm], GraphPlan]
-_DecoderPlans: TypeAlias = Callable[[Sam], tuple[GraphPlan, ...]]
-
-IO_SCHEMES: Final[dict[IOScheme, tuple[_EncoderPlan, _DecoderPlans]]] = {
-    "native": (_native_encoder, lambda sam: (_native_decoder(sam), *_split_decoder(sam))),
-    "meta": (_native_encoder, _meta_decoders),
-    "samexporter": (_raw_encoder, _meta_decoders),
-}
-"""For each I/O scheme, what builds its encoder graph and its decoder graphs."""
-
-
 def plan_graphs(sam: Sam, io: IOScheme, form: EncoderForm = "chunked") -> tuple[GraphPlan, ...]:
-    """Return the plans of all graphs of a bundle in this I/O scheme, the encoder first and in this form."""
-    encoder, decoders = IO_SCHEMES[io]
-    return (encoder(sam, form), *decoders(sam))
+    """Return the plans of a bundle's graphs, the encoder first, in an I/O scheme and form."""
+    encoder = _raw_encoder(sam, form) if io == "samexporter" else _native_encoder(sam, form)
+    if io == "native":
+        return (encoder, _native_decoder(sam), *_split_decoder(sam))
+    return encoder, _meta_decoder(sam, single=False), _meta_decoder(sam, single=True)

@@ -1,18 +1,18 @@
-"""SAM's mask decoder in three parts that cost half: an exact rewrite of `Sam.decode`.
+"""SAM's mask decoder in three parts of half the cost: an exact rewrite of `Sam.decode`.
 
 Between tokens and image, Meta's form projects all 4096 image tokens to keys, values, queries and back, for every prompt
-and every layer. Three identities move that work to where it is done once an image, or in the few rows of the prompt:
+and layer. Three identities move that work to the context, once per image, or to the few tokens of the prompt:
 
-* The first layer's keys, values and queries of the image are the same for all prompts: the context has them.
-* ``q . (W k + b)`` is ``(q W) . k`` plus a constant over the keys, which a softmax over keys ignores; and a weighted
-  mean of ``W v + b`` is ``W`` times the weighted mean of ``v``, plus ``b``. So a prompt's T tokens attend to the image
-  through ``heads * T`` rows of width C, and the image is not projected at all.
+* The first layer's keys, values and queries of the image are the same for all prompts.
+* ``q . (W k + b)`` is ``(q W) . k`` plus a constant over the keys, which softmax ignores; and a weighted mean of ``W v
++ b`` is ``W`` times the weighted mean of ``v``, plus ``b``. So a prompt's T tokens attend to the image through ``heads
+* T`` rows of C channels, and the image is not projected at all.
 * Where the image attends to tokens, the output projection is applied to the ``heads * T`` values of the tokens instead
-  of to the result.
+of to the result.
 
-A transposed convolution of stride 2 and kernel 2 is a matrix product, so the upscaling is two products with the
-channels last, where normalising over channels is normalising over contiguous numbers. The same weights, the same
-numbers but for the order of sums. The cost grows with the number of tokens; from some 20 on Meta's form is cheaper.
+A transposed convolution of stride 2 and kernel 2 is a matrix product, so upscaling is two products with channels last,
+where normalisation runs over contiguous numbers. The weights are the same, and so are the numbers except for the order
+of sums. The cost grows with the number of tokens; from about 20 on, Meta's form is cheaper.
 """
 
 from __future__ import annotations
@@ -35,11 +35,7 @@ def _flat(maps: Tensor, channels: int, tokens: int) -> Tensor:
 
 
 class DecoderContext(nn.Module):
-    """Computation shared by all prompts on an image.
-
-    Args:
-        sam: The model; its modules are used, not copied.
-    """
+    """Computation shared by all prompts on an image; its modules are those of the model."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -60,13 +56,13 @@ class DecoderContext(nn.Module):
 
         Args:
             image_embeddings: float32 ``[1, C, g, g]``.
-            mask_input: float32 ``[B, 1, 4 * g, 4 * g]``, logits; B is 1 for all prompts that have no mask.
-            has_mask_input: float32 ``[B]``: 1 where mask_input counts, 0 where there is none.
+            mask_input: float32 ``[B, 1, 4 * g, 4 * g]``, logits; B is 1 for all prompts without a mask.
+            has_mask_input: float32 ``[B]``: 1 to use mask_input, 0 to ignore it.
 
         Returns:
-            With N = g * g image tokens, h heads of width d: ``image_tokens`` ``[B, N, C]``, ``image_positions`` ``[1,
-            N, C]``, ``image_keys`` ``[B, h, d, N]``, ``image_values`` ``[B, h, N, d]``, ``image_queries`` ``[B, h, d,
-            N]``, scaled.
+            With N = g * g image tokens, h heads of d channels: ``image_tokens`` ``[B, N, C]``, ``image_positions``
+                ``[1, N, C]``, ``image_keys`` ``[B, h, d, N]``, ``image_values`` ``[B, h, N, d]``, ``image_queries``
+                ``[B, h, d, N]``, scaled.
         """
         dense = self.prompt_encoder.embed_masks(mask_input, has_mask_input)
         image = _flat(image_embeddings + dense, self.channels, self.tokens)
@@ -74,7 +70,7 @@ class DecoderContext(nn.Module):
         keys = self._heads(self.to_image.k_proj(placed), self.to_image).permute(0, 2, 3, 1)
         values = self._heads(self.to_image.v_proj(image), self.to_image).transpose(1, 2)
         queries = self._heads(self.from_image.q_proj(placed), self.from_image).permute(0, 2, 3, 1)
-        # Added to zero: an output that is a weight itself is more than some parsers understand.
+        # Added to zero, because some parsers reject an output that is a weight.
         positions = self.pe + torch.zeros_like(image[:1])
         return image, positions, keys, values, queries * self.from_image.head_dim**-0.5
 
@@ -108,7 +104,7 @@ class _TokenToImage(nn.Module):
         return out
 
     def forward(self, tokens: Tensor, image: Tensor, placed: Tensor) -> Tensor:
-        """Attend ``[B, T, C]`` to ``[B, N, C]``, and to the same plus its positional encoding."""
+        """Attend ``[B, T, C]`` to the image ``[B, N, C]``, without and with its positional encoding."""
         rows = (self.queries(tokens) @ self.key_weight).flatten(1, 2)
         weights = (rows @ placed.transpose(1, 2)).softmax(-1)
         mixed = (weights @ image).reshape(weights.shape[0], self.heads, -1, image.shape[-1])
@@ -117,7 +113,7 @@ class _TokenToImage(nn.Module):
 
 
 class _ImageToToken(nn.Module):
-    """`Attention` from the image to T tokens, in the space of the tokens."""
+    """`Attention` from the image to T tokens, projecting only the tokens."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -127,7 +123,7 @@ class _ImageToToken(nn.Module):
         self.register_buffer("query_weight", attention.q_proj.weight.detach().reshape(self.heads, self.dim, width))
         out = attention.out_proj.weight.detach().reshape(width, self.heads, self.dim)
         self.register_buffer("out_weight", out.permute(1, 2, 0).contiguous())
-        # The weights of each head sum to one, so a share of the bias in every value adds up to the bias.
+        # The weights of each head sum to one, so these shares in the values add up to the bias.
         self.register_buffer("out_bias", attention.out_proj.bias.detach() / self.heads)
         self.query_weight: Tensor
         self.out_weight: Tensor
@@ -147,14 +143,9 @@ class _ImageToToken(nn.Module):
         return out
 
     def mix(self, scores: Tensor, tokens: Tensor) -> Tensor:
-        """Return what the image takes from the tokens: ``[B, N, C]``.
-
-        Args:
-            scores: ``[B, h, T, N]``.
-            tokens: ``[B, T, C]``, whose values are mixed.
-        """
-        # The tokens are the third axis, where the next product wants them: a softmax over seven contiguous numbers, and
-        # the copy that makes them contiguous, take longer than these four passes.
+        """Mix the values of tokens ``[B, T, C]`` by scores ``[B, h, T, N]``; return ``[B, N, C]``."""
+        # Softmax over the third axis, written out: a softmax over seven contiguous numbers, with the copy that makes
+        # them contiguous, takes longer than these four passes.
         raised = (scores - scores.amax(2, keepdim=True)).exp()
         weights = raised / raised.sum(2, keepdim=True)
         values = self.heads_of(self.attention.v_proj(tokens)) @ self.out_weight + self.out_bias
@@ -162,7 +153,7 @@ class _ImageToToken(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A layer of the two-way transformer with both its attentions to the image rewritten."""
+    """A layer of the two-way transformer with both attentions to the image rewritten."""
 
     def __init__(self, block: TwoWayAttentionBlock) -> None:
         super().__init__()
@@ -172,11 +163,7 @@ class _Layer(nn.Module):
 
 
 class DecoderPrompts(nn.Module):
-    """Prompts up to their predicted IoUs, on an image's context.
-
-    Args:
-        sam: The model; its modules are used, not copied.
-    """
+    """Prompts to predicted IoUs and inputs of `DecoderMasks`; its modules are those of the model."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -196,20 +183,20 @@ class DecoderPrompts(nn.Module):
         point_coords: Tensor,
         point_labels: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode B prompts of P points on one context, or on one each.
+        """Decode B prompts of P points on one context, or on one context each.
 
         Args:
-            image_tokens: As `DecoderContext` returns it, as are the next four.
-            image_positions: See there.
-            image_keys: See there.
-            image_values: See there.
-            image_queries: See there.
+            image_tokens: From `DecoderContext`, like the next four.
+            image_positions: See `image_tokens`.
+            image_keys: See `image_tokens`.
+            image_values: See `image_tokens`.
+            image_queries: See `image_tokens`.
             point_coords: float32 ``[B, P, 2]``, (x, y) in px of the resized image.
             point_labels: ``[B, P]``: 1 foreground, 0 background, 2 and 3 box corners, -1 padding.
 
         Returns:
             ``iou_predictions`` ``[B, M]``; for `DecoderMasks`, ``mask_weights`` ``[B, M, C / 8]`` and
-            ``attended_image`` ``[B, N, C]``.
+                ``attended_image`` ``[B, N, C]``.
         """
         decoder = self.decoder
         sparse = self.prompt_encoder.embed_points(point_coords, point_labels)
@@ -243,11 +230,7 @@ class DecoderPrompts(nn.Module):
 
 
 class DecoderMasks(nn.Module):
-    """From prompts that were decoded to their masks.
-
-    Args:
-        sam: The model; its modules are used, not copied.
-    """
+    """Decoded prompts to masks; its modules are those of the model."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -267,19 +250,14 @@ class DecoderMasks(nn.Module):
         self.second_bias: Tensor
 
     def forward(self, attended_image: Tensor, mask_weights: Tensor) -> Tensor:
-        """Return ``low_res_masks`` ``[B, M, 4 * g, 4 * g]``.
-
-        Args:
-            attended_image: As `DecoderPrompts` returns it: ``[B, N, C]``.
-            mask_weights: Likewise: ``[B, M, C / 8]``.
-        """
+        """Return ``low_res_masks`` ``[B, M, 4 * g, 4 * g]`` from outputs of `DecoderPrompts`."""
         grid, wide, narrow = self.grid, self.channels // 4, self.channels // 8
-        # Two axes, not three: a linear layer on a matrix is one Gemm with its bias.
+        # A matrix, because a linear layer on it is one Gemm with its bias.
         x = nn.functional.linear(attended_image.reshape(-1, self.channels), self.first_weight, self.first_bias)
         x = nn.functional.layer_norm(x.reshape(-1, wide), (wide,), self.norm.weight, self.norm.bias, self.norm.eps)
         x = nn.functional.linear(nn.functional.gelu(x), self.second_weight, self.second_bias)
         x = nn.functional.gelu(x.reshape(-1, 16 * grid * grid, narrow))
         masks = mask_weights @ x.transpose(1, 2)
-        # Row, column, and the two bits of each that the two upscalings added.
+        # Row, column, and two bits of each from each of the two upscalings.
         masks = masks.reshape(-1, grid, grid, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
         return masks.reshape(-1, self.masks, 4 * grid, 4 * grid)

@@ -1,13 +1,11 @@
-"""MobileSAM's image encoder in the form that is exported for processors: an exact rewrite of `TinyViT`.
+"""MobileSAM's image encoder in its exported form for CPUs: an exact rewrite of `TinyViT`.
 
-* The softmax scale is in the query's weights; keys and values have no bias, and the projection takes in that of the
-  values, as in `samedge.export.graphs.encoder_forms`;
-* heads of windows are cut out of the projected tokens, and put back, by one gather each;
-* sizes that the weights tell are constants of the graph;
-* feed-forward layers take some of the tokens at a time, as in `samedge.export.graphs.encoder_forms`;
-* the widest maps never exist: an inverted residual block at a quarter of the image's side has 256 channels,
-  67 MB each of the maps between its steps. A few rows at a time need a quarter of that, and the two rows that strips
-  share are computed twice.
+* Scale and biases of attention are folded away, heads of windows are gathered, and MLPs take some of the tokens at a
+time, as in `samedge.export.graphs.encoder_forms`;
+* sizes determined by the weights are constants;
+* the widest maps are never materialised: an inverted residual block at a quarter of the image's side has 256 channels,
+67 MB for each map between its convolutions. Strips of rows need a quarter of that, and compute the two rows that they
+share twice.
 """
 
 from __future__ import annotations
@@ -20,25 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samedge.bundle.manifest import DEFAULT_VARIANT
-from samedge.export.graphs.encoder_forms import CHUNK_TOKENS
-from samedge.export.graphs.window_heads import window_rows
+from samedge.export.graphs.encoder_forms import CHUNK_TOKENS, WindowedModule
 from samedge.models.sam.encoders.tiny_vit import AttentionStage, ConvStage, MBConv, PatchMerging, TinyViT, TinyViTBlock
 from samedge.types import EncoderForm
 
 STRIP_NUMBERS: Final = 1 << 22
-"""So many numbers of a map between the steps of a block are computed at once: 16 MB. Half or a quarter of that is not
-faster, and has more nodes."""
+"""Numbers of a block's widest map that are computed at once: 16 MB. Half or a quarter is not faster, and adds nodes."""
 
 _CHANNEL_PARTS: Final = 8
 
 
 class Strips(nn.Module):
-    """A widening, a depthwise and a narrowing convolution, some rows at a time.
-
-    Args:
-        block: Whose weights are used.
-        side: Of its input, px.
-    """
+    """A widening, a depthwise and a narrowing convolution of an input with a `side`, a strip of rows at a time."""
 
     def __init__(self, block: MBConv | PatchMerging, side: int) -> None:
         super().__init__()
@@ -64,7 +55,7 @@ class Strips(nn.Module):
         top, bottom = max(0, -first), max(0, last - self.side)
         hidden = block.act(block.conv1(x[:, :, first + top : last - bottom]))
         if top or bottom:
-            # The rows beside the map are zeros after the first step, not before it.
+            # The map is padded with zeros after the first convolution, not before.
             hidden = F.pad(hidden, (0, 0, top, bottom))
         conv = block.conv2
         hidden = F.conv2d(hidden, conv.weight, conv.bias, self.stride, padding=(0, 1), groups=conv.groups)
@@ -77,22 +68,22 @@ class Strips(nn.Module):
 def to_maps(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Map tokens ``[N, H * W, C]`` to maps of a shape ``(-1, C, H, W)``.
 
-    OpenVINO does a transposition of this kind, and of this kind alone, by its fast way of reordering memory: four axes
-    of which the last becomes the second. Written as one of three axes it takes five times as long.
+    OpenVINO has a fast kernel only for transpositions of four axes that move the last to the second place; with three
+    axes, it takes five times as long.
     """
     _, channels, height, width = shape
     return tokens.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def to_tokens(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Map ``(-1, C, H, W)`` to tokens ``[N, H * W, C]``, by the same transposition: channels are two of its axes."""
+    """Map ``(-1, C, H, W)`` to tokens ``[N, H * W, C]`` by the same transposition, with two axes of channels."""
     _, channels, height, width = shape
     few = math.gcd(channels, _CHANNEL_PARTS)
     parts = maps.reshape(-1, few, channels // few, height * width)
     return parts.permute(0, 3, 1, 2).reshape(-1, height * width, channels)
 
 
-class FoldedTinyBlock(nn.Module):
+class FoldedTinyBlock(WindowedModule):
     """`TinyViTBlock` with scale and biases of its attention folded away."""
 
     def __init__(self, block: TinyViTBlock) -> None:
@@ -101,15 +92,9 @@ class FoldedTinyBlock(nn.Module):
         attention = block.attn
         self.dim, self.heads, self.head_dim = attention.dim, attention.num_heads, attention.head_dim
         self.inside, self.tokens = attention.window * attention.window, attention.place.numel()
-        rows = window_rows(attention.cut, attention.place, self.heads, self.inside)
-        for name in ("query", "key", "value", "back"):
-            self.register_buffer(f"{name}_rows", getattr(rows, name))
-        self.query_rows: Tensor
-        self.key_rows: Tensor
-        self.value_rows: Tensor
-        self.back_rows: Tensor
+        self.index_windows(attention.cut, attention.place, self.heads, self.inside)
         with torch.no_grad():
-            # From [head, query or key or value, channel] to [query or key or value, head, channel].
+            # [head, query/key/value, channel] to [query/key/value, head, channel].
             weight = attention.qkv.weight.reshape(self.heads, 3, self.head_dim, self.dim).transpose(0, 1)
             bias = attention.qkv.bias.reshape(self.heads, 3, self.head_dim).transpose(0, 1).reshape(3, -1)
             scale = torch.tensor([attention.scale, 1, 1]).reshape(3, 1, 1, 1)
@@ -125,9 +110,8 @@ class FoldedTinyBlock(nn.Module):
         block = self.block
         x = x + self._attend(x)
         x = to_tokens(block.local_conv(to_maps(x, block.map_shape)), block.map_shape)
-        # Not as a matrix, as in `samedge.export.graphs.encoder_forms`: OpenVINO fuses what is added to the result
-        # of a linear
-        # layer, unless it is reshaped before.
+        # Not as a matrix, unlike in `samedge.export.graphs.encoder_forms`: OpenVINO fuses the sum with the linear layer
+        # unless there is a reshape between them.
         if self.tokens <= CHUNK_TOKENS:
             out: Tensor = x + block.mlp(x)
             return out
@@ -136,7 +120,7 @@ class FoldedTinyBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         attention = self.block.attn
         if attention.padded:
-            x = F.pad(x, (0, 0, 0, 1))  # a padding token is zero before the norm
+            x = F.pad(x, (0, 0, 0, 1))  # zero before the norm, as in the reference
         rows = F.linear(attention.norm(x), self.qkv_weight, self.qkv_bias)
         rows = rows.reshape(-1, (self.tokens + attention.padded) * 3 * self.heads, self.head_dim)
         shape = (-1, self.heads, self.inside, self.head_dim)
@@ -149,11 +133,7 @@ class FoldedTinyBlock(nn.Module):
 
 
 class FoldedTinyViT(nn.Module):
-    """`TinyViT` in the exported form: the same input, the same output.
-
-    Args:
-        encoder: Whose weights are taken; most are shared.
-    """
+    """`TinyViT` in the exported form, sharing most weights."""
 
     def __init__(self, encoder: TinyViT) -> None:
         super().__init__()
@@ -187,8 +167,8 @@ class FoldedTinyViT(nn.Module):
 
 
 def tiny_vit_form(encoder: TinyViT, form: EncoderForm) -> tuple[nn.Module, str]:
-    """Return MobileSAM's encoder as it is exported in a form, and the name of that variant."""
+    """Return MobileSAM's encoder in a form, and the name of the variant."""
     if form == "chunked":
         return FoldedTinyViT(encoder), "strips"
-    # TensorRT fuses it as it is; of the other form it writes gathered windows into the plan, 470 MB instead of 21.
+    # TensorRT fuses the plain encoder; for the other form its plan holds gathered windows, 470 MB instead of 21.
     return encoder, DEFAULT_VARIANT

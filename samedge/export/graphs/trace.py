@@ -1,12 +1,13 @@
-"""From a torch module to a clean ONNX model: trace, fold, simplify.
+"""Conversion of a torch module to a clean ONNX model: trace, fold, simplify.
 
-The tracer writes every shape as a computation. Here the graph is folded down to what depends on its inputs: no
-Identity, no Constant, no shape arithmetic but what the free axes need. Weights are taken out before, so that
-simplifying ViT-H costs no more memory than simplifying a small model, and put back after.
+The tracer writes every shape as a computation. Folding leaves only what depends on inputs: no Identity, no Constant,
+and no shape arithmetic beyond what free axes need. Weights are taken out first and put back afterwards, so that
+simplifying ViT-H takes no more memory than simplifying a small model.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections import Counter
@@ -22,23 +23,23 @@ from samedge.errors import ExportError
 from samedge.export.graphs.plans import GraphPlan
 
 WEIGHT_BYTES: Final = 1 << 16
-"""Initializers from this size on are weights: kept out of the simplifier. Smaller ones may fold into constants."""
+"""Larger initializers are weights, kept from the simplifier; smaller ones may be folded."""
 
 _ELEMENT_BYTES: Final = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2, TensorProto.INT64: 8, TensorProto.INT32: 4}
 
 
 def trace(plan: GraphPlan, opset: int) -> onnx.ModelProto:
-    """Return the plan's graph as an ONNX model with its weights in it.
+    """Return the plan's graph as an ONNX model with its weights.
 
     Raises:
-        ExportError: The module could not be traced at this opset.
+        ExportError: The module cannot be traced at this opset.
     """
-    module = plan.module.eval().requires_grad_(False)  # with gradients, the trace would keep every activation alive
+    module = plan.module.eval().requires_grad_(False)  # otherwise the trace would keep every activation
     with tempfile.TemporaryDirectory(prefix="samedge-trace-") as folder:
         path = Path(folder) / "graph.onnx"
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the tracer's own, about itself and about sizes that are constant
+                warnings.simplefilter("ignore")  # the tracer's, about itself and constant sizes
                 torch.onnx.export(
                     module,
                     plan.example,
@@ -51,7 +52,7 @@ def trace(plan: GraphPlan, opset: int) -> onnx.ModelProto:
                 )
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
             raise ExportError(
-                f"torch could not write the {plan.role} at opset {opset}: {str(error).splitlines()[0]}",
+                f"torch cannot write the {plan.role} at opset {opset}: {str(error).splitlines()[0]}",
                 cure="Try --opset 17, and report this with your torch version",
             ) from error
         model = onnx.load(str(path))
@@ -64,7 +65,7 @@ def trace(plan: GraphPlan, opset: int) -> onnx.ModelProto:
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants, drops what does nothing, and replaces shape arithmetic that only copies axes."""
+    """Fold constants, drop no-ops, and replace shape arithmetic that only copies axes."""
     weights = _take_weights(model)
     model = onnxslim.slim(model)
     if _copy_axes_in_reshapes(model.graph):
@@ -79,15 +80,12 @@ def _take_weights(model: onnx.ModelProto) -> dict[str, TensorProto]:
     graph = model.graph
     weights, kept = {}, []
     for tensor in graph.initializer:
-        count = 1
-        for size in tensor.dims:
-            count *= size
-        if count * _ELEMENT_BYTES.get(tensor.data_type, 8) >= WEIGHT_BYTES:
+        if math.prod(tensor.dims) * _ELEMENT_BYTES.get(tensor.data_type, 8) >= WEIGHT_BYTES:
             weights[tensor.name] = tensor
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             kept.append(tensor)
-    # Protobuf copies on assignment and frees nothing that a view still holds: copy the large ones once, then clear.
+    # Protobuf frees nothing that a view still holds: copy everything once, then clear.
     held = {name: TensorProto.FromString(tensor.SerializeToString()) for name, tensor in weights.items()}
     small = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
     del graph.initializer[:]
@@ -108,10 +106,10 @@ def _put_weights(model: onnx.ModelProto, weights: dict[str, TensorProto]) -> Non
 
 
 def _separate_biases(graph: onnx.GraphProto) -> None:
-    """Give each convolution a bias of its own where several share one, as the strips of a map do.
+    """Give each convolution its own bias where several share one, like strips of a map.
 
-    OpenVINO fuses a convolution with its bias and with what follows, unless the bias is read elsewhere too. The tracer
-    merges equal weights, so this is done to its graph. Biases are small; the shared kernels stay shared.
+    OpenVINO fuses a convolution with its bias and with what follows only if nothing else reads the bias, but the tracer
+    merges equal weights. Biases are small; kernels stay shared.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
@@ -129,7 +127,7 @@ def _separate_biases(graph: onnx.GraphProto) -> None:
 def _copy_axes_in_reshapes(graph: onnx.GraphProto) -> bool:
     """Replace ``Reshape(x, [shape(x)[0], -1, a, b])`` by ``Reshape(x, [0, -1, a, b])``; return whether any was found.
 
-    In ONNX a 0 in a Reshape's target copies the axis of the input, which is what the traced arithmetic computes.
+    A 0 in a Reshape's target copies the axis of the input, which is what the traced arithmetic computes.
     """
     producer = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -157,7 +155,7 @@ def _copy_axes_in_reshapes(graph: onnx.GraphProto) -> bool:
 def _axis_size(
     name: str, axis: int, data: str, producer: dict[str, onnx.NodeProto], constants: dict[str, TensorProto]
 ) -> list[int] | None:
-    """Return the sizes that one part of a reshape target stands for: constants, or 0 where it copies data's axis."""
+    """Return the sizes in one part of a reshape target: constants, or 0 for a copied axis; None for others."""
     if name in constants:
         return [int(value) for value in onnx.numpy_helper.to_array(constants[name]).reshape(-1)]
     chain = []

@@ -1,7 +1,7 @@
-"""Ranges of activations, measured on the user's images: what static int8 needs.
+"""Ranges of activations, measured on the user's images for static int8 and fp8.
 
-The range of an activation is not its largest magnitude: a few outliers in a hundred million numbers would cost all the
-others their resolution. It is a high quantile, from a histogram that is kept over all images.
+The range is not the largest magnitude, since a few outliers in a hundred million numbers would cost all others their
+resolution, but a high quantile, from a histogram over all images.
 """
 
 from __future__ import annotations
@@ -17,17 +17,30 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from samedge.engines.registry import open_engine
-from samedge.types import Array, FloatArray
+from samedge.types import Array, FloatArray, Progress
 
 QUANTILE: Final = 0.9999
 BINS: Final = 4096
 GROUP: Final = 16
-"""Activations that are looked at in one run: 16 of ViT-B's largest are 0.8 GB."""
+"""Activations per run: 16 of ViT-B's largest are 0.8 GB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Data for measuring ranges.
+
+    Attributes:
+        feeds: Yields a graph's feeds, one per image; called several times.
+        images: Number of images.
+    """
+
+    feeds: Callable[[], Iterable[dict[str, Array]]]
+    images: int
 
 
 @dataclass(slots=True)
 class MagnitudeHistogram:
-    """Histogram of magnitudes, in equal bins from 0 to a limit that grows by doubling."""
+    """Histogram of magnitudes, in equal bins from 0 to a limit that doubles as needed."""
 
     limit: float = 1e-3
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -54,27 +67,29 @@ class MagnitudeHistogram:
 def activation_ranges(
     model: onnx.ModelProto,
     names: Sequence[str],
-    inputs: Callable[[], Iterable[dict[str, Array]]],
+    calibration: Calibration,
     folder: Path,
+    report: Progress = lambda _step, _share: None,
     *,
     threads: int | None = None,
-    progress: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
     """Run a graph on images and return the range of each activation.
 
     Args:
         model: The graph, with its weights; not changed.
         names: Activations.
-        inputs: Called once for every group of activations: the feeds, one an image.
-        folder: Where the graph is written for a while.
+        calibration: The images; they are run once per `GROUP` of activations.
+        folder: Folder for a temporary copy of the graph.
+        report: Called as the work proceeds.
         threads: As for `samedge.load`.
-        progress: Called with the share that is done, 0..1.
     """
     histograms = {name: MagnitudeHistogram() for name in dict.fromkeys(names)}
     wanted = list(histograms)
     groups = [wanted[at : at + GROUP] for at in range(0, len(wanted), GROUP)]
     path = folder / "calibration.onnx"
-    for done, group in enumerate(groups):
+    step = f"Measuring ranges on {calibration.images} images"
+    report(step, 0.0)
+    for done, group in enumerate(groups, 1):
         watched = onnx.ModelProto()
         watched.CopyFrom(model)
         watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in group)
@@ -82,12 +97,11 @@ def activation_ranges(
         del watched
         try:
             with open_engine(path, backend="onnxruntime", device="cpu", threads=threads) as engine:
-                for feeds in inputs():
+                for feeds in calibration.feeds():
                     for name, values in engine.run(feeds, group).items():
                         histograms[name].add(values)
         finally:
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-        if progress is not None:
-            progress((done + 1) / len(groups))
+        report(step, done / len(groups))
     return {name: histogram.quantile(QUANTILE) for name, histogram in histograms.items()}

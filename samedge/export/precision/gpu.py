@@ -1,33 +1,33 @@
-"""The precision ladder for GPUs: float16 for all graphs of a bundle, and int8 or fp8 in the encoder's linear layers.
+"""The precision ladder for GPUs: float16 for all graphs of a bundle, and int8 or fp8 for the encoder's linear layers.
 
-Encoder and decoder walk down `HALF_RUNGS` each for itself until the masks are the checkpoint's; then, if it was asked
-for, the encoder's linear layers become int8 or fp8 in the float16 body, where that passes too. Nothing is timed: how
-fast a GPU is, a processor cannot tell. The judge runs float16 with every result rounded (rounding.py).
+Encoder and decoder descend `HALF_RUNGS` separately until the masks are preserved; then, on request, the encoder's
+linear layers become int8 or fp8 if that passes too. Nothing is timed, since a CPU cannot tell the speed of a GPU. The
+judge runs float16 with every result rounded (rounding.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import onnx
 
 from samedge.bundle.manifest import GraphRecord, ParityRecord
+from samedge.export.family import part_of
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.plans import GraphPlan
-from samedge.export.precision.calibration import activation_ranges
+from samedge.export.precision.calibration import Calibration, activation_ranges
 from samedge.export.precision.gpu_linears import FORMATS, quantise_linears
 from samedge.export.precision.half import HALF_RUNGS, to_half
 from samedge.export.precision.int8 import linears
-from samedge.export.precision.ladder import LINEAR_RUNGS, Calibration, refusal_of, rung_choice
+from samedge.export.precision.ladder import LINEAR_RUNGS, Chosen, refusal_of, rung_choice
 from samedge.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS
 from samedge.types import EncoderForm, Precision, Progress
 
 Graphs: TypeAlias = tuple[GraphRecord, ...]
 Judge: TypeAlias = Callable[[Graphs, Mapping[str, float]], ParityRecord]
-"""Compares a bundle of these graphs with the checkpoint, by these thresholds."""
+"""Compares a bundle of these graphs with the checkpoint by these thresholds."""
 
 RUNG_NAMES: Final = {
     "fp16": "float16",
@@ -38,29 +38,13 @@ RUNG_NAMES: Final = {
 _FORMS: Final[dict[str, EncoderForm]] = {"fp16": "mask", "fp8": "mask"}
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenGraphs:
-    """The graphs that are used.
-
-    Attributes:
-        graphs: Their records, in the order of the float32 ones.
-        parity: The verdict of the whole bundle with them; None where it is still to be made: all is float32 after all,
-            or nothing was judged.
-        notes: What is not used, and why.
-    """
-
-    graphs: Graphs
-    parity: ParityRecord | None
-    notes: tuple[str, ...]
-
-
 def default_form(precision: str) -> EncoderForm:
-    """Return the form of the encoder that suits a precision: what is for GPUs wants attention that they fuse."""
+    """Return the encoder's form for a precision: precisions for GPUs need attention that they fuse."""
     return _FORMS.get(precision, "chunked")
 
 
 def is_for_gpus(precision: str, form: str, *, calibrated: bool) -> bool:
-    """Return True if this module handles a precision: static int8 in the form for CPUs is OpenVINO's."""
+    """Return True if this module handles a precision; static int8 in the form for CPUs is OpenVINO's."""
     return precision in ("fp16", "fp8") or (precision == "int8" and calibrated and form != "chunked")
 
 
@@ -73,18 +57,18 @@ def gpu_graphs(
     calibration: Calibration | None,
     judge: Judge | None,
     report: Progress,
-) -> ChosenGraphs:
+) -> Chosen:
     """Write a bundle's graphs in a precision for GPUs beside the float32 ones, keep one of each, and return which.
 
     Args:
         precision: "fp16", "int8" or "fp8".
-        fp32: The float32 graphs in the folder, the encoder first. Those that are not used are removed.
-        plans: What they were traced from.
+        fp32: The float32 graphs in the folder, the encoder first. Unused ones are removed.
+        plans: The plans they were traced from.
         folder: The bundle's folder.
         stem: Beginning of file names.
-        calibration: Images to measure ranges on, for int8 and fp8.
+        calibration: Images for measuring ranges, for int8 and fp8.
         judge: Compares a bundle with the checkpoint. None: the first rung is used unchecked.
-        report: Called with a sentence and the share that is done.
+        report: Called as the work proceeds.
     """
     ladder = _Ladder(fp32, plans, folder, stem, judge, report)
     chosen = ladder.half()
@@ -97,7 +81,7 @@ def gpu_graphs(
 
 
 class _Ladder:
-    """One export's way down, and the files that it leaves."""
+    """One descent, and the files it leaves."""
 
     def __init__(
         self, fp32: Graphs, plans: Sequence[GraphPlan], folder: Path, stem: str, judge: Judge | None, report: Progress
@@ -106,29 +90,29 @@ class _Ladder:
         self._judge, self._report = judge, report
         self._encoder_rung = HALF_RUNGS[0]
 
-    def half(self) -> ChosenGraphs:
+    def half(self) -> Chosen:
         """Return float16 graphs, or float32 ones where float16 fails."""
         best = HALF_RUNGS[0]
         encoder, decoders = self._written([0], best), self._written(range(1, len(self._fp32)), best)
         if self._judge is None:
-            return ChosenGraphs((*encoder, *decoders), None, ("float16 was not checked",))
+            return Chosen((*encoder, *decoders), None, ("float16 was not checked",))
         self._report(f"Judging {RUNG_NAMES[best]}", 0.0)
         parity = self._judge((*encoder, *decoders), HALF_THRESHOLDS)
         refusal = refusal_of(parity)
         if refusal is None:
-            return ChosenGraphs((*encoder, *decoders), parity, ())
+            return Chosen((*encoder, *decoders), parity)
         for graph in (*encoder, *decoders):
             remove_graph(graph, self._folder)
-        # Which of the two it was is not known: the encoder first, with decoders that are right.
+        # Find out which of the two fails: the encoder first, with float32 decoders.
         notes = [f"float16 for all graphs is not used: {refusal}"]
         encoder, self._encoder_rung, last = self._down("encoder", [0], (), self._fp32[1:], notes)
         decoders, _, verdict = self._down("decoder", range(1, len(self._fp32)), encoder, (), notes)
-        return ChosenGraphs((*encoder, *decoders), verdict or last, tuple(notes))
+        return Chosen((*encoder, *decoders), verdict or last, tuple(notes))
 
     def _down(
         self, name: str, places: Sequence[int], before: Graphs, after: Graphs, notes: list[str]
     ) -> tuple[Graphs, str, ParityRecord | None]:
-        """Walk some of the graphs down the rungs; return them, their rung, and the verdict unless it is float32."""
+        """Lower some graphs rung by rung; return them, their rung, and the verdict unless it is float32."""
         for step, rung in enumerate(HALF_RUNGS[:-1]):
             self._report(f"Judging the {name} in {RUNG_NAMES[rung]}", 0.0)
             graphs = self._written(places, rung)
@@ -144,7 +128,7 @@ class _Ladder:
         return tuple(self._fp32[place] for place in places), HALF_RUNGS[-1], None
 
     def _written(self, places: Sequence[int], rung: str) -> Graphs:
-        """Write some of the graphs in float16."""
+        """Write some graphs in float16."""
         written = []
         for place in places:
             record, plan = self._fp32[place], self._plans[place]
@@ -159,24 +143,20 @@ class _Ladder:
             del model
         return tuple(written)
 
-    def quantised(self, precision: Precision, chosen: ChosenGraphs, calibration: Calibration) -> ChosenGraphs:
-        """Return the graphs with int8 or fp8 linear layers in the encoder, or as they were where that fails."""
+    def quantised(self, precision: Precision, chosen: Chosen, calibration: Calibration) -> Chosen:
+        """Return the graphs with int8 or fp8 linear layers in the encoder, or unchanged if that fails."""
         record, plan, rung = self._fp32[0], self._plans[0], self._encoder_rung
         source = str(self._folder / record.graph.file)
         model = onnx.load(source)
         watched = [linear.activation for linear in linears(model.graph)]
-        step = f"Measuring ranges on {calibration.images} images"
-        ranges = activation_ranges(
-            model, watched, calibration.feeds, self._folder,
-            progress=lambda share: self._report(step, 0.4 * share),
-        )  # fmt: skip
+        ranges = activation_ranges(model, watched, calibration, self._folder, part_of(self._report, 0.0, 0.4))
         notes = [*chosen.notes]
         for name, keep_narrowing in LINEAR_RUNGS:
             self._report(f"Judging {precision} ({name})", 0.0)
             model = onnx.load(source)
             choose = rung_choice(model.graph, keep_narrowing=keep_narrowing)
             if quantise_linears(model, ranges, FORMATS[precision], choose) == 0:
-                notes.append(f"{precision} is not used: the encoder has no linear layers that are large enough")
+                notes.append(f"{precision} is not used: the encoder has no large linear layers")
                 break
             to_half(model, rung)
             encoder = save_graph(
@@ -190,8 +170,8 @@ class _Ladder:
             if refusal is None:
                 if chosen.graphs[0] is not record:
                     remove_graph(chosen.graphs[0], self._folder)
-                said = "was not checked" if parity is None else "is used; whether it is faster, only the GPU can tell"
-                return ChosenGraphs(graphs, parity, (*notes, f"{precision} ({name}) {said}"))
+                outcome = "was not checked" if parity is None else "is used; only the GPU can tell whether it is faster"
+                return Chosen(graphs, parity, (*notes, f"{precision} ({name}) {outcome}"))
             notes.append(f"{precision} ({name}) is not used: {refusal}")
             remove_graph(encoder, self._folder)
-        return ChosenGraphs(chosen.graphs, chosen.parity, tuple(notes))
+        return Chosen(chosen.graphs, chosen.parity, tuple(notes))

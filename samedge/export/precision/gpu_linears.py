@@ -1,10 +1,9 @@
-"""Linear layers in int8 or fp8 as compilers for GPUs want them, in a graph whose rest becomes float16.
+"""Linear layers in int8 or fp8 for GPU compilers, in a graph that otherwise becomes float16.
 
-The same Q/DQ pairs as `samedge.export.precision.int8.quantise_static` writes, with other numbers in them: every
-scale is one that float16 has, and weights are rounded to multiples of that one, so that nothing is lost when
-`samedge.export.precision.half` makes
-the scales float16. fp8 is E4M3: 4 bits of exponent, 3 of mantissa, up to 448, no infinities. GPUs have it from compute
-capability 8.9 on, ONNX from opset 19 on.
+The Q/DQ pairs are those of `samedge.export.precision.int8.quantise_static` with other numbers: every scale is a float16
+number, and weights are rounded to multiples of it, so that nothing is lost when `samedge.export.precision.half` makes
+the scales float16. fp8 is E4M3: 4 bits of exponent, 3 of mantissa, up to 448, no infinities; for GPUs of compute
+capability 8.9 or higher and ONNX opset 19 or later.
 """
 
 from __future__ import annotations
@@ -21,23 +20,21 @@ from onnx import TensorProto, numpy_helper
 from samedge.export.precision.int8 import Linear, linears, quantise_static
 from samedge.types import FloatArray
 
-"""The first with fp8."""
-
 _SMALLEST_SCALE: Final = 2.0**-24
-"""Above zero, of float16."""
+"""Smallest positive float16."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """Numbers of one byte that weights and activations are rounded to.
+    """A one-byte number format for weights and activations.
 
     Attributes:
-        name: Of the precision.
+        name: Name of the precision.
         element_type: TensorProto's.
         largest: The largest number.
-        headroom: The largest number stands for so many times the range of an activation. Ranges leave outliers out:
-            integers pay for them with the digits of all others, floats do not.
-        encode: From float32 in units of the scale to bytes.
+        headroom: Multiple of an activation's range that the largest number represents. Ranges exclude outliers: with
+            more headroom integers lose resolution for all other numbers, floats do not.
+        encode: Maps float32 in units of the scale to bytes.
     """
 
     name: str
@@ -48,18 +45,18 @@ class NumberFormat:
 
 
 def encode_int8(values: FloatArray) -> NDArray[np.uint8]:
-    """Round to integers of -127 to 127, and return their bytes."""
+    """Round to integers from -127 to 127, and return their bytes."""
     codes: NDArray[np.uint8] = np.rint(values).clip(-127, 127).astype(np.int8).view(np.uint8)
     return codes
 
 
 def encode_fp8(values: FloatArray) -> NDArray[np.uint8]:
-    """Round to E4M3, ties to even, numbers beyond 448 to 448, and return the bytes."""
+    """Round to E4M3, ties to even, clipping to 448, and return the bytes."""
     magnitudes = np.minimum(np.abs(values), np.float32(448))
-    # 8 to 15 steps from one power of two to the next; below 2 ** -6 the steps stay as they are, and count from 0.
+    # 8 to 15 steps from one power of two to the next; below 2 ** -6 the step is constant, and counted from 0.
     exponents = np.where(magnitudes > 0, np.maximum(np.frexp(magnitudes)[1] - 1, -6), -6)
     steps = np.rint(np.ldexp(magnitudes, 3 - exponents)).astype(np.int32)
-    codes = 8 * (exponents + 6) + steps  # 16 steps are 8 of the next power
+    codes = 8 * (exponents + 6) + steps  # 16 steps are 8 of the next power of two
     signed: NDArray[np.uint8] = np.where(np.signbit(values), codes | 0x80, codes).astype(np.uint8)
     return signed
 
@@ -75,16 +72,13 @@ def quantise_linears(
     form: NumberFormat,
     choose: Callable[[Linear], bool] = lambda _: True,
 ) -> int:
-    """Make linear layers int8 or fp8 by Q/DQ pairs with fixed ranges; changes the model.
+    """Make linear layers int8 or fp8 by Q/DQ pairs with fixed ranges, in place, and return their number.
 
     Args:
-        model: A float32 graph; of opset `FP8_OPSET` or later for fp8.
-        ranges: For each activation, the magnitude that but a few of its numbers stay below.
+        model: A float32 graph; for fp8, of opset `FP8_OPSET` or later.
+        ranges: For each activation, the magnitude that only outliers exceed.
         form: The format.
-        choose: Which layers; the others stay as they are.
-
-    Returns:
-        How many were changed.
+        choose: Selects layers; the others stay float32.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     weights: dict[str, FloatArray] = {
@@ -116,7 +110,7 @@ def quantise_linears(
 
 
 def _store(tensor: TensorProto, form: NumberFormat, codes: NDArray[np.uint8]) -> None:
-    """Give an initializer other numbers; onnx has no numpy type for fp8 in all its versions."""
+    """Replace the numbers of an initializer; not every version of onnx has a numpy type for fp8."""
     name = tensor.name
     tensor.Clear()
     tensor.name, tensor.data_type = name, form.element_type

@@ -1,9 +1,9 @@
-"""float16 written into a graph: one file means one thing on every backend, and no builder has to be told.
+"""float16 written into a graph, so that one file means the same on every backend.
 
-Inputs and outputs stay float32, the body becomes float16 and its weights with it, and what float16 cannot carry stays
-float32 between casts (half_islands.py). Types are propagated through the graph, so that the operands of every node are
-of one type, as strongly typed networks of TensorRT want it. A ladder of rungs keeps more and more in float32. Needs
-onnx and numpy only, because a board that finishes a bundle has no torch.
+Inputs and outputs stay float32; the body and its weights become float16, except for what float16 cannot represent,
+which stays float32 between casts (half_islands.py). Types are propagated so that the operands of every node have one
+type, as strongly typed networks of TensorRT require. Lower rungs keep more in float32. Needs only onnx and numpy,
+because a board that builds engines has no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samedge.export.graphs.graph_view import GraphView, drop_unused_constants, r
 from samedge.export.precision.half_islands import HALF_MAX, MOVES, islands
 
 HALF_RUNGS: Final[tuple[str, ...]] = ("fp16", "fp16-norms", "fp16-attention", "fp32")
-"""All float16; LayerNorm and softmax in float32; attention in float32 too; untouched."""
+"""All float16; LayerNorm and softmax in float32; attention in float32 too; unchanged."""
 
 _SINGLE_INPUTS: Final = {"Resize": (1, 2)}
 """Inputs that stay float32 whatever the type of the node."""
@@ -33,11 +33,11 @@ class HalfReport:
 
     Attributes:
         rung: The rung.
-        fp16_nodes: Nodes that take or give float16.
-        fp32_nodes: Nodes that take or give float32, casts not counted.
-        casts: Casts between the two that were added.
-        clipped_constants: Weights with numbers beyond float16, which became its largest.
-        islands: Why nodes stayed float32, and how many for each reason.
+        fp16_nodes: Nodes with float16 inputs or outputs.
+        fp32_nodes: Nodes with float32 inputs or outputs, not counting casts.
+        casts: Casts added between the two.
+        clipped_constants: Weights clipped to float16's range.
+        islands: Reasons why nodes stayed float32, with the number of nodes.
     """
 
     rung: str
@@ -49,17 +49,14 @@ class HalfReport:
 
 
 def to_half(model: onnx.ModelProto, rung: str) -> HalfReport:
-    """Make a float32 graph float16 as far as a rung says; changes the model.
+    """Convert a float32 graph to float16 as far as a rung says, in place.
 
     Args:
-        model: The graph with its weights in it.
+        model: The graph with its weights.
         rung: One of `HALF_RUNGS`.
 
-    Returns:
-        What was done.
-
     Raises:
-        UsageError: There is no such rung.
+        UsageError: The rung is unknown.
         ExportError: The graph has branches or loops.
     """
     if rung not in HALF_RUNGS:
@@ -91,11 +88,11 @@ def _has_floats(view: GraphView, index: int) -> bool:
 
 
 class _Plan:
-    """The type of every node and of every tensor.
+    """The type of every node and tensor.
 
     Attributes:
-        half_nodes: For each node whether it is float16.
-        half: Names of the tensors that are made in float16.
+        half_nodes: For each node, True for float16.
+        half: Names of the tensors produced in float16.
     """
 
     def __init__(self, view: GraphView, single: dict[int, str]) -> None:
@@ -111,18 +108,14 @@ class _Plan:
         node, view = self._view.nodes[index], self._view
         if index in self._single or not _has_floats(view, index):
             return
-        floats = view.floats_in(index)
-        if node.op_type in ("Cast", "Shape", "Size"):  # a cast of floats takes what comes; others have no type yet
+        if node.op_type in ("Cast", "Shape", "Size"):  # accept any float; their result's type is fixed elsewhere
             return
-        if node.op_type in MOVES:
-            self.half_nodes[index] = any(name in self.half for name in floats)
-        else:
-            self.half_nodes[index] = True
+        self.half_nodes[index] = node.op_type not in MOVES or any(name in self.half for name in view.floats_in(index))
         if self.half_nodes[index]:
             self.half.update(name for name in node.output if view.is_float(name))
 
     def _place_sources(self) -> None:
-        """Give what is made of integers or constants the type that is wanted of it, from its last user back."""
+        """Give tensors made of integers or constants the type that their users expect, from the last node back."""
         view = self._view
         for index in reversed(range(len(view.nodes))):
             node = view.nodes[index]
@@ -138,12 +131,12 @@ class _Plan:
 
 
 class _Rewriting:
-    """The nodes with their operands in one type, and what is left to be done to the constants.
+    """The nodes with operands of one type, and the conversions of constants still to do.
 
     Attributes:
         nodes: The new nodes.
-        casts: Casts that were added.
-        clipped: Constants that were clipped, once `convert_constants` is done.
+        casts: Number of added casts.
+        clipped: Number of clipped constants, after `convert_constants`.
     """
 
     def __init__(self, view: GraphView, plan: _Plan) -> None:
@@ -152,7 +145,7 @@ class _Rewriting:
         self.casts = 0
         self.clipped = 0
         self._names = {name for node in view.nodes for name in (*node.input, *node.output)} | set(view.constants)
-        self._as: dict[tuple[str, bool], str] = {}  # (tensor, in float16) to the name that it has in this type
+        self._as: dict[tuple[str, bool], str] = {}  # (tensor, in float16) to its name in this type
         self._constants: dict[str, dict[bool, list[tuple[onnx.NodeProto, int]]]] = defaultdict(
             lambda: defaultdict(list)
         )
@@ -161,7 +154,7 @@ class _Rewriting:
             node = onnx.NodeProto.FromString(original.SerializeToString())
             self._place_inputs(index, node)
             if plan.half_nodes[index]:
-                self._make_half(node)
+                _cast_to_half(node)
             renamed = self._rename_outputs(node, outputs)
             self.nodes.append(node)
             for name in renamed:
@@ -175,13 +168,13 @@ class _Rewriting:
             wanted = half and place not in _SINGLE_INPUTS.get(node.op_type, ())
             if name in view.constants:
                 self._constants[name][wanted].append((node, place))
-            elif node.op_type not in ("Cast", "Shape", "Size"):  # which take both types
+            elif node.op_type not in ("Cast", "Shape", "Size"):  # these accept both types
                 node.input[place] = self._in_type(name, wanted)
             else:
                 node.input[place] = self._as.get((name, name in self._plan.half), name)
 
     def _in_type(self, name: str, half: bool) -> str:
-        """Return the name of a tensor in a type, adding the cast that makes it if there is none yet."""
+        """Return the name of a tensor in a type, adding a cast if needed."""
         made_half = name in self._plan.half
         if half == made_half:
             return self._as.get((name, half), name)
@@ -190,19 +183,13 @@ class _Rewriting:
             source = self._as.get((name, made_half), name)
             producer = self._view.producer(name)
             if producer is not None and self._view.nodes[producer].op_type == "Cast":
-                source = self._view.nodes[producer].input[0]  # from the integers themselves: one cast, not two
+                source = self._view.nodes[producer].input[0]  # cast the integers directly, once
             self._cast(source, new, TensorProto.FLOAT16 if half else TensorProto.FLOAT)
             self._as[name, half] = new
         return self._as[name, half]
 
-    def _make_half(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "Cast":
-            for attribute in node.attribute:
-                if attribute.name == "to":
-                    attribute.i = TensorProto.FLOAT16
-
     def _rename_outputs(self, node: onnx.NodeProto, outputs: set[str]) -> list[str]:
-        """Give float16 results that are outputs of the graph another name: theirs is the float32 output's."""
+        """Rename float16 results that are outputs of the graph: the name belongs to the float32 output."""
         renamed = []
         for place, name in enumerate(node.output):
             if name in outputs:
@@ -222,20 +209,26 @@ class _Rewriting:
         return name
 
     def convert_constants(self) -> None:
-        """Store constants in float16 where they are taken so."""
+        """Convert the constants that are used in float16."""
         for name, uses in self._constants.items():
             if not uses[True]:
                 continue
             tensor = self._view.constants[name]
             half, clipped = _half_tensor(tensor)
             self.clipped += clipped
-            if uses[False]:  # both are kept
+            if uses[False]:  # keep both
                 half.name = self._unused(f"{name}_fp16")
                 for node, place in uses[True]:
                     node.input[place] = half.name
                 self._view.graph.initializer.append(half)
             else:
                 tensor.CopyFrom(half)
+
+
+def _cast_to_half(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to":
+            attribute.i = TensorProto.FLOAT16
 
 
 def _half_tensor(tensor: TensorProto) -> tuple[TensorProto, bool]:

@@ -1,23 +1,23 @@
-"""Selection of the nodes that stay float32 when the rest of a graph becomes float16.
+"""Selection of the nodes that stay float32 when a graph becomes float16.
 
-Nothing is told by name: an island is found by what its nodes do, so that it is found in the graphs of every model. On
-every rung float32 are
+Nodes are found by what they compute, not by name, so that this works for every model. On every rung these stay float32:
 
-* *coordinates*: what leads to a sine, a cosine or an index, and what is computed from sizes alone. float16 tells pixels
-  apart up to 2048 and half pixels up to 1024;
-* *norms written out*: means of squares overflow from magnitudes of 256 on, and an epsilon of 1e-6 is hardly there;
+* *coordinates*: whatever leads to a sine, a cosine or an index, or is computed from sizes alone. float16 resolves
+pixels up to 2048 and half pixels up to 1024;
+* *norms written out*: means of squares overflow for magnitudes above 256, and an epsilon of 1e-6 nearly vanishes;
 * *ends*: arithmetic between an input and the first product, and between the last product and an output. Inputs and
-  outputs are float32, so this costs nothing, and boxes stay exact;
-* *scales*: QuantizeLinear and DequantizeLinear before opset 19, where they know no float16;
-* *out of range*: nodes with a scalar that float16 has not;
-* operators that are not known to be safe.
+outputs are float32, so this costs nothing, and boxes stay exact;
+* *scales*: QuantizeLinear and DequantizeLinear before opset 19, which lack float16;
+* *out of range*: nodes with a scalar outside float16's range;
+* operators not known to be safe.
 
-The rungs below add norms and softmax, then the products of attention.
+Lower rungs add norms and softmax, then the products of attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -27,7 +27,7 @@ from samedge.export.graphs.graph_view import GraphView, attributes_of
 
 HALF_MAX: Final = 65504.0
 HALF_TINY: Final = 2.0**-14
-"""Largest number of float16, and the smallest that has all its digits."""
+"""Largest and smallest normal float16."""
 
 MOVES: Final = frozenset(
     (
@@ -35,7 +35,7 @@ MOVES: Final = frozenset(
         "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
     )
 )  # fmt: skip
-"""Move numbers about and compute none: they take the type of what they move."""
+"""Operators that move numbers without computing any, in whatever type these have."""
 
 PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _MEANS: Final = frozenset(("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare"))
@@ -54,24 +54,18 @@ _NORMS: Final = frozenset(
 _SOFTMAX: Final = frozenset(("Softmax", "LogSoftmax"))
 _QUANTISERS: Final = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _HALF_SCALES_FROM: Final = 19
-"""Opset from which they take float16."""
+"""First opset in which they accept float16."""
 
 _SAFE: Final = PRODUCTS | _MEANS | _EXTREMES | _POINTWISE | _POOLS | _NORMS | _SOFTMAX
 _INDEXING: Final = frozenset(("ArgMax", "ArgMin", "Cos", "CumSum", "NonZero", "OneHot", "Range", "Sin", "TopK"))
 _ARITHMETIC: Final = _POINTWISE | _MEANS | _EXTREMES | _SOFTMAX | _POOLS
 
 _SMALL_WEIGHT: Final = 1024
-"""A product with fewer weights than this is no layer of the model but arithmetic: frequencies of positions, or the
-expectation over the bins of a distribution."""
+"""A product with fewer weights is not a layer but arithmetic: frequencies of positions, or an expectation over bins."""
 
 
 def islands(view: GraphView, rung: str) -> dict[int, str]:
-    """Return the nodes that are float32 on a rung, and why.
-
-    Args:
-        view: A float32 graph.
-        rung: One of `samedge.export.precision.half.HALF_RUNGS` but the last.
-    """
+    """Return the nodes of a float32 graph that stay float32 on a rung (not the last), with the reasons."""
     single: dict[int, str] = {}
 
     def keep(nodes: Iterable[int], why: str) -> None:
@@ -87,7 +81,7 @@ def islands(view: GraphView, rung: str) -> dict[int, str]:
     keep(_ends(view), "ends")
     keep(_out_of_range(view), "out of range")
     if rung != "fp16":
-        keep(_norms(view), "norms")
+        keep((index for index, node in enumerate(view.nodes) if node.op_type in _NORMS), "norms")
         keep(_softmax(view), "softmax")
     if rung == "fp16-attention":
         keep(_attention(view), "attention")
@@ -95,15 +89,20 @@ def islands(view: GraphView, rung: str) -> dict[int, str]:
 
 
 def is_layer(view: GraphView, index: int) -> bool:
-    """Return True for a product that carries the model's work, not arithmetic in the form of a product."""
+    """Return True for a product that is a layer of the model, not mere arithmetic."""
     if view.nodes[index].op_type not in PRODUCTS:
         return False
     weight = view.largest_weight(index)
     return weight == 0 or weight >= _SMALL_WEIGHT
 
 
+def _is_arithmetic(view: GraphView, index: int) -> bool:
+    kind = view.nodes[index].op_type
+    return kind in _ARITHMETIC or kind in MOVES or (kind in PRODUCTS and not is_layer(view, index))
+
+
 def _walk(start: Iterable[int], step: Callable[[int], Iterable[int]], through: Callable[[int], bool]) -> set[int]:
-    """Return the nodes that are reached by steps through nodes of a kind, without the start."""
+    """Return the nodes reached by steps through nodes of a kind, without the start."""
     found: set[int] = set()
     waiting = [following for index in start for following in step(index)]
     while waiting:
@@ -126,11 +125,7 @@ def _unknown(view: GraphView) -> list[int]:
 
 
 def _coordinates(view: GraphView) -> set[int]:
-    """Return nodes that compute positions (sines and cosines, indices, sizes), and those computed only from sizes."""
-
-    def passable(index: int) -> bool:
-        kind = view.nodes[index].op_type
-        return kind in _ARITHMETIC or kind in MOVES or (kind in PRODUCTS and not is_layer(view, index))
+    """Return nodes that compute positions (sines, cosines, indices), and those that depend only on sizes."""
 
     def indexes(index: int) -> bool:
         node = view.nodes[index]
@@ -138,12 +133,12 @@ def _coordinates(view: GraphView) -> set[int]:
         return node.op_type in _INDEXING or (to_integer and view.is_float(node.input[0]))
 
     places = [index for index in range(len(view.nodes)) if indexes(index)]
-    found = set(places) | _walk(places, view.before, passable)
+    found = set(places) | _walk(places, view.before, partial(_is_arithmetic, view))
     return found | _of_sizes(view)
 
 
 def _of_sizes(view: GraphView) -> set[int]:
-    """Return nodes computed from sizes and constants only, not from data."""
+    """Return nodes that depend only on sizes and constants, not on data."""
     found: set[int] = set()
     from_sizes: set[str] = set()
     from_data = set(view.inputs)
@@ -160,7 +155,7 @@ def _of_sizes(view: GraphView) -> set[int]:
 
 
 def _written_norms(view: GraphView) -> set[int]:
-    """Mean, difference, square, mean, epsilon, root and quotient of norms that are written out."""
+    """Return the nodes of norms that are written out: mean, difference, square, mean, epsilon, root, quotient."""
 
     def statistic(index: int) -> bool:
         return view.nodes[index].op_type in _POINTWISE | _MEANS
@@ -179,12 +174,8 @@ def _written_norms(view: GraphView) -> set[int]:
 
 
 def _ends(view: GraphView) -> set[int]:
-    """Arithmetic between inputs and the first layers, and between the last ones and outputs."""
-
-    def passable(index: int) -> bool:
-        kind = view.nodes[index].op_type
-        return kind in _ARITHMETIC or kind in MOVES or (kind in PRODUCTS and not is_layer(view, index))
-
+    """Return arithmetic between inputs and the first layers, and between the last ones and outputs."""
+    passable = partial(_is_arithmetic, view)
     last = [index for name in view.outputs if (index := view.producer(name)) is not None and view.is_float(name)]
     found = {index for index in last if passable(index)}
     found |= _walk(found, view.before, passable)
@@ -198,9 +189,9 @@ def _ends(view: GraphView) -> set[int]:
 
 
 def _out_of_range(view: GraphView) -> list[int]:
-    """Nodes with a scalar that float16 has not, where a bound of what is moved or clipped would not do as well."""
+    """Return nodes with a scalar outside float16's range, unless it only bounds what is moved or clipped."""
 
-    def has_none(name: str) -> bool:
+    def unrepresentable(name: str) -> bool:
         if name not in view.constants or not view.is_float(name) or len(view.constants[name].dims) > 1:
             return False
         values = view.constant(name)
@@ -213,16 +204,12 @@ def _out_of_range(view: GraphView) -> list[int]:
     return [
         index
         for index, node in enumerate(view.nodes)
-        if node.op_type not in bounded | _QUANTISERS and any(has_none(name) for name in node.input)
+        if node.op_type not in bounded | _QUANTISERS and any(unrepresentable(name) for name in node.input)
     ]
 
 
-def _norms(view: GraphView) -> list[int]:
-    return [index for index, node in enumerate(view.nodes) if node.op_type in _NORMS]
-
-
 def _softmax(view: GraphView) -> set[int]:
-    """Softmax nodes, and the four nodes of those that are written out."""
+    """Return softmax nodes, and the four nodes of each that is written out."""
     found = {index for index, node in enumerate(view.nodes) if node.op_type in _SOFTMAX}
     for power, node in enumerate(view.nodes):
         if node.op_type != "Exp":
@@ -237,7 +224,7 @@ def _softmax(view: GraphView) -> set[int]:
 
 
 def _attention(view: GraphView) -> set[int]:
-    """From queries and keys to the softmax, and on to the product with the values."""
+    """Return nodes from queries and keys to the softmax, and on to the product with the values."""
 
     def is_linear(index: int) -> bool:
         node = view.nodes[index]
@@ -253,6 +240,6 @@ def _attention(view: GraphView) -> set[int]:
     for index in weights:
         moved = _walk([index], view.after, lambda i: view.nodes[i].op_type in MOVES)
         mixed = [i for start in (index, *moved) for i in view.after(start) if view.nodes[i].op_type == "MatMul"]
-        if mixed:  # otherwise it is no attention
+        if mixed:  # otherwise it is not attention
             found |= {index, *mixed} | _walk([index], view.before, lambda i: i in weights or to_logits(i))
     return found

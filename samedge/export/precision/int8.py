@@ -1,12 +1,12 @@
-"""int8 linear layers and convolutions, written into the graph: one file means one thing on every backend.
+"""int8 linear layers and convolutions written into a graph, so that one file means the same on every backend.
 
-Two ways, both with symmetric int8 weights, one scale an output, and float32 everywhere else (attention products, norms,
-softmax, activation functions); convolutions have the second alone:
+Weights are symmetric int8 with one scale per output; everything else (attention products, norms, softmax, activation
+functions) stays float32. Activations are quantised in one of two ways, convolutions only in the second:
 
-* *dynamic*, for onnxruntime on processors: the activations' range is measured as the graph runs, so no images are
-  needed. One node, ``DynamicQuantizeMatMul``, does all of it.
+* *dynamic*, for onnxruntime on CPUs: ranges are measured at run time, without calibration images, by one node,
+``DynamicQuantizeMatMul``.
 * *static*, for OpenVINO and TensorRT: symmetric QuantizeLinear and DequantizeLinear pairs with ranges measured on the
-  user's images. TensorRT takes no zero points, which is why none are written.
+user's images; without zero points, which TensorRT does not accept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from samedge.export.graphs.graph_view import drop_unused_constants, replace_node
 from samedge.types import FloatArray
 
 SMALLEST_LINEAR: Final = 1 << 16
-"""Weights of fewer numbers stay as they are: there is nothing to win."""
+"""Smaller weights stay float32: there is nothing to gain."""
 
 _CONTRIB: Final = "com.microsoft"
 
@@ -36,7 +36,7 @@ class Linear:
 
     Attributes:
         node: Its Gemm or MatMul.
-        activation: Name of what it is applied to.
+        activation: Name of its input.
         weight: Name of its weight.
         transposed: The weight is ``[out, in]`` instead of ``[in, out]``.
         bias: Name of its bias; empty for none.
@@ -50,7 +50,7 @@ class Linear:
 
     @property
     def axis(self) -> int:
-        """Of the weight: that of the outputs."""
+        """Output axis of the weight."""
         return 0 if self.transposed else 1
 
 
@@ -60,8 +60,9 @@ class Convolution:
 
     Attributes:
         node: Its Conv.
-        activation: Name of what it is applied to.
+        activation: Name of its input.
         weight: Name of its weight, ``[out, in, height, width]``.
+        axis: Output axis of the weight.
     """
 
     node: onnx.NodeProto
@@ -74,7 +75,7 @@ Layer = Linear | Convolution
 
 
 def convolutions(graph: onnx.GraphProto) -> list[Convolution]:
-    """Return the convolutions whose weights are constants, in the order in which they run."""
+    """Return the convolutions with constant weights, in order of execution."""
     constants = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     return [
         Convolution(node, node.input[0], node.input[1])
@@ -84,7 +85,7 @@ def convolutions(graph: onnx.GraphProto) -> list[Convolution]:
 
 
 def linears(graph: onnx.GraphProto) -> list[Linear]:
-    """Return the linear layers whose weights are large constants, in the order in which they run."""
+    """Return the linear layers with large constant weights, in order of execution."""
     large = {
         tensor.name
         for tensor in graph.initializer
@@ -105,41 +106,29 @@ def linears(graph: onnx.GraphProto) -> list[Linear]:
 
 
 def quantise_columns(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
-    """Return a weight ``[in, out]`` as int8 with one scale a column, float32 ``[out]``."""
+    """Return a weight ``[in, out]`` as int8, and its scales float32 ``[out]``."""
     scale = np.abs(weight).max(axis=0).astype(np.float32) / np.float32(127)
     scale[scale == 0] = 1
     quantised: NDArray[np.int8] = np.rint(weight / scale).clip(-127, 127).astype(np.int8)
     return quantised, scale
 
 
-def _quantise_rows(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
-    """Return a weight ``[out, in]`` as int8 ``[in, out]``, and its scales."""
-    return quantise_columns(weight.T)
-
-
 def quantise_along(weight: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
-    """Return a weight of any shape as int8, and one scale for each index of an axis, float32."""
+    """Return a weight as int8, and a float32 scale for each index of an axis."""
     last = np.moveaxis(weight, axis, -1)
     data, scale = quantise_columns(last.reshape(-1, last.shape[-1]))
     return np.ascontiguousarray(np.moveaxis(data.reshape(last.shape), -1, axis)), scale
 
 
 def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = lambda _: True) -> int:
-    """Make linear layers int8 with activations whose range is measured at run time; changes the model.
-
-    Args:
-        model: A float32 graph.
-        choose: Which layers; the others stay float32.
-
-    Returns:
-        How many were changed.
-    """
+    """Make the chosen linear layers int8 with activation ranges measured at run time, in place; return their number."""
     graph, weights = model.graph, _Weights(model.graph)
     changed = 0
     for linear in linears(graph):
         if not choose(linear):
             continue
-        names = weights.quantised(linear.weight, _quantise_rows if linear.transposed else quantise_columns)
+        by_column = (lambda weight: quantise_columns(weight.T)) if linear.transposed else quantise_columns
+        names = weights.quantised(linear.weight, by_column)
         inputs = [linear.activation, *names, *([linear.bias] if linear.bias else [])]
         new = helper.make_node(
             "DynamicQuantizeMatMul", inputs, list(linear.node.output), name=linear.node.name, domain=_CONTRIB
@@ -155,29 +144,17 @@ def quantise_dynamic(model: onnx.ModelProto, choose: Callable[[Linear], bool] = 
 def quantise_static(
     model: onnx.ModelProto, ranges: Mapping[str, float], choose: Callable[[Linear], bool] = lambda _: True
 ) -> int:
-    """Make linear layers int8 by Q/DQ pairs with fixed ranges; changes the model.
-
-    Args:
-        model: A float32 graph.
-        ranges: For each activation, the magnitude that is mapped to 127.
-        choose: Which layers; the others stay float32.
-
-    Returns:
-        How many were changed.
-    """
+    """Make the chosen linear layers int8 as `quantise_layers`; return their number."""
     return quantise_layers(model, ranges, [linear for linear in linears(model.graph) if choose(linear)])
 
 
 def quantise_layers(model: onnx.ModelProto, ranges: Mapping[str, float], layers: Sequence[Layer]) -> int:
-    """Make layers int8 by Q/DQ pairs with fixed ranges, one for each activation; changes the model.
+    """Make layers int8 by Q/DQ pairs with fixed ranges, one per activation, in place; return their number.
 
     Args:
         model: A float32 graph.
-        ranges: For each activation, the magnitude that is mapped to 127. Layers of other activations stay float32.
-        layers: Of the graph.
-
-    Returns:
-        How many were changed.
+        ranges: For each activation, the magnitude mapped to 127. Layers of other activations stay float32.
+        layers: Layers of the graph.
     """
     graph, weights = model.graph, _Weights(model.graph)
     pairs: dict[str, str] = {}
@@ -198,7 +175,7 @@ def quantise_layers(model: onnx.ModelProto, ranges: Mapping[str, float], layers:
                 else:
                     nodes += _pair(layer.activation, scale_name, zero)
             names = weights.quantised(layer.weight, partial(quantise_along, axis=layer.axis))
-            weight = f"{layer.node.name}_weight"  # not the weight's name: several layers may share it
+            weight = f"{layer.node.name}_weight"  # not the weight's name, which several layers may share
             nodes.append(helper.make_node("DequantizeLinear", names, [weight], name=weight, axis=layer.axis))
             node.input[0], node.input[1] = pairs[layer.activation], weight
         nodes.append(node)
@@ -221,16 +198,16 @@ def _dequantise(name: str, scale: str, zero: str) -> onnx.NodeProto:
 
 
 def _joined(graph: onnx.GraphProto, chosen: Mapping[str, Layer]) -> dict[str, onnx.NodeProto]:
-    """Return the concatenations that quantised layers alone read, by their outputs."""
+    """Return the concatenations read only by quantised layers, by output."""
     others = {name for node in graph.node if node.name not in chosen for name in node.input}
     others |= {value.name for value in graph.output}
     return {node.output[0]: node for node in graph.node if node.op_type == "Concat" and node.output[0] not in others}
 
 
 def _quantise_before(nodes: list[onnx.NodeProto], concat: onnx.NodeProto, scale: str, zero: str) -> None:
-    """Quantise what a concatenation joins instead of what it gives: the same numbers.
+    """Quantise the inputs of a concatenation instead of its output: the same numbers.
 
-    OpenVINO (2026.4) moves a quantisation over a concatenation itself, and loses the scale.
+    OpenVINO (2026.4) itself moves a quantisation over a concatenation, and loses the scale.
     """
     name = concat.output[0]
     inputs = [f"{name}_{number}_quantised" for number in range(len(concat.input))]
@@ -243,7 +220,7 @@ def _quantise_before(nodes: list[onnx.NodeProto], concat: onnx.NodeProto, scale:
 
 
 class _Weights:
-    """The initializers of a graph."""
+    """Initializers of a graph."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
@@ -252,24 +229,19 @@ class _Weights:
     def quantised(
         self, name: str, quantise: Callable[[FloatArray], tuple[NDArray[np.int8], FloatArray]]
     ) -> tuple[str, str, str]:
-        """Return the names of a weight's int8 numbers, scales and zero points; made once, whoever shares the weight.
-
-        Args:
-            name: Of the weight.
-            quantise: Gives its numbers and scales.
-        """
+        """Return the names of a weight's int8 numbers, scales and zero points, which are added once."""
         names = (f"{name}_int8", f"{name}_scale", f"{name}_zero")
         if names[0] not in self._tensors:
             values: FloatArray = numpy_helper.to_array(self._tensors[name])
             data, scale = quantise(values)
-            # One zero point a scale, all 0: left out, the dynamic kernel would take the weights for unsigned.
+            # Zero points are all 0, but without them the dynamic kernel would take the weights for unsigned.
             arrays: tuple[NDArray[Any], ...] = (data, scale, np.zeros(len(scale), np.int8))
             for each, array in zip(names, arrays, strict=True):
                 self.add(each, array)
         return names
 
     def add(self, name: str, array: NDArray[np.generic]) -> str:
-        """Add an initializer, once."""
+        """Add an initializer, unless it exists."""
         if name not in self._tensors:
             self._graph.initializer.append(numpy_helper.from_array(array, name))
             self._tensors[name] = self._graph.initializer[-1]

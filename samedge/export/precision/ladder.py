@@ -1,12 +1,12 @@
-"""The precision ladder: the first rung whose masks are the checkpoint's, and that is faster here, is used.
+"""The precision ladder on the CPU: the first rung that preserves the masks and is faster here is used.
 
-A rung that fails is said in the bundle's notes, never used in silence. Below the last rung stands float32.
+The bundle's notes name every rung that failed. Below the last rung stands float32.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,38 +19,26 @@ import onnx
 
 from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.engines.registry import availability, backend_names, open_engine
+from samedge.export.family import part_of
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.plans import GraphPlan
-from samedge.export.precision.calibration import activation_ranges
+from samedge.export.precision.calibration import Calibration, activation_ranges
 from samedge.export.precision.int8 import Linear, linears, quantise_dynamic, quantise_static
 from samedge.types import Array, Progress
 
 ROUNDS: Final = 3
 
 LINEAR_RUNGS: Final = (("every linear layer", False), ("all linear layers but those that narrow", True))
-"""Parts in int8 on each rung; True keeps layers with fewer outputs than inputs in float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Data for measuring static ranges.
-
-    Attributes:
-        feeds: Yields the encoder's feeds, one an image; called several times.
-        images: How many.
-    """
-
-    feeds: Callable[[], Iterable[dict[str, Array]]]
-    images: int
+"""Name of each rung; True keeps layers with fewer outputs than inputs in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One way to write a graph in less than float32.
+    """A way to quantise a graph.
 
     Attributes:
-        name: Which layers are int8.
-        quantise: Changes the graph, and returns how many layers it changed.
+        name: The layers in int8.
+        quantise: Changes the graph, and returns the number of changed layers.
     """
 
     name: str
@@ -59,11 +47,11 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class WrittenGraph:
-    """A float32 graph on disk, with what it takes to write it beside itself in another precision.
+    """A float32 graph on disk, with the data for writing it in another precision.
 
     Attributes:
         record: Its record.
-        plan: The plan that it was traced from.
+        plan: The plan it was traced from.
         folder: The bundle's folder.
         stem: Beginning of file names.
     """
@@ -78,29 +66,28 @@ class WrittenGraph:
         """The ONNX file."""
         return self.folder / self.record.graph.file
 
+    def remove(self) -> None:
+        """Delete the files."""
+        remove_graph(self.record, self.folder)
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The graph that is used.
+    """The graphs that are used.
 
     Attributes:
-        graph: Its record.
-        parity: The verdict of the whole bundle with it; None where float32 is left, which is still to be compared.
-        notes: Why higher rungs are not used, or what the used one has won.
+        graphs: Their records.
+        parity: The verdict of the bundle with them; None if they are float32, or were not judged.
+        notes: Why rungs were rejected, and the gain of the one that is used.
     """
 
-    graph: GraphRecord
+    graphs: tuple[GraphRecord, ...]
     parity: ParityRecord | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def rung_choice(graph: onnx.GraphProto, *, keep_narrowing: bool) -> Callable[[Linear], bool]:
-    """Return which linear layers of a graph a rung changes.
-
-    Args:
-        graph: With its weights.
-        keep_narrowing: Layers with fewer outputs than inputs stay as they are.
-    """
+    """Return a predicate of the layers to quantise: all, or those with no fewer outputs than inputs."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 2}
 
     def choose(linear: Linear) -> bool:
@@ -112,7 +99,7 @@ def rung_choice(graph: onnx.GraphProto, *, keep_narrowing: bool) -> Callable[[Li
 
 
 def int8_backend(calibration: Calibration | None) -> str:
-    """Return the backend that judges and times int8: dynamic graphs are onnxruntime's, static ones OpenVINO's."""
+    """Return the backend that judges and times int8: onnxruntime for dynamic graphs, OpenVINO for static ones."""
     if calibration is not None and "openvino" in backend_names() and availability("openvino").ok:
         return "openvino"
     return "onnxruntime"
@@ -130,16 +117,16 @@ def int8_encoder(
 
     Args:
         fp32: The float32 encoder. Removed if int8 is used.
-        calibration: Images for static ranges; None for ranges that are measured as the graph runs.
+        calibration: Images for static ranges; None for ranges measured at run time.
         judge: Compares the bundle with this encoder, on this backend, with the checkpoint. None: the first rung is used
-            unchecked, and whatever its speed.
-        report: Called with a sentence and the share that is done.
+            unchecked, whatever its speed.
+        report: Called as the work proceeds.
     """
     ranges: dict[str, float] = {}
     if calibration is not None:
         model = onnx.load(str(fp32.path))
         watched = [linear.activation for linear in linears(model.graph)]
-        ranges = measured_ranges(model, watched, calibration, fp32.folder, report)
+        ranges = activation_ranges(model, watched, calibration, fp32.folder, part_of(report, 0.0, 0.4))
         del model
     kind = "dynamic" if calibration is None else "static"
 
@@ -150,26 +137,7 @@ def int8_encoder(
     rungs = [Rung(name, partial(quantise, keep_narrowing=keep_narrowing)) for name, keep_narrowing in LINEAR_RUNGS]
     return climb(
         fp32, rungs, f"int8 {kind}", int8_backend(calibration), judge, report,
-        nothing="the encoder has no linear layers that are large enough",
-    )  # fmt: skip
-
-
-def measured_ranges(
-    model: onnx.ModelProto, watched: Sequence[str], calibration: Calibration, folder: Path, report: Progress
-) -> dict[str, float]:
-    """Return the ranges of activations on the user's images; reports the first 0.4 of the work.
-
-    Args:
-        model: The float32 graph.
-        watched: Names of activations.
-        calibration: The images.
-        folder: Where the graph is written for a while.
-        report: As for `int8_encoder`.
-    """
-    step = f"Measuring ranges on {calibration.images} images"
-    report(step, 0.0)
-    return activation_ranges(
-        model, watched, calibration.feeds, folder, progress=lambda share: report(step, 0.4 * share)
+        nothing="the encoder has no large linear layers",
     )  # fmt: skip
 
 
@@ -185,33 +153,33 @@ def climb(
     sizes: Mapping[str, int] | None = None,
     also: Sequence[str] = (),
 ) -> Chosen:
-    """Write a graph in int8 beside the float32 one, the first rung that passes, and returns which is used and why.
+    """Write a graph in int8 beside the float32 one on the first rung that passes, and return which is used and why.
 
     Args:
         fp32: As for `int8_encoder`.
         rungs: The most thorough first.
-        kind: What the record says of the graph.
-        backend: Which judges and times.
-        judge: As there.
-        report: As there; the last 0.6 of the work.
-        nothing: Why there may be nothing to change.
-        sizes: Sizes for free axes by name to time with; 1 for the others.
-        also: Other backends to time it on, for the notes.
+        kind: Kind of int8, for the record.
+        backend: Judges and times.
+        judge: As for `int8_encoder`.
+        report: As for `int8_encoder`; the last 0.6 of the work.
+        nothing: Reason if a rung changes no layer.
+        sizes: Sizes of free axes by name for timing; 1 for the others.
+        also: Further backends to time on, for the notes.
     """
     notes: list[str] = []
     for step, rung in enumerate(rungs):
         report(f"Trying int8 ({rung.name})", 0.4 + 0.6 * step / len(rungs))
         model = onnx.load(str(fp32.path))
         if rung.quantise(model) == 0:
-            return Chosen(fp32.record, None, (f"int8 is not used: {nothing}",))
+            return Chosen((fp32.record,), None, (f"int8 is not used: {nothing}",))
         graph = save_graph(
             model, fp32.plan, fp32.folder, f"{fp32.stem}.int8", precision="int8", opset=fp32.record.opset,
             variant=f"{fp32.plan.variant}, {kind}, {rung.name}",
         )  # fmt: skip
         del model
         if judge is None:
-            remove_graph(fp32.record, fp32.folder)
-            return Chosen(graph, None, (*notes, f"int8 ({rung.name}) was not checked"))
+            fp32.remove()
+            return Chosen((graph,), None, (*notes, f"int8 ({rung.name}) was not checked"))
         parity = judge(graph, backend)
         refusal = refusal_of(parity)
         if refusal is None:
@@ -222,17 +190,17 @@ def climb(
                     f"int8 ran {speed_ratio(*files, name, sizes or {}):.2f} times as fast as float32 on {name} there"
                     for name in also
                 ]
-                remove_graph(fp32.record, fp32.folder)
-                won = f"int8 ({rung.name}) ran {ratio:.2f} times as fast as float32 on {backend} where it was exported"
-                return Chosen(graph, parity, (*notes, won, *others))
+                fp32.remove()
+                gain = f"int8 ({rung.name}) ran {ratio:.2f} times as fast as float32 on {backend} where it was exported"
+                return Chosen((graph,), parity, (*notes, gain, *others))
             refusal = f"it ran only {ratio:.2f} times as fast as float32 on {backend} here"
         notes.append(f"int8 ({rung.name}) is not used: {refusal}")
         remove_graph(graph, fp32.folder)
-    return Chosen(fp32.record, None, tuple(notes))
+    return Chosen((fp32.record,), None, tuple(notes))
 
 
 def refusal_of(parity: ParityRecord) -> str | None:
-    """Return why a rung is not used, or None where it passed."""
+    """Return why a rung is rejected; None if it passed."""
     if parity.verdict == "passed":
         return None
     if parity.objects is not None:
@@ -246,13 +214,9 @@ def refusal_of(parity: ParityRecord) -> str | None:
 def speed_ratio(
     baseline: Path, candidate: Path, backend: str, sizes: Mapping[str, int] = MappingProxyType({})
 ) -> float:
-    """Return how many times as fast as the baseline a graph runs here: both open, in turn, the median of three rounds.
+    """Return the speed of an ONNX file relative to a baseline, by the median of three rounds in turn.
 
-    Args:
-        baseline: An ONNX file.
-        candidate: Another with the same inputs.
-        backend: Which runs both.
-        sizes: Sizes for free axes by name; 1 for the others.
+    Free axes have the size of their name in `sizes`, or 1.
     """
     seconds: dict[Path, list[float]] = {baseline: [], candidate: []}
     with (

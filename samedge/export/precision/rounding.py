@@ -1,10 +1,9 @@
-"""Emulation of a float16 graph with every result rounded to float16: its stand-in for judging without a GPU.
+"""Emulation of float16 graphs with every result rounded, for judging them without a GPU.
 
-onnxruntime on a processor runs float16 graphs in float32 and takes out the casts in between, so that nothing is rounded
-and nothing overflows: 300 squared is 90000 there, and infinite on a GPU. The twin is a float32 graph in which every
-float16 result is rounded to float16 and back, with overflow to infinity, and the sums inside products, norms and
-softmax are float32, as tensor cores have them. What a GPU fuses is rounded less often than here: the twin is the more
-careful of the two, and the numbers of a real engine lie between it and float32.
+On CPUs onnxruntime runs float16 graphs in float32 and removes the casts in between, so that nothing is rounded and
+nothing overflows: 300 squared is 90000 there, and infinite on a GPU. The twin is a float32 graph in which every float16
+result is rounded to float16 and back, with overflow to infinity; sums inside products, norms and softmax are float32,
+as on tensor cores. GPUs round less often where they fuse nodes: a real engine lies between the twin and float32.
 """
 
 from __future__ import annotations
@@ -25,32 +24,22 @@ from samedge.export.graphs.graph_view import GraphView, attributes_of, replace_n
 from samedge.export.precision.half_islands import MOVES
 from samedge.types import Precision
 
-_EXACT: Final = MOVES | {
-    "Abs",
-    "Clip",
-    "GlobalMaxPool",
-    "Max",
-    "MaxPool",
-    "Min",
-    "Neg",
-    "ReduceMax",
-    "ReduceMin",
-    "Relu",
-}
-"""Their results are among their operands."""
+_EXACT: Final = MOVES.union(
+    ("Abs", "Clip", "GlobalMaxPool", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin", "Relu")
+)
+"""Operators whose results are among their operands."""
 
 _F16, _F32 = TensorProto.FLOAT16, TensorProto.FLOAT
 
 
 def rounding_twin(model: onnx.ModelProto) -> int:
-    """Make a float16 graph its twin; changes the model.
+    """Convert a float16 graph to its twin, in place.
 
     Args:
-        model: A graph whose inputs and outputs are float32 or integers, as
-            `samedge.export.precision.half.to_half` makes it.
+        model: A graph with float32 or integer inputs and outputs, as from `samedge.export.precision.half.to_half`.
 
     Returns:
-        How many results are rounded; 0 if there is no float16 in the graph, which is unchanged then.
+        The number of rounded results; 0 for a graph without float16, which is unchanged.
     """
     view = GraphView(model)
     halves = {name for node in view.nodes for name in node.output if view.element_type(name) == _F16}
@@ -79,14 +68,14 @@ def rounding_twin(model: onnx.ModelProto) -> int:
 
 @contextmanager
 def judged_graph(path: Path, precision: Precision = "fp16") -> Iterator[Path]:
-    """Give the file that a graph is judged by: itself, or its twin for a while if there is float16 in it.
+    """Yield the file to judge a graph by: its own, or a temporary twin if it has float16.
 
     Args:
         path: An ONNX file. The twin is written beside it.
-        precision: What its record says; a float32 graph is not looked at.
+        precision: Of its record; a float32 graph is not read.
 
     Raises:
-        EngineError: The onnxruntime that is installed takes the rounding out.
+        EngineError: The installed onnxruntime removes the rounding.
     """
     model = None if precision == "fp32" else onnx.load(str(path))
     if model is None or not rounding_twin(model):
@@ -101,7 +90,7 @@ def judged_graph(path: Path, precision: Precision = "fp16") -> Iterator[Path]:
 
 
 def check_rounding() -> None:
-    """Make sure that onnxruntime leaves the rounding in a graph.
+    """Check that onnxruntime keeps the rounding in a graph.
 
     Raises:
         EngineError: It does not.
@@ -118,20 +107,20 @@ def check_rounding() -> None:
             have = engine.run({"x": np.array([300, 1.0009765625], np.float32)})["y"]
     if not np.array_equal(have, np.array([np.inf, 1.001953125 / 2], np.float32)):
         raise EngineError(
-            "this onnxruntime computes float16 graphs without rounding, even where they ask for it",
+            "this onnxruntime removes explicit rounding to float16",
             cure="Use onnxruntime 1.17 to 1.32, or export with precision fp32",
         )
 
 
 def _to_single(node: onnx.NodeProto) -> None:
-    """Make a cast between floats one that changes nothing, and a cast from integers one to float32."""
+    """Make a cast between floats a no-op, and a cast from integers one to float32."""
     for attribute in node.attribute:
         if attribute.name == "to":
             attribute.i = _F32
 
 
 def _round(name: str, rounded: str) -> list[onnx.NodeProto]:
-    """Return nodes that round float32 to float16 and back. Two casts in a row would be taken out."""
+    """Return nodes that round float32 to float16 and back; two consecutive casts would be removed."""
     half, between = f"{rounded}_half", f"{rounded}_between"
     return [
         helper.make_node("Cast", [name], [half], name=half, to=_F16),

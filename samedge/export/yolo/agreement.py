@@ -1,8 +1,7 @@
 """Agreement of two graphs of one YOLO on the objects in the user's images, the criterion for int8.
 
-Raw outputs would say little: int8 moves every number a bit. What counts is whether the boxes and masks that a user is
-shown stay. A score that lies near the threshold falls to either side of it by chance, so an object of one graph counts
-as found by the other from half the threshold on.
+int8 changes every raw output a little; what counts are the boxes and masks that users see. A score near the threshold
+falls to either side by chance, so an object of one graph counts as found by the other from half the threshold on.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from samedge.types import Verdict
 
 CONF: Final = 0.25
 SAME_PLACE: Final = 0.5
-"""Boxes of one object overlap by at least this IoU."""
+"""Minimum IoU of boxes of the same object."""
 THRESHOLDS: Final[Mapping[str, float]] = {"found": 0.9, "box_iou": 0.9, "mask_iou": 0.9}
-"""Shares and mean IoUs must be at least these."""
+"""Minimum share of objects found, and minimum mean IoUs."""
 
 _MOST: Final = 100
 
@@ -32,20 +31,13 @@ _MOST: Final = 100
 def agreement(
     baseline: YoloPredictor, candidate: YoloPredictor, images: Iterable[ImageSource], *, conf: float = CONF
 ) -> ObjectsRecord:
-    """Compare what two predictors find.
-
-    Args:
-        baseline: Of the one graph.
-        candidate: Of the other.
-        images: The images.
-        conf: Objects that either of them gives this score are looked for in the other.
-    """
-    pictures, objects, found = 0, 0, 0
+    """Compare the objects that two predictors find in images with scores above `conf`."""
+    count, objects, found = 0, 0, 0
     boxes: list[float] = []
     masks: list[float] = []
     low = Thresholds(conf=conf / 2, max_det=_MOST)
     for image in images:
-        pictures += 1
+        count += 1
         both = [predictor.predict(image, thresholds=low) for predictor in (baseline, candidate)]
         for one, other in (both, both[::-1]):
             for number in _at_least(one, conf):
@@ -61,7 +53,7 @@ def agreement(
                     either = int((a | b).sum())
                     masks.append(float((a & b).sum() / either) if either else 1.0)
     return ObjectsRecord(
-        images=pictures,
+        images=count,
         objects=objects,
         found=found / objects if objects else 0.0,
         box_iou=_mean(boxes),
@@ -70,7 +62,7 @@ def agreement(
 
 
 def verdict_of(record: ObjectsRecord) -> Verdict:
-    """Return whether the figures are good enough."""
+    """Return the verdict by `THRESHOLDS`."""
     masks = 1.0 if record.mask_iou is None else record.mask_iou
     figures = {"found": record.found, "box_iou": record.box_iou, "mask_iou": masks}
     return "passed" if all(figures[name] >= least for name, least in THRESHOLDS.items()) else "failed"
@@ -87,7 +79,7 @@ def _at_least(results: Results, conf: float) -> list[int]:
 
 
 def _counterpart(one: Results, number: int, other: Results) -> tuple[int, float] | None:
-    """Return which object of `other` is the one of this number, and how far their boxes overlap."""
+    """Return the index in `other` of the same object, and the IoU of the boxes."""
     if one.boxes is None or other.boxes is None or not len(other):
         return None
     box = one.boxes.data[number]

@@ -1,6 +1,6 @@
-"""From a checkpoint of YOLOv8 or FastSAM to a proved graph: one ONNX file, or a bundle with it.
+"""Export of YOLOs and FastSAM to one ONNX file, alone or in a bundle.
 
-The file runs here, in Ultralytics' own runtime and wherever its exports run: tensors and metadata have their names.
+Names of tensors and metadata are Ultralytics', so that the file runs in its runtime and wherever its exports run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.bundle.yolo_record import SuppressionRecord
 from samedge.engines.registry import open_engine
 from samedge.errors import UsageError
+from samedge.export.family import part_of
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.trace import trace
 from samedge.export.precision.ladder import WrittenGraph
@@ -54,7 +55,7 @@ class WrittenYolo:
     Attributes:
         graph: Its record.
         parity: The verdict.
-        notes: What was tried and not used, and what int8 has won.
+        notes: Attempts at int8 and their outcome.
     """
 
     graph: GraphRecord
@@ -71,84 +72,76 @@ def export_yolo(
     options: ExportOptions | None = None,
     **keywords: Unpack[GraphKeywords],
 ) -> Path:
-    """Write a YOLOv8 or FastSAM as an ONNX file, prove it against the torch model, and return its path.
+    """Write a YOLO or FastSAM as an ONNX file, compare it with the torch model, and return its path.
 
     Args:
         model: Path of a checkpoint, a known name, or "seeded:yolov8n-seg" and the like.
-        output: The file; by default the checkpoint's name with the ending ``.onnx`` in the working folder.
-        batch: The one number of images that the graph takes; None leaves it free. Ultralytics' runtime takes a graph
-            whose batch is free for one whose sizes are free too.
-        options: A record of options, where they are kept; the defaults if it is left out.
-        keywords: Single options, which change those of the record: `image_size`, `opset` (12 to 20), `check`, and the
+        output: The file; by default the checkpoint's name with the suffix ``.onnx`` in the working folder.
+        batch: Fixed number of images per call; None for any. Ultralytics' runtime takes a free batch to mean free
+            sizes.
+        options: A record of options; the defaults if None.
+        keywords: Single options, which override those of the record: `image_size`, `opset` (12 to 20), `check`, and the
             fields of `samedge.options.YoloExportOptions` (`dynamic`, `nms`, `conf`, `iou`, `max_det`, `agnostic_nms`,
             `end_to_end`).
 
     Raises:
-        TypeError: A keyword that is not known.
-        UsageError: An option that means nothing.
+        TypeError: A keyword is unknown.
+        UsageError: An option is invalid or does not apply.
         CheckpointError: The checkpoint cannot be read, or is of another architecture.
-        ExportError: The graph could not be written.
-        StorageError: The file system said no.
+        ExportError: The graph cannot be written.
+        StorageError: A file cannot be read or written.
     """
-    asked = (options or ExportOptions()).updated(**keywords)
-    foreign = (*changed_fields(asked.sam), *changed_fields(asked.engines))
-    given = {"precision": asked.precision is not None, "calib": asked.calib is not None}
+    chosen = (options or ExportOptions()).updated(**keywords)
+    foreign = (*changed_fields(chosen.sam), *changed_fields(chosen.engines))
+    given = {"precision": chosen.precision is not None, "calib": chosen.calib is not None}
     refuse_foreign("an ONNX file", {**given, **dict.fromkeys(foreign, True)})
-    if asked.graph_opset not in YOLO_OPSETS:
+    if chosen.graph_opset not in YOLO_OPSETS:
         raise UsageError(
-            f"opset {asked.opset} is not supported", cure=f"Choose {YOLO_OPSETS.start} to {YOLO_OPSETS.stop - 1}"
+            f"opset {chosen.opset} is not supported", cure=f"Choose {YOLO_OPSETS.start} to {YOLO_OPSETS.stop - 1}"
         )
     if batch is not None and batch < 1:
-        raise UsageError(f"batch is {batch}", cure="Give 1 or more, or None for any number of images")
+        raise UsageError(f"invalid batch {batch}", cure="Give 1 or more, or None for any number of images")
     loaded = load_yolo(model)
-    input_size(asked.image_size, loaded.image_size, max(loaded.model.config.strides))
-    place = output if output is not None else asked.output
+    input_size(chosen.image_size, loaded.image_size, max(loaded.model.config.strides))
+    place = output if output is not None else chosen.output
     target = Path(place) if place is not None else Path(f"{Path(model).stem.replace(':', '-')}.onnx")
     with staged_file(target) as stage, tempfile.TemporaryDirectory(prefix="samedge-yolo-") as folder:
-        written = write_yolo(loaded, asked, Path(folder), "graph", batch=batch, alone=True)
+        written = write_yolo(loaded, chosen, Path(folder), "graph", batch=batch, alone=True)
         with storage_errors(target):
             shutil.copyfile(Path(folder) / written.graph.graph.file, stage)
     return target
 
 
-def input_size(asked: int | tuple[int, int] | None, trained: int, stride: int) -> tuple[int, int]:
-    """Return (height, width) of the input, px.
-
-    Args:
-        asked: Its side, or (height, width), px; None for what the model was trained at.
-        trained: What the model was trained at, px.
-        stride: Its coarsest stride, px.
+def input_size(requested: int | tuple[int, int] | None, trained: int, stride: int) -> tuple[int, int]:
+    """Return (height, width) of the input, px: the requested side or sides, or the trained size if None.
 
     Raises:
-        UsageError: They are no multiples of the stride.
+        UsageError: They are not multiples of the coarsest stride.
     """
-    asked = trained if asked is None else asked
-    height, width = (asked, asked) if isinstance(asked, int) else asked
+    size = trained if requested is None else requested
+    height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < stride or height % stride or width % stride:
-        raise UsageError(
-            f"an image size of {height} x {width} px is not possible for this model",
-            cure=f"Choose multiples of {stride}",
-        )
+        raise UsageError(f"unsupported image size of {height} x {width} px", cure=f"Choose multiples of {stride}")
     return height, width
 
 
 def with_head(loaded: LoadedYolo, options: YoloExportOptions) -> LoadedYolo:
-    """Return a model with the one head that is used.
+    """Return a model with only the head that is exported.
 
     Raises:
-        UsageError: `end_to_end` is asked of a model that has no head for it.
+        UsageError: `end_to_end` is set, and the model has no head for it.
     """
     heads = loaded.model.config.heads
     if options.end_to_end and ONE not in heads:
         raise UsageError(
-            f"{loaded.name} has no head that gives one box an object", where="--end-to-end", cure="Leave it out"
+            f"{loaded.name} has no head that returns one box per object", where="--end-to-end", cure="Omit it"
         )
     head = ONE if options.end_to_end else heads[0]
     return loaded if heads == (head,) else replace(loaded, model=loaded.model.with_head(head))
 
 
 def suppression(options: YoloExportOptions) -> SuppressionRecord | None:
-    """Return how the graph suppresses, or None where it does not."""
+    """Return the parameters of suppression in the graph, or None without it."""
     if not options.nms:
         return None
     return SuppressionRecord(options.conf, options.iou, options.max_det, options.agnostic_nms)
@@ -164,20 +157,20 @@ def write_yolo(
     alone: bool = False,
     report: Progress = lambda _step, _share: None,
 ) -> WrittenYolo:
-    """Write the graph of a YOLO into a folder, and prove it.
+    """Write the graph of a YOLO into a folder, and compare it with the model.
 
     Args:
         loaded: The model.
-        options: What was asked for.
-        folder: Where to.
+        options: All options.
+        folder: The folder.
         stem: Beginning of the file name.
-        batch: The one number of images that the graph takes; None leaves it free.
-        alone: The graph is used without a bundle, by other runtimes too: end to end, it chooses the best boxes itself,
+        batch: Fixed number of images per call; None for any.
+        alone: The graph is used without a bundle, and by other runtimes: end to end, it selects the best boxes itself,
             as Ultralytics' exports do.
-        report: Called with a sentence and the share of the whole that is done.
+        report: Called as the work proceeds.
 
     Raises:
-        UsageError: Suppression is asked of a model that needs none.
+        UsageError: Suppression is requested for a model that needs none.
     """
     loaded = with_head(loaded, options.yolo)
     config = loaded.model.config
@@ -186,9 +179,9 @@ def write_yolo(
     if config.one_to_one:
         if nms is not None:
             raise UsageError(
-                f"{loaded.name} gives one box an object, and nothing is left to suppress",
+                f"{loaded.name} returns one box per object, which leaves nothing to suppress",
                 where="--nms",
-                cure="Leave it out",
+                cure="Omit it",
             )
         nms = SuppressionRecord(conf=0.0, iou=1.0, max_det=options.yolo.max_det) if alone else None
     images = None if options.calib is None else find_images(Path(options.calib))
@@ -205,13 +198,13 @@ def write_yolo(
     if images is not None:
         chosen = int8_yolo(
             WrittenGraph(graph, plan, folder, stem), images, size, config, metadata(parity),
-            lambda step, share: report(step, 0.4 + 0.5 * share), check=options.check, dynamic=dynamic,
+            part_of(report, 0.4, 0.5), check=options.check, dynamic=dynamic,
         )  # fmt: skip
-        graph, notes = chosen.graph, chosen.notes
-        if chosen.graph.precision == "int8":
+        (graph,), notes = chosen.graphs, chosen.notes
+        if graph.precision == "int8":
             parity = _int8_parity(parity, chosen.parity)
         if loaded.seeded:
-            notes = (*notes, "the weights are random: whether int8 finds the same objects says nothing of trained ones")
+            notes = (*notes, "the weights are random, so that this comparison of int8 means nothing for trained ones")
     model = onnx.load(str(folder / graph.graph.file))
     variant = graph.variant
     if nms is not None:
@@ -231,7 +224,7 @@ def write_yolo(
 
 
 def _int8_parity(fp32: ParityRecord, int8: ParityRecord | None) -> ParityRecord:
-    """Return the verdict of int8; that of the float32 graph that it was judged by has to have passed as well."""
+    """Return the verdict of int8, provided that its reference, the float32 graph, passed as well."""
     if int8 is None:
         return ParityRecord(verdict="unchecked")
     return fp32 if fp32.verdict == "failed" else int8
@@ -247,7 +240,7 @@ def _suppression_error(
     rect: bool,
     batch: int,
 ) -> float:
-    """Return how far what a graph suppresses is from what the host suppresses after the graph without it."""
+    """Return the error of suppression in a graph, compared with the host's after the raw graph."""
     path = raw_path.with_name("suppressed.onnx")
     with storage_errors(path):
         onnx.save(model, str(path))
@@ -297,5 +290,5 @@ def _metadata(
 
 
 def class_names(loaded: LoadedYolo) -> dict[int, str]:
-    """Return the names of the classes by number; numbers where the checkpoint does not tell them."""
+    """Return the names of the classes by number; the number itself for an unnamed class."""
     return {number: loaded.names.get(number, str(number)) for number in range(loaded.model.config.classes)}

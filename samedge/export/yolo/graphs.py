@@ -1,8 +1,8 @@
-"""The graph of a YOLO or FastSAM, with the names and shapes of Ultralytics' own exports.
+"""The graph of a YOLO or FastSAM, with the names and shapes of Ultralytics' exports.
 
-``images`` float32 ``[N, 3, H, W]`` RGB 0..1 to ``output0`` ``[N, 4 + C + M, A]`` and, where the model segments,
-``output1`` ``[N, M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph;
-`samedge.export.yolo.suppression` puts it behind the graph where that is asked for.
+``images`` float32 ``[N, 3, H, W]`` RGB 0..1 to ``output0`` ``[N, 4 + C + M, A]`` and, in a segmenter, ``output1`` ``[N,
+M, H / 4, W / 4]``. Suppression is left to the host, so that every backend runs the graph, unless
+`samedge.export.yolo.suppression` appends it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from samedge.models.yolo.yolo import Yolo, YoloConfig
 from samedge.runtime.yolo.graph import INPUT, OUTPUT, PROTOTYPES
 
 _TRACED_SIDES: Final = (3, 5)
-"""Height and width to trace free sizes with, in strides: unequal, so that neither is taken for the other."""
+"""Height and width for tracing free sizes, in strides: unequal, so that they are not confused."""
 
 
 def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch: int | None = None) -> GraphPlan:
-    """Return the plan of the graph of a YOLO.
+    """Return the plan of a YOLO's graph.
 
     Args:
         model: In evaluation mode.
-        image_size: (height, width) of the input, px, multiples of the coarsest stride; it is fixed to that unless
-            `dynamic`.
+        image_size: (height, width) of the input, px, multiples of the coarsest stride.
         dynamic: Leave height and width free.
-        batch: The one number of images that the graph takes; None leaves it free.
+        batch: Fixed number of images per call; None for any.
     """
     outputs = (OUTPUT, PROTOTYPES) if model.config.segments else (OUTPUT,)
     axes: DynamicAxes = {name: {} if batch else {0: "batch"} for name in (INPUT, *outputs)}
@@ -41,7 +40,7 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch:
     return GraphPlan(
         role="yolo",
         module=model,
-        # Two images where any number is meant: a size of 1 could be taken for a constant.
+        # Two images for a free batch: a size of 1 could become a constant.
         example=(torch.zeros(batch or 2, 3, height, width),),
         inputs=(INPUT,),
         outputs=outputs,
@@ -51,7 +50,7 @@ def plan_yolo(model: Yolo, image_size: tuple[int, int], *, dynamic: bool, batch:
 
 
 def anchors_of(config: YoloConfig, image_size: tuple[int, int]) -> int:
-    """Return how many boxes a model looks at in an input of (height, width) px."""
+    """Return the number of anchors for an input of (height, width) px."""
     return sum((image_size[0] // stride) * (image_size[1] // stride) for stride in config.strides)
 
 

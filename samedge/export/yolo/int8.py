@@ -1,7 +1,7 @@
-"""int8 for a YOLO: its convolutions, by Q/DQ pairs with ranges from the user's images, as far as objects are preserved.
+"""int8 convolutions for a YOLO, by Q/DQ pairs with ranges measured on the user's images, if objects are preserved.
 
-What gives boxes, scores and coefficients their numbers stays float32: the last layer of each branch of the head, the
-expected value over the bins, the decoding of boxes. OpenVINO and TensorRT run the rest in int8.
+The layers that produce boxes, scores and coefficients stay float32: the last layer of each branch of the head, the
+expectation over bins, and the decoding of boxes. OpenVINO and TensorRT run the rest in int8.
 """
 
 from __future__ import annotations
@@ -15,16 +15,10 @@ import onnx
 
 from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.engines.registry import availability, open_engine
+from samedge.export.family import part_of
+from samedge.export.precision.calibration import Calibration, activation_ranges
 from samedge.export.precision.int8 import Convolution, convolutions, quantise_layers
-from samedge.export.precision.ladder import (
-    Calibration,
-    Chosen,
-    Rung,
-    WrittenGraph,
-    climb,
-    int8_backend,
-    measured_ranges,
-)
+from samedge.export.precision.ladder import Chosen, Rung, WrittenGraph, climb, int8_backend
 from samedge.export.yolo.agreement import THRESHOLDS, agreement, verdict_of
 from samedge.models.yolo.yolo import YoloConfig
 from samedge.runtime.image.letterbox import Letterbox
@@ -47,24 +41,24 @@ def int8_yolo(
     check: bool,
     dynamic: bool,
 ) -> Chosen:
-    """Write a graph in int8 beside the float32 one, keeps one of them, and returns which and why.
+    """Write a graph in int8 beside the float32 one, keep one of them, and return which and why.
 
-    Rungs: every convolution that an activation function follows; all of them but the head's; none.
+    Rungs: every convolution followed by an activation; the same without the head; none.
 
     Args:
         fp32: The float32 graph. Removed if int8 is used.
         images: Images for measuring ranges and comparing objects.
         size: (height, width) of the input, px.
-        config: Architecture of the model.
-        metadata: What a graph's file says of the model.
-        report: Called with a sentence and the share that is done.
-        check: Compare the objects with float32's. If not, the first rung is used unchecked, and whatever its speed.
-        dynamic: The input's height and width are free.
+        config: The model's architecture.
+        metadata: Metadata of the graph's file.
+        report: Called as the work proceeds.
+        check: Compare the objects with float32's; otherwise the first rung is used unchecked, whatever its speed.
+        dynamic: The input size is free.
     """
     calibration = Calibration(partial(_feeds, images, size, rect=dynamic, stride=max(config.strides)), len(images))
     model = onnx.load(str(fp32.path))
     watched = [layer.activation for layer in _inner(model.graph)]
-    ranges = measured_ranges(model, watched, calibration, fp32.folder, report)
+    ranges = activation_ranges(model, watched, calibration, fp32.folder, part_of(report, 0.0, 0.4))
     del model
     rungs = [
         Rung("every convolution before an activation", partial(_quantise, ranges=ranges, keep="")),
@@ -75,13 +69,13 @@ def int8_yolo(
     judge = partial(_judge, fp32, images, metadata) if check else None
     return climb(
         fp32, rungs, "int8 static", backend, judge, report,
-        nothing="the model has no convolutions before an activation",
+        nothing="the model has no convolution before an activation",
         sizes={"height": size[0], "width": size[1]}, also=also,
     )  # fmt: skip
 
 
 def _inner(graph: onnx.GraphProto) -> list[Convolution]:
-    """Return the convolutions that SiLU follows: all but the last ones of the head, and the expected value."""
+    """Return the convolutions followed by SiLU: all but the head's last ones and the expectation."""
     activated = {node.input[0] for node in graph.node if node.op_type == "Sigmoid"}
     return [layer for layer in convolutions(graph) if layer.node.output[0] in activated]
 

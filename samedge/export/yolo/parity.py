@@ -1,6 +1,6 @@
-"""Parity of a YOLO's graph with its torch model: raw outputs on the probe images, before suppression.
+"""Comparison of a YOLO's graph with its torch model: raw outputs on the probe images.
 
-Where suppression is in the graph, it is compared with the host's on the same raw outputs.
+Suppression in the graph is compared with the host's on the same raw outputs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_yolo(model: Yolo, engine: Engine, image_size: tuple[int, int], *, rect
         engine: Its graph, without suppression.
         image_size: (height, width) of the input, px.
         rect: The graph's input size is free.
-        batch: How many images the graph is given at once: each probe so many times.
+        batch: Images per call: copies of each probe.
     """
 
     def reference(feed: FloatArray) -> list[FloatArray]:
@@ -58,16 +58,16 @@ def suppression_error(
     rect: bool,
     batch: int = 1,
 ) -> float:
-    """Return how far the rows of a graph that suppresses are from the host's at worst; inf where there are others.
+    """Return the largest error of a suppressing graph's rows, compared with the host's; inf for another number of rows.
 
     Args:
         raw: The graph without suppression.
-        suppressed: The same with it.
-        config: Architecture of the model.
-        record: How it suppresses.
+        suppressed: The graph with it.
+        config: The model's architecture.
+        record: The parameters of suppression.
         image_size: (height, width) of the input, px.
         rect: The input size is free.
-        batch: How many images the graphs are given at once.
+        batch: Images per call.
     """
     thresholds = Thresholds(record.conf, record.iou, record.max_det, agnostic=record.agnostic)
     choose = best_pairs if config.one_to_one else detect

@@ -1,9 +1,8 @@
-"""Suppression of overlapping boxes as part of a YOLO's graph: what `samedge.runtime.yolo.detections` does, in ONNX.
+"""Suppression of overlapping boxes in a YOLO's graph: `samedge.runtime.yolo.detections` in ONNX.
 
 ``output0`` becomes ``[N, max_det, 6 + M]``: x1, y1, x2, y2 in px of the input, score, class, and M mask coefficients;
-the best box first, and zeros in rows that are not needed. That is what Ultralytics' exports with ``nms=True`` give.
-Each class is suppressed on its own, by the operator's own axis for classes and not by shifting boxes apart, which would
-cost a box of class 79 two digits.
+the best box first, and zeros in unused rows, as in Ultralytics' exports with ``nms=True``. Classes are separated by the
+operator's own axis, not by shifting their boxes apart, which would cost a box of class 79 two digits.
 """
 
 from __future__ import annotations
@@ -27,19 +26,15 @@ _PREFIX: Final = "nms_"
 def add_suppression(
     model: onnx.ModelProto, config: YoloConfig, record: SuppressionRecord, *, anchors: int | None
 ) -> None:
-    """Put suppression behind a graph that has none; changes the model.
+    """Append suppression to a graph, in place.
 
     Args:
-        model: Traced from `plan_yolo`, of any precision whose outputs are float32.
-        config: The model's.
-        record: How to suppress.
-        anchors: How many there are; None where the input's size is free.
+        model: Traced from `plan_yolo`, in any precision with float32 outputs.
+        config: The model's architecture.
+        record: The parameters of suppression.
+        anchors: Number of anchors; None if the input size is free.
     """
-    graph = model.graph
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [_RAW if name == OUTPUT else name for name in names]
-    nodes = _Nodes(graph)
+    nodes = _Nodes(model.graph)
     first = 4 + config.classes
     centre, size = nodes.rows(_RAW, 0, 2), nodes.rows(_RAW, 2, 4)
     half = nodes.add("Mul", [size, nodes.floats("half", 0.5)])
@@ -64,32 +59,24 @@ def add_suppression(
     found = nodes.add("GatherND", [rows, nodes.add("Reshape", [at, column])], batch_dims=1)
     used = nodes.add("Reshape", [nodes.add("Greater", [top, nodes.floats("zero", 0.0)]), column])
     nodes.add("Where", [used, found, nodes.floats("zero", 0.0)], output=OUTPUT)
-    for value in graph.output:
-        if value.name == OUTPUT:
-            images = value.type.tensor_type.shape.dim[0]
-            shape = (images.dim_param or images.dim_value, at_most, 6 + config.prototypes)
-            value.CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+    nodes.declare_output(at_most, 6 + config.prototypes)
 
 
 def add_best_boxes(
     model: onnx.ModelProto, config: YoloConfig, record: SuppressionRecord, *, anchors: int | None
 ) -> None:
-    """Put the choice of the best boxes behind the graph of a model that gives one box an object; changes the model.
+    """Append the selection of the best boxes to the graph of a model that returns one box per object, in place.
 
     ``output0`` becomes ``[N, K, 6 + M]`` as in Ultralytics' exports: `samedge.runtime.yolo.detections.best_pairs` in
-    ONNX. K is `max_det`, or the number of anchors where those are fewer.
+    ONNX. K is `max_det`, or the number of anchors if smaller.
 
     Args:
         model: As for `add_suppression`.
-        config: The model's.
-        record: Whose `max_det` counts.
-        anchors: How many there are; None where the input's size is free.
+        config: The model's architecture.
+        record: The parameters of suppression, of which `max_det` is used.
+        anchors: Number of anchors; None if the input size is free.
     """
-    graph = model.graph
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [_RAW if name == OUTPUT else name for name in names]
-    nodes = _Nodes(graph)
+    nodes = _Nodes(model.graph)
     first, classes = 4 + config.classes, nodes.integers("classes", [config.classes])
     centre, size = nodes.rows(_RAW, 0, 2), nodes.rows(_RAW, 2, 4)
     half = nodes.add("Mul", [size, nodes.floats("half", 0.5)])
@@ -120,22 +107,17 @@ def add_best_boxes(
         ends = [nodes.integers(f"row_{end}", [end]) for end in (first, first + config.prototypes)]
         outputs.append(nodes.add("Slice", [found, *ends, last]))
     nodes.add("Concat", outputs, axis=2, output=OUTPUT)
-    for value in graph.output:
-        if value.name == OUTPUT:
-            images = value.type.tensor_type.shape.dim[0]
-            kept = "boxes" if anchors is None else min(record.max_det, anchors)
-            shape = (images.dim_param or images.dim_value, kept, 6 + config.prototypes)
-            value.CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+    nodes.declare_output("boxes" if anchors is None else min(record.max_det, anchors), 6 + config.prototypes)
 
 
 def _kept_scores(
     nodes: _Nodes, boxes: str, best: str, scores: str, number: str, classes: int, record: SuppressionRecord
 ) -> str:
-    """Return the score of each anchor that stays, and 0 for the others, ``[N, A]``."""
+    """Return the score of each anchor that is kept, and 0 for the others, ``[N, A]``."""
     ranked = best
     if not record.agnostic and classes > 1:
         numbers = nodes.constant("classes", np.arange(classes, dtype=np.int64).reshape(1, -1, 1))
-        # One box an anchor: of the class that scores best there.
+        # One box per anchor: of the best-scoring class.
         ranked = nodes.add("Where", [nodes.add("Equal", [numbers, number]), scores, nodes.floats("zero", 0.0)])
     chosen = nodes.add(
         "NonMaxSuppression",
@@ -154,29 +136,40 @@ def _kept_scores(
 
 
 class _Nodes:
-    """Nodes and constants that are put at the end of a graph; tensors are known by their names."""
+    """Nodes and constants appended to a graph, whose output is renamed to `_RAW`; tensors are known by name."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [_RAW if name == OUTPUT else name for name in names]
         self._graph = graph
         self._constants: set[str] = set()
         self._count = 0
 
     def add(self, kind: str, inputs: Sequence[str], *, output: str | None = None, **attributes: Any) -> str:
-        """Add a node of one output and return the output's name."""
+        """Add a node with one output and return the output's name."""
         self._count += 1
         name = f"{_PREFIX}{self._count}_{kind}"
         self._graph.node.append(helper.make_node(kind, list(inputs), [output or name], name=name, **attributes))
         return output or name
 
     def add_two(self, kind: str, inputs: Sequence[str], **attributes: Any) -> tuple[str, str]:
-        """Add a node of two outputs and return their names."""
+        """Add a node with two outputs and return their names."""
         first = self.add(kind, inputs, **attributes)
         second = f"{first}_2"
         self._graph.node[-1].output.append(second)
         return first, second
 
+    def declare_output(self, rows: int | str, columns: int) -> None:
+        """Declare the output as ``[N, rows, columns]``."""
+        for value in self._graph.output:
+            if value.name == OUTPUT:
+                images = value.type.tensor_type.shape.dim[0]
+                shape = (images.dim_param or images.dim_value, rows, columns)
+                value.CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+
     def rows(self, name: str, start: int, stop: int) -> str:
-        """Return rows of a tensor ``[N, R, A]``."""
+        """Slice rows of a tensor ``[N, R, A]``."""
         ends = [self.integers(f"row_{start}", [start]), self.integers(f"row_{stop}", [stop])]
         return self.add("Slice", [name, *ends, self.integers("axis_1", [1])])
 
@@ -189,7 +182,7 @@ class _Nodes:
         return self.constant(name, np.array(value, np.float32))
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        """Return a constant, which is kept once."""
+        """Return a constant, added once."""
         name = f"{_PREFIX}{name}"
         if name not in self._constants:
             self._constants.add(name)

@@ -66,7 +66,7 @@ def named_yolo_config(name: str) -> YoloConfig:
     if match is None or line not in ARCHITECTURES:
         families = ("yolov8", "yolo11", "yolo12", "yolo26")
         names = [f"{family}{size}{end}" for family in families for end in ("", "-seg") for size in _SIZES]
-        raise UsageError(f"unknown size {name!r}", cure=f"Choose one of: {', '.join((*names, *_FAST_SAM))}")
+        raise UsageError(f"unknown model {name!r}", cure=f"Choose one of: {', '.join((*names, *_FAST_SAM))}")
     return yolo_config(match["size"], architecture_name=line, segments=bool(match["more"]))
 
 

@@ -142,9 +142,9 @@ def test_what_cannot_be_checked_is_said_to_be_unchecked(
 ) -> None:
     board = Board(monkeypatch, "rtx", RTX3060)
     sentence = {
-        "no GPU": "cannot be run without a GPU: they are to be checked on the device",
-        "asked for": "were not checked, because that was asked for",
-        "no answers": "the bundle keeps no answers",
+        "no GPU": "cannot be run without a GPU: they will be checked on the device",
+        "asked for": "were not checked, as requested",
+        "no answers": "the bundle has no stored output",
     }[why]
     if why == "no GPU":
         board.gpu = None
@@ -283,10 +283,10 @@ def test_a_plan_that_was_changed_beside_the_bundle_costs_a_clear_word(
     [
         ({"flavour": "tflite"}, UsageError, "unknown flavour 'tflite'. Choose one of: auto, trt, rtx"),
         ({"flavour": "rtx"}, BackendUnavailableError, "tensorrt_rtx is not installed"),
-        ({"precision": "int8"}, UsageError, "encoder is fp32, and int8 was asked for. Export again with --precision"),
+        ({"precision": "int8"}, UsageError, "encoder is fp32, not int8. Export again with --precision"),
         ({"prompts": "many"}, UsageError, "--prompts: invalid range 'many'"),
         ({"prompts": "4/2/1"}, UsageError, "invalid profile 4/2/1"),
-        ({"points": "2/2/3"}, UsageError, "do not take the probes"),
+        ({"points": "2/2/3"}, UsageError, "do not accept the probes"),
         ({"targets": ("8.6",)}, UsageError, "builds for the local GPU only"),
         ({"workspace": 0.0}, UsageError, "invalid workspace_share 0.0"),
         ({"optimisation_level": 9}, UsageError, "invalid optimisation_level 9"),
@@ -325,7 +325,7 @@ def test_auto_takes_what_is_installed(bundle: Path, monkeypatch: pytest.MonkeyPa
     board = Board(monkeypatch, "rtx", RTX3060)
     assert "TensorRT-RTX" in build_engines(board.serve(bundle)).target
     monkeypatch.setattr("samedge.export.engines.target.find_flavour", _missing)
-    with pytest.raises(BackendUnavailableError, match=r"there is no TensorRT here.*samedge\[trt\].*samedge\[rtx\]"):
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT is not installed.*samedge\[trt\].*samedge\[rtx\]"):
         build_engines(bundle)
 
 

@@ -15,8 +15,14 @@ from support.bundles import write_any_bundle, write_small_bundle
 
 from samedge.bundle.archive import Bundle, open_bundle
 from samedge.errors import UsageError
-from samedge.export.engines.rung_memory import RungKey, remember_rungs, remembered_rungs
-from samedge.export.engines.rungs import precision_rungs, rung_graph, written_in
+from samedge.export.engines.rungs import (
+    RungKey,
+    precision_rungs,
+    remember_rungs,
+    remembered_rungs,
+    rung_graph,
+    written_in,
+)
 from samedge.export.precision.half import HALF_RUNGS
 from samedge.types import Precision
 
@@ -61,7 +67,7 @@ def test_the_rungs_of_a_precision(
     ("exported", "variant", "asked", "message"),
     [
         ("fp32", "mask", "int8", "Export again with --precision int8 --calib IMAGES"),
-        ("int8", "mask", "fp32", "the bundle's encoder is int8, and fp32 was asked for. Export again without"),
+        ("int8", "mask", "fp32", "the bundle's encoder is int8, not fp32. Export again without"),
         ("fp16", "mask", "fp32", "Export again without --precision"),
         ("int8", "chunked, int8 dynamic, every linear layer", None, "ranges as it runs, which TensorRT does not take"),
     ],

@@ -138,10 +138,10 @@ class TestBuilding:
         changes = {"parity": msgspec.structs.replace(parity, verdict="unchecked")} if why == "unproved" else {}
         path = board.serve(own(nms=why == "suppression", **changes))
         sentence = {
-            "no GPU": "cannot be run without a GPU: they are to be checked on the device",
-            "asked for": "not checked, because that was asked for",
-            "no reference": "no other backend here to run the bundle's graph on a processor",
-            "unproved": "the bundle's own graph was not compared with its checkpoint",
+            "no GPU": "cannot be run without a GPU: they will be checked on the device",
+            "asked for": "not checked, as requested",
+            "no reference": "no other backend is installed to run its graph on the CPU",
+            "unproved": "its graph was not compared with its checkpoint",
             "suppression": "a rounding near its thresholds is a missing box",
         }[why]
         if why == "no reference":
@@ -162,7 +162,7 @@ class TestBuilding:
         built = build_engines(path)
         assert (built.precision, built.rungs, built.verdict) == ("int8", ("int8 as exported",), "passed")
         assert [options.precision for options in board.options] == ["int8"]
-        with pytest.raises(UsageError, match="the bundle's graph is int8, and fp16 was asked for"):
+        with pytest.raises(UsageError, match="the bundle's graph is int8, not fp16"):
             build_engines(path, precision="fp16")
 
     def test_a_fixed_size_has_a_profile_of_images_alone(
@@ -183,10 +183,10 @@ class TestBuilding:
         [
             ({"prompts": "1/2/3"}, "--prompts: not supported for a YOLO"),
             ({"points": "2/2/3"}, "--points: not supported for a YOLO"),
-            ({"height": "32/100/320"}, "--height: 32/100/320 px are not possible for this model. Choose multiples"),
+            ({"height": "32/100/320"}, "--height: sizes of 32/100/320 px are unsupported. Choose multiples"),
             ({"width": "many"}, "--width: invalid range 'many'"),
             ({"batch": "4/2/1"}, "invalid profile 4/2/1"),
-            ({"precision": "int8"}, "the bundle's graph is fp32, and int8 was asked for"),
+            ({"precision": "int8"}, "the bundle's graph is fp32, not int8"),
         ],
     )
     def test_what_means_nothing_is_refused_before_anything_is_built(
@@ -253,7 +253,7 @@ class TestLoading:
         with samedge.load(self.path, kind="yolo") as predictor:
             assert predictor.device == "cuda:0"
         assert bundle_pairs(open_bundle(self.path))[0].verdict == "passed"
-        monkeypatch.setattr("samedge.parity.yolo_verify.verify_yolo_engine", None)  # not asked again
+        monkeypatch.setattr("samedge.parity.yolo_verify.YoloParity.verify_engines", None)  # not asked again
         assert samedge.load(self.path, backend="rtx").device == "cuda:0"
 
     def test_one_from_elsewhere_that_is_wrong_is_left_alone_by_auto(self, board: Board) -> None:
@@ -314,7 +314,7 @@ class TestVerifying:
 
     def test_there_is_no_other_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(yolo_verify, "availability", no_reference)
-        with pytest.raises(BackendUnavailableError, match=r"cannot be checked: there is no other backend here"):
+        with pytest.raises(BackendUnavailableError, match=r"cannot be verified: no other backend is installed"):
             verify_bundle(bundle())
 
     def test_an_engine_and_the_verdict_is_kept(self, own: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ class TestExport:
     @pytest.mark.parametrize("precision", ["fp16", "fp8"])
     def test_float16_is_for_engines(self, tmp_path: Path, precision: Any) -> None:
         calib = COFFEE if precision == "fp8" else None
-        with pytest.raises(UsageError, match=r"exported in fp32 or int8, and fp\d+ was asked for.*samedge build"):
+        with pytest.raises(UsageError, match=r"exported in fp32 or int8, not fp\d+.*samedge build"):
             samedge.export_model(checkpoint(), precision=precision, calib=calib, output=tmp_path / "a", check=False)
         assert not (tmp_path / "a").exists()
 

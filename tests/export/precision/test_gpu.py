@@ -27,7 +27,7 @@ from samedge.export.precision import int8
 from samedge.export.precision.half import HALF_RUNGS, to_half
 from samedge.export.precision.rounding import judged_graph
 from samedge.export.torch_reference import TorchRunner
-from samedge.parity.compare import HALF_THRESHOLDS, INT8_THRESHOLDS, compare
+from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.parity.graph_runner import GraphRunner, judged_roles
 from samedge.parity.probes import probe_set
 
@@ -58,8 +58,12 @@ class Judge:
     def __init__(self, verdicts: list[ParityRecord]) -> None:
         self.verdicts: Iterator[ParityRecord] = iter(verdicts)
         self.asked: list[tuple[str, str]] = []
+        self.compare = sam_bundle._check_parity
 
-    def __call__(self, _loaded: Any, _stage: Any, _io: Any, _report: Any, graphs: Any, thresholds: Any) -> ParityRecord:
+    def __call__(self, *others: Any, **named: Any) -> ParityRecord:
+        *_, graphs, thresholds = others
+        if thresholds == FP32_THRESHOLDS:
+            return self.compare(*others, **named)
         assert thresholds in (HALF_THRESHOLDS, INT8_THRESHOLDS)
         self.asked.append((graphs[0].variant, graphs[1].variant))
         return next(self.verdicts)
@@ -83,7 +87,7 @@ def test_fp16_is_proved_with_rounding_and_runs(tmp_path: Path) -> None:
 
 def test_each_half_of_the_model_walks_down_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge([FAILED, FAILED, PASSED, FAILED, FAILED, PASSED])
-    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", judge)
+    monkeypatch.setattr(sam_bundle, "_check_parity", judge)
     manifest = read(export_model(TINY, precision="fp16", form="concat", output=tmp_path / "b"))
     assert judge.asked == [
         ("concat, fp16", "default, fp16"),
@@ -105,7 +109,7 @@ def test_what_fails_on_all_rungs_stays_float32_and_is_judged_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = Judge([FAILED] * 7)
-    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", judge)
+    monkeypatch.setattr(sam_bundle, "_check_parity", judge)
     manifest = read(export_model(TINY, precision="fp16", output=tmp_path / "b"))
     assert {graph.precision for graph in manifest.graphs} == {"fp32"}
     assert "embedding_error_max" in manifest.parity.thresholds
@@ -116,21 +120,21 @@ def test_what_fails_on_all_rungs_stays_float32_and_is_judged_as_such(
 def test_fp8_is_written_on_top_of_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SMALLEST_LINEAR", 1024)
     judge = Judge([PASSED, FAILED, PASSED])
-    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", judge)
+    monkeypatch.setattr(sam_bundle, "_check_parity", judge)
     bundle = export_model(TINY, precision="fp8", calib=ASSETS, output=tmp_path / "b")
     manifest = read(bundle)
     encoder = manifest.graph("encoder")
     assert (encoder.precision, encoder.opset) == ("fp8", 19)
     assert encoder.variant == "mask, fp8 static, all linear layers but those that narrow, fp16"
     assert {graph.precision for graph in manifest.graphs[1:]} == {"fp16"}
-    assert manifest.notes[-1].endswith("is used; whether it is faster, only the GPU can tell")
+    assert manifest.notes[-1].endswith("is used; only the GPU can tell whether it is faster")
     kinds = {tensor.data_type for tensor in onnx.load(bundle / encoder.graph.file).graph.initializer}
     assert {onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT16} < kinds
 
 
 def test_int8_that_fails_leaves_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SMALLEST_LINEAR", 1024)
-    monkeypatch.setattr(sam_bundle, "_judge_for_gpus", Judge([PASSED, FAILED, FAILED]))
+    monkeypatch.setattr(sam_bundle, "_check_parity", Judge([PASSED, FAILED, FAILED]))
     manifest = read(export_model(TINY, precision="int8", form="mask", calib=ASSETS, output=tmp_path / "b"))
     assert {graph.precision for graph in manifest.graphs} == {"fp16"}
     assert manifest.parity == PASSED
@@ -149,10 +153,10 @@ def test_unchecked_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "fp8 wants images to measure ranges on"),
+        ({"precision": "fp8"}, "fp8 needs calibration images"),
         ({"precision": "fp8", "calib": ".", "opset": 17}, "opset 17 has no fp8"),
-        ({"precision": "fp8", "calib": ".", "io": "samexporter"}, "not written in the samexporter scheme"),
-        ({"precision": "fp16", "calib": "."}, "images to calibrate with are for int8"),
+        ({"precision": "fp8", "calib": ".", "io": "samexporter"}, "not supported in the samexporter scheme"),
+        ({"precision": "fp16", "calib": "."}, "calibration images are only for int8 and fp8"),
         ({"precision": "fp4"}, "unknown precision 'fp4'.*fp32, fp16, int8, fp8"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from samedge.export import sam_bundle
 from samedge.export.exporter import export_model
 from samedge.export.precision import int8
 from samedge.export.precision import ladder as precision
-from samedge.export.precision.calibration import QUANTILE, MagnitudeHistogram, activation_ranges
+from samedge.export.precision.calibration import QUANTILE, Calibration, MagnitudeHistogram, activation_ranges
 from samedge.export.precision.int8 import linears, quantise_columns, quantise_dynamic, quantise_static
 from samedge.parity.compare import INT8_THRESHOLDS
 from samedge.types import Array, FloatArray
@@ -110,7 +111,7 @@ def test_static_int8_is_close_and_symmetric(tmp_path: Path) -> None:
     def feeds() -> list[dict[str, Array]]:
         return [{"x": part} for part in np.split(x, 4)]
 
-    ranges = activation_ranges(model, names[1:], feeds, tmp_path, threads=1)
+    ranges = activation_ranges(model, names[1:], Calibration(feeds, 1), tmp_path, threads=1)
     inside = np.maximum(
         x @ numpy_helper.to_array(model.graph.initializer[0]).T + numpy_helper.to_array(model.graph.initializer[1]), 0
     )
@@ -186,6 +187,15 @@ class TestLadder:
             monkeypatch.setattr(int8, "SMALLEST_LINEAR", 1024)
         return export_model(model, precision="int8", output=folder / "bundle", calib=calib)
 
+    def judge(self, monkeypatch: pytest.MonkeyPatch, *verdicts: ParityRecord) -> None:
+        """Put verdicts in place of comparisons of int8."""
+        compare, left = sam_bundle._check_parity, iter(verdicts)
+
+        def judged(*others: Any, **named: Any) -> ParityRecord:
+            return next(left) if others[-1] == INT8_THRESHOLDS else compare(*others, **named)
+
+        monkeypatch.setattr(sam_bundle, "_check_parity", judged)
+
     def test_masks_stay_and_linear_layers_are_a_quarter_as_large(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -208,7 +218,7 @@ class TestLadder:
             assert predictor.predict(points=[20, 20]).masks.shape == (1, 40, 60)
 
     def test_what_is_not_faster_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sam_bundle, "_judge_int8", lambda *_: ParityRecord(verdict="passed"))
+        self.judge(monkeypatch, ParityRecord(verdict="passed"), ParityRecord(verdict="passed"))
         bundle = self.export(tmp_path, monkeypatch, ratio=0.9, model=TINY)
         manifest = read_manifest(bundle / MANIFEST_NAME)
         assert {graph.precision for graph in manifest.graphs} == {"fp32"}
@@ -218,10 +228,8 @@ class TestLadder:
         assert {path.name for path in bundle.iterdir()} == {MANIFEST_NAME, *(file.file for file in manifest.files)}
 
     def test_what_changes_masks_steps_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        verdicts = iter(
-            [ParityRecord(verdict="failed", mask_iou_mean=0.9, mask_iou_decile=0.5), ParityRecord(verdict="passed")]
-        )
-        monkeypatch.setattr(sam_bundle, "_judge_int8", lambda *_: next(verdicts))
+        failed = ParityRecord(verdict="failed", mask_iou_mean=0.9, mask_iou_decile=0.5)
+        self.judge(monkeypatch, failed, ParityRecord(verdict="passed"))
         bundle = self.export(tmp_path, monkeypatch, model=TINY)
         manifest = read_manifest(bundle / MANIFEST_NAME)
         assert manifest.graph("encoder").variant == "chunked, int8 dynamic, all linear layers but those that narrow"
@@ -245,8 +253,8 @@ class TestLadder:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8", "io": "samexporter"}, "int8 is not written in the samexporter scheme"),
-        ({"calib": "."}, "images to calibrate with are for int8"),
+        ({"precision": "int8", "io": "samexporter"}, "int8 is not supported in the samexporter scheme"),
+        ({"calib": "."}, "calibration images are only for int8 and fp8"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -102,5 +102,5 @@ def test_a_runtime_that_takes_rounding_out_is_found(monkeypatch: pytest.MonkeyPa
     check_rounding()
     identity = lambda name, rounded: [helper.make_node("Identity", [name], [rounded])]  # noqa: E731
     monkeypatch.setattr(rounding, "_round", identity)
-    with pytest.raises(EngineError, match="without rounding"):
+    with pytest.raises(EngineError, match="removes explicit rounding"):
         check_rounding()

@@ -186,7 +186,7 @@ class TestGate:
         assert len(head) == 2 * 3 * 3 + 1
 
     def test_it_needs_images(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="need images"):
+        with pytest.raises(UsageError, match="needs calibration images"):
             samedge.export_model(checkpoint(), output=tmp_path / "a", precision="int8")
 
 
