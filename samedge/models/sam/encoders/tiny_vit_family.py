@@ -29,6 +29,12 @@ class TinyViTModel:
         """See `tiny_vit_sizes`."""
         return tiny_vit_sizes(state, image_size)
 
+    def assumptions(self, state: State, image_size: int | None) -> tuple[str, ...]:
+        """Return a sentence about the image size, if neither the weights nor anybody tells it."""
+        if image_size is not None:
+            return ()
+        return (f"input {TINY_VIT_IMAGE_SIZE} px assumed: the weights do not tell it, and --image-size changes it",)
+
     def fit(self, state: dict[str, Tensor], config: TinyViTConfig) -> dict[str, Tensor]:
         """Leave out the classifier that TinyViT was trained with, and tables that some forks save."""
         return {k: value for k, value in state.items() if not k.startswith(_UNUSED) and not k.endswith(_DERIVED)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
 
 from samedge.errors import UsageError
 from samedge.models.checkpoints.shapes import MisfitError, State, count_entries, shape_of
-from samedge.models.sam.configs import ViTConfig
+from samedge.models.sam.configs import VIT_CONFIGS, ViTConfig
 from samedge.models.sam.encoders.families import Shapes
 from samedge.models.sam.encoders.vit import ImageEncoderViT
 
@@ -22,8 +22,17 @@ class ViTModel:
         return vit_sizes(state, image_size)
 
     def fit(self, state: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-        """Interpolate the relative positions of global attention that a fine-tune kept from another image size."""
+        """Interpolate the relative positions of global attention that a fine-tune kept from another image size.
+
+        A model without relative positions gets tables of zeros, which change nothing.
+        """
         fitted, rows = dict(state), 2 * config.grid - 1
+        if _has_no_positions(state):
+            for i, window in enumerate(config.window_sizes):
+                for axis in "hw":
+                    table = torch.zeros(2 * (window or config.grid) - 1, config.embed_dim // config.num_heads)
+                    fitted[f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"] = table
+            return fitted
         for i, window in enumerate(config.window_sizes):
             high, wide = (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for axis in "hw")
             # Only tables of one shape: anything else is an odd one, which the check of shapes names.
@@ -31,6 +40,12 @@ class ViTModel:
                 for key in (high, wide):
                     fitted[key] = fit_relative_positions(state[key], rows)
         return fitted
+
+    def assumptions(self, state: State, image_size: int | None) -> tuple[str, ...]:
+        """Return a sentence about heads and windows, if the weights have no relative positions, which tell them."""
+        if not _has_no_positions(state):
+            return ()
+        return ("heads and windows assumed as in the SAM of this width and depth: there are no relative positions",)
 
     def build(self, config: ViTConfig) -> nn.Module:
         """Return the encoder of these sizes."""
@@ -64,6 +79,8 @@ def vit_sizes(state: State, image_size: int | None) -> ViTConfig:
             image_size=grid * patch_size,
         )
     depth = count_entries(state, f"{at}.blocks")
+    if _has_no_positions(state):
+        return _without_positions(state, embed_dim, depth, grid * patch_size, patch_size)
     rel_pos = [shape_of(state, f"{at}.blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]
     if not rel_pos or embed_dim % rel_pos[0][1]:
         raise MisfitError("its attention has no whole number of heads")
@@ -76,6 +93,27 @@ def vit_sizes(state: State, image_size: int | None) -> ViTConfig:
         mlp_dim=shape_of(state, f"{at}.blocks.0.mlp.lin1.weight", 2)[0],
         window_sizes=window_sizes([length for length, _ in rel_pos], grid),
         out_chans=shape_of(state, f"{at}.neck.0.weight", 4)[0],
+    )
+
+
+def _has_no_positions(state: State) -> bool:
+    return not any(key.startswith("image_encoder.") and ".rel_pos_" in key for key in state)
+
+
+def _without_positions(state: State, embed_dim: int, depth: int, image_size: int, patch_size: int) -> ViTConfig:
+    """Return the sizes of a ViT with ``use_rel_pos=False``: heads and windows are those of the SAM of its width."""
+    known = (config.encoder for config in VIT_CONFIGS.values() if isinstance(config.encoder, ViTConfig))
+    like = next((each for each in known if (each.embed_dim, each.depth) == (embed_dim, depth)), None)
+    if like is None:
+        raise MisfitError(
+            "it has no relative positions, which tell its heads and windows, and is as wide as no known SAM"
+        )
+    return replace(
+        like,
+        image_size=image_size,
+        patch_size=patch_size,
+        mlp_dim=shape_of(state, "image_encoder.blocks.0.mlp.lin1.weight", 2)[0],
+        out_chans=shape_of(state, "image_encoder.neck.0.weight", 4)[0],
     )
 
 
