@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from samedge.api.sam_predictor import SAMPredictor
     from samedge.api.yolo import YOLO, FastSAM
     from samedge.engines.registry import backends
-    from samedge.engines.selection.decisions import kept_decisions
+    from samedge.engines.selection import kept_decisions
     from samedge.errors import SamedgeError, SamedgeWarning
     from samedge.export.engines.build import build_engines
     from samedge.export.exporter import export_model
@@ -43,7 +43,7 @@ _HOMES: Final = {
     "SamedgeWarning": "samedge.errors",
     "auto_annotate": "samedge.annotation.auto_annotate",
     "backends": "samedge.engines.registry",
-    "kept_decisions": "samedge.engines.selection.decisions",
+    "kept_decisions": "samedge.engines.selection",
     "build_engines": "samedge.export.engines.build",
     "export_model": "samedge.export.exporter",
     "verify_bundle": "samedge.parity.verify",

@@ -27,12 +27,6 @@ not parse messages. The command line prints ``str(error)``: one line.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
-
 
 class SamedgeError(Exception):
     """Base class: the cause of an error, its place, and its cure.
@@ -142,39 +136,6 @@ class BenchmarkError(SamedgeError):
 
 class CancelledError(SamedgeError):
     """A cancellation requested by the caller."""
-
-
-_STORAGE_CURES: Final = {
-    errno.ENOSPC: "Free some space, or choose another folder",
-    errno.EDQUOT: "The disk quota is used up: free some space, or choose another folder",
-    errno.EACCES: "Check the permissions, or choose another folder",
-    errno.EPERM: "Check the permissions, or choose another folder",
-    errno.EROFS: "The file system is read-only: choose another folder",
-    errno.ENOENT: "Check the path",
-    errno.EEXIST: "Something else is in the way: choose another path",
-    errno.ENOTDIR: "A file stands where a folder is needed: choose another path",
-    errno.EISDIR: "A folder stands where a file is needed: choose another path",
-    errno.ENAMETOOLONG: "Choose a shorter name",
-}
-
-
-@contextmanager
-def storage_errors(path: Path | str, doing: str = "write") -> Iterator[None]:
-    """Turn any `OSError` of the block into a `StorageError` with a cure.
-
-    Args:
-        path: The file or folder named in the message.
-        doing: The verb of the message, such as "write" or "read".
-
-    Raises:
-        StorageError: The block raised an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        cure = _STORAGE_CURES.get(error.errno or 0, "Check the path and the disk")
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot {doing} this: {reason}", where=path, cure=cure, errno=error.errno) from error
 
 
 def missing_extra(module: str, extra: str, purpose: str) -> MissingExtraError:

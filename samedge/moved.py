@@ -18,8 +18,8 @@ from typing import Any, Final
 MOVED: Final = {
     "samedge.sam_predictor": "samedge.api.sam_predictor",
     "samedge.yolo": "samedge.api.yolo",
-    "samedge.cache": "samedge.storage.cache",
-    "samedge.engines.decisions": "samedge.engines.selection.decisions",
+    "samedge.cache": "samedge.storage.files",
+    "samedge.engines.decisions": "samedge.engines.selection",
     "samedge.engines.fake": "samedge.testing.engine",
     "samedge.engines.fake_cuda": "samedge.testing.cuda",
     "samedge.engines.report": "samedge.engines.registry",
@@ -44,7 +44,6 @@ MOVED: Final = {
 }
 NAMES: Final = {
     "samedge.api": ("samedge.api.sam", ("SAM",)),
-    "samedge.engines.selection": ("samedge.engines.selection.choose", ("decide", "open_decided")),
     "samedge.runtime.results": ("samedge.runtime.results.results", ("Boxes", "Masks", "Results")),
     "samedge.runtime.stream": ("samedge.runtime.stream.stream", ("Stream", "StreamItem")),
 }

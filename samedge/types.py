@@ -33,11 +33,6 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     dtype: np.dtype[Any]
 
-    def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Return True if an array of this shape fits: same rank, and same size along fixed axes."""
-        pairs = zip(self.shape, shape, strict=False)
-        return len(shape) == len(self.shape) and all(isinstance(want, str) or want == have for want, have in pairs)
-
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(str(axis) for axis in self.shape)}]"
 

@@ -62,7 +62,7 @@ def test_it_verifies(written: Path, name: str) -> None:
 
 
 def test_a_yolo_gives_its_boxes(written: Path, answers: dict[str, Array]) -> None:
-    (result,) = samedge.YOLO(str(written / "yolo"))(photo(), conf=0.02)
+    (result,) = samedge.YOLO(str(written / "yolo"))(photo(), conf=0.02, retina_masks=True)
     assert result.boxes is not None
     np.testing.assert_allclose(result.boxes.data, answers["yolo.boxes"], atol=1e-2)
 

@@ -26,7 +26,7 @@ from samedge.annotation.pace import Pace
 from samedge.annotation.pipeline import Pipeline, Task
 from samedge.annotation.records import ImageRecord, Reason
 from samedge.api.sam import DEFAULT_CONF, SAM
-from samedge.engines.selection.machine import usable_cores
+from samedge.engines.selection import usable_cores
 from samedge.errors import UsageError
 from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.predictor import Predictor

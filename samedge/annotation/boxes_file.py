@@ -19,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 
 from samedge.annotation.proposals import Category, Proposals, read_proposals
-from samedge.errors import ImageError, UsageError, storage_errors
+from samedge.errors import ImageError, UsageError
+from samedge.storage.files import storage_errors
 
 _CURE: Final = "Give COCO annotations or detections, or {image: [[x1, y1, x2, y2, class], ...]}"
 _NAMES: Final = "names"

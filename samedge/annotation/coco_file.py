@@ -21,10 +21,10 @@ from samedge.annotation.journal import Journal
 from samedge.annotation.objects import MaskPolicy, outlines
 from samedge.annotation.proposals import Category
 from samedge.annotation.records import ImageRecord, RleRecord
-from samedge.errors import storage_errors
 from samedge.runtime.image.sources import natural_order
 from samedge.runtime.masks.rle import decode_rle
 from samedge.storage.atomic import staged_file
+from samedge.storage.files import storage_errors
 
 CocoSegmentation: TypeAlias = Literal["rle", "polygon"]
 

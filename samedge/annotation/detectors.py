@@ -16,7 +16,7 @@ from samedge.api.yolo import YOLO
 from samedge.bundle.manifest import MANIFEST_NAME
 from samedge.errors import UsageError
 from samedge.runtime.image.value_range import ValueRange
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file
 from samedge.types import Array, ImageArray
 
 DetectorFunction: TypeAlias = Callable[[ImageArray], Any]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from samedge.errors import ImageError, StorageError, UsageError, storage_errors
+from samedge.errors import ImageError, StorageError, UsageError
 from samedge.runtime.image.sources import (
     IMAGE_SUFFIXES,
     distinct_stems,
@@ -23,6 +23,7 @@ from samedge.runtime.image.sources import (
     natural_order,
     without_litter,
 )
+from samedge.storage.files import storage_errors
 
 
 @dataclass(frozen=True, slots=True)

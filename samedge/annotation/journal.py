@@ -17,8 +17,9 @@ from typing import BinaryIO, Final
 import msgspec
 
 from samedge.annotation.records import ImageKey, ImageRecord
-from samedge.errors import ImageError, StorageError, UsageError, storage_errors
+from samedge.errors import ImageError, StorageError, UsageError
 from samedge.storage.atomic import write_whole
+from samedge.storage.files import storage_errors
 from samedge.storage.locks import claim
 from samedge.types import Closing
 

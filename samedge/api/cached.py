@@ -10,8 +10,7 @@ from samedge.errors import BundleError
 from samedge.export.bundle import export_bundle
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.options import ExportOptions
-from samedge.storage.cache import cache_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import cache_folder, sha256_file
 from samedge.types import Progress
 from samedge.version import __version__
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 from samedge.bundle.archive import Bundle, open_bundle, open_pair
 from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, automatic_pair, failed_pair, require_engines
-from samedge.bundle.manifest import GraphRole, Manifest
+from samedge.bundle.manifest import ANY_SHAPE, GraphRecord, GraphRole, Manifest, TensorRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
-from samedge.engines.selection.choose import decide, open_decided
-from samedge.engines.selection.decisions import Decision
-from samedge.errors import BundleError, EngineError, SamedgeError, UsageError
+from samedge.engines.selection import Decision, decide, open_decided
+from samedge.errors import BundleError, EngineError, IntegrityError, SamedgeError, UsageError
 from samedge.families import Family
 from samedge.parity.verify import parity_of
-from samedge.runtime.decoder.schemes import check_graph
 from samedge.runtime.image.value_range import ValueRange
+from samedge.types import TensorSpec
 
 if TYPE_CHECKING:
     from samedge.runtime.predictor import Predictor
@@ -53,16 +52,13 @@ class ModelPredictor(Protocol):
     @property
     def backend(self) -> str:
         """The backend that runs the graph that takes most of the time."""
-        ...
 
     @property
     def device(self) -> str:
         """The device really used, such as "cpu" or "cuda:0"."""
-        ...
 
     def close(self) -> None:
         """Free the graphs."""
-        ...
 
 
 class FamilyOpener(Protocol):
@@ -80,7 +76,6 @@ class FamilyOpener(Protocol):
             IntegrityError: The manifest says something else of a graph.
             EngineError: A graph cannot be opened.
         """
-        ...
 
     def from_engines(self, opened: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine]) -> ModelPredictor:
         """Return the predictor of opened engines.
@@ -90,7 +85,6 @@ class FamilyOpener(Protocol):
             found: What is known of them.
             engines: By role; closed with the predictor.
         """
-        ...
 
 
 def opener_of(family: Family) -> FamilyOpener:
@@ -198,18 +192,17 @@ def load(
 
 def _open_predictor(opened: Bundle, place: Place, aside: Executor, *, force: bool) -> ModelPredictor:
     """Open engines that were built for this machine, or else the graphs."""
-    if place.backend == AUTO:
-        found = automatic_pair(opened, place.device)
-        if found is not None:
-            try:
-                return _open_engines(opened, *found, place.device, force=False)
-            except (EngineError, BundleError):
-                pass  # the graphs run everywhere; asked for by name, the engines say what is wrong with them
-    else:
+    if place.backend != AUTO:
         flavour = ENGINE_BACKENDS.get(find_backend(place.backend).name)
         if flavour is not None:
             pair = require_engines(opened, flavour, place.device, force=force)
             return _open_engines(opened, flavour, pair, place.device, force=force)
+    elif opened.engine_folders():
+        found = automatic_pair(opened, place.device)
+        if found is not None:
+            # The graphs run everywhere; requested by name, the engines report what is wrong with them.
+            with suppress(EngineError, BundleError):
+                return _open_engines(opened, *found, place.device, force=False)
     return opener_of(opened.manifest.model_family).open_graphs(opened, place, aside)
 
 
@@ -238,12 +231,65 @@ def _open_engines(opened: Bundle, backend: str, found: EngineSet, device: str | 
     return predictor
 
 
+def open_graph(opened: Bundle, role: GraphRole, place: Place) -> Engine:
+    """Open a graph of a bundle on the named backend.
+
+    Raises:
+        IntegrityError: It is not the graph that the manifest describes.
+        EngineError: It cannot be opened.
+    """
+    path = opened.graph_path(role)
+    engine = open_engine(path, backend=place.backend, device=place.device, threads=place.threads)
+    return _checked(opened, role, engine)
+
+
 def open_main(opened: Bundle, place: Place, decision: Decision | None) -> Engine:
-    """Open the graph that takes most of the time: by name, or where `decide_place` says."""
-    path = opened.graph_path(opened.manifest.model_family.main)
+    """Open the graph that takes most of the time: on the named backend, or the one that `decide_place` returned.
+
+    Raises:
+        IntegrityError: It is not the graph that the manifest describes.
+        EngineError: It cannot be opened.
+    """
+    role = opened.manifest.model_family.main
     if place.backend != AUTO:
-        return open_engine(path, backend=place.backend, device=place.device, threads=place.threads)
-    return open_decided(path, decision, device=place.device, threads=place.threads)
+        return open_graph(opened, role, place)
+    engine = open_decided(opened.graph_path(role), decision, device=place.device, threads=place.threads)
+    return _checked(opened, role, engine)
+
+
+def _checked(opened: Bundle, role: GraphRole, engine: Engine) -> Engine:
+    """Return an open graph, after closing it if it is not the one that the manifest describes."""
+    try:
+        check_graph(opened.manifest.graph(role), engine)
+    except IntegrityError:
+        engine.close()
+        raise
+    return engine
+
+
+def check_graph(record: GraphRecord, engine: Engine) -> None:
+    """Raise IntegrityError if a name, dtype or shape of a graph's inputs and outputs differs from the manifest."""
+    _check_ports("input", record.inputs, engine.inputs, engine.name)
+    _check_ports("output", record.outputs, engine.outputs, engine.name)
+
+
+def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
+    cure = "Copy the bundle again, or export the checkpoint again"
+    for name in sorted(recorded.keys() | real.keys()):
+        if name not in real or name not in recorded:
+            owner, other = ("manifest", "graph") if name in recorded else ("graph", "manifest")
+            message = f"the {owner} has the {kind} {name!r} but the {other} lacks it"
+            raise IntegrityError(message, where=where, cure=cure)
+        have, want = real[name], recorded[name]
+        if want.shape == ANY_SHAPE:
+            continue
+        # A size free in only one of them is no contradiction: backends differ in shape inference.
+        differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
+        sizes = zip(have.shape, want.shape, strict=False)
+        if differs or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
+            axes = ", ".join(map(str, want.shape))
+            message = f"the {kind} {name!r} is {have} in the graph but {want.dtype}[{axes}] in the manifest"
+            raise IntegrityError(message, where=where, cure=cure)
 
 
 def decide_place(opened: Bundle, place: Place, size: tuple[int, int]) -> Decision | None:

@@ -11,7 +11,6 @@ from samedge.bundle.engines import EngineSet
 from samedge.bundle.manifest import GraphRole
 from samedge.engines.protocol import Engine
 from samedge.errors import SamedgeError
-from samedge.runtime.decoder.schemes import check_graph
 from samedge.runtime.one_graph import OneGraphPredictor
 
 
@@ -24,11 +23,9 @@ class OneGraphOpener:
 
     def open_graphs(self, opened: Bundle, place: Place, aside: Executor) -> ModelPredictor:
         """See `FamilyOpener`."""
-        manifest = opened.manifest
-        size = (manifest.input.image_size, manifest.input.image_size)
-        engine = open_main(opened, place, decide_place(opened, place, size))
+        side = opened.manifest.input.image_size
+        engine = open_main(opened, place, decide_place(opened, place, (side, side)))
         try:
-            check_graph(manifest.graph(manifest.model_family.main), engine)
             return self.predictor(opened, engine)
         except SamedgeError:
             engine.close()

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass
 
-from samedge.api.load import Place, decide_place, open_main
+from samedge.api.load import Place, decide_place, open_graph, open_main
 from samedge.bundle.archive import Bundle
 from samedge.bundle.engines import EngineSet
-from samedge.bundle.manifest import SPLIT_ROLES, GraphRecord, GraphRole
+from samedge.bundle.manifest import SPLIT_ROLES, GraphRole
 from samedge.engines.protocol import Engine
-from samedge.engines.registry import AUTO, open_engine
-from samedge.errors import IntegrityError, SamedgeError
+from samedge.engines.registry import AUTO
+from samedge.errors import SamedgeError
 from samedge.runtime.decoder.decoders import Decoder, SplitDecoder, WholeDecoder, first_click
-from samedge.runtime.decoder.schemes import check_graph
 from samedge.runtime.predictor import Predictor
 
 
@@ -39,85 +37,64 @@ class SamOpener:
 
 
 def _open_graphs(opened: Bundle, place: Place, aside: Executor, stack: ExitStack) -> tuple[Engine, Decoder]:
-    """Open the encoder, and meanwhile the decoder; that is opened again if the encoder got another place.
+    """Open the encoder, and the decoder meanwhile; open the decoder again if the encoder got another backend or device.
 
     Args:
         opened: The bundle.
-        place: Where; what the backend chooses for the encoder holds for the decoder.
-        aside: Where the decoder is opened. Opening a graph keeps one processor core busy, and the encoder's takes
-            longer than all else together: more than one thread beside would slow it down.
+        place: Backend and device; those chosen for the encoder hold for the decoder.
+        aside: Opens the decoder. Opening a graph keeps one processor core busy, and the encoder takes longer than
+            everything else together: a third thread would only slow it down.
         stack: Closes what was opened if a later step fails.
     """
-    side, threads = opened.manifest.input.image_size, place.threads
+    side = opened.manifest.input.image_size
     decision = decide_place(opened, place, (side, side))
-    likely = (place.backend, place.device) if decision is None else (decision.backend, decision.device)
-    early = None if likely[0] == AUTO else aside.submit(_open_decoder, opened, *likely, threads)
+    likely = place if decision is None else Place(decision.backend, decision.device, place.threads)
+    early = None if likely.backend == AUTO else aside.submit(_open_decoder, opened, likely)
     try:
         encoder = open_main(opened, place, decision)
-        stack.callback(encoder.close)
-        check_graph(opened.manifest.graph("encoder"), encoder)
     except SamedgeError:
         if early is not None and early.exception() is None:
-            early.result().decoder.close()
+            early.result()[0].close()
         raise
+    stack.callback(encoder.close)
+    final = Place(encoder.backend, encoder.device, place.threads)
     moved = decision is not None and encoder.backend != decision.backend
-    # Where the encoder is not, that the decoder could not be opened says nothing.
-    usable = early is not None and not (moved and early.exception() is not None)
-    found = early.result() if early is not None and usable else None
-    if found is not None and (found.backend, found.device) != (encoder.backend, encoder.device):
-        found.decoder.close()
-        found = None
-    if found is None:
-        found = _open_decoder(opened, encoder.backend, encoder.device, threads)
-    stack.callback(found.decoder.close)
-    return encoder, found.decoder
+    # The decoder's failure on a backend that the encoder did not get means nothing.
+    if early is not None and not (moved and early.exception() is not None):
+        decoder, used = early.result()
+        stack.callback(decoder.close)
+        if used == final:
+            return encoder, decoder
+        decoder.close()
+    decoder, _ = _open_decoder(opened, final)
+    stack.callback(decoder.close)
+    return encoder, decoder
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenDecoder:
-    """A decoder, and where it is."""
+def _open_decoder(opened: Bundle, place: Place) -> tuple[Decoder, Place]:
+    """Open the decoder and warm it up; return it with the backend and device in use.
 
-    decoder: Decoder
-    backend: str
-    device: str
-
-
-def _open_decoder(opened: Bundle, backend: str, device: str | None, threads: int | None) -> _OpenDecoder:
-    """Open the decoder, split if the bundle has it so, and whole only when needed; asks it for a first click."""
+    A split decoder is preferred; its whole graph is opened when first needed.
+    """
     manifest = opened.manifest
-
-    def graph(role: GraphRole, backend: str, device: str | None) -> Engine:
-        engine = open_engine(opened.graph_path(role), backend=backend, device=device, threads=threads)
-        return _checked(manifest.graph(role), engine)
 
     def whole(engine: Engine) -> WholeDecoder:
         return WholeDecoder(engine, manifest.io, manifest.input.image_size)
 
     split = manifest.io == "native" and manifest.has(*SPLIT_ROLES)
     with ExitStack() as stack:
-        first, *rest = SPLIT_ROLES if split else ("decoder",)
-        parts = [graph(first, backend, device)]
-        stack.callback(parts[0].close)
-        place = (parts[0].backend, parts[0].device)
-        for role in rest:
-            parts.append(graph(role, *place))
-            stack.callback(parts[-1].close)
+        parts: list[Engine] = []
+        for role in SPLIT_ROLES if split else ("decoder",):
+            engine = open_graph(opened, role, place)
+            stack.callback(engine.close)
+            parts.append(engine)
+            place = Place(engine.backend, engine.device, place.threads)
         decoder: Decoder
         if split:
             context, prompts, masks = parts
-            decoder = SplitDecoder(context, prompts, masks, lambda: whole(graph("decoder", *place)))
+            decoder = SplitDecoder(context, prompts, masks, lambda: whole(open_graph(opened, "decoder", place)))
         else:
             decoder = whole(parts[0])
         first_click(decoder)
         stack.pop_all()
-    return _OpenDecoder(decoder, *place)
-
-
-def _checked(record: GraphRecord, engine: Engine) -> Engine:
-    """Return an open graph, which is closed if it is another than the manifest says."""
-    try:
-        check_graph(record, engine)
-    except IntegrityError:
-        engine.close()
-        raise
-    return engine
+    return decoder, place

@@ -12,7 +12,6 @@ from samedge.bundle.manifest import GraphRole
 from samedge.engines.protocol import Engine
 from samedge.errors import SamedgeError
 from samedge.parity.yolo_verify import yolo_record
-from samedge.runtime.decoder.schemes import check_graph
 from samedge.runtime.yolo.graph import ONE_TO_ONE, describe_yolo, yolo_metadata
 from samedge.runtime.yolo.input_limits import InputLimits
 from samedge.runtime.yolo.predictor import YoloPredictor
@@ -50,7 +49,6 @@ def yolo_predictor(opened: Bundle, engine: Engine, limits: InputLimits | None = 
         IntegrityError: The manifest says something else of the graph.
     """
     record = yolo_record(opened)
-    check_graph(opened.manifest.graph("yolo"), engine)
     told = yolo_metadata(
         dict(enumerate(record.names)),
         record.image_size,

@@ -290,8 +290,11 @@ class FastSAM(YOLO):
         device: str | None = None,
         threads: int | None = None,
         force: bool = False,
+        value_range: ValueRange = None,
     ) -> None:
-        super().__init__(model, "segment", backend=backend, device=device, threads=threads, force=force)
+        super().__init__(
+            model, "segment", backend=backend, device=device, threads=threads, force=force, value_range=value_range
+        )
 
     @overload
     def predict(

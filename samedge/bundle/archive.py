@@ -19,11 +19,10 @@ from typing import Final
 
 from samedge.bundle.manifest import MANIFEST_NAME, FileRecord, GraphRole, Manifest, parse_manifest, read_manifest
 from samedge.bundle.plain_graphs import SUBFOLDER, find_pair, is_half, pair_manifest, read_plain_graph
-from samedge.errors import BundleError, EngineError, IntegrityError, ParityError, storage_errors
+from samedge.errors import BundleError, EngineError, IntegrityError, ParityError
 from samedge.families import DEFAULT, Family, family_of_graph
 from samedge.storage.atomic import TEMPORARY_PREFIX, abandoned, staged_folder
-from samedge.storage.cache import cache_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import ENGINE_STORE, cache_folder, sha256_file, storage_errors
 
 ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
@@ -59,6 +58,14 @@ class Bundle:
         """
         return self.folder / self.manifest.graph(role).graph.file
 
+    def engine_folders(self) -> list[Path]:
+        """Return the folders that may hold engines built from it: the one beside it, then the user's store.
+
+        Raises:
+            StorageError: No cache folder is available.
+        """
+        return [path for path in (engines_folder(self.path), cache_folder() / ENGINE_STORE) if path.is_dir()]
+
     def check_rest(self) -> None:
         """Compare the files that opening has left unchecked with the manifest.
 
@@ -68,6 +75,12 @@ class Bundle:
         """
         for record in self.unchecked:
             _verify_digest(self.folder, record)
+
+
+def engines_folder(bundle: Path) -> Path:
+    """Return the folder for the engines of a bundle: ``NAME-engines`` beside it."""
+    path = bundle.resolve()
+    return path.with_name(f"{path.name.removesuffix(ARCHIVE_SUFFIX)}-engines")
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:

@@ -12,7 +12,7 @@ from samedge.bundle.foreign_graphs import ForeignGraph, recognise
 from samedge.engines.registry import open_engine
 from samedge.engines.tensorrt.plan_file import PlanFile, inspect_plan
 from samedge.engines.tensorrt.store.sidecar import Sidecar, read_sidecar
-from samedge.errors import storage_errors
+from samedge.storage.files import storage_errors
 from samedge.types import TensorSpec
 
 

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from samedge.bundle.archive import ARCHIVE_SUFFIX, Bundle
+from samedge.bundle.archive import Bundle
 from samedge.bundle.engine_notes import EngineNotes, engine_notes
 from samedge.bundle.manifest import GraphRole, Manifest, ParityRecord
 from samedge.engines.cuda.memory import Gpu
@@ -105,12 +104,6 @@ def _judged(entry: StoredEngine, partner: str, parity: ParityRecord) -> StoredEn
     return replace(entry, sidecar=sidecar)
 
 
-def engines_folder(bundle: Path) -> Path:
-    """Return where the engines of a bundle lie: ``NAME-engines`` beside it."""
-    path = bundle.resolve()
-    return path.with_name(f"{path.name.removesuffix(ARCHIVE_SUFFIX)}-engines")
-
-
 def source_digest(manifest: Manifest, role: GraphRole) -> str:
     """Return the SHA-256 of a graph of a bundle with its weights.
 
@@ -130,19 +123,15 @@ def engine_roles(manifest: Manifest) -> tuple[GraphRole, ...]:
     return roles if manifest.has(*roles) else ()
 
 
-def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[EngineSet]:
-    """Return what was built from a bundle, on whatever machine: beside it first, newest first.
-
-    Args:
-        bundle: The bundle.
-        store: The engine store; None for the user's.
-    """
+def bundle_pairs(bundle: Bundle) -> list[EngineSet]:
+    """Return the engines built from a bundle, on any machine: those beside it first, most recently used first."""
     roles = engine_roles(bundle.manifest)
     if not roles:
         return []
     sets: list[EngineSet] = []
-    for shelf in (EngineStore(engines_folder(bundle.path)), store or EngineStore()):
-        noted = [(entry, notes) for entry in shelf.entries() if (notes := engine_notes(entry.sidecar)) is not None]
+    for folder in bundle.engine_folders():
+        entries = EngineStore(folder).entries()
+        noted = [(entry, notes) for entry in entries if (notes := engine_notes(entry.sidecar)) is not None]
         if not noted:
             continue
         found: list[list[tuple[StoredEngine, EngineNotes]]] = []
@@ -150,15 +139,13 @@ def bundle_pairs(bundle: Bundle, store: EngineStore | None = None) -> list[Engin
             digest = source_digest(bundle.manifest, role)
             found.append([each for each in noted if each[1].role == role and each[1].source_sha256 == digest])
         for together in product(*found):
-            entries = {role: entry for role, (entry, _) in zip(roles, together, strict=True)}
-            sets.append(EngineSet(entries, together[0][1].parity))
+            engines = {role: entry for role, (entry, _) in zip(roles, together, strict=True)}
+            sets.append(EngineSet(engines, together[0][1].parity))
     # All must say so: a half that was judged anew with another one belongs to that one.
     return [each for each in sets if each.agreed]
 
 
-def require_engines(
-    bundle: Bundle, name: FlavourName, device: str | None, *, force: bool, store: EngineStore | None = None
-) -> EngineSet:
+def require_engines(bundle: Bundle, name: FlavourName, device: str | None, *, force: bool) -> EngineSet:
     """Return the engines of a bundle that a TensorRT may open here.
 
     Args:
@@ -166,7 +153,6 @@ def require_engines(
         name: Which TensorRT.
         device: The GPU; None for the first.
         force: Those that failed as well.
-        store: The engine store; None for the user's.
 
     Raises:
         BackendUnavailableError: It does not work here.
@@ -179,7 +165,7 @@ def require_engines(
     require_backend(name)
     flavour, gpu = find_flavour(name), find_gpu(device)
     build = f"samedge build {bundle.path} --flavour {_SHORT[name]}"
-    pairs = [pair for pair in bundle_pairs(bundle, store) if pair.main.key.flavour == name]
+    pairs = [pair for pair in bundle_pairs(bundle) if pair.main.key.flavour == name]
     if not pairs:
         raise EngineError(
             f"there is no engine of this bundle for {flavour} on {gpu}", where=bundle.path, cure=f"Build it: {build}"
@@ -199,19 +185,16 @@ def require_engines(
     return best
 
 
-def automatic_pair(
-    bundle: Bundle, device: str | None, store: EngineStore | None = None
-) -> tuple[FlavourName, EngineSet] | None:
+def automatic_pair(bundle: Bundle, device: str | None) -> tuple[FlavourName, EngineSet] | None:
     """Return the engines of a bundle that "auto" takes: there, fitting this machine, and not failed; None without.
 
     Args:
         bundle: The bundle.
         device: The device that was asked for; engines are no answer to one that is not a GPU of CUDA's.
-        store: The engine store; None for the user's.
     """
     if device is not None and device.lower().partition(":")[0] != "cuda":
         return None
-    pairs = bundle_pairs(bundle, store)
+    pairs = bundle_pairs(bundle)
     for name in ENGINE_BACKENDS.values():
         built = [pair for pair in pairs if pair.main.key.flavour == name and pair.verdict != "failed"]
         if not built:

@@ -15,8 +15,9 @@ import msgspec
 
 from samedge.bundle.dialects import DIALECTS
 from samedge.bundle.yolo_record import YoloRecord
-from samedge.errors import BundleError, storage_errors
+from samedge.errors import BundleError
 from samedge.families import DEFAULT, Family, families, find_family
+from samedge.storage.files import storage_errors
 from samedge.types import Precision, Verdict
 
 MANIFEST_NAME: Final = "manifest.json"

@@ -33,9 +33,9 @@ from samedge.bundle.manifest import (
     encode_manifest,
 )
 from samedge.engines.onnx_header import Axes, OnnxContents, read_onnx_contents
-from samedge.errors import BundleError, EngineError, SamedgeError, UsageError, storage_errors
+from samedge.errors import BundleError, EngineError, SamedgeError, UsageError
 from samedge.storage.atomic import staged_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file, storage_errors
 from samedge.types import TensorSpec
 
 SUBFOLDER: Final = "onnx"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from samedge.bundle.archive import ARCHIVE_SUFFIX
 from samedge.bundle.manifest import MANIFEST_NAME
-from samedge.errors import ExportError, storage_errors
+from samedge.errors import ExportError
 from samedge.storage.atomic import remove_leftovers, staged_folder, temporary_folder
+from samedge.storage.files import storage_errors
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from samedge.cli.build import build
 from samedge.cli.demo import demo
 from samedge.cli.engines import engines
 from samedge.cli.export import export
+from samedge.cli.graphs import import_, inspect
 from samedge.cli.info import info
 from samedge.cli.predict import predict
 from samedge.cli.profile import profile
@@ -36,8 +37,9 @@ _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 _INTERRUPTED: Final = 130
 _PLAIN_WARNING: Final = warnings.showwarning
 
-for command in (export, build, verify, predict, annotate, bench, profile, info, demo):
+for command in (export, build, verify, predict, annotate, bench, profile, info, inspect, demo):
     app.command()(command)
+app.command("import")(import_)
 app.add_typer(engines, name="engines")
 
 

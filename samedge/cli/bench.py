@@ -62,7 +62,7 @@ def bench(
     from samedge.benchmarks.bench.options import COLUMNS, BenchOptions
     from samedge.benchmarks.bench.reference_page import PRESET, PRESET_COLUMNS
     from samedge.benchmarks.bench.session import run_bench
-    from samedge.engines.selection.machine import usable_cores
+    from samedge.engines.selection import usable_cores
 
     shown = PRESET_COLUMNS if preset == PRESET else COLUMNS
     defaults = BenchOptions()

@@ -42,7 +42,7 @@ def info(
 def _show_backends(model: str | None, default: str, form: str | None) -> None:
     from samedge.cli.tables import backends_table, decisions_table
     from samedge.engines.registry import backends
-    from samedge.engines.selection.decisions import kept_decisions
+    from samedge.engines.selection import kept_decisions
     from samedge.tables import print_tables
 
     if model is not None:

@@ -201,7 +201,7 @@ def _coco_results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _write_json(document: dict[str, Any] | list[dict[str, Any]], path: Path) -> None:
     from json import dumps
 
-    from samedge.errors import storage_errors
+    from samedge.storage.files import storage_errors
 
     text = dumps(document, indent=2) + "\n"
     if path == Path("-"):

@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.errors import PromptError, UsageError, storage_errors
+from samedge.errors import PromptError, UsageError
 from samedge.runtime.everything.parameters import EverythingOptions, run_of
 from samedge.runtime.image.read import read_image
 from samedge.runtime.image.value_range import VALUE_RANGES, ValueRange
+from samedge.storage.files import storage_errors
 
 
 def parse_points(values: list[str]) -> tuple[list[list[float]], list[int]]:

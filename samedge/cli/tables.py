@@ -15,7 +15,8 @@ from samedge.bundle.engine_notes import engine_notes
 from samedge.bundle.engines import EngineSet
 from samedge.bundle.manifest import Manifest, ParityRecord
 from samedge.engines.registry import BackendReport
-from samedge.engines.selection.decisions import Decision, Trial
+from samedge.engines.selection import Decision
+from samedge.engines.trials import Trial
 from samedge.runtime.results.results import Results
 from samedge.tables import PlainTable, rich_table
 

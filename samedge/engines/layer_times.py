@@ -15,7 +15,7 @@ from typing import Final, Protocol, cast
 
 from samedge.engines.protocol import Engine, EngineOptions, RawEngine
 from samedge.engines.registry import find_backend
-from samedge.engines.selection.trials import noise
+from samedge.engines.trials import noise
 from samedge.errors import BackendUnavailableError, EngineError, UsageError
 from samedge.families import resolve
 from samedge.types import Array
@@ -80,7 +80,6 @@ class ProfiledEngine(RawEngine, Protocol):
 
     def layer_times(self, warm_ups: int) -> list[LayerTime]:
         """End profiling and return the times of all runs so far, without the warm-ups."""
-        ...
 
 
 OpenProfiled = Callable[[Path, EngineOptions], ProfiledEngine]
@@ -152,11 +151,7 @@ def profile_layers(
 
 
 def median_layers(runs: Sequence[Sequence[LayerTime]]) -> list[LayerTime]:
-    """Return the layers with the medians of their times. Every run must have the same layers in the same order.
-
-    Raises:
-        EngineError: The runs have different layers.
-    """
+    """Return the layers with the medians of their times. Every run must have the same layers in the same order."""
     names = [[layer.name for layer in layers] for layers in runs]
     if not runs or any(own != names[0] for own in names):
         raise EngineError("the runs of this graph have different layers", cure="Profile it with other sizes")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
+from samedge.storage.files import storage_errors
 
 Axes: TypeAlias = "tuple[int | str | None, ...]"
 """One entry per axis: its size, its name, or None if the file gives neither."""
@@ -40,12 +41,7 @@ class OnnxPorts:
 
 
 def read_onnx_ports(path: Path) -> OnnxPorts:
-    """Read the names and axes of an ONNX graph's inputs and outputs.
-
-    Raises:
-        EngineError: The file is not ONNX, or is truncated.
-        StorageError: The file cannot be read.
-    """
+    """Read the names and axes of an ONNX graph's inputs and outputs."""
     with storage_errors(path, "read"), path.open("rb") as file:
         try:
             return _model(file, path.stat().st_size)
@@ -174,12 +170,7 @@ _MAX_ENTRY: Final = 1 << 22
 
 
 def read_onnx_metadata(path: Path) -> dict[str, str]:
-    """Return ``metadata_props`` of an ONNX file, or an empty dictionary.
-
-    Raises:
-        EngineError: The file is not ONNX, or is truncated.
-        StorageError: The file cannot be read.
-    """
+    """Return ``metadata_props`` of an ONNX file, or an empty dictionary."""
     pairs: dict[str, str] = {}
     with storage_errors(path, "read"), path.open("rb") as file:
         try:
@@ -197,7 +188,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
 _OPSET, _PRODUCER, _DOC = 8, 2, 6  # of ModelProto
 _NODE, _INITIALIZER = 1, 5  # of GraphProto
 _TENSOR_NAME, _EXTERNAL = 8, 13  # of TensorProto
-_NODE_INPUT, _NODE_OUTPUT, _OPERATOR = 1, 2, 4  # of NodeProto
+_NODE_INPUT, _NODE_OUTPUT, _OPERATOR, _DOMAIN = 1, 2, 4, 7  # of NodeProto
 _ELEMENT_TYPE: Final = 1  # of TypeProto.Tensor
 _DTYPES: Final = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -207,11 +198,12 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OnnxNode:
-    """A node of a graph: its operator, and the names of its inputs and outputs."""
+    """A node of a graph: its operator, the names of its inputs and outputs, and its operator's domain."""
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    domain: str = ""
 
 
 @dataclass(slots=True)
@@ -242,12 +234,7 @@ class OnnxContents:
 
 
 def read_onnx_contents(path: Path) -> OnnxContents:
-    """Read an ONNX file without its weights.
-
-    Raises:
-        EngineError: The file is not ONNX, or is truncated.
-        StorageError: The file cannot be read.
-    """
+    """Read an ONNX file without its weights."""
     contents, graphs = OnnxContents(), 0
     with storage_errors(path, "read"), path.open("rb") as file:
         try:
@@ -292,12 +279,12 @@ def _read_graph(file: BinaryIO, end: int, contents: OnnxContents) -> None:
             name, dtype, axes = _typed_port(file, part.end)
             sides[part.number][name] = (dtype, axes)
         elif part.number == _NODE:
-            texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _OPERATOR: []}
+            texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _OPERATOR: [], _DOMAIN: []}
             for each in walk_fields(file, part.end):
                 if each.number in texts:
                     texts[each.number].append(read_text(file, each))
-            node = OnnxNode("".join(texts[_OPERATOR]), tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]))
-            contents.nodes.append(node)
+            operator, domain = "".join(texts[_OPERATOR]), "".join(texts[_DOMAIN])
+            contents.nodes.append(OnnxNode(operator, tuple(texts[_NODE_INPUT]), tuple(texts[_NODE_OUTPUT]), domain))
         elif part.number == _INITIALIZER:
             for each in walk_fields(file, part.end):
                 if each.number == _TENSOR_NAME:

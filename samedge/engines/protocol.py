@@ -61,22 +61,18 @@ class RawEngine(Protocol):
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
         """Input name to shape and dtype."""
-        ...
 
     @property
     def outputs(self) -> Mapping[str, TensorSpec]:
         """Output name to shape and dtype."""
-        ...
 
     @property
     def device(self) -> str:
         """Device actually used, such as "cpu" or "cuda:0"."""
-        ...
 
     @property
     def details(self) -> Mapping[str, str]:
         """Facts for reports on how the graph runs: versions, threads, providers."""
-        ...
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run the graph on checked, C-contiguous feeds and return the requested outputs.
@@ -84,11 +80,9 @@ class RawEngine(Protocol):
         Raises:
             EngineError: The backend failed; its own exceptions never propagate.
         """
-        ...
 
     def close(self) -> None:
         """Release the backend's resources. Called once."""
-        ...
 
 
 class DeviceEngine(RawEngine, Protocol):
@@ -97,17 +91,14 @@ class DeviceEngine(RawEngine, Protocol):
     @property
     def keeps_on_device(self) -> bool:
         """True if the methods below work: a backend may run on such a device or on the host."""
-        ...
 
     @property
     def array_device(self) -> str:
         """Device of its arrays, as in `DeviceArray.device`."""
-        ...
 
     @property
     def axis_limits(self) -> Mapping[str, tuple[int, int]]:
         """Name of each limited free axis to its smallest and largest size."""
-        ...
 
     def run_on_device(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> dict[str, DeviceArray]:
         """Run the graph and return the outputs on the device.
@@ -115,7 +106,6 @@ class DeviceEngine(RawEngine, Protocol):
         Raises:
             EngineError: The backend failed.
         """
-        ...
 
     def to_device(self, array: Array) -> DeviceArray:
         """Copy a host array to the device.
@@ -123,7 +113,6 @@ class DeviceEngine(RawEngine, Protocol):
         Raises:
             EngineError: There is not enough memory, or the copy failed.
         """
-        ...
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
         """Wrap another library's memory on this device as an array.
@@ -131,7 +120,6 @@ class DeviceEngine(RawEngine, Protocol):
         Raises:
             EngineError: It cannot be read from this device.
         """
-        ...
 
 
 class RawEngineFactory(Protocol):
@@ -140,7 +128,6 @@ class RawEngineFactory(Protocol):
     @staticmethod
     def probe() -> Availability:
         """Report the backend's availability without opening a graph or raising an error."""
-        ...
 
     def __call__(self, path: Path, options: EngineOptions) -> RawEngine:
         """Open a graph.
@@ -150,7 +137,12 @@ class RawEngineFactory(Protocol):
             DeviceUnavailableError: `options.device` is unavailable.
             EngineError: The graph cannot be opened.
         """
-        ...
+
+
+def shape_fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    """Return True if a shape has the rank of a spec and its size along fixed axes."""
+    pairs = zip(spec.shape, shape, strict=False)
+    return len(shape) == len(spec.shape) and all(isinstance(want, str) or want == have for want, have in pairs)
 
 
 class Engine(Closing):
@@ -277,7 +269,7 @@ class Engine(Closing):
         for name, spec in self.inputs.items():
             array = feeds[name]
             have = TensorSpec(array.shape, array.dtype)
-            if array.dtype != spec.dtype or not spec.accepts(array.shape):
+            if array.dtype != spec.dtype or not shape_fits(array.shape, spec):
                 raise TensorMismatchError(
                     f"input {name!r} is {have} but the graph expects {spec}",
                     where=self.name,

@@ -12,10 +12,11 @@ from typing import Final
 
 from samedge.bundle.manifest import MANIFEST_NAME, Manifest, encode_manifest
 from samedge.bundle.staging import check_target, staged_bundle
-from samedge.errors import UsageError, missing_extra, storage_errors
+from samedge.errors import UsageError, missing_extra
 from samedge.export.family import exporter_of
 from samedge.families import families
 from samedge.options import FP8_OPSET, ExportOptions, changed_fields
+from samedge.storage.files import storage_errors
 from samedge.types import IOScheme, Progress
 
 OPSETS: Final = range(17, 21)

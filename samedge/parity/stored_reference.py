@@ -18,9 +18,10 @@ import numpy as np
 
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import GraphRole
-from samedge.errors import BundleError, storage_errors
+from samedge.errors import BundleError
 from samedge.parity.compare import Decoded, ProbeRunner
 from samedge.parity.probes import Probe, ProbePrompt, probe_set
+from samedge.storage.files import storage_errors
 from samedge.types import Array, BoolArray, FloatArray
 
 PROBES_NAME: Final = "probes.npz"

@@ -28,7 +28,7 @@ from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine, Value
 from samedge.errors import UsageError
-from samedge.runtime.decoder.decoders import Decoder, ImageContext, WholeDecoder
+from samedge.runtime.decoder.decoders import Decoder, ImageContext, WholeDecoder, prompts_at_once
 from samedge.runtime.decoder.embedding import (
     EncodedImage,
     ImageEmbedding,
@@ -47,7 +47,7 @@ from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource
 from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.prompts.shapes import PromptLike
-from samedge.runtime.prompts.tokens import PromptBatch, parse_prompts, prompts_at_once
+from samedge.runtime.prompts.tokens import PromptBatch, parse_prompts
 from samedge.runtime.results.prediction import Prediction
 from samedge.runtime.stream.request import Arguments, ArgumentsOf, OnError, StreamRequest, StreamSource
 from samedge.runtime.stream.stream import Stream, StreamHost

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from samedge.errors import StorageError, storage_errors
+from samedge.errors import StorageError
+from samedge.storage.files import storage_errors
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _ABANDONED_SECONDS: Final = 24 * 3600

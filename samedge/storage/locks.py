@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from samedge.errors import SamedgeError, storage_errors
+from samedge.errors import SamedgeError
+from samedge.storage.files import storage_errors
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from samedge.engines.protocol import Engine
+from samedge.engines.protocol import Engine, shape_fits
 from samedge.errors import EngineError, TensorMismatchError
 from samedge.types import Array, TensorSpec
 
@@ -70,7 +70,7 @@ class FakeEngine:
             )
         for name, spec in self.outputs.items():
             array = results[name]
-            if array.dtype != spec.dtype or not spec.accepts(array.shape):
+            if array.dtype != spec.dtype or not shape_fits(array.shape, spec):
                 have = TensorSpec(array.shape, array.dtype)
                 raise TensorMismatchError(
                     f"the fake engine's function returned {have} as {name!r} but declares {spec}",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.bundles import write_small_bundle
-from support.foreign_graphs import SIDE, write_graph, write_pair
+from support.foreign_graphs import SIDE, write_graph, write_metas_own, write_pair
 
 import samedge
 from samedge.errors import BundleError, PromptError, UsageError
@@ -64,6 +64,19 @@ def test_each_dialect_gives_the_masks_of_the_native_bundle(tmp_path: Path, nativ
             assert_alike(predictor.predict(POINTS), native.predict(POINTS))
             assert_alike(predictor.predict(boxes=BOXES), native.predict(boxes=BOXES))
             assert_alike(predictor.predict(POINTS[:2], boxes=BOXES), native.predict(POINTS[:2], boxes=BOXES))
+
+
+@pytest.mark.parametrize("package", ["segment_anything", "mobile_sam"])
+def test_graphs_written_by_metas_and_mobilesams_own_exporter(tmp_path: Path, native: Predictor, package: str) -> None:
+    write_graph("image", tmp_path / "encoder.onnx")
+    write_metas_own(tmp_path / "decoder.onnx", package)
+    with opened(tmp_path) as predictor:
+        assert_alike(predictor.predict(POINTS, multimask=True), native.predict(POINTS, multimask=True))
+        assert_alike(predictor.predict(boxes=BOXES), native.predict(boxes=BOXES))
+    write_metas_own(tmp_path / "decoder.onnx", package, single=True)
+    with opened(tmp_path) as predictor:
+        assert predictor.graphs.decoder.mask_count == 1
+        assert predictor.predict(POINTS).masks.shape == (3, 60, 80)
 
 
 @pytest.mark.parametrize("name", ["Meta", "CVAT", "nanosam", "SAM-HQ"])

@@ -9,10 +9,10 @@ from support.bundles import write_small_bundle
 
 import samedge
 from samedge.api.load import load
+from samedge.engines import selection
 from samedge.engines.registry import backends
-from samedge.engines.selection import choose as selection
-from samedge.engines.selection.choose import AUTO_VARIABLE
-from samedge.engines.selection.decisions import Trial
+from samedge.engines.selection import AUTO_VARIABLE
+from samedge.engines.trials import Trial
 
 
 @pytest.fixture(autouse=True)

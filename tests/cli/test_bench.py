@@ -12,7 +12,7 @@ from samedge.benchmarks.bench import session
 from samedge.benchmarks.bench.files import write_bench
 from samedge.benchmarks.bench.options import COLUMNS, BenchOptions
 from samedge.benchmarks.bench.reference_page import PRESET_COLUMNS
-from samedge.engines.selection.machine import usable_cores
+from samedge.engines.selection import usable_cores
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 from support.foreign_graphs import write_pair
 from support.program import Program
 
+from samedge.bundle.archive import bundle_manifest
+
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
@@ -36,3 +38,32 @@ def test_info_says_what_was_guessed(tmp_path: Path, program: Program) -> None:
     assert "input_image_hwc+meta" in shown
     assert "unchecked" in shown
     assert "input 128 px assumed" in shown
+
+
+def test_inspect_shows_whose_graph_it_is(tmp_path: Path, program: Program) -> None:
+    folder = write_pair("pixel_values", "optimum", tmp_path / "pair")
+    done = program("inspect", folder / "toy_decoder.onnx")
+    assert done.status == 0, done.err
+    shown = " ".join(done.out.split())
+    for part in ("decoder: optimum", "appends the padding point itself", "input_points", "int64", "pred_masks"):
+        assert part in shown
+    document = json.loads(program("inspect", folder, "--json").out)
+    assert [each["part"] for each in document] == ["decoder", "encoder"]
+    assert document[1]["inputs"]["pixel_values"]["dtype"] == "float32"
+    (tmp_path / "empty").mkdir()
+    assert "there are no ONNX graphs" in program("inspect", tmp_path / "empty").err
+
+
+def test_import_makes_a_bundle(tmp_path: Path, image: Path, program: Program) -> None:
+    folder = write_pair("input_image_hwc", "meta", tmp_path / "pair")
+    target = tmp_path / "mine-samedge"
+    done = program("import", folder, "-o", target, "--licence", "MIT", "--name", "mine")
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-1] == str(target)
+    manifest = bundle_manifest(target)
+    assert (manifest.model.name, manifest.model.licence, manifest.io) == ("mine", "MIT", "input_image_hwc+meta")
+    assert {path.name for path in target.iterdir()} == {"manifest.json", "toy_encoder.onnx", "toy_decoder.onnx"}
+    assert "there is something at this path" in program("import", folder, "-o", target).err
+    (folder / "toy_encoder.onnx").unlink()
+    assert program("predict", target, image, "--box", "5,5,60,40").status == 0
+    assert "already a bundle" in program("import", target).err

@@ -10,7 +10,7 @@ import pytest
 from support.program import Program
 from support.timed_backends import Clock, TimedBackend, install
 
-from samedge.engines.selection.choose import AUTO_VARIABLE, decide
+from samedge.engines.selection import AUTO_VARIABLE, decide
 
 
 @pytest.fixture

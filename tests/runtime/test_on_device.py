@@ -20,11 +20,12 @@ from support.in_threads import in_threads
 from samedge.api.load import load
 from samedge.engines.cuda import dlpack
 from samedge.engines.cuda.device_array import DeviceArray
-from samedge.engines.onnxruntime import session as ort_session
+from samedge.engines.onnxruntime import engine as ort_session
 from samedge.engines.onnxruntime.binding import OrtArray
 from samedge.errors import ImageError, TensorMismatchError
+from samedge.runtime.decoder.decoders import bucket_of, bucketed, rows_of_bucket
 from samedge.runtime.predictor import Predictor
-from samedge.runtime.prompts.tokens import PromptGroup, bucket_of, bucketed, rows_of_bucket
+from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.runtime.results.prediction import Prediction
 from samedge.testing.engine import fake_engine
 from samedge.types import FloatArray, TensorSpec

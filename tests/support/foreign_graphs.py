@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -229,3 +231,26 @@ def write_pair(encoder: str, decoder: str, folder: Path) -> Path:
     write_graph(encoder, folder / "toy_encoder.onnx")
     write_graph(decoder, folder / "toy_decoder.onnx")
     return folder
+
+
+def write_metas_own(path: Path, package: str = "segment_anything", *, single: bool = False) -> Path:
+    """Write the decoder as Meta's or MobileSAM's exporting script does, with the class of the installed package."""
+    made = made_once(f"foreign-{package}-{single}.onnx", lambda file: _trace_metas_own(file, package, single))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made, path)
+    return path
+
+
+def _trace_metas_own(path: Path, package: str, single: bool) -> None:
+    from support import reference
+
+    getattr(reference, package)()
+    model = import_module(f"{package}.utils.onnx").SamOnnxModel(
+        reference.reference_sam(seeded_state(SMALL_VIT), SMALL_VIT).eval(), return_single_mask=single
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, _meta_example(), str(path), opset_version=17, dynamo=False, input_names=META.split(),
+            output_names=["masks", "iou_predictions", "low_res_masks"], dynamic_axes=PROMPT_AXES,
+        )  # fmt: skip

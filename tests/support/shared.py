@@ -64,7 +64,7 @@ def remember() -> None:
     """Let functions whose answers depend on their arguments alone answer once: they are most of a small export."""
     for name, patch in REMEMBERED.items():
         module = sys.modules.get(name)
-        if module is not None and name not in _remembered:
+        if module is not None and name not in _remembered and not getattr(module.__spec__, "_initializing", False):
             _remembered.add(name)
             patch(vars(module))
 

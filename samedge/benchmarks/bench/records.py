@@ -8,7 +8,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from samedge.benchmarks.measure.rounds import Spread
-from samedge.errors import BenchmarkError, storage_errors
+from samedge.errors import BenchmarkError
+from samedge.storage.files import storage_errors
 from samedge.types import Verdict
 
 SCHEMA: Final = 1

@@ -24,7 +24,7 @@ from samedge.benchmarks.measure.facts import is_busy, measured_where, settings_t
 from samedge.benchmarks.measure.power_state import before_and_after, power_state
 from samedge.benchmarks.measure.screen import WIDTH, Screen
 from samedge.errors import BenchmarkError, ImageError, MissingExtraError, UsageError
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file
 
 PRESETS: Final = (PRESET,)
 _DIGITS: Final = 12

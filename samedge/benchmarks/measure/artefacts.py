@@ -19,11 +19,10 @@ from typing import Any, Final
 import msgspec
 
 from samedge.benchmarks.measure.child import call_in_child
-from samedge.errors import BenchmarkError, storage_errors
+from samedge.errors import BenchmarkError
 from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
 from samedge.storage.atomic import TEMPORARY_PREFIX, remove_leftovers, staged_folder
-from samedge.storage.cache import cache_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import cache_folder, sha256_file, storage_errors
 
 PACKAGE: Final = Path(__file__).parents[2]
 IMAGES: Final = (PACKAGE / "assets" / "scene.jpg", PACKAGE / "assets" / "coffee.jpg")

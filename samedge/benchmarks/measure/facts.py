@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from samedge.benchmarks.measure.artefacts import versions_of
-from samedge.engines.selection.machine import machine_facts
+from samedge.engines.selection import machine_facts
 from samedge.version import __version__
 
 _PACKAGES: Final = (

@@ -10,7 +10,8 @@ from typing import Any, Final
 from samedge.benchmarks.measure.child import EXTRA
 from samedge.benchmarks.profile.graph_work import ComputePrecision, GraphWork, NodeWork
 from samedge.benchmarks.profile.operators import INTEGER, PRODUCTS, kind_of_operator, operations, second_factor
-from samedge.errors import EngineError, missing_extra, storage_errors
+from samedge.errors import EngineError, missing_extra
+from samedge.storage.files import storage_errors
 
 _LARGEST_VALUES: Final = 1024
 """Larger initializers are weights; smaller ones may be shapes, which shape inference needs."""

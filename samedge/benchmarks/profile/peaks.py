@@ -20,7 +20,8 @@ from samedge.engines.layer_times import LayerProfile, profile_layers
 from samedge.engines.tensorrt.api import FlavourName, find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.options import BuildOptions
-from samedge.errors import missing_extra, storage_errors
+from samedge.errors import missing_extra
+from samedge.storage.files import storage_errors
 from samedge.types import Array
 
 SIDES: Final = (256, 512, 1024)

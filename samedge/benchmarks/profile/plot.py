@@ -8,7 +8,8 @@ from typing import Any, Final
 from samedge.benchmarks.measure.child import EXTRA
 from samedge.benchmarks.profile.operators import KINDS
 from samedge.benchmarks.profile.profile import Profile
-from samedge.errors import missing_extra, storage_errors
+from samedge.errors import missing_extra
+from samedge.storage.files import storage_errors
 
 _COLOURS: Final[dict[str, str]] = dict(
     zip(

@@ -9,7 +9,8 @@ import msgspec
 
 from samedge.benchmarks.measure.memory import MemoryUse
 from samedge.benchmarks.measure.rounds import Spread, Timing
-from samedge.errors import BenchmarkError, storage_errors
+from samedge.errors import BenchmarkError
+from samedge.storage.files import storage_errors
 
 SCHEMA: Final = 1
 _CURE: Final = "Give a JSON report that this version of python -m samedge.benchmarks wrote"

@@ -48,11 +48,7 @@ class BorrowedArray(DeviceArray):
 
     @property
     def address(self) -> int:
-        """Device address.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Device address."""
         return self._open().imported.address
 
     def _open(self) -> _Loan:
@@ -70,11 +66,7 @@ class BorrowedArray(DeviceArray):
         memory.wait(stream, self._open().ready)
 
     def numpy(self) -> Array:
-        """Copy the array to the host.
-
-        Raises:
-            EngineError: The array is closed, or CUDA failed.
-        """
+        """Copy the array to the host."""
         result: Array = np.empty(self.shape, self.dtype)
         address, memory = self.address, self._memory
         if not result.nbytes:
@@ -92,11 +84,7 @@ class BorrowedArray(DeviceArray):
         return result
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory alive until the returned function is called.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Keep the memory alive until the returned function is called."""
         held = [self._open()]
         return held.clear
 
@@ -128,17 +116,9 @@ class PooledEngine:
     _pool: DevicePool
 
     def to_device(self, array: Array) -> DeviceArray:
-        """Copy a host array to the GPU.
-
-        Raises:
-            EngineError: There is not enough memory, or the copy failed.
-        """
+        """Copy a host array to the GPU."""
         return self._pool.upload(array)
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Wrap another library's memory on this GPU as an array.
-
-        Raises:
-            TensorMismatchError: Its dtype has no numpy equivalent, or it is not contiguous.
-        """
+        """Wrap another library's memory on this GPU as an array."""
         return borrow(exporter, self._pool)

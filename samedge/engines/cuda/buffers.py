@@ -54,9 +54,6 @@ class TensorBuffers:
         """Make a tensor's buffer hold at least this many bytes.
 
         Its address may change: no work may be in progress on it, and no graph that uses it may be launched.
-
-        Raises:
-            EngineError: There is not enough memory; the tensor then has no buffer.
         """
         if self.fits(name, nbytes):
             return
@@ -145,11 +142,7 @@ class StagedInputs:
         self.release()
 
     def feed(self, feeds: Mapping[str, Array | DeviceArray], stream: int) -> None:
-        """Fill the buffers in stream order.
-
-        Raises:
-            EngineError: An array is closed, there is not enough memory, or CUDA failed.
-        """
+        """Fill the buffers in stream order."""
         if self._moves != self._buffers.moves:
             self._loaded.clear()
             self._moves = self._buffers.moves

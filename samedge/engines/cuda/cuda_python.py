@@ -164,11 +164,7 @@ class CudaPythonMemory:
         """Do nothing: the primary context belongs to the process."""
 
     def _call(self, name: str, *arguments: Any, needed: int = 0) -> Any:
-        """Call the runtime and return its results besides the status: one value or a tuple.
-
-        Raises:
-            EngineError: The status is not success.
-        """
+        """Call the runtime and return its results besides the status: one value or a tuple."""
         error, *results = getattr(self._cuda, name)(*arguments)
         if int(error) == 0:
             return results[0] if len(results) == 1 else tuple(results)

@@ -48,26 +48,14 @@ class DeviceArray(ABC):
     @property
     @abstractmethod
     def address(self) -> int:
-        """Device address.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Device address."""
 
     @abstractmethod
     def numpy(self) -> Array:
-        """Copy the array to the host.
-
-        Raises:
-            EngineError: The array is closed, or the copy failed.
-        """
+        """Copy the array to the host."""
 
     def rows(self, rows: Sequence[int]) -> Array:
-        """Copy entries of the first axis to the host.
-
-        Raises:
-            EngineError: The array is closed, or the copy failed.
-        """
+        """Copy entries of the first axis to the host."""
         picked = self.pick(rows)
         if picked is not None:
             return picked.numpy()
@@ -76,11 +64,7 @@ class DeviceArray(ABC):
         return everything if everyone else everything[list(rows)]
 
     def pick(self, rows: Sequence[int]) -> DeviceArray | None:
-        """Copy entries of the first axis on the device; return None if unsupported.
-
-        Raises:
-            EngineError: The array is closed, there is not enough memory, or the copy failed.
-        """
+        """Copy entries of the first axis on the device; return None if unsupported."""
         del rows
         return None
 

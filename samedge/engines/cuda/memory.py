@@ -61,11 +61,9 @@ class PinnedBuffer(Protocol):
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        ...
 
     def view(self) -> NDArray[np.uint8]:
         """Return its bytes. No copy from or to it may be in progress."""
-        ...
 
 
 class CudaMemory(Protocol):
@@ -74,97 +72,68 @@ class CudaMemory(Protocol):
     @property
     def provider(self) -> str:
         """Name of the provider."""
-        ...
 
     @property
     def gpu(self) -> Gpu:
         """The GPU."""
-        ...
 
     @property
     def captures(self) -> bool:
         """True if work can be captured as a graph."""
-        ...
 
     def current(self) -> AbstractContextManager[None]:
         """Make the GPU's primary context current for a block, then restore the previous one."""
-        ...
 
     def free_bytes(self) -> int:
         """Return the free memory of the GPU, bytes."""
-        ...
 
     def allocate(self, nbytes: int) -> int:
-        """Allocate device memory and return its address.
-
-        Raises:
-            EngineError: There is not enough memory.
-        """
-        ...
+        """Allocate device memory and return its address."""
 
     def free(self, address: int) -> None:
         """Free device memory."""
-        ...
 
     def pin(self, nbytes: int) -> PinnedBuffer:
-        """Allocate pinned host memory.
-
-        Raises:
-            EngineError: There is not enough memory.
-        """
-        ...
+        """Allocate pinned host memory."""
 
     def unpin(self, buffer: PinnedBuffer) -> None:
         """Free pinned memory."""
-        ...
 
     def copy_in(self, address: int, buffer: PinnedBuffer, nbytes: int, stream: int) -> None:
         """Copy bytes from the host to the device, asynchronously in stream order."""
-        ...
 
     def copy_out(self, buffer: PinnedBuffer, address: int, nbytes: int, stream: int) -> None:
         """Copy bytes from the device to the host, asynchronously in stream order."""
-        ...
 
     def copy_across(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """Copy bytes on the device, asynchronously in stream order."""
-        ...
 
     def create_stream(self) -> int:
         """Create a stream that does not wait for the default one."""
-        ...
 
     def synchronise(self, stream: int) -> None:
         """Wait until all work of the stream is done."""
-        ...
 
     def destroy_stream(self, stream: int) -> None:
         """Destroy a stream."""
-        ...
 
     def synchronise_all(self) -> None:
         """Wait until all of this process's work on the GPU is done."""
-        ...
 
     def create_event(self) -> int:
         """Create an event."""
-        ...
 
     def record(self, event: int, stream: int) -> None:
         """Record an event that happens when the stream's work so far is done."""
-        ...
 
     def wait(self, stream: int, event: int) -> None:
         """Make later work of a stream, which may be another library's, wait for an event."""
-        ...
 
     def await_event(self, event: int) -> None:
         """Block the calling thread until an event; return immediately if it was never recorded."""
-        ...
 
     def destroy_event(self, event: int) -> None:
         """Destroy an event."""
-        ...
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
         """Record the work that `work` queues on the stream as a graph, without running it.
@@ -172,27 +141,19 @@ class CudaMemory(Protocol):
         Returns:
             The graph, or None if the work cannot be captured or returned False.
         """
-        ...
 
     def launch(self, graph: int, stream: int) -> None:
         """Launch a graph on a stream."""
-        ...
 
     def destroy_graph(self, graph: int) -> None:
         """Destroy a graph."""
-        ...
 
     def close(self) -> None:
         """Release the context. Called once, when nothing is left in it."""
-        ...
 
 
 def device_index(device: str | None) -> int:
-    """Return the index in "cuda:1"; 0 for "cuda" and None.
-
-    Raises:
-        DeviceUnavailableError: It is another kind of device.
-    """
+    """Return the index in "cuda:1"; 0 for "cuda" and None."""
     name, colon, number = (device or "cuda").lower().partition(":")
     if name not in ("cuda", "gpu") or (colon and not number.isdecimal()):
         raise DeviceUnavailableError(

@@ -61,9 +61,6 @@ class DevicePool:
         """Return an uninitialised array; call `PooledArray.mark_written` after filling it.
 
         Call inside the memory's context. Waits only if the reused memory may still be read on an unknown stream.
-
-        Raises:
-            EngineError: There is not enough memory.
         """
         nbytes = max(1, prod(shape) * dtype.itemsize)
         with self._lock:
@@ -93,31 +90,19 @@ class DevicePool:
             raise
 
     def upload(self, array: Array) -> PooledArray:
-        """Copy a host array to the device, and wait until it is complete.
-
-        Raises:
-            EngineError: There is not enough memory, or the copy failed.
-        """
+        """Copy a host array to the device, and wait until it is complete."""
         with self.memory.current():
             result = self.allocate(array.shape, array.dtype)
             self._transfers.send(result, array)
         return result
 
     def fetch(self, array: PooledArray) -> Array:
-        """Copy an array to the host.
-
-        Raises:
-            EngineError: The array is closed, or the copy failed.
-        """
+        """Copy an array to the host."""
         with self.memory.current():
             return self._transfers.fetch(array)
 
     def pick(self, array: PooledArray, rows: Sequence[int]) -> PooledArray:
-        """Copy entries of an array's first axis on the device, and wait until the copy is complete.
-
-        Raises:
-            EngineError: The array is closed, there is not enough memory, or the copy failed.
-        """
+        """Copy entries of an array's first axis on the device, and wait until the copy is complete."""
         with self.memory.current():
             result = self.allocate((len(rows), *array.shape[1:]), array.dtype)
             self._transfers.pick(result, array, rows)
@@ -187,11 +172,7 @@ class PooledArray(DeviceArray):
 
     @property
     def address(self) -> int:
-        """Device address.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Device address."""
         if not self._release.alive:
             raise EngineError("this device array is closed", cure="Run the engine again")
         return self._place.address
@@ -219,29 +200,17 @@ class PooledArray(DeviceArray):
         return release
 
     def numpy(self) -> Array:
-        """Copy the array to the host.
-
-        Raises:
-            EngineError: The array is closed, or CUDA failed.
-        """
+        """Copy the array to the host."""
         return self._pool.fetch(self)
 
     def pick(self, rows: Sequence[int]) -> PooledArray:
-        """Copy entries of the first axis on the device; all of them in order are the array itself.
-
-        Raises:
-            EngineError: The array is closed, there is not enough memory, or CUDA failed.
-        """
+        """Copy entries of the first axis on the device; all of them in order are the array itself."""
         if list(rows) == list(range(self.shape[0])):
             return self
         return self._pool.pick(self, rows)
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory alive until the returned function is called.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Keep the memory alive until the returned function is called."""
         _ = self.address
         return self._pool.keep(self._place)
 

@@ -115,12 +115,7 @@ class OrtBinding:
         return OrtArray(self, value)
 
     def borrow(self, exporter: Exporter) -> DeviceArray:
-        """Wrap another library's memory on this GPU as an array.
-
-        Raises:
-            MissingExtraError: The CUDA bindings are not installed.
-            TensorMismatchError: Its dtype has no numpy equivalent, or it is not contiguous.
-        """
+        """Wrap another library's memory on this GPU as an array."""
         return borrow(exporter, self._gpu())
 
     def _gpu(self) -> DevicePool:
@@ -134,11 +129,7 @@ class OrtBinding:
         return self._session
 
     def before_lending(self) -> Callable[[], None]:
-        """Return a function to call when another library releases the memory, before it is reused.
-
-        Raises:
-            MissingExtraError: The CUDA bindings, needed to wait for that library, are not installed.
-        """
+        """Return a function to call when another library releases the memory, before it is reused."""
         return (lambda: None) if self._kind == "cpu" else partial(_wait_for_all, self._gpu().memory)
 
     def close(self) -> None:
@@ -165,51 +156,31 @@ class OrtArray(DeviceArray):
 
     @property
     def value(self) -> Any:
-        """The ``OrtValue``.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """The ``OrtValue``."""
         if self._value is None:
             raise EngineError("this device array is closed", cure="Run the engine again")
         return self._value
 
     @property
     def address(self) -> int:
-        """Device address.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Device address."""
         return int(self.value.data_ptr())
 
     def wait(self) -> None:
         """Return immediately: onnxruntime has already waited."""
 
     def numpy(self) -> Array:
-        """Copy the array to the host.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Copy the array to the host."""
         array: Array = self.value.numpy()
         return array if array.flags.owndata else array.copy()
 
     def hold(self) -> Callable[[], None]:
-        """Keep the memory alive until the returned function is called.
-
-        Raises:
-            EngineError: The array is closed.
-        """
+        """Keep the memory alive until the returned function is called."""
         held = [self.value, self._keeps]
         return held.clear
 
     def lend(self, stream: int | None) -> Callable[[], None]:
-        """Lend the array to another library; the memory is reused once that library's GPU work is done.
-
-        Raises:
-            MissingExtraError: The CUDA bindings are not installed.
-        """
+        """Lend the array to another library; the memory is reused once that library's GPU work is done."""
         del stream
         settle, release = self._binding.before_lending(), self.hold()
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 from samedge.engines.layer_times import LayerTime, median_layers
 from samedge.engines.onnxruntime.engine import OrtEngine
 from samedge.engines.protocol import EngineOptions
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
+from samedge.storage.files import storage_errors
 
 _BYTES: Final = {"float": 4, "double": 8, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 """Bytes per value by onnxruntime's type name; 1 for the others: int8, uint8, bool."""

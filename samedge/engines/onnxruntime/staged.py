@@ -56,11 +56,7 @@ class OwnStream:
 
 
 def open_stream(device: str, *, open_memory: Callable[[str], CudaMemory] = open_cuda) -> OwnStream | str:
-    """Open a stream on a GPU, or return the reason if the CUDA bindings are missing or fail.
-
-    Raises:
-        EngineError: CUDA failed.
-    """
+    """Open a stream on a GPU, or return the reason if the CUDA bindings are missing or fail."""
     try:
         memory = open_memory(device)
     except SamedgeError as error:
@@ -105,11 +101,7 @@ class OrtStaged(PooledEngine):
         self._pool = DevicePool(memory)
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the graph and copy outputs to the host.
-
-        Raises:
-            EngineError: CUDA failed, or an array or the engine is closed.
-        """
+        """Run the graph and copy outputs to the host."""
         with self._running(feeds, outputs) as (stream, results):
             for name, left in results.items():
                 self._buffers.fetch_from(name, left.address, left.nbytes, stream)
@@ -118,11 +110,7 @@ class OrtStaged(PooledEngine):
             return {name: self._buffers.read(name, left.shape, left.dtype) for name, left in results.items()}
 
     def run_on_device(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, DeviceArray]:
-        """Queue the graph on the GPU and return its outputs there, complete once the stream reaches them.
-
-        Raises:
-            EngineError: CUDA failed, or an array or the engine is closed.
-        """
+        """Queue the graph on the GPU and return its outputs there, complete once the stream reaches them."""
         arrays: dict[str, DeviceArray] = {}
         with self._running(feeds, outputs) as (stream, results):
             for name, left in results.items():

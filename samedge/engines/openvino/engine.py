@@ -19,7 +19,7 @@ import numpy as np
 
 from samedge.engines.onnx_header import Axes, OnnxPorts, read_onnx_ports
 from samedge.engines.protocol import Availability, EngineOptions
-from samedge.engines.selection.machine import usable_cores
+from samedge.engines.selection import usable_cores
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
 from samedge.types import Array, TensorSpec
 
@@ -141,11 +141,7 @@ class OpenVinoEngine:
         )
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the graph.
-
-        Raises:
-            EngineError: OpenVINO failed.
-        """
+        """Run the graph."""
         numbered = {at: feeds[name] for at, name in enumerate(self.inputs)}
         places = {name: at for at, name in enumerate(self.outputs)}
         with self._lock, _foreign_errors(self._where, "OpenVINO failed while running this graph"):
@@ -226,11 +222,7 @@ def _full_name(device: str) -> str:
 
 
 def _find_device(device: str) -> str:
-    """Return OpenVINO's name of a device.
-
-    Raises:
-        DeviceUnavailableError: It is unavailable; with the cause and a cure.
-    """
+    """Return OpenVINO's name of a device."""
     available = _devices()
     name = device.replace(":", ".").upper()
     kind, _, number = name.partition(".")

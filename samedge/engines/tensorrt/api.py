@@ -111,11 +111,7 @@ class Flavour:
 
 
 def find_flavour(name: FlavourName) -> Flavour:
-    """Import one flavour of TensorRT and describe it.
-
-    Raises:
-        BackendUnavailableError: It is not installed, broken, or too old; the cure names the command.
-    """
+    """Import one flavour of TensorRT and describe it."""
     module_name = MODULES[name]
     try:
         module = import_module(module_name)
@@ -130,11 +126,7 @@ def find_flavour(name: FlavourName) -> Flavour:
 
 
 def describe(name: FlavourName, module: ModuleType | TensorRtModule) -> Flavour:
-    """Describe an imported package.
-
-    Raises:
-        BackendUnavailableError: It is an empty namespace, or too old.
-    """
+    """Describe an imported package."""
     if not hasattr(module, "Builder"):
         # A folder without code imports as a namespace package.
         raise BackendUnavailableError(f"the installed package {MODULES[name]!r} is empty", cure=install_cure(name))
@@ -189,9 +181,6 @@ def numpy_dtype(dtype: Any, where: str) -> np.dtype[Any]:
     """Return the numpy dtype of a TensorRT dtype.
 
     TensorRT's own ``nptype`` is unusable: that of 8.6 refers to names removed from numpy.
-
-    Raises:
-        EngineError: numpy has no equivalent, as for bfloat16 and fp8.
     """
     name = str(getattr(dtype, "name", dtype))
     if name not in _DTYPES:

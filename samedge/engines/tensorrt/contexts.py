@@ -73,11 +73,7 @@ class Contexts:
         return ReadyContext(context, RepeatedWork(self._memory, enabled=self._captures))
 
     def prepare(self, shapes: Shapes, stream: int) -> ReadyContext:
-        """Return a context for these input shapes, with all addresses set.
-
-        Raises:
-            EngineError: TensorRT failed, or there is not enough memory.
-        """
+        """Return a context for these input shapes, with all addresses set."""
         key = tuple(sorted(shapes.items()))
         ready = self._ready.pop(key, None)
         if ready is None:

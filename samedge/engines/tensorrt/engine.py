@@ -146,12 +146,7 @@ class TensorRtEngine(PooledEngine):
         return self._plan.axis_limits
 
     def run(self, feeds: Mapping[str, Array | DeviceArray], outputs: Sequence[str]) -> dict[str, Array]:
-        """Run the plan. Feeds may be on the host or on this GPU.
-
-        Raises:
-            TensorMismatchError: A shape is outside the engine's profile.
-            EngineError: TensorRT or CUDA failed.
-        """
+        """Run the plan. Feeds may be on the host or on this GPU."""
         with self._running(feeds) as (stream, shapes):
             for name in outputs:
                 self._buffers.fetch(name, self._plan.nbytes(name, shapes[name]), stream)
@@ -163,10 +158,6 @@ class TensorRtEngine(PooledEngine):
         """Queue the plan on the GPU and return its outputs there, complete once the stream reaches them.
 
         The arrays keep their memory until they are closed or garbage-collected.
-
-        Raises:
-            TensorMismatchError: A shape is outside the engine's profile.
-            EngineError: TensorRT or CUDA failed.
         """
         results: dict[str, DeviceArray] = {}
         with self._running(feeds) as (stream, shapes):

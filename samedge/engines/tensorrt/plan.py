@@ -69,11 +69,7 @@ class OpenPlan:
     cache: tuple[RuntimeCache, Path] | None = None
 
     def new_context(self) -> ExecutionContext:
-        """Create another context; if contexts are managed, it needs memory from the caller.
-
-        Raises:
-            EngineError: TensorRT failed.
-        """
+        """Create another context; if contexts are managed, it needs memory from the caller."""
         context = _create_context(self.engine, self.flavour) if self.managed else self.engine.create_execution_context()
         if context is None:
             raise _plan_failure(self.where, self.flavour, self.log, "start")
@@ -93,11 +89,7 @@ class OpenPlan:
             cast("Any", context).device_memory = address
 
     def require(self, worked: bool, what: str) -> None:
-        """Raise an error with TensorRT's log if one of its calls failed.
-
-        Raises:
-            EngineError: `worked` is False.
-        """
+        """Raise an error with TensorRT's log if one of its calls failed."""
         if worked:
             return
         message = self.log.errors[-1][:400] if self.log.errors else "TensorRT gave no reason"
@@ -149,11 +141,7 @@ class OpenPlan:
         return limits
 
     def profile_for(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Return the first profile that fits the input shapes.
-
-        Raises:
-            TensorMismatchError: None fits; the message is about the last.
-        """
+        """Return the first profile that fits the input shapes."""
         problem: TensorMismatchError | None = None
         for index, ranges in enumerate(self.profiles):
             problem = self._outside(ranges, shapes)
@@ -188,13 +176,7 @@ class OpenPlan:
 
 
 def open_plan(path: Path, flavour: Flavour, gpu: Gpu) -> OpenPlan:
-    """Check a plan and open it. Call inside the GPU's context.
-
-    Raises:
-        EngineError: It is not a plan, is for another TensorRT or GPU, or TensorRT rejected it.
-        IntegrityError: It does not match its sidecar.
-        StorageError: It cannot be read.
-    """
+    """Check a plan and open it. Call inside the GPU's context."""
     file = inspect_plan(path)
     sidecar = read_sidecar(path)
     compatible = bool(sidecar and sidecar.key.settings.get("version_compatible"))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from samedge.engines.tensorrt.api import Flavour, FlavourName
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
+from samedge.storage.files import storage_errors
 
 _MAGIC: Final[dict[bytes, FlavourName]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 _LAYOUT: Final = slice(4, 8)
@@ -46,11 +47,7 @@ class PlanFile:
         return "(version unknown)" if self.version is None else ".".join(map(str, self.version))
 
     def read(self) -> bytes:
-        """Return the plan without the header.
-
-        Raises:
-            StorageError: It cannot be read.
-        """
+        """Return the plan without the header."""
         with storage_errors(self.path, "read"), self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read()
@@ -82,12 +79,7 @@ class PlanFile:
 
 
 def inspect_plan(path: Path) -> PlanFile:
-    """Read the header of an engine file.
-
-    Raises:
-        EngineError: It is not a TensorRT plan, or is truncated.
-        StorageError: It cannot be read.
-    """
+    """Read the header of an engine file."""
     with storage_errors(path, "read"), path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
         metadata: dict[str, Any] = {}

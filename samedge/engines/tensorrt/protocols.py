@@ -20,31 +20,22 @@ class Dims(Protocol):
     """A shape; free axes are -1."""
 
     def __len__(self) -> int: ...
-
     def __getitem__(self, index: int, /) -> int: ...
 
 
 class HostMemory(Protocol):
     """Bytes that TensorRT owns; readable through the buffer protocol."""
 
-    @property
-    def nbytes(self) -> int: ...
+    nbytes: int
 
 
 class NetworkTensor(Protocol):
     """``ITensor``."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def shape(self) -> Dims: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-    @property
-    def is_shape_tensor(self) -> bool: ...
+    name: str
+    shape: Dims
+    dtype: Any
+    is_shape_tensor: bool
 
 
 class NamedAxes(Protocol):
@@ -56,17 +47,11 @@ class NamedAxes(Protocol):
 class Network(Protocol):
     """``INetworkDefinition``."""
 
-    @property
-    def num_inputs(self) -> int: ...
-
-    @property
-    def num_outputs(self) -> int: ...
-
-    @property
-    def num_layers(self) -> int: ...
+    num_inputs: int
+    num_outputs: int
+    num_layers: int
 
     def get_input(self, index: int) -> NetworkTensor: ...
-
     def get_output(self, index: int) -> NetworkTensor: ...
 
 
@@ -79,11 +64,9 @@ class ParserError(Protocol):
 class Parser(Protocol):
     """``OnnxParser``."""
 
-    @property
-    def num_errors(self) -> int: ...
+    num_errors: int
 
     def parse_from_file(self, model: str) -> bool: ...
-
     def get_error(self, index: int) -> ParserError: ...
 
 
@@ -106,15 +89,10 @@ class BuilderConfig(Protocol):
     builder_optimization_level: int
 
     def set_flag(self, flag: Any) -> None: ...
-
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None: ...
-
     def add_optimization_profile(self, profile: Any) -> int: ...
-
     def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None: ...
-
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool: ...
-
     def get_timing_cache(self) -> TimingCache | None: ...
 
 
@@ -142,11 +120,8 @@ class Builder(Protocol):
     """``Builder``."""
 
     def create_network(self, flags: int = 0) -> Network: ...
-
     def create_builder_config(self) -> BuilderConfig: ...
-
     def create_optimization_profile(self) -> Profile: ...
-
     def build_serialized_network(self, network: Any, config: Any) -> HostMemory | None: ...
 
 
@@ -154,15 +129,10 @@ class ExecutionContext(Protocol):
     """``IExecutionContext``."""
 
     def set_input_shape(self, name: str, shape: Any) -> bool: ...
-
     def set_tensor_address(self, name: str, memory: int) -> bool: ...
-
     def infer_shapes(self) -> list[str]: ...
-
     def get_tensor_shape(self, name: str) -> Dims: ...
-
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool: ...
-
     def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
@@ -170,7 +140,6 @@ class RuntimeCache(Protocol):
     """``IRuntimeCache``: kernels compiled at load, kept for the next load."""
 
     def deserialize(self, blob: bytes) -> bool: ...
-
     def serialize(self) -> HostMemory: ...
 
 
@@ -180,7 +149,6 @@ class RuntimeConfig(Protocol):
     cuda_graph_strategy: Any
 
     def create_runtime_cache(self) -> RuntimeCache: ...
-
     def set_runtime_cache(self, cache: Any) -> bool: ...
 
 
@@ -193,8 +161,7 @@ class ConfiguredEngine(Protocol):
 class SizedEngine(Protocol):
     """``ICudaEngine`` that reports its contexts' memory: from TensorRT 10.1 on."""
 
-    @property
-    def device_memory_size_v2(self) -> int: ...
+    device_memory_size_v2: int
 
 
 class ManagedContext(Protocol):
@@ -206,26 +173,17 @@ class ManagedContext(Protocol):
 class CudaEngine(Protocol):
     """``ICudaEngine``."""
 
-    @property
-    def num_io_tensors(self) -> int: ...
-
-    @property
-    def num_optimization_profiles(self) -> int: ...
+    num_io_tensors: int
+    num_optimization_profiles: int
 
     def get_tensor_name(self, index: int) -> str: ...
-
     def get_tensor_mode(self, name: str) -> Any: ...
-
     def get_tensor_location(self, name: str) -> Any: ...
-
     def get_tensor_dtype(self, name: str) -> Any: ...
-
     def get_tensor_shape(self, name: str) -> Dims: ...
-
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Dims]: ...
 
-    @property
-    def create_execution_context(self) -> Callable[..., ExecutionContext | None]: ...
+    create_execution_context: Callable[..., ExecutionContext | None]
 
 
 class ProfiledContext(Protocol):
@@ -256,6 +214,15 @@ class TensorRtModule(Protocol):
     """The imported package. Its enumerations are looked up by name because they differ between generations."""
 
     __version__: str
+    ILogger: Any
+    IProfiler: Any
+    LayerInformationFormat: Any
+    BuilderFlag: Any
+    NetworkDefinitionCreationFlag: Any
+    MemoryPoolType: Any
+    ProfilingVerbosity: Any
+    TensorIOMode: Any
+    TensorLocation: Any
 
     @property
     def Builder(self) -> Callable[[Any], Builder]: ...
@@ -265,30 +232,3 @@ class TensorRtModule(Protocol):
 
     @property
     def Runtime(self) -> Callable[[Any], Runtime]: ...
-
-    @property
-    def ILogger(self) -> Any: ...
-
-    @property
-    def IProfiler(self) -> Any: ...
-
-    @property
-    def LayerInformationFormat(self) -> Any: ...
-
-    @property
-    def BuilderFlag(self) -> Any: ...
-
-    @property
-    def NetworkDefinitionCreationFlag(self) -> Any: ...
-
-    @property
-    def MemoryPoolType(self) -> Any: ...
-
-    @property
-    def ProfilingVerbosity(self) -> Any: ...
-
-    @property
-    def TensorIOMode(self) -> Any: ...
-
-    @property
-    def TensorLocation(self) -> Any: ...

@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 
 from typing_extensions import Unpack
 
-from samedge.bundle.archive import Bundle, open_bundle
+from samedge.bundle.archive import Bundle, engines_folder, open_bundle
 from samedge.bundle.engine_notes import EngineNotes, engine_notes
-from samedge.bundle.engines import EngineSet, engine_roles, engines_folder, source_digest
+from samedge.bundle.engines import EngineSet, engine_roles, source_digest
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from samedge.storage.atomic import write_whole
-from samedge.storage.cache import cache_folder
+from samedge.storage.files import cache_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from typing import Any, Final, cast
 
 from samedge.bundle.archive import Bundle
 from samedge.bundle.manifest import GraphRole
-from samedge.errors import MissingExtraError, UsageError, storage_errors
+from samedge.errors import MissingExtraError, UsageError
 from samedge.export.engines.family import engines_of
 from samedge.storage.atomic import abandoned
-from samedge.storage.cache import cache_folder
+from samedge.storage.files import cache_folder, storage_errors
 from samedge.types import Precision
 
 FP32_RUNG: Final = "fp32"

@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from samedge.bundle.manifest import FileRecord, GraphRecord, TensorRecord
-from samedge.errors import ExportError, storage_errors
-from samedge.storage.digest import sha256_file
+from samedge.errors import ExportError
+from samedge.storage.files import sha256_file, storage_errors
 from samedge.types import Precision
 
 if TYPE_CHECKING:  # it brings torch, which a board does not have

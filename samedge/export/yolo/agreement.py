@@ -58,7 +58,8 @@ def agreement(
                 boxes.append(iou)
                 if one.masks is not None and other.masks is not None:
                     a, b = one.masks.data[number], other.masks.data[at]
-                    masks.append(float((a & b).sum() / max((a | b).sum(), 1)))
+                    either = int((a | b).sum())
+                    masks.append(float((a & b).sum() / either) if either else 1.0)
     return ObjectsRecord(
         images=pictures,
         objects=objects,

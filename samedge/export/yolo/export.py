@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 from samedge.bundle.manifest import GraphRecord, ParityRecord
 from samedge.bundle.yolo_record import SuppressionRecord
 from samedge.engines.registry import open_engine
-from samedge.errors import UsageError, storage_errors
+from samedge.errors import UsageError
 from samedge.export.graphs.onnx_file import remove_graph, save_graph
 from samedge.export.graphs.trace import trace
 from samedge.export.precision.ladder import WrittenGraph
@@ -40,6 +40,7 @@ from samedge.options import (
 from samedge.runtime.image.sources import find_images
 from samedge.runtime.yolo.graph import ONE_TO_ONE, PARITY, yolo_metadata
 from samedge.storage.atomic import staged_file
+from samedge.storage.files import storage_errors
 from samedge.types import Progress
 from samedge.version import __version__
 

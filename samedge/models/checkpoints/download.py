@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
-from samedge.errors import DownloadError, storage_errors
+from samedge.errors import DownloadError
+from samedge.storage.files import storage_errors
 from samedge.version import __version__
 
 DownloadProgress: TypeAlias = Callable[[int, int | None], None]

@@ -11,13 +11,13 @@ from typing import Final
 
 from torch import Tensor
 
-from samedge.errors import CheckpointError, StorageError, missing_extra, storage_errors
+from samedge.errors import CheckpointError, StorageError, missing_extra
 from samedge.models.checkpoints.lora import merge_lora
 from samedge.models.checkpoints.state_dict import extract_parts, extract_state
 from samedge.models.checkpoints.torch_files import read_pickled
 from samedge.models.checkpoints.ultralytics import FOREIGN_ROOT, unpack_model
 from samedge.models.checkpoints.weights import find_checkpoint
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file, storage_errors
 
 _DOWNLOAD_AGAIN: Final = "Get the file again"
 _MAX_HEADER: Final = 100_000_000

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from samedge.errors import CheckpointError, UnsafeCheckpointError, storage_errors
+from samedge.errors import CheckpointError, UnsafeCheckpointError
 from samedge.models.checkpoints.pickled import Pickled, mapping, unpickle
+from samedge.storage.files import storage_errors
 
 MAX_EXPANSION: Final = 64
 """Limit of a member's expansion on unpacking: weights hardly compress, and zeros a thousandfold."""

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from samedge.errors import DownloadError, StorageError, UsageError, storage_errors
+from samedge.errors import DownloadError, StorageError, UsageError
 from samedge.models.checkpoints.download import DownloadProgress, download
 from samedge.storage.atomic import write_whole
-from samedge.storage.cache import cache_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import cache_folder, sha256_file, storage_errors
 from samedge.storage.locks import file_lock
 
 MIRROR: Final = "SAMEDGE_MIRROR"

@@ -4,6 +4,11 @@ A *whole* decoder is one graph from prompts to masks. A *split* one is three: th
 what does not depend on prompts, the prompts graph takes each prompt to its predicted IoUs, and the masks graph draws
 the requested masks. Their results are equal; the split form costs half, and never draws an unneeded mask. Tensors
 passed between graphs stay on the device where they run.
+
+Engines that prepare for each batch size (CUDA graphs, shape-specific tuning) meet few sizes: the number of prompts is
+padded to the next power of two with copies of the last prompt, whose masks are dropped. Prompts do not influence each
+other, so the other masks stay the same. The number of points of a prompt is never padded: a padding point is one more
+token, which the others attend to, and it changes masks.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
 from samedge.errors import BundleError, PromptError
 from samedge.runtime.prompts.shapes import PADDING
-from samedge.runtime.prompts.tokens import PromptGroup, bucketed, most_of_axis, rows_of_bucket
+from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.types import FloatArray, TensorSpec
 
 MASK_TOKENS: Final = 4
@@ -43,6 +48,12 @@ their number, while that of the whole one hardly does. At 8 points it takes 0.58
 
 
 NO_FEATURES: Final[Mapping[str, Value]] = {}
+
+MOST: Final = 16
+"""Enough to keep an accelerator busy, and to make the steps of a call worth starting for images with few tokens."""
+CPU_IMAGE_TOKENS: Final = 16384
+"""Limit on a CPU, image tokens of all prompts together. With SAM's 4096 tokens, a prompt takes as long alone as in
+a call of 16, but 16 need 850 MB in all and 4 need 315 (onnxruntime, one thread)."""
 
 
 class DecodedPrompts(Protocol):
@@ -221,7 +232,7 @@ class WholeDecoder:
             )
 
     def _decode(self, context: ImageContext, group: PromptGroup) -> WholeOutput:
-        dialect, count = self._dialect, len(group)
+        dialect, count = self._dialect, len(group.index)
         if self._many:
             group = bucketed(group, self.engine, self.most_prompts(masks=True))
         points = slice(0, -1 if dialect.pads else None)
@@ -244,9 +255,9 @@ class WholeDecoder:
         low_res, scores = outputs[self._low_res], on_host(outputs[dialect.scores])
         if not dialect.leading_axes and dialect.first_mask:
             return WholeOutput(scores[:count], low_res if isinstance(low_res, DeviceArray) else on_host(low_res))
-        scores = scores.reshape(len(group), -1)[:count]
+        scores = scores.reshape(len(group.index), -1)[:count]
         maps = on_host(low_res)
-        maps = maps.reshape(len(group), -1, *maps.shape[-2:])[:count]
+        maps = maps.reshape(len(group.index), -1, *maps.shape[-2:])[:count]
         if not dialect.first_mask:
             # Exporters of these graphs left out token 0: the best of the others stands for it.
             best = scores.argmax(1)[:, None]
@@ -345,7 +356,7 @@ class SplitDecoder:
         """Decode the prompts up to their predicted IoUs."""
         if group.coords.shape[1] > SPLIT_UP_TO_POINTS:
             return self.whole.decode_prompts(context, group)
-        count = len(group)
+        count = len(group.index)
         group = bucketed(group, self.prompts_graph, self.most_prompts(masks=group.masks is not None))
         tensors = context.tensors
         if group.masks is not None:
@@ -378,7 +389,7 @@ def _selection(prompts: NDArray[np.intp], count: int) -> NDArray[np.intp] | slic
 
 def mask_input(group: PromptGroup, side: int) -> FloatArray:
     """Return the mask prompts as graph input, zeros for prompts without one: float32 ``[B, 1, side, side]``."""
-    masks = np.zeros((len(group), side, side), np.float32) if group.masks is None else group.masks
+    masks = np.zeros((len(group.index), side, side), np.float32) if group.masks is None else group.masks
     return masks[:, None]
 
 
@@ -411,6 +422,40 @@ def wrong_scheme(engine: Engine, what: str, io: str) -> BundleError:
         where=engine.name,
         cure="Export the checkpoint again",
     )
+
+
+def bucket_of(count: int, most: int | None = None) -> int:
+    """Return the next power of two, at most ``most``, which is at least ``count``; 0 stays 0."""
+    bucket = 1 << (count - 1).bit_length() if count else 0
+    return bucket if most is None else max(count, min(bucket, most))
+
+
+def bucketed(group: PromptGroup, engine: Engine, most: int | None) -> PromptGroup:
+    """Return a group in a batch size for an engine that accepts ``most``: padded to a bucket on a device."""
+    more = bucket_of(len(group.index), most) - len(group.index)
+    if not engine.on_device or not more:
+        return group
+    return group[np.concatenate([np.arange(len(group.index)), np.full(more, len(group.index) - 1)])]
+
+
+def rows_of_bucket(rows: list[int], most: int) -> list[int]:
+    """Return rows of a batch of ``most``, padded to a bucket by repeating the last."""
+    return rows + rows[-1:] * (bucket_of(len(rows), max(most, len(rows))) - len(rows))
+
+
+def most_of_axis(engine: Engine, name: str, axis_index: int = 0) -> int | None:
+    """Return the limit of an axis of an input, or None."""
+    axis = engine.inputs[name].shape[axis_index]
+    limits = engine.axis_limits.get(axis) if isinstance(axis, str) else (axis, axis)
+    return None if limits is None else limits[1]
+
+
+def prompts_at_once(device: str, embedding: TensorSpec) -> int:
+    """Return the default number of prompts for one call of a decoder, from the spec of embeddings ``[1, C, g, g]``."""
+    rows, columns = embedding.shape[-2:]
+    if device.partition(":")[0].lower() != "cpu" or not isinstance(rows, int) or not isinstance(columns, int):
+        return MOST
+    return max(1, min(MOST, CPU_IMAGE_TOKENS // (rows * columns)))
 
 
 def first_click(decoder: Decoder) -> None:

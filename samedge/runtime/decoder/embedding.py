@@ -16,14 +16,15 @@ import numpy as np
 
 from samedge.bundle.manifest import Manifest
 from samedge.engines.cuda.device_array import DeviceArray
-from samedge.engines.protocol import Value
-from samedge.errors import ImageError, storage_errors
+from samedge.engines.protocol import Value, shape_fits
+from samedge.errors import ImageError
 from samedge.runtime.decoder.decoders import on_host
 from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import ImageSource, as_bgr
 from samedge.runtime.image.value_range import ValueRange
 from samedge.storage.atomic import staged_file
+from samedge.storage.files import storage_errors
 from samedge.types import FloatArray, ImageArray, TensorSpec
 
 _VERSION: Final = 1
@@ -86,7 +87,7 @@ class ImageEmbedding:
 
 def check_embedding(values: FloatArray | DeviceArray, height: int, width: int, spec: TensorSpec, where: object) -> None:
     """Raise ImageError for an embedding that a decoder does not accept, or one of an image without pixels."""
-    if values.dtype != np.float32 or not spec.accepts(values.shape) or min(height, width) < 1:
+    if values.dtype != np.float32 or not shape_fits(values.shape, spec) or min(height, width) < 1:
         raise ImageError(
             f"the embedding is {values.dtype}{list(values.shape)} of a {width} x {height} px image, but the "
             f"decoder expects {spec}",

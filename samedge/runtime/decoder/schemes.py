@@ -8,14 +8,14 @@ from threading import Lock
 import numpy as np
 
 from samedge.bundle.dialects import DIALECTS, EncoderDialect
-from samedge.bundle.manifest import ANY_SHAPE, GraphRecord, InputRecord, Manifest, TensorRecord
+from samedge.bundle.manifest import InputRecord, Manifest
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine, Value
-from samedge.errors import IntegrityError, UsageError
+from samedge.errors import UsageError
 from samedge.runtime.decoder.decoders import CONSTANT_FEATURES, Decoder, as_specified, require_names
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_channels, raw_input
-from samedge.types import FloatArray, ImageArray, TensorSpec
+from samedge.types import FloatArray, ImageArray
 
 
 class SamGraphs:
@@ -130,28 +130,3 @@ def encoder_input(
     if dialect.layout == "pixels" or spec.dtype.kind in "iu":
         return raw_channels(bgr, geometry)
     return normalised_input(bgr, geometry, source.pixel_mean, source.pixel_std)
-
-
-def check_graph(record: GraphRecord, engine: Engine) -> None:
-    """Raise IntegrityError if a name, dtype or shape of a graph's inputs and outputs differs from the manifest."""
-    _check_ports("input", record.inputs, engine.inputs, engine.name)
-    _check_ports("output", record.outputs, engine.outputs, engine.name)
-
-
-def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[str, TensorSpec], where: str) -> None:
-    cure = "Copy the bundle again, or export the checkpoint again"
-    for name in sorted(recorded.keys() | real.keys()):
-        if name not in real or name not in recorded:
-            owner, other = ("manifest", "graph") if name in recorded else ("graph", "manifest")
-            message = f"the {owner} has the {kind} {name!r} but the {other} lacks it"
-            raise IntegrityError(message, where=where, cure=cure)
-        have, want = real[name], recorded[name]
-        if want.shape == ANY_SHAPE:
-            continue
-        # A size free in only one of them is no contradiction: backends differ in shape inference.
-        differs = have.dtype.name != want.dtype or len(have.shape) != len(want.shape)
-        sizes = zip(have.shape, want.shape, strict=False)
-        if differs or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
-            axes = ", ".join(map(str, want.shape))
-            message = f"the {kind} {name!r} is {have} in the graph but {want.dtype}[{axes}] in the manifest"
-            raise IntegrityError(message, where=where, cure=cure)

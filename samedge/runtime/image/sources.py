@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
-from samedge.errors import ImageError, storage_errors
+from samedge.errors import ImageError
 from samedge.runtime.image.read import ImageSource
+from samedge.storage.files import storage_errors
 
 IMAGE_SUFFIXES: Final = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",

@@ -3,11 +3,6 @@
 Many prompts are given at once, as arrays with one row per prompt or as lists with one entry per prompt (None if a
 prompt has no box, for example). Prompts with equal numbers of tokens form one group, because padding short ones would
 change their masks.
-
-Engines that prepare for each batch size (CUDA graphs, shape-specific tuning) meet few sizes: the number of prompts is
-padded to the next power of two with copies of the last prompt, whose masks are dropped. Prompts do not influence each
-other, so the other masks stay the same. The number of points of a prompt is never padded: a padding point is one more
-token, which the others attend to, and it changes masks.
 """
 
 from __future__ import annotations
@@ -19,7 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.engines.protocol import Engine
 from samedge.errors import PromptError
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.prompts.shapes import (
@@ -31,13 +25,7 @@ from samedge.runtime.prompts.shapes import (
     read_masks,
     read_points,
 )
-from samedge.types import FloatArray, IntArray, TensorSpec
-
-MOST: Final = 16
-"""Enough to keep an accelerator busy, and to make the steps of a call worth starting for images with few tokens."""
-CPU_IMAGE_TOKENS: Final = 16384
-"""Limit on a CPU, image tokens of all prompts together. With SAM's 4096 tokens, a prompt takes as long alone as in
-a call of 16, but 16 need 850 MB in all and 4 need 315 (onnxruntime, one thread)."""
+from samedge.types import FloatArray, IntArray
 
 _CORNERS: Final = np.array([2, 3], np.int32)
 
@@ -146,37 +134,3 @@ def _group(entries: list[tuple[int, FloatArray, IntArray]], masks: list[FloatArr
         masks=None if present is None else np.stack([np.zeros_like(present) if m is None else m for m in own]),
         has_mask=np.array([mask is not None for mask in own], np.float32),
     )
-
-
-def bucket_of(count: int, most: int | None = None) -> int:
-    """Return the next power of two, at most ``most``, which is at least ``count``; 0 stays 0."""
-    bucket = 1 << (count - 1).bit_length() if count else 0
-    return bucket if most is None else max(count, min(bucket, most))
-
-
-def bucketed(group: PromptGroup, engine: Engine, most: int | None) -> PromptGroup:
-    """Return a group in a batch size for an engine that accepts ``most``: padded to a bucket on a device."""
-    more = bucket_of(len(group), most) - len(group)
-    if not engine.on_device or not more:
-        return group
-    return group[np.concatenate([np.arange(len(group)), np.full(more, len(group) - 1)])]
-
-
-def rows_of_bucket(rows: list[int], most: int) -> list[int]:
-    """Return rows of a batch of ``most``, padded to a bucket by repeating the last."""
-    return rows + rows[-1:] * (bucket_of(len(rows), max(most, len(rows))) - len(rows))
-
-
-def most_of_axis(engine: Engine, name: str, axis_index: int = 0) -> int | None:
-    """Return the limit of the first axis of an input, or of another, or None."""
-    axis = engine.inputs[name].shape[axis_index]
-    limits = engine.axis_limits.get(axis) if isinstance(axis, str) else (axis, axis)
-    return None if limits is None else limits[1]
-
-
-def prompts_at_once(device: str, embedding: TensorSpec) -> int:
-    """Return the default number of prompts for one call of a decoder, from the spec of embeddings ``[1, C, g, g]``."""
-    rows, columns = embedding.shape[-2:]
-    if device.partition(":")[0].lower() != "cpu" or not isinstance(rows, int) or not isinstance(columns, int):
-        return MOST
-    return max(1, min(MOST, CPU_IMAGE_TOKENS // (rows * columns)))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
-from samedge.errors import UsageError, storage_errors
+from samedge.errors import UsageError
 from samedge.runtime.image.geometry import ImageGeometry
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.masks.polygons import mask_outlines
 from samedge.runtime.masks.rle import mask_extent
 from samedge.runtime.prompts.shapes import PADDING, PromptLike, read_boxes, read_labels, read_points
 from samedge.runtime.results.masks import Objects
+from samedge.storage.files import storage_errors
 from samedge.types import Array, BoolArray, ImageArray
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from samedge.errors import MissingExtraError, storage_errors
+from samedge.errors import MissingExtraError
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.masks.polygons import Parts
 from samedge.runtime.masks.rle import rle_area, rle_to_box
 from samedge.runtime.results.masks import Objects
+from samedge.storage.files import storage_errors
 from samedge.tables import csv_text
 
 

@@ -20,11 +20,11 @@ from support.in_threads import in_threads
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.pool import DevicePool
 from samedge.engines.onnxruntime import binding as ort_binding
-from samedge.engines.onnxruntime import session as ort_session
+from samedge.engines.onnxruntime import engine as ort_session
 from samedge.engines.onnxruntime.binding import KEPT_INPUTS, OrtArray, OrtBinding
-from samedge.engines.onnxruntime.engine import OrtEngine
-from samedge.engines.onnxruntime.session import (
+from samedge.engines.onnxruntime.engine import (
     RECORD_PLACEMENT,
+    OrtEngine,
     nodes_by_provider,
     parse_device,
     placement,

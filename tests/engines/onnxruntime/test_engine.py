@@ -15,11 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from samedge.engines.onnxruntime.engine import OrtEngine
-from samedge.engines.onnxruntime.session import IDENTITY, parse_device
+from samedge.engines.onnxruntime.engine import IDENTITY, OrtEngine, parse_device
 from samedge.engines.protocol import EngineOptions
 from samedge.engines.registry import open_engine
-from samedge.engines.selection.machine import usable_cores
+from samedge.engines.selection import usable_cores
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError
 
 NATIVE_ERRORS = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]

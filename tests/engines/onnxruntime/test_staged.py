@@ -16,8 +16,8 @@ from support.in_threads import in_threads
 
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.onnxruntime import engine as backend
-from samedge.engines.onnxruntime import session as ort_session
-from samedge.engines.onnxruntime.session import parse_device
+from samedge.engines.onnxruntime import engine as ort_session
+from samedge.engines.onnxruntime.engine import parse_device
 from samedge.engines.onnxruntime.staged import OrtStaged, OwnStream, open_stream
 from samedge.engines.protocol import Engine, EngineOptions
 from samedge.errors import DeviceUnavailableError, EngineError, MissingExtraError

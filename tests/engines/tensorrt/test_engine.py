@@ -31,7 +31,7 @@ from samedge.errors import (
     TensorMismatchError,
 )
 from samedge.options import AxisRange
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file
 from samedge.testing.cuda import FakeCuda
 from samedge.types import Array, TensorSpec
 

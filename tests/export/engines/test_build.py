@@ -11,9 +11,9 @@ from support.bundles import pack, write_any_bundle, write_small_bundle
 from support.exported import exported_bundle
 
 import samedge
-from samedge.bundle.archive import open_bundle
+from samedge.bundle.archive import engines_folder, open_bundle
 from samedge.bundle.engine_notes import engine_notes
-from samedge.bundle.engines import bundle_pairs, engines_folder
+from samedge.bundle.engines import bundle_pairs
 from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, ParityError, UsageError

@@ -14,9 +14,9 @@ from support.yolo_models import CONF, DETECTOR, SIDE, SMALL, bundle, checkpoint
 
 import samedge
 from samedge.api.yolo import YOLO, FastSAM
-from samedge.bundle.archive import bundle_manifest, open_bundle
+from samedge.bundle.archive import bundle_manifest, engines_folder, open_bundle
 from samedge.bundle.engine_notes import engine_notes
-from samedge.bundle.engines import bundle_pairs, engines_folder
+from samedge.bundle.engines import bundle_pairs
 from samedge.bundle.manifest import MANIFEST_NAME, encode_manifest
 from samedge.engines.protocol import Availability
 from samedge.engines.registry import availability

@@ -152,7 +152,7 @@ def of_two(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def test_an_unknown_rung() -> None:
-    with pytest.raises(UsageError, match=r"no rung 'fp12'.*fp16-norms"):
+    with pytest.raises(UsageError, match=r"unknown rung 'fp12'.*fp16-norms"):
         to_half(traced(VIT, "decoder_masks"), "fp12")
 
 

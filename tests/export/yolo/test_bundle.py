@@ -25,7 +25,7 @@ from samedge.models.yolo.configs import named_yolo_config
 from samedge.models.yolo.seeded import seeded_yolo
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.yolo.predictor import YoloPredictor
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file
 
 COFFEE = Path(samedge.__file__).parent / "assets" / "coffee.jpg"
 

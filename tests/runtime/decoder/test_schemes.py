@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from samedge.api.load import check_graph
 from samedge.bundle.manifest import GraphRecord, Manifest, TensorRecord
 from samedge.engines.protocol import Engine
 from samedge.errors import BundleError, IntegrityError
 from samedge.runtime.decoder.decoders import WholeDecoder
-from samedge.runtime.decoder.schemes import SamGraphs, check_graph
+from samedge.runtime.decoder.schemes import SamGraphs
 from samedge.runtime.predictor import Predictor
 from samedge.testing.engine import fake_engine
 from samedge.testing.predictor import fake_predictor

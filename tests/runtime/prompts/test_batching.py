@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samedge.runtime.prompts.tokens import prompts_at_once
+from samedge.runtime.decoder.decoders import prompts_at_once
 from samedge.testing.predictor import fake_predictor
 from samedge.types import TensorSpec
 

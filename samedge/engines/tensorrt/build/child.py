@@ -14,7 +14,7 @@ from samedge.engines.tensorrt.api import find_flavour
 from samedge.engines.tensorrt.build.builder import build_plan
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.errors import storage_errors
+from samedge.storage.files import storage_errors
 from samedge.types import Progress
 
 
@@ -26,12 +26,7 @@ def run(builder: str, request: dict[str, Any], progress: Progress) -> dict[str, 
 
 
 def build(request: dict[str, Any], progress: Progress) -> BuildReport:
-    """Build the requested plan and write it to its output file.
-
-    Raises:
-        SamedgeError: As `build_plan`.
-        StorageError: The plan cannot be written.
-    """
+    """Build the requested plan and write it to its output file."""
     cache = request["timing_cache"]
     with _on_device(request["device"]) as device:
         plan, report = build_plan(

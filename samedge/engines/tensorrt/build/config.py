@@ -20,11 +20,7 @@ Shapes: TypeAlias = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int,
 
 
 def profile_shapes(inputs: Mapping[str, TensorSpec], profiles: Mapping[str, AxisRange], where: str) -> Shapes:
-    """Return the smallest, best and largest shape of every input with a free axis.
-
-    Raises:
-        UsageError: A free axis has no range.
-    """
+    """Return the smallest, best and largest shape of every input with a free axis."""
     shapes: Shapes = {}
     for name, spec in inputs.items():
         free = [axis for axis in spec.shape if isinstance(axis, str)]
@@ -98,11 +94,7 @@ def configure(
 
 
 def add_profile(builder: Builder, config: BuilderConfig, shapes: Shapes, graph: Path) -> None:
-    """Add the engine's only profile, if a shape is free.
-
-    Raises:
-        EngineError: TensorRT rejected it.
-    """
+    """Add the engine's only profile, if a shape is free."""
     if not shapes:
         return
     profile = builder.create_optimization_profile()

@@ -87,11 +87,7 @@ def fatal_errors(errors: Sequence[str]) -> list[str]:
 
 
 def refuse_unsupported(flavour: Flavour, options: BuildOptions) -> None:
-    """Reject options that this copy of TensorRT does not support, most of which it would silently ignore.
-
-    Raises:
-        UsageError: An option is unsupported; with a cure.
-    """
+    """Reject options that this copy of TensorRT does not support, most of which it would silently ignore."""
     features = flavour.features
     if options.targets and not features.compute_capabilities:
         raise UsageError(

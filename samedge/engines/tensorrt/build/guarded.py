@@ -11,9 +11,10 @@ from typing import Final
 from samedge.engines.tensorrt.api import FlavourName
 from samedge.engines.tensorrt.build.memory import DeviceMemory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
 from samedge.processes import call_in_child
 from samedge.storage.atomic import staged_file
+from samedge.storage.files import storage_errors
 from samedge.types import Progress
 
 _NO_MEMORY: Final = (

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from samedge.errors import EngineError, storage_errors
+from samedge.errors import EngineError
+from samedge.storage.files import storage_errors
 
 _BASE_BYTES: Final = 300_000_000
 _BYTES_OF_GRAPH: Final = 4
@@ -41,11 +42,7 @@ class DeviceMemory:
 
 
 def graph_bytes(graph: Path) -> int:
-    """Return the size of a graph and its external weights, bytes.
-
-    Raises:
-        StorageError: It cannot be read.
-    """
+    """Return the size of a graph and its external weights, bytes."""
     with storage_errors(graph, "read"):
         beside = [path for path in graph.parent.glob(f"{graph.name}*") if path.is_file()]
         return sum(path.stat().st_size for path in {graph, *beside})

@@ -143,11 +143,7 @@ class BuildReport:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> BuildReport:
-        """Return the report written by `to_json`.
-
-        Raises:
-            EngineError: It is damaged.
-        """
+        """Return the report written by `to_json`."""
         try:
             ports = {
                 kind: {name: TensorSpec(tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in values[kind].items()}

@@ -21,8 +21,9 @@ from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.engines.tensorrt.store.key import EngineKey, graph_digest, make_key
 from samedge.engines.tensorrt.store.sidecar import write_sidecar
 from samedge.engines.tensorrt.store.store import EngineStore, StoredEngine
-from samedge.errors import DeviceUnavailableError, MissingExtraError, storage_errors
+from samedge.errors import DeviceUnavailableError, MissingExtraError
 from samedge.storage.atomic import staged_file
+from samedge.storage.files import storage_errors
 from samedge.types import Progress
 
 
@@ -91,11 +92,7 @@ def engine_key(
     weights: Sequence[Path] = (),
     axes: Mapping[str, Sequence[int | str]] | None = None,
 ) -> EngineKey:
-    """Return the key of a graph's engine; the arguments are those of `stored_engine`.
-
-    Raises:
-        StorageError: The graph cannot be read.
-    """
+    """Return the key of a graph's engine; the arguments are those of `stored_engine`."""
     names = None if axes is None else {axis for shape in axes.values() for axis in shape if isinstance(axis, str)}
     return make_key(graph_digest(graph, *weights), options, flavour, gpu, axes=names)
 
@@ -104,9 +101,6 @@ def copy_engine(entry: StoredEngine, target: Path) -> Path:
     """Copy a stored engine and its sidecar to a path, and return the plan's path.
 
     On one file system both are hard links: plans are replaced and never changed, and boards have small disks.
-
-    Raises:
-        StorageError: A file cannot be written.
     """
     with staged_file(target) as stage, storage_errors(target):
         try:

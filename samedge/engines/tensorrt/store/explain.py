@@ -92,12 +92,7 @@ def find_plan(name: str, store: EngineStore | None = None) -> Path:
 
 
 def explain_plan(path: Path) -> Explanation:
-    """Compare an engine with this machine.
-
-    Raises:
-        EngineError: It is not an engine.
-        StorageError: It cannot be read.
-    """
+    """Compare an engine with this machine."""
     plan = inspect_plan(path)
     sidecar = read_sidecar(path)
     flavour, gpu, missing = _machine(plan)

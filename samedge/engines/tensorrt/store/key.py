@@ -19,7 +19,7 @@ from samedge.engines.tensorrt.api import Flavour
 from samedge.engines.tensorrt.build.failures import computes_zeros
 from samedge.engines.tensorrt.build.options import BuildOptions
 from samedge.errors import EngineError
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,7 @@ class EngineKey:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> EngineKey:
-        """Return the key written by `to_json`.
-
-        Raises:
-            EngineError: It is damaged.
-        """
+        """Return the key written by `to_json`."""
         try:
             return EngineKey(**{**values, "targets": tuple(values["targets"])})
         except (KeyError, TypeError) as error:
@@ -168,11 +164,7 @@ def make_key(
 
 
 def graph_digest(graph: Path, *weights: Path) -> str:
-    """Return one SHA-256 over a graph and its external weight files.
-
-    Raises:
-        StorageError: One of them cannot be read.
-    """
+    """Return one SHA-256 over a graph and its external weight files."""
     return joined_digest([sha256_file(graph), *(sha256_file(path) for path in sorted(weights))])
 
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from samedge.engines.tensorrt.build.options import BuildReport
 from samedge.engines.tensorrt.store.key import EngineKey
-from samedge.errors import EngineError, IntegrityError, storage_errors
+from samedge.errors import EngineError, IntegrityError
 from samedge.storage.atomic import write_whole
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import sha256_file, storage_errors
 
 SIDECAR_SUFFIX: Final = ".json"
 COMPILED_SUFFIX: Final = ".cache"
@@ -50,11 +50,7 @@ def sidecar_path(plan: Path) -> Path:
 
 
 def write_sidecar(plan: Path, sidecar: Sidecar) -> None:
-    """Write the sidecar of a plan, replacing an older one atomically.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+    """Write the sidecar of a plan, replacing an older one atomically."""
     values = {
         "schema": _SCHEMA,
         "key": sidecar.key.to_json(),
@@ -67,12 +63,7 @@ def write_sidecar(plan: Path, sidecar: Sidecar) -> None:
 
 
 def read_sidecar(plan: Path) -> Sidecar | None:
-    """Return the sidecar of a plan, or None if it has none.
-
-    Raises:
-        EngineError: It is damaged, or from a later samedge.
-        StorageError: It cannot be read.
-    """
+    """Return the sidecar of a plan, or None if it has none."""
     path = sidecar_path(plan)
     if not path.is_file():
         return None
@@ -98,12 +89,7 @@ def read_sidecar(plan: Path) -> Sidecar | None:
 
 
 def verify_plan(plan: Path, sidecar: Sidecar) -> None:
-    """Check a plan against its sidecar.
-
-    Raises:
-        IntegrityError: Size or hash differ.
-        StorageError: It cannot be read.
-    """
+    """Check a plan against its sidecar."""
     with storage_errors(plan, "read"):
         size = plan.stat().st_size
     if size != sidecar.size or sha256_file(plan) != sidecar.sha256:

@@ -29,10 +29,9 @@ from samedge.engines.tensorrt.store.sidecar import (
     verify_plan,
     write_sidecar,
 )
-from samedge.errors import EngineError, IntegrityError, SamedgeError, storage_errors
+from samedge.errors import EngineError, IntegrityError, SamedgeError
 from samedge.storage.atomic import TEMPORARY_PREFIX, abandoned, temporary_file
-from samedge.storage.cache import cache_folder
-from samedge.storage.digest import sha256_file
+from samedge.storage.files import ENGINE_STORE, cache_folder, sha256_file, storage_errors
 from samedge.storage.locks import file_lock
 
 PLAN_SUFFIX: Final = ".engine"
@@ -68,16 +67,13 @@ class EngineStore:
     """
 
     def __init__(self, folder: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
-        self.folder = cache_folder() / "engines" if folder is None else folder
+        self.folder = cache_folder() / ENGINE_STORE if folder is None else folder
         self.limit = limit
 
     def find(self, key: EngineKey) -> StoredEngine | None:
         """Return the engine with exactly this key, verified, or None.
 
         A plan that does not match its sidecar is removed.
-
-        Raises:
-            StorageError: The store cannot be read.
         """
         for entry in self._entries(f"{key.digest()}.*"):
             if entry.key != key:
@@ -132,21 +128,13 @@ class EngineStore:
         return found
 
     def annotate(self, entry: StoredEngine, notes: Mapping[str, Any]) -> StoredEngine:
-        """Add notes to an engine and return it with them.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
+        """Add notes to an engine and return it with them."""
         sidecar = replace(entry.sidecar, notes={**entry.sidecar.notes, **notes})
         write_sidecar(entry.plan, sidecar)
         return replace(entry, sidecar=sidecar)
 
     def entries(self) -> list[StoredEngine]:
-        """Return all engines, most recently used first.
-
-        Raises:
-            StorageError: The store cannot be read.
-        """
+        """Return all engines, most recently used first."""
         return sorted(self._entries("*"), key=lambda entry: entry.used, reverse=True)
 
     def why(self, key: EngineKey) -> list[str]:

@@ -25,7 +25,7 @@ from samedge.engines.tensorrt.store.sidecar import read_sidecar, sidecar_path
 from samedge.engines.tensorrt.store.store import EngineStore
 from samedge.errors import EngineError, StorageError
 from samedge.options import AxisRange
-from samedge.storage.cache import CACHE_VARIABLE
+from samedge.storage.files import CACHE_VARIABLE
 
 GPU = Gpu(0, "Orin", "8.7", 16, 8 << 30, integrated=True)
 

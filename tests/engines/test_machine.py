@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from samedge.engines.selection import machine
-from samedge.engines.selection.machine import machine_facts
+from samedge.engines import selection as machine
+from samedge.engines.selection import machine_facts
 
 X86 = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel name\t: other\n"
 ARM = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"

@@ -10,7 +10,7 @@ import pytest
 from platformdirs import macos, unix, windows
 
 from samedge.errors import StorageError
-from samedge.storage.cache import cache_folder
+from samedge.storage.files import cache_folder
 
 SYSTEMS = {"linux": unix.Unix, "darwin": macos.MacOS, "win32": windows.Windows}
 

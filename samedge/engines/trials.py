@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TypeAlias
 
+import msgspec
 import numpy as np
 
 from samedge.engines import registry
 from samedge.engines.protocol import Engine
-from samedge.engines.selection.decisions import Trial
 from samedge.errors import SamedgeError
 from samedge.types import Array, TensorSpec
 
@@ -39,6 +39,37 @@ class Candidate:
 
     backend: str
     device: str
+
+
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Outcome of one candidate.
+
+    Attributes:
+        backend: Its name in the table of backends.
+        device: The device as requested.
+        milliseconds: Median of the runs after the first; None if there were none.
+        first_milliseconds: First run, which includes the backend's deferred set-up; None if it failed.
+        open_seconds: Time to open; None if that failed.
+        runs: Number of runs.
+        note: Reason it was unusable or not fully measured; None if all went well.
+        usable: True if it gave finite results.
+        stopped: True if its first run was so slow that it was not run again.
+    """
+
+    backend: str
+    device: str
+    milliseconds: float | None = None
+    first_milliseconds: float | None = None
+    open_seconds: float | None = None
+    runs: int = 0
+    note: str | None = None
+    usable: bool = False
+    stopped: bool = False
+
+    @property
+    def label(self) -> str:
+        """Backend and device, for use in sentences."""
+        return f"{self.backend} on {self.device}"
 
 
 def measure(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samedge.engines.selection import machine as cores
+from samedge.engines import selection as cores
 
 
 @pytest.fixture

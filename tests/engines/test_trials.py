@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from support.timed_backends import Clock, TimedBackend, install
 
-from samedge.engines.selection.decisions import Trial
-from samedge.engines.selection.trials import RUNS, Candidate, measure, noise
+from samedge.engines.trials import RUNS, Candidate, Trial, measure, noise
 from samedge.types import TensorSpec
 
 

@@ -8,10 +8,19 @@ import msgspec
 import pytest
 from support.timed_backends import Clock, TimedBackend, install
 
+from samedge.engines import selection
 from samedge.engines.protocol import Engine
-from samedge.engines.selection import choose as selection
-from samedge.engines.selection.choose import AUTO_VARIABLE, choose, decide, find_candidates, open_decided
-from samedge.engines.selection.decisions import Decision, Trial, decisions_folder, kept_decisions
+from samedge.engines.selection import (
+    AUTO_VARIABLE,
+    Decision,
+    choose,
+    decide,
+    decisions_folder,
+    find_candidates,
+    kept_decisions,
+    open_decided,
+)
+from samedge.engines.trials import Trial
 from samedge.errors import BackendUnavailableError, DeviceUnavailableError, EngineError, UsageError
 
 

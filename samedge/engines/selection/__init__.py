@@ -1,8 +1,0 @@
-"""Choice of the fastest backend on a machine."""
-
-from typing import TYPE_CHECKING
-
-from samedge.moved import moved_names
-
-if not TYPE_CHECKING:
-    __getattr__ = moved_names(__name__)
