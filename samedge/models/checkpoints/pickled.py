@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import IO, Any, Final, NoReturn, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -183,7 +183,7 @@ class _NumpyDtype(StandIn):
     __slots__ = ()
     kind = "numpy.dtype"
 
-    def __new__(cls, code: object = "", *_: object, **__: object) -> _NumpyDtype:
+    def __new__(cls, code: object = "", *_: object, **__: object) -> StandIn:
         dtype = super().__new__(cls)
         dtype.attributes["code"] = code
         return dtype
@@ -303,7 +303,7 @@ def _check_steps(stream: io.BytesIO | mmap.mmap, where: Path) -> None:
         CheckpointError: It asks for more places than it has bytes, or has too many instructions.
     """
     size, wide = min(len(stream) if isinstance(stream, mmap.mmap) else len(stream.getbuffer()), MAX_STEPS), 0
-    for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", stream))):
         reason = None
         if opcode.name.startswith("EXT"):
             raise _unsafe(f"extension {argument}", where)

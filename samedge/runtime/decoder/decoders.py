@@ -325,7 +325,8 @@ class SplitDecoder:
         if not isinstance(side, int):
             raise wrong_scheme(context, "the size of 'mask_input' is not fixed", "native")
         self.mask_side = self.prompt_side = side
-        self.mask_count = MASK_TOKENS
+        scored = prompts.outputs["iou_predictions"].shape[-1]
+        self.mask_count = scored if isinstance(scored, int) else MASK_TOKENS
         self.features: tuple[str, ...] = ()
 
     @property
