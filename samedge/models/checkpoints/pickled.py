@@ -183,10 +183,8 @@ class _NumpyDtype(StandIn):
     __slots__ = ()
     kind = "numpy.dtype"
 
-    def __new__(cls, code: object = "", *_: object, **__: object) -> StandIn:
-        dtype = super().__new__(cls)
-        dtype.attributes["code"] = code
-        return dtype
+    def __init__(self, code: object = "", *_: object, **__: object) -> None:
+        self.attributes["code"] = code
 
     def __setstate__(self, state: object) -> None:
         """Keep the order of bytes, the second entry."""
@@ -219,7 +217,7 @@ def as_tensor(value: object) -> Tensor | None:
     shape, dtype, data = (value.attributes.get(name) for name in ("shape", "dtype", "bytes"))
     if not isinstance(dtype, _NumpyDtype) or not isinstance(shape, tuple) or not isinstance(data, (bytes, bytearray)):
         return None
-    kind = _NUMPY_DTYPES.get(str(dtype.attributes["code"]))
+    kind = _NUMPY_DTYPES.get(str(dtype.attributes.get("code")))
     sizes = [side for side in shape if isinstance(side, int) and side >= 0]
     if kind is None or dtype.attributes.get("order", "<") not in ("<", "|", "=") or len(sizes) != len(shape):
         return None
