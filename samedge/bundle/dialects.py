@@ -213,6 +213,8 @@ class Dialect:
 
     encoder: EncoderDialect
     decoder: DecoderDialect
+    foreign: bool = False
+    """A pair that ``samedge export`` does not write under this name."""
 
 
 _ENCODER: Final = {record.name: record for record in ENCODERS}
@@ -223,7 +225,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "meta": Dialect(_ENCODER["image"], _DECODER["meta"]),
     "samexporter": Dialect(_ENCODER["input_image_hwc"], _DECODER["meta"]),
     **{
-        f"{encoder.name}+{decoder.name}": Dialect(encoder, decoder)
+        f"{encoder.name}+{decoder.name}": Dialect(encoder, decoder, foreign=True)
         for encoder in ENCODERS
         for decoder in DECODERS
         if set(decoder.features) <= set(encoder.features)

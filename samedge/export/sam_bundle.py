@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -12,7 +13,7 @@ from samedge.bundle.manifest import GraphRecord, GraphRole, InputRecord, Manifes
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.export.describe import count_gflops, model_record, provenance
-from samedge.export.graphs.onnx_file import file_record, save_graph
+from samedge.export.graphs.onnx_file import add_metadata, file_record, save_graph
 from samedge.export.graphs.plans import plan_graphs
 from samedge.export.graphs.trace import trace
 from samedge.export.precision.gpu import default_form, gpu_graphs, is_for_gpus
@@ -30,6 +31,7 @@ from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.image.sources import find_images
 from samedge.types import Array, EncoderForm, IOScheme, Progress
+from samedge.version import __version__
 
 
 class SamExporter:
@@ -80,6 +82,7 @@ def write_sam_bundle(loaded: LoadedModel, stage: Path, stem: str, options: Expor
         parity = ParityRecord(verdict="unchecked")
     elif parity is None:
         parity = _check_parity(loaded, stage, graphs, io, report)
+    graphs = tuple(_described(graph, stage, record, _input_record(loaded.model), io, parity) for graph in graphs)
     return Manifest(
         **provenance(),
         model=record,
@@ -90,6 +93,34 @@ def write_sam_bundle(loaded: LoadedModel, stage: Path, stem: str, options: Expor
         notes=notes,
         probes=file_record(stage / PROBES_NAME, stage) if (stage / PROBES_NAME).is_file() else None,
     )
+
+
+def _described(
+    graph: GraphRecord, stage: Path, model: ModelRecord, source: InputRecord, io: IOScheme, parity: ParityRecord
+) -> GraphRecord:
+    """Write into the file of a graph what a reader needs who has this file alone."""
+    figures = {name: getattr(parity, name) for name in ("verdict", "mask_iou_mean", "mask_iou_min", "iou_error_max")}
+    doc = f"{graph.role.replace('_', ' ')} of {model.name}, exported by samedge {__version__}"
+    metadata = {
+        "description": doc,
+        "author": "samedge",
+        "version": __version__,
+        "license": model.licence,
+        "task": "segment-anything",
+        "model": model.name,
+        "role": graph.role,
+        "dialect": io,
+        "precision": graph.precision,
+        "imgsz": json.dumps([source.image_size] * 2),
+        "mean": json.dumps(source.pixel_mean),
+        "std": json.dumps(source.pixel_std),
+        "mask_threshold": json.dumps(source.mask_threshold),
+        "checkpoint": model.checkpoint,
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "seeded": str(model.seeded),
+        "parity": json.dumps(figures),
+    }
+    return add_metadata(graph, stage, doc, metadata)
 
 
 def _report_within(report: Progress, start: float, length: float, step: str, share: float) -> None:

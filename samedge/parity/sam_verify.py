@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from samedge.bundle.archive import Bundle
+from samedge.bundle.dialects import DIALECTS
 from samedge.bundle.engines import EngineSet
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.options import AxisRange
 from samedge.parity.compare import FP32_THRESHOLDS, HALF_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.parity.graph_runner import GraphRunner, judged_roles
+from samedge.parity.pair_verify import verify_pair
 from samedge.parity.stored_reference import NO_ANSWERS, GridRunner, StoredReference, embedding_grid
 from samedge.types import Precision
 
@@ -29,7 +31,9 @@ class SamParity:
     def verify_graphs(
         self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Callable[[str, float], None] | None = None
     ) -> ParityRecord:
-        """See `FamilyParity`."""
+        """See `FamilyParity`: graphs of other tools, which keep no answers, are compared with another backend."""
+        if bundle.manifest.probes is None and DIALECTS[bundle.manifest.io].foreign:
+            return verify_pair(bundle, engines, progress)
         return verify_engines(bundle, engines, bundle.manifest.graph("encoder").precision, progress=progress)
 
     def verify_engines(

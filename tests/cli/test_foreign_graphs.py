@@ -67,3 +67,14 @@ def test_import_makes_a_bundle(tmp_path: Path, image: Path, program: Program) ->
     (folder / "toy_encoder.onnx").unlink()
     assert program("predict", target, image, "--box", "5,5,60,40").status == 0
     assert "already a bundle" in program("import", target).err
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "prompts"), [("image", "meta", 5), ("pixel_values", "optimum", 2)])
+def test_verify_compares_backends(tmp_path: Path, program: Program, encoder: str, decoder: str, prompts: int) -> None:
+    folder = write_pair(encoder, decoder, tmp_path / "pair")
+    done = program("verify", folder, "--backend", "openvino", "--json")
+    assert done.status == 0, done.err
+    record = json.loads(done.out)
+    assert record["verdict"] == "passed"
+    assert record["backend"].endswith("as onnxruntime cpu")
+    assert len(record["rows"]) == 5 * prompts

@@ -207,29 +207,31 @@ class WholeDecoder:
         Raises:
             PromptError: The graph takes no such prompts.
         """
-        self._check_prompts(group)
+        found = self.refusal(group)
+        if found:
+            raise PromptError(
+                f"this decoder takes no {found}: it is a graph of {self._dialect.producer}",
+                where=self.engine.name,
+                cure="Use other prompts, or export the checkpoint itself: samedge export",
+            )
         if self._many:
             return self._decode(context, group)
         parts = [self._decode(context, prompt) for prompt in group.chunks(1)]
         scores, low_res = zip(*((part.scores, on_host(part.low_res)) for part in parts), strict=True)
         return WholeOutput(np.concatenate(scores), np.concatenate(low_res))
 
-    def _check_prompts(self, group: PromptGroup) -> None:
-        dialect, found = self._dialect, ""
+    def refusal(self, group: PromptGroup) -> str:
+        """Return the kind of prompts in a group that the graph does not take, as messages name it; empty if none."""
+        dialect = self._dialect
         if group.masks is not None and not dialect.mask:
-            found = "mask prompts"
-        elif not dialect.boxes and (group.labels >= BOX_CORNER).any():
-            found = "boxes"
-        elif not dialect.background and (group.labels == 0).any():
-            found = "points beside the object (label 0)"
-        elif dialect.most_points and (group.labels != PADDING).sum(1).max(initial=0) > dialect.most_points:
-            found = f"more than {dialect.most_points} points for a prompt"
-        if found:
-            raise PromptError(
-                f"this decoder takes no {found}: it is a graph of {dialect.producer}",
-                where=self.engine.name,
-                cure="Use other prompts, or export the checkpoint itself: samedge export",
-            )
+            return "mask prompts"
+        if not dialect.boxes and (group.labels >= BOX_CORNER).any():
+            return "boxes"
+        if not dialect.background and (group.labels == 0).any():
+            return "points beside the object (label 0)"
+        if dialect.most_points and (group.labels != PADDING).sum(1).max(initial=0) > dialect.most_points:
+            return f"more than {dialect.most_points} points for a prompt"
+        return ""
 
     def _decode(self, context: ImageContext, group: PromptGroup) -> WholeOutput:
         dialect, count = self._dialect, len(group.index)
