@@ -92,7 +92,19 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     if path.suffix.lower() == ".onnx":
         return is_half(path)
     # An engine is neither: what opens bundles says what to do with it.
-    return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME
+    return (
+        (path.is_dir() and not _has_weights(path))
+        or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES)
+        or path.name == MANIFEST_NAME
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    """Return True for a folder of transformers' weights, which is a checkpoint."""
+    names = ("model.safetensors", "pytorch_model.bin")
+    return not (folder / MANIFEST_NAME).is_file() and any(
+        (folder / f"{name}{end}").is_file() for name in names for end in ("", ".index.json")
+    )
 
 
 def open_bundle(

@@ -86,7 +86,7 @@ class DecoderDialect:
         leading_axes: Axes of size 1 before the axis of prompts.
         pads: It appends the padding point itself.
         first_mask: It returns the mask for unambiguous prompts, before those for ambiguous ones.
-        mask_count: Masks of each prompt; 0 if graphs differ.
+        mask_count: Masks of each prompt where a graph does not tell; 0 if that must be tried.
         padding_xy: Coordinates of padding points in px of the resized image.
         boxes: It takes the corners of boxes as points.
         background: It takes points beside the object.

@@ -167,12 +167,19 @@ class WholeDecoder:
         drawn = spec[-1] if spec else ""
         self.mask_side = drawn if isinstance(drawn, int) else self._size if dialect.draws_only else self.prompt_side
         count = spec[-3] if len(spec) > 3 else ""
-        if isinstance(count, int) and dialect.mask_count and count != dialect.mask_count:
-            raise wrong_scheme(engine, f"it returns {count} masks instead of {dialect.mask_count}", io)
-        if dialect.mask_count:
-            self.mask_count = dialect.mask_count
+        scored = engine.outputs[dialect.scores].shape[-1:]
+        if (
+            dialect.mask_count
+            and isinstance(count, int)
+            and scored
+            and isinstance(scored[0], int)
+            and scored[0] != count
+        ):
+            raise wrong_scheme(engine, f"it returns {count} masks and {scored[0]} scores", io)
+        if isinstance(count, int):
+            self.mask_count = count + (not dialect.first_mask)
         else:
-            self.mask_count = count + (not dialect.first_mask) if isinstance(count, int) else self._counted(image_size)
+            self.mask_count = dialect.mask_count or self._counted(image_size)
 
     def _counted(self, image_size: int) -> int:
         """Return the number of masks of a graph that does not tell it, from the answer to a click."""
