@@ -87,8 +87,9 @@ def _open_decoder(opened: Bundle, place: Place) -> tuple[Decoder, Place]:
         for role in SPLIT_ROLES if split else ("decoder",):
             engine = open_graph(opened, role, place)
             stack.callback(engine.close)
+            if not parts:
+                place = Place(engine.backend, engine.device, place.threads)
             parts.append(engine)
-            place = Place(engine.backend, engine.device, place.threads)
         decoder: Decoder
         if split:
             context, prompts, masks = parts
