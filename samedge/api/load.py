@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where graphs run.
+    """Backend, device and threads for graphs.
 
     Attributes:
         backend: Its name, or "auto".
