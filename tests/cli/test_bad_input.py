@@ -99,7 +99,7 @@ def cut_manifest(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (damage_graph, "it is cut short"),
+        (damage_graph, "it is truncated"),
         (change_graph, "SHA-256"),
         (swap_graphs, "point_label"),
         (cut_manifest, "not valid JSON"),

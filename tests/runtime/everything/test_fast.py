@@ -47,7 +47,7 @@ class Answers:
 @pytest.mark.parametrize(
     ("seeds", "at_least"),
     # Other scenes than those on which the numbers were chosen.
-    [(range(61, 65), 60), pytest.param(range(60, 72), 200, marks=pytest.mark.full_size)],
+    [(range(65, 69), 40), pytest.param(range(60, 72), 200, marks=pytest.mark.full_size)],
     ids=["some", "all"],
 )
 def test_recall_and_the_number_of_points(monkeypatch: pytest.MonkeyPatch, seeds: range, at_least: int) -> None:
