@@ -35,6 +35,5 @@ def test_any_number_of_masks(tmp_path: Path, multimasks: int) -> None:
         assert len(predictor.predict([60, 40], multimask=True).scores) == multimasks
         many = predictor.predict([[list(point) for point in np.full((24, 2), 50)]], multimask=True)  # the whole decoder
         assert len(many.scores) == multimasks
-        everything = predictor.everything(points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0)
-        assert everything.scores.ndim == 1
+        assert len(predictor.everything(points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0)) > 0
     assert sam.mask_decoder.num_mask_tokens == multimasks + 1
