@@ -56,7 +56,7 @@ _FIXED: Final[Mapping[tuple[str, str], tuple[object, ...]]] = {
     ("mask_decoder_config", "hidden_act"): ("relu",),
     ("mask_decoder_config", "num_attention_heads"): (8,),
 }
-"""What a configuration may say that the weights do not show, and the values that are read."""
+"""Settings of a configuration that the weights do not show, and their values that are read."""
 
 
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
