@@ -8,9 +8,9 @@ from pathlib import Path
 from samedge.bundle.archive import open_bundle
 from samedge.errors import BundleError
 from samedge.export.bundle import export_bundle
-from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+from samedge.models.checkpoints.weights import SEEDED, checkpoint_digest, find_checkpoint
 from samedge.options import ExportOptions
-from samedge.storage.files import cache_folder, sha256_file
+from samedge.storage.files import cache_folder
 from samedge.types import Progress
 from samedge.version import __version__
 
@@ -35,7 +35,7 @@ def cached_bundle(checkpoint: str | Path, *, image_size: int | None = None, prog
         name, digest = source, hashlib.sha256(source.encode()).hexdigest()
     else:
         path = find_checkpoint(checkpoint)
-        name, digest = str(path), sha256_file(path)
+        name, digest = str(path), checkpoint_digest(path)
     stem = Path(name).stem.replace(":", "-")
     size = f"-{image_size}" if image_size else ""
     target = cache_folder() / "exports" / f"{stem}-{digest[:16]}{size}-{__version__}"

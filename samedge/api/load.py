@@ -1,4 +1,4 @@
-"""`samedge.load`: from a bundle to a predictor, without torch."""
+"""`samedge.load`: opening a bundle as a predictor, without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 from samedge.bundle.archive import Bundle, open_bundle, open_pair
 from samedge.bundle.engines import ENGINE_BACKENDS, EngineSet, automatic_pair, failed_pair, require_engines
-from samedge.bundle.manifest import ANY_SHAPE, GraphRecord, GraphRole, Manifest, TensorRecord
+from samedge.bundle.manifest import ANY_SHAPE, GraphRecord, GraphRole, TensorRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import AUTO, find_backend, open_engine
 from samedge.engines.selection import Decision, decide, open_decided
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Backend, device and threads that graphs are to be opened with.
+    """Backend, device and threads for graphs.
 
     Attributes:
         backend: Its name, or "auto".
@@ -42,53 +42,42 @@ class Place:
 
 
 class ModelPredictor(Protocol):
-    """A predictor of any family; how it is asked is the family's.
+    """A predictor of any family, whose other methods depend on the family.
 
-    `value_range` says which values of images become black and white.
+    `value_range` gives the values of images that become black and white.
     """
 
     value_range: ValueRange
 
     @property
     def backend(self) -> str:
-        """The backend that runs the graph that takes most of the time."""
+        """The backend that runs the slowest graph."""
 
     @property
     def device(self) -> str:
-        """The device really used, such as "cpu" or "cuda:0"."""
+        """Device actually used, such as "cpu" or "cuda:0"."""
 
     def close(self) -> None:
-        """Free the graphs."""
+        """Release the graphs."""
 
 
 class FamilyOpener(Protocol):
-    """From graphs or engines of one family to a predictor."""
+    """Opening of one family's graphs or engines as a predictor."""
 
     def open_graphs(self, opened: Bundle, place: Place, aside: Executor) -> ModelPredictor:
-        """Open the graphs of a bundle.
-
-        Args:
-            opened: The bundle.
-            place: Where.
-            aside: A thread beside this one: opening a graph keeps one processor core busy.
+        """Open the graphs of a bundle; `aside` has one thread, since opening a graph keeps one core busy.
 
         Raises:
-            IntegrityError: The manifest says something else of a graph.
+            IntegrityError: A graph does not match the manifest.
             EngineError: A graph cannot be opened.
         """
 
     def from_engines(self, opened: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine]) -> ModelPredictor:
-        """Return the predictor of opened engines.
-
-        Args:
-            opened: The bundle that they were built from.
-            found: What is known of them.
-            engines: By role; closed with the predictor.
-        """
+        """Return a predictor for opened engines, by role, which are closed with it."""
 
 
 def opener_of(family: Family) -> FamilyOpener:
-    """Import what opens the bundles of a family."""
+    """Return the opener of a family's bundles."""
     return cast("FamilyOpener", family.make(family.opener))
 
 
@@ -132,24 +121,24 @@ def load(
     encoder: str | os.PathLike[str] | None = None,
     decoder: str | os.PathLike[str] | None = None,
 ) -> Predictor | Any:
-    """Open a bundle as a predictor; which backend and device it got is in its `backend` and `device`.
+    """Open a bundle as a predictor, whose `backend` and `device` tell what it runs on.
 
     Returns:
-        A `Predictor` for a SAM, a `YoloPredictor` for a YOLOv8 or FastSAM, what its opener makes for another family. A
-        type checker takes it for the first, and for what `isinstance` or `kind` says.
+        A `Predictor` for a SAM, a `YoloPredictor` for a YOLOv8 or FastSAM, another class for other families. Type
+        checkers assume the first unless `kind` or `isinstance` says otherwise.
 
     Args:
         bundle: The folder or ``.samedge`` file that ``samedge export`` wrote; or a folder with the encoder and decoder
             of a SAM, ONNX graphs of any tool (docs/graphs.md).
         backend: "auto" for the fastest that works here, or the name of one. Where there are several, "auto" measures
             them once for each bundle and machine (about 20 s) and keeps the result; see `samedge.kept_decisions`, and
-            ``$SAMEDGE_AUTO`` to turn it off. Engines that ``samedge build`` made for this machine go first. "tensorrt"
-            and "tensorrt-rtx" run such engines only.
-        device: "cpu", "cuda", "cuda:1", or a backend's own name for a device. A device that was named is used or is an
-            error. None lets the backend choose.
+            ``$SAMEDGE_AUTO`` to turn it off. Engines built by ``samedge build`` for this machine take precedence.
+            "tensorrt" and "tensorrt-rtx" run only such engines.
+        device: "cpu", "cuda", "cuda:1", or a backend-specific name. A named device is used or raises an error. None
+            lets the backend choose.
         threads: CPU threads; None for all physical cores.
-        force: Load a bundle or engines whose parity verdict is "failed" as well.
-        kind: Name of a family, "sam" or "yolo", to take nothing else.
+        force: Load the bundle or engines even if the parity verdict is "failed".
+        kind: "sam", "yolo" or the name of another family, to accept no other.
         encoder: In place of `bundle`, the ONNX file of an encoder; needs `decoder`.
         decoder: The ONNX file of its decoder.
         value_range: The values of images that become black and white: a pair, such as (0, 4095) for 12 bits; "full" for
@@ -157,12 +146,12 @@ def load(
             or 16 bits, the fewest that hold the image's values; see `samedge.runtime.image.value_range.to_uint8`.
 
     Raises:
-        BundleError: It is not a bundle (a checkpoint has to be exported first), not a whole one, or of another kind.
-        IntegrityError: A file is missing, or is not what the manifest says.
-        ParityError: Its graphs or engines do not give the checkpoint's masks.
-        UsageError: Its graph has an operator that this TensorRT has not.
-        BackendUnavailableError: The backend is not known or not installed.
-        DeviceUnavailableError: The device cannot be had.
+        BundleError: It is not a bundle (checkpoints must be exported first), is incomplete, or is of another kind.
+        IntegrityError: A file is missing or differs from the manifest.
+        ParityError: Its graphs or engines do not reproduce the checkpoint's masks.
+        UsageError: This TensorRT lacks an operator of the graph.
+        BackendUnavailableError: The backend is unknown or not installed.
+        DeviceUnavailableError: The device is unavailable.
         EngineError: A graph cannot be opened, its decoder cannot run, or there are no engines for this machine.
     """
     if encoder is not None and decoder is not None and bundle is None:
@@ -175,13 +164,13 @@ def load(
     if kind not in (None, family.name):
         name = opened.manifest.model.name
         raise BundleError(f"this is the bundle of a {name}", where=opened.path, cure=f"Open it with {family.opened_by}")
-    # Weights of hundreds of megabytes are compared while another core compiles their graph.
+    # Weights of hundreds of megabytes are verified while another core compiles their graph.
     with ThreadPoolExecutor(1, thread_name_prefix="samedge-aside") as aside:
         checking = aside.submit(opened.check_rest)
         try:
             predictor = _open_predictor(opened, Place(backend, device, threads), aside, force=force)
         except SamedgeError:
-            checking.result()  # that a file is damaged says more than what an engine says of it
+            checking.result()  # a damaged file explains more than the engine's error
             raise
     if checking.exception() is not None:
         predictor.close()
@@ -191,7 +180,7 @@ def load(
 
 
 def _open_predictor(opened: Bundle, place: Place, aside: Executor, *, force: bool) -> ModelPredictor:
-    """Open engines that were built for this machine, or else the graphs."""
+    """Open engines built for this machine, or else the graphs."""
     if place.backend != AUTO:
         flavour = ENGINE_BACKENDS.get(find_backend(place.backend).name)
         if flavour is not None:
@@ -207,10 +196,10 @@ def _open_predictor(opened: Bundle, place: Place, aside: Executor, *, force: boo
 
 
 def _open_engines(opened: Bundle, backend: str, found: EngineSet, device: str | None, *, force: bool) -> ModelPredictor:
-    """Open engines whose key fits, and have them judged if nobody did so yet: they may come from a PC without a GPU.
+    """Open engines whose key fits, and verify those never verified: they may come from a machine without a GPU.
 
     Raises:
-        ParityError: They do not give what the checkpoint gives.
+        ParityError: They do not reproduce the checkpoint's output.
         EngineError: They cannot be opened.
     """
     family = opened.manifest.model_family
@@ -232,24 +221,14 @@ def _open_engines(opened: Bundle, backend: str, found: EngineSet, device: str | 
 
 
 def open_graph(opened: Bundle, role: GraphRole, place: Place) -> Engine:
-    """Open a graph of a bundle on the named backend.
-
-    Raises:
-        IntegrityError: It is not the graph that the manifest describes.
-        EngineError: It cannot be opened.
-    """
+    """Open a graph on the named backend; raise IntegrityError if the manifest describes another."""
     path = opened.graph_path(role)
     engine = open_engine(path, backend=place.backend, device=place.device, threads=place.threads)
     return _checked(opened, role, engine)
 
 
 def open_main(opened: Bundle, place: Place, decision: Decision | None) -> Engine:
-    """Open the graph that takes most of the time: on the named backend, or the one that `decide_place` returned.
-
-    Raises:
-        IntegrityError: It is not the graph that the manifest describes.
-        EngineError: It cannot be opened.
-    """
+    """Open the slowest graph on the named backend or the one chosen by `decide_place`, with the same check."""
     role = opened.manifest.model_family.main
     if place.backend != AUTO:
         return open_graph(opened, role, place)
@@ -293,23 +272,16 @@ def _check_ports(kind: str, recorded: Mapping[str, TensorRecord], real: Mapping[
 
 
 def decide_place(opened: Bundle, place: Place, size: tuple[int, int]) -> Decision | None:
-    """Return where the graph that takes most of the time is fastest here.
+    """Return the fastest backend for the slowest graph with input of a size (height, width), px.
 
-    Args:
-        opened: The bundle.
-        place: What was asked for.
-        size: (height, width) of the input, px.
-
-    Returns:
-        None if a backend was named, or nothing is known.
+    None if a backend was requested, or there is no choice.
     """
     if place.backend != AUTO:
         return None
-    manifest: Manifest = opened.manifest
-    role = manifest.model_family.main
+    role = opened.manifest.model_family.main
     return decide(
         opened.graph_path(role),
-        sha256=manifest.graph(role).graph.sha256,
+        sha256=opened.manifest.graph(role).graph.sha256,
         device=place.device,
         threads=place.threads,
         sizes={"height": size[0], "width": size[1]},

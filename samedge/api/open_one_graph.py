@@ -1,4 +1,4 @@
-"""From the bundle of a family of one graph to its predictor."""
+"""Opening of bundles with a single graph."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from samedge.runtime.one_graph import OneGraphPredictor
 
 
 class OneGraphOpener:
-    """The `samedge.api.load.FamilyOpener` of families of one graph; what their predictor is can be overridden."""
+    """The `samedge.api.load.FamilyOpener` of families with one graph; subclasses may override `predictor`."""
 
     def predictor(self, opened: Bundle, engine: Engine) -> ModelPredictor:
-        """Return the predictor of an open graph or engine."""
+        """Return a predictor for an opened graph or engine."""
         return OneGraphPredictor(opened.manifest, engine)
 
     def open_graphs(self, opened: Bundle, place: Place, aside: Executor) -> ModelPredictor:

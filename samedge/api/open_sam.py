@@ -1,4 +1,4 @@
-"""From the bundle of a SAM to its predictor."""
+"""Opening of SAM bundles."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class SamOpener:
     """The `samedge.api.load.FamilyOpener` of SAM."""
 
     def open_graphs(self, opened: Bundle, place: Place, aside: Executor) -> Predictor:
-        """See `FamilyOpener`: the decoder is opened while the encoder is."""
+        """See `FamilyOpener`; encoder and decoder are opened at the same time."""
         with ExitStack() as stack:
             predictor = Predictor(opened.manifest, *_open_graphs(opened, place, aside, stack))
             stack.pop_all()
         return predictor
 
     def from_engines(self, opened: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine]) -> Predictor:
-        """See `FamilyOpener`: no more prompts at once than the decoder's engine takes."""
+        """See `FamilyOpener`; the decoder's engine limits the prompts of one call."""
         predictor = Predictor(opened.manifest, engines["encoder"], engines["decoder"])
         most = found.decoder.key.profiles.get("prompts", "").rpartition("/")[2]
         if most.isdecimal():
@@ -87,8 +87,9 @@ def _open_decoder(opened: Bundle, place: Place) -> tuple[Decoder, Place]:
         for role in SPLIT_ROLES if split else ("decoder",):
             engine = open_graph(opened, role, place)
             stack.callback(engine.close)
+            if not parts:
+                place = Place(engine.backend, engine.device, place.threads)
             parts.append(engine)
-            place = Place(engine.backend, engine.device, place.threads)
         decoder: Decoder
         if split:
             context, prompts, masks = parts

@@ -1,4 +1,4 @@
-"""From the bundle of a YOLOv8 or FastSAM to its predictor."""
+"""Opening of YOLOv8 and FastSAM bundles."""
 
 from __future__ import annotations
 
@@ -31,22 +31,16 @@ class YoloOpener:
             raise
 
     def from_engines(self, opened: Bundle, found: EngineSet, engines: Mapping[GraphRole, Engine]) -> YoloPredictor:
-        """See `FamilyOpener`: an engine takes a range of sizes."""
+        """See `FamilyOpener`; an engine accepts a range of sizes."""
         return yolo_predictor(opened, engines["yolo"], InputLimits.of(found.main.key.profiles))
 
 
 def yolo_predictor(opened: Bundle, engine: Engine, limits: InputLimits | None = None) -> YoloPredictor:
-    """Return the predictor of an open graph or engine.
-
-    Args:
-        opened: The bundle, whose manifest says what the model is.
-        engine: Its graph, or an engine that was built from it.
-        limits: Which inputs the engine takes; None for all that the graph does.
+    """Return a predictor for an opened graph, or an engine with limited input sizes.
 
     Raises:
-        BundleError: It is the bundle of another model.
-        EngineError: It is no detector and no segmenter.
-        IntegrityError: The manifest says something else of the graph.
+        BundleError: The bundle is of another model.
+        EngineError: It is neither a detector nor a segmenter.
     """
     record = yolo_record(opened)
     told = yolo_metadata(

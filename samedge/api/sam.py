@@ -7,16 +7,17 @@ exported once, into the cache; a bundle runs without torch.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal, TypeGuard, overload
+from typing import Final, Literal, TypeGuard, cast, overload
 
 from typing_extensions import Unpack
 
 from samedge.api.cached import cached_bundle
+from samedge.api.keywords import SegmentKeywords, taken_out
 from samedge.api.load import load
+from samedge.api.model import CallableModel, check_imgsz
 from samedge.bundle.archive import bundle_manifest, is_bundle
 from samedge.bundle.manifest import ModelRecord
 from samedge.errors import UsageError, missing_extra
@@ -44,7 +45,7 @@ def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
     return not isinstance(source, (list, tuple))
 
 
-class SAM:
+class SAM(CallableModel[Predictor]):
     """A callable Segment Anything model.
 
     Args:
@@ -56,6 +57,8 @@ class SAM:
         value_range: As for `samedge.load`.
     """
 
+    family = "sam"
+
     def __init__(
         self,
         model: str | os.PathLike[str] = "sam_b.pt",
@@ -66,13 +69,11 @@ class SAM:
         force: bool = False,
         value_range: ValueRange = None,
     ) -> None:
-        self.model = os.fspath(model)
+        super().__init__(os.fspath(model), "segment", device)
         self._backend = backend
-        self._device = device or None  # Ultralytics' default is an empty string
         self._threads = threads
         self._force = force
         self._value_range = value_range
-        self._predictor: Predictor | None = None
 
     @property
     def predictor(self) -> Predictor:
@@ -85,25 +86,35 @@ class SAM:
             self._predictor.value_range = self._value_range
         return self._predictor
 
+    @property
+    def task(self) -> str:
+        """The task: "segment"."""
+        return "segment"
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Class names: none, since masks are numbered by their prompts."""
+        return {}
+
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, masks: PromptLike | None = None, *, multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF, stream: Literal[False] = False, **options: Unpack[EverythingOptions],
+        labels: PromptLike | None = None, masks: PromptLike | None = None, *, stream: Literal[False] = False,
+        **keywords: Unpack[SegmentKeywords],
     ) -> list[Results]: ...  # fmt: skip
 
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, masks: PromptLike | None = None, *, multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF, stream: Literal[True], **options: Unpack[EverythingOptions],
+        labels: PromptLike | None = None, masks: PromptLike | None = None, *, stream: Literal[True],
+        **keywords: Unpack[SegmentKeywords],
     ) -> Iterator[Results]: ...  # fmt: skip
 
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, masks: PromptLike | None = None, *, multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF, stream: bool, **options: Unpack[EverythingOptions],
+        labels: PromptLike | None = None, masks: PromptLike | None = None, *, stream: bool,
+        **keywords: Unpack[SegmentKeywords],
     ) -> list[Results] | Iterator[Results]: ...  # fmt: skip
 
     def predict(
@@ -114,10 +125,8 @@ class SAM:
         labels: PromptLike | None = None,
         masks: PromptLike | None = None,
         *,
-        multimask_output: bool = False,
-        conf: float | None = DEFAULT_CONF,
         stream: bool = False,
-        **options: Unpack[EverythingOptions],
+        **keywords: Unpack[SegmentKeywords],
     ) -> list[Results] | Iterator[Results]:
         """Segment images by prompts, the same ones in each image; without prompts, segment everything.
 
@@ -127,13 +136,19 @@ class SAM:
             points: (x, y) in px: ``(2,)``, ``(N, 2)`` for N prompts, or ``(N, P, 2)`` for N prompts of P points.
             labels: 1 inside, 0 outside: the shape of the points without the last axis; all 1 by default.
             masks: ``(H, W)`` or ``(N, H, W)``: binary masks of the image's size, or low-resolution logits.
-            multimask_output: Return three masks per prompt. Without prompts, all three are always considered.
-            conf: Drop masks unless their predicted IoU exceeds this; None keeps all. `Results.prompt_index` links the
-                kept masks to their prompts, and `Results.dropped` lists the prompts without masks.
             stream: Return a generator that segments each image on demand. Either way, the next image is read and
                 encoded while the current one is decoded.
-            options: Options of segment everything, under Ultralytics' names or Meta's; see `EverythingParameters`. They
-                drop masks unless their predicted IoU exceeds ``conf_thres`` (0.88), whatever `conf` is.
+            keywords: Those of Ultralytics, see `samedge.api.keywords`, and:
+
+                multimask_output: Return three masks per prompt. Without prompts, all three are always considered.
+                conf: Drop masks unless their predicted IoU exceeds this, by default 0.25; None keeps all.
+                    `Results.prompt_index` links the kept masks to their prompts, and `Results.dropped` lists the
+                    prompts without masks.
+                device: Move the model there first.
+                save, save_txt, save_crop, show: Write images, labels and crops to ``runs/segment/predict``, or open the
+                    images; see `samedge.api.output`.
+                Options of segment everything, under Ultralytics' names or Meta's; see `EverythingParameters`. They drop
+                masks unless their predicted IoU exceeds ``conf_thres`` (0.88), whatever `conf` is.
 
         Raises:
             UsageError: Labels without points, options of segment everything together with prompts, or invalid options.
@@ -141,22 +156,29 @@ class SAM:
             ImageError: An image cannot be read.
             TypeError: An unknown keyword argument.
         """
-        request = Request(bboxes, points, labels, masks, multimask_output, conf, options)
+        used = self._in_use(keywords)
+        imgsz = used.pop("imgsz", None)
+        written = taken_out(used)
+        conf, multimask = used.pop("conf", DEFAULT_CONF), used.pop("multimask_output", False)
+        if any(prompt is not None for prompt in (bboxes, points, masks)):
+            used.pop("iou", None)  # of masks without prompts
+        request = Request(bboxes, points, labels, masks, multimask, conf, cast("EverythingOptions", used))
         request.check()
-        results = self._segment_all(source, request)
+        results = self._runs.deliver(self._segment_all(source, request, imgsz), written)
         return results if stream else list(results)
 
     __call__ = predict
 
-    def _segment_all(self, source: Source, request: Request) -> Iterator[Results]:
+    def _segment_all(self, source: Source, request: Request, imgsz: object) -> Iterator[Results]:
         if _is_one_image(source):
-            yield self._segment(source, request)
+            yield self._segment(source, request, imgsz)
             return
         images = iter_sources(source)
         try:
             first = next(images)  # reports a missing folder before a checkpoint is exported
         except StopIteration:
             return
+        check_imgsz(imgsz, self.predictor.info.input.image_size)
 
         def decode(predictor: Predictor, image: ImageSource) -> Results:
             return request.results(predictor, predictor.image, path_of(image))
@@ -168,8 +190,9 @@ class SAM:
             for item in items:
                 yield item.result
 
-    def _segment(self, image: ImageSource, request: Request) -> Results:
+    def _segment(self, image: ImageSource, request: Request, imgsz: object) -> Results:
         bgr = as_bgr(image, self._value_range)
+        check_imgsz(imgsz, self.predictor.info.input.image_size)
         self.predictor.set_image(bgr)
         return request.results(self.predictor, bgr, path_of(image))
 
@@ -189,27 +212,6 @@ class SAM:
             raise missing_extra(error.name or "torch", "export,cpu", "Reading a checkpoint") from error
         return describe_checkpoint(self.model)
 
-    def info(self, detailed: bool = False, verbose: bool = True) -> tuple[int, int, int, float]:
-        """Return (layers, parameters, gradients, GFLOPs of the encoder); gradients are always 0.
-
-        Args:
-            detailed: Also print the decoder's GFLOPs, the licence and the checkpoint.
-            verbose: Print a one-line summary.
-        """
-        record = self.record()
-        if verbose:
-            line = (
-                f"{record.name} summary: {record.layers:,} layers, {record.parameters:,} parameters, 0 gradients, "
-                f"{record.encoder_gflops:.1f} GFLOPs"
-            )
-            if detailed:
-                line += (
-                    f"\ndecoder: {record.decoder_gflops:.2f} GFLOPs per prompt\nlicence: {record.licence}"
-                    f"\ncheckpoint: {record.checkpoint} (SHA-256 {record.checkpoint_sha256})"
-                )
-            sys.stdout.write(line + "\n")
-        return record.layers, record.parameters, 0, record.encoder_gflops
-
     @with_keywords(ExportKeywords)
     def export(
         self,
@@ -228,9 +230,3 @@ class SAM:
         if is_bundle(self.model):
             raise UsageError("the model is already a bundle", where=self.model, cure="Export from the checkpoint")
         return str(export_model(self.model, format=format, options=options, progress=progress, **keywords))
-
-    def close(self) -> None:
-        """Free the graphs; the next call opens them again."""
-        if self._predictor is not None:
-            self._predictor.close()
-            self._predictor = None

@@ -5,12 +5,16 @@ It has the same names, shapes and defaults, but is an independent implementation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from typing_extensions import Unpack
 
+from samedge.api.keywords import KEYWORDS, OUTPUT, device_name, keywords_in_use
+from samedge.api.model import check_imgsz
+from samedge.api.output import Runs
 from samedge.api.sam import DEFAULT_CONF, SAM
 from samedge.errors import UsageError
 from samedge.runtime.everything.parameters import EverythingOptions
@@ -27,22 +31,25 @@ class SAMPredictor:
     """A segmenter that encodes an image once and answers many calls.
 
     Args:
-        overrides: ``model`` (as for `SAM`), ``conf`` (0.25), ``device``, ``backend``, ``threads``, and ``imgsz``, which
-            must be the model's. ``task``, ``mode``, ``save``, ``verbose`` and ``retina_masks`` are ignored.
+        overrides: ``model`` (as for `SAM`), ``backend``, ``threads``, and the keywords of `SAM.predict`, of which
+            ``imgsz`` must be the model's; see `samedge.api.keywords`.
+
+    Attributes:
+        overrides: The given ones.
 
     Raises:
         UsageError: An override is unknown or invalid.
     """
 
     _KNOWN: Final = ("model", "conf", "device", "backend", "threads", "imgsz")
-    _IGNORED: Final = ("task", "mode", "save", "verbose", "retina_masks")
 
     def __init__(self, overrides: Mapping[str, object] | None = None) -> None:
-        given = dict(overrides or {})
-        unknown = [name for name in given if name not in (*self._KNOWN, *self._IGNORED)]
+        given: dict[str, Any] = dict(overrides or {})
+        known = [*self._KNOWN, *(name for name in KEYWORDS if name not in self._KNOWN)]
+        unknown = [name for name in given if name not in known]
         if unknown:
-            known = ", ".join((*self._KNOWN, *self._IGNORED))
-            raise UsageError(f"unknown override {unknown[0]!r}", cure=f"Choose one of: {known}")
+            raise UsageError(f"unknown override {unknown[0]!r}", cure=f"Choose one of: {', '.join(known)}")
+        self.overrides = dict(given)
         conf, threads, device = given.get("conf", DEFAULT_CONF), given.get("threads"), given.get("device")
         if conf is not None and not isinstance(conf, (int, float)):
             raise UsageError(f"invalid conf {conf!r}", cure="Give a number between 0 and 1, or None")
@@ -50,10 +57,12 @@ class SAMPredictor:
             raise UsageError(f"invalid threads {threads!r}", cure="Give a whole number")
         self.conf = conf
         self._imgsz = given.get("imgsz")
+        self._keywords = keywords_in_use(given, "sam", "segment")
+        self._runs = Runs(lambda: "segment")
         self._sam = SAM(
             str(given.get("model", "sam_b.pt")),
             backend=str(given.get("backend", "auto")),
-            device=None if device is None else str(device),
+            device=device_name(device),
             threads=threads,
         )
         self._image: tuple[ImageArray, str | None] | None = None
@@ -68,10 +77,7 @@ class SAMPredictor:
             SamedgeError: As `samedge.load`.
         """
         predictor = self._sam.predictor
-        size = predictor.info.input.image_size
-        if self._imgsz not in (None, size, (size, size), [size, size]):
-            cure = f"Leave it out, or give {size}"
-            raise UsageError(f"imgsz is {self._imgsz}, but the model's input is {size}", cure=cure)
+        check_imgsz(self._imgsz, predictor.info.input.image_size)
         return predictor
 
     @property
@@ -139,14 +145,22 @@ class SAMPredictor:
         request = Request(bboxes, points, labels, masks, multimask_output, self.conf, options)
         if not request.has_prompts and not options:
             request = request.with_prompts(self._prompts)
+        if not request.has_prompts and "iou" in self._keywords and "iou" not in options:
+            own: EverythingOptions = {"iou": self._keywords["iou"]}
+            request = replace(request, options=own | options)
         request.check()
+        results = self._segment_all(source, request)
+        return list(
+            self._runs.deliver(results, {name: self._keywords[name] for name in OUTPUT if name in self._keywords})
+        )
+
+    def _segment_all(self, source: Source | None, request: Request) -> Iterator[Results]:
         if source is None:
-            return [self._segment(request)]
-        results = []
+            yield self._segment(request)
+            return
         for image in iter_sources(source):
             self.set_image(image)
-            results.append(self._segment(request))
-        return results
+            yield self._segment(request)
 
     def _segment(self, request: Request) -> Results:
         if self._image is None:

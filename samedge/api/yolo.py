@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, overload
 
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from samedge.api.cached import cached_bundle
+from samedge.api.keywords import KEYWORDS, DetectKeywords, class_numbers
 from samedge.api.load import load
+from samedge.api.model import CallableModel
 from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle
+from samedge.bundle.manifest import ModelRecord
 from samedge.engines.registry import open_engine
 from samedge.errors import ParityError, SamedgeError, UsageError, missing_extra
 from samedge.export.engines.export import export_with_engines
@@ -29,6 +32,7 @@ from samedge.options import (
     ExportKeywords,
     ExportOptions,
     YoloExportOptions,
+    unknown_keyword,
     with_keywords,
 )
 from samedge.runtime.image.read import ImageSource
@@ -44,26 +48,8 @@ from samedge.runtime.yolo.metadata import read_graph_metadata
 from samedge.runtime.yolo.predictor import YoloPredictor
 from samedge.types import Progress
 
-ImageSize: TypeAlias = "int | tuple[int, int] | None"
 
-
-class DetectKeywords(TypedDict, total=False):
-    """Keyword arguments of `YOLO.predict`, besides `stream`."""
-
-    conf: float
-    iou: float
-    imgsz: ImageSize
-    max_det: int
-    classes: Sequence[int] | None
-    agnostic_nms: bool
-    rect: bool
-    retina_masks: bool
-    batch: int
-    half: bool
-    verbose: bool
-
-
-class YOLO:
+class YOLO(CallableModel[YoloPredictor]):
     """A callable YOLO detector or segmenter.
 
     Args:
@@ -76,9 +62,14 @@ class YOLO:
         force: Also run a graph that failed its parity check.
         value_range: As for `samedge.load`.
 
+    Attributes:
+        overrides: Keywords of every call that does not give them itself.
+
     Raises:
         UsageError: The task is unknown.
     """
+
+    family = "yolo"
 
     def __init__(
         self,
@@ -93,14 +84,12 @@ class YOLO:
     ) -> None:
         if task not in (None, "detect", "segment"):
             raise UsageError(f"unknown task {task!r}", cure="Choose detect or segment, or leave it out")
-        self.model = os.fspath(model)
+        super().__init__(os.fspath(model), task, device)
         self._task = task
         self._backend = backend
-        self._device = device or None
         self._threads = threads
         self._force = force
         self._value_range = value_range
-        self._predictor: YoloPredictor | None = None
 
     @property
     def predictor(self) -> YoloPredictor:
@@ -164,64 +153,96 @@ class YOLO:
     ) -> Iterator[Results]: ...
 
     def predict(
-        self,
-        source: Source,
-        *,
-        conf: float = 0.25,
-        iou: float = 0.7,
-        imgsz: ImageSize = None,
-        max_det: int = 300,
-        classes: Sequence[int] | None = None,
-        agnostic_nms: bool = False,
-        rect: bool = True,
-        retina_masks: bool = False,
-        batch: int = 1,
-        half: bool = False,
-        stream: bool = False,
-        verbose: bool = False,
+        self, source: Source, *, stream: bool = False, **keywords: Unpack[DetectKeywords]
     ) -> list[Results] | Iterator[Results]:
         """Detect objects in images.
 
         Args:
             source: A path, folder, pattern, BGR array, PIL image, or a list of these.
-            conf: Minimum score of a box, exclusive.
-            iou: Of two boxes of one class with a greater IoU, the one with the lower score is dropped.
-            imgsz: Side of the input, or (height, width), px; the model's own by default.
-            max_det: Maximum number of objects per image.
-            classes: Keep only these classes.
-            agnostic_nms: Apply non-maximum suppression across classes.
-            rect: If the graph's input size is free, reduce the padding to a multiple of the stride.
-            retina_masks: Drop objects whose mask is empty at the size of the image instead of the input's. Masks always
-                have the size of the image.
-            batch: Number of images read at a time; those of the same input shape run through the graph together.
-            half: Ignored: the precision is the one that the graph was exported in.
             stream: Return a generator that processes each batch on demand.
-            verbose: Ignored: nothing is printed.
+            keywords: Those of Ultralytics, see `samedge.api.keywords`:
+
+                conf: Minimum score of a box, exclusive, by default 0.25.
+                iou: Of two boxes of one class with a greater IoU, by default 0.7, the one with the lower score is
+                    dropped.
+                imgsz: Side of the input, or (height, width), px; the model's own by default.
+                max_det: Maximum number of objects per image, by default 300.
+                classes: Keep only these classes: a number or several.
+                agnostic_nms: Apply non-maximum suppression across classes.
+                rect: If the graph's input size is free, reduce the padding to a multiple of the stride; the default.
+                retina_masks: Drop objects whose mask is empty at the size of the image instead of the input's. Masks
+                    always have the size of the image.
+                batch: Number of images read at a time, by default 1; those of the same input shape run through the
+                    graph together.
+                device: Move the model there first.
+                save, save_txt, save_crop, show: Write images, labels and crops to ``runs/<task>/predict``, or open the
+                    images; see `samedge.api.output`.
+                half, verbose: Ignored: the precision is that of the export, and nothing is printed.
 
         Raises:
-            UsageError: An option is invalid, or the graph does not accept the image size.
+            UsageError: An option is invalid or not supported, or the graph does not accept the image size.
             ImageError: An image cannot be read.
+            StorageError: What is to be saved cannot be written.
+            TypeError: An unknown keyword argument.
         """
-        thresholds = Thresholds(conf, iou, max_det, classes, agnostic_nms, retina_masks)
-        if batch < 1:
-            raise UsageError(f"invalid batch {batch}", cure="Give 1 or more")
-        results = self._batches(iter_sources(source), thresholds, imgsz, rect, batch)
+        results = self._found(source, keywords, lambda found: found)
         return results if stream else list(results)
 
     __call__ = predict
 
+    def _found(
+        self, source: Source, keywords: Mapping[str, Any], select: Callable[[Results], Results]
+    ) -> Iterator[Results]:
+        used = self._in_use(keywords)
+        unknown = [name for name in used if name not in KEYWORDS]
+        if unknown:
+            raise unknown_keyword(unknown[0], list(KEYWORDS))
+        conf = used.get("conf")
+        thresholds = Thresholds(
+            0.25 if conf is None else conf,
+            used.get("iou", 0.7),
+            used.get("max_det", 300),
+            class_numbers(used.get("classes")),
+            used.get("agnostic_nms", False),
+            used.get("retina_masks", False),
+        )
+        batch, rect, imgsz = used.get("batch", 1), used.get("rect", True), used.get("imgsz")
+        if batch < 1:
+            raise UsageError(f"invalid batch {batch}", cure="Give 1 or more")
+        if isinstance(imgsz, (list, tuple)):
+            imgsz = imgsz[0] if len(imgsz) == 1 else tuple(imgsz)
+        found = map(select, self._batches(iter_sources(source), thresholds, imgsz, rect, batch))
+        return self._runs.deliver(found, used)
+
     def _batches(
-        self, images: Iterator[ImageSource], thresholds: Thresholds, imgsz: ImageSize, rect: bool, batch: int
+        self,
+        images: Iterator[ImageSource],
+        thresholds: Thresholds,
+        imgsz: int | tuple[int, int] | None,
+        rect: bool,
+        batch: int,
     ) -> Iterator[Results]:
         while taken := list(islice(images, batch)):
             yield from self.predictor.predict_batch(taken, thresholds=thresholds, image_size=imgsz, rect=rect)
+
+    def record(self) -> ModelRecord:
+        """Return the model's record, from the manifest of its bundle.
+
+        Raises:
+            UsageError: The model is a graph file, which has none.
+        """
+        manifest = self.predictor.info
+        if manifest is None:
+            cure = "Open the checkpoint or a bundle"
+            raise UsageError("a graph file does not say how many layers it has", where=self.model, cure=cure)
+        return manifest.model
 
     @with_keywords(ExportKeywords, dynamic=False, batch=1)
     def export(
         self,
         format: ExportFormat | None = None,
         *,
-        imgsz: ImageSize = None,
+        imgsz: int | tuple[int, int] | None = None,
         options: ExportOptions | None = None,
         progress: Progress | None = None,
         **keywords: Unpack[ExportKeywords],
@@ -272,12 +293,6 @@ class YOLO:
             raise missing_extra(error.name or "torch", "export,cpu", "Exporting a checkpoint") from error
         return str(export_yolo(self.model, batch=None if chosen.yolo.dynamic else batch, options=chosen))
 
-    def close(self) -> None:
-        """Free the graph; the next call opens it again."""
-        if self._predictor is not None:
-            self._predictor.close()
-            self._predictor = None
-
 
 class FastSAM(YOLO):
     """FastSAM, or any YOLO segmenter, with prompts, which select among the masks of all objects."""
@@ -299,13 +314,15 @@ class FastSAM(YOLO):
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, *, stream: Literal[False] = False, **options: Unpack[DetectKeywords],
+        labels: PromptLike | None = None, texts: str | Sequence[str] | None = None, *,
+        stream: Literal[False] = False, **options: Unpack[DetectKeywords],
     ) -> list[Results]: ...  # fmt: skip
 
     @overload
     def predict(
         self, source: Source, bboxes: PromptLike | None = None, points: PromptLike | None = None,
-        labels: PromptLike | None = None, *, stream: Literal[True], **options: Unpack[DetectKeywords],
+        labels: PromptLike | None = None, texts: str | Sequence[str] | None = None, *,
+        stream: Literal[True], **options: Unpack[DetectKeywords],
     ) -> Iterator[Results]: ...  # fmt: skip
 
     def predict(
@@ -314,6 +331,7 @@ class FastSAM(YOLO):
         bboxes: PromptLike | None = None,
         points: PromptLike | None = None,
         labels: PromptLike | None = None,
+        texts: str | Sequence[str] | None = None,
         *,
         stream: bool = False,
         **options: Unpack[DetectKeywords],
@@ -325,6 +343,7 @@ class FastSAM(YOLO):
             bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``; each selects the mask that overlaps it most.
             points: (x, y) in px: ``(2,)`` or ``(P, 2)``; together they select the masks that contain any of them.
             labels: ``(P,)``: 1 inside; 0 outside, which drops the masks that contain the point; all 1 by default.
+            texts: Refused: text prompts need CLIP.
             stream: As for `YOLO.predict`.
             options: As for `YOLO.predict`.
 
@@ -334,8 +353,13 @@ class FastSAM(YOLO):
             ImageError: An image cannot be read.
             TypeError: An unknown keyword argument.
         """
-        every = super().predict(source, stream=True, **options)
-        results = (choose(snap_to_border(found), bboxes, points, labels) for found in every)
+        if texts is not None:
+            raise UsageError(
+                "text prompts need CLIP, which samedge does not run",
+                where="texts",
+                cure="Give bboxes or points; a YOLO detector finds boxes by class",
+            )
+        results = self._found(source, options, lambda found: choose(snap_to_border(found), bboxes, points, labels))
         return results if stream else list(results)
 
     __call__ = predict

@@ -1,7 +1,7 @@
-"""Opening a bundle: a folder with a manifest, or one ``.samedge`` file; every file is what the manifest says.
+"""Opening and verification of bundles: folders with a manifest, and ``.samedge`` files.
 
-A ``.samedge`` file is unpacked once into the cache, under the digest of its manifest, which names the digest of every
-other file. Knows files and nothing of engines.
+A ``.samedge`` file is unpacked once into the cache, under the digest of its manifest, which lists the digests of all
+other files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARCHIVE_SUFFIX: Final = ".samedge"
 CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 ENGINE_SUFFIXES: Final = (".engine", ".plan", ".trt")
 GRAPH_SUFFIXES: Final = (".onnx", ".engine", ".plan", ".xml")
-"""Of files with one graph, which some families run without a bundle."""
+"""Suffixes of single graphs, which some families run without a bundle."""
 
 _MANIFEST_LIMIT: Final = 1 << 24
 _AGAIN: Final = "Copy the bundle again, or export the checkpoint again"
@@ -36,13 +36,13 @@ _AGAIN: Final = "Copy the bundle again, or export the checkpoint again"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose files were found and checked.
+    """A bundle whose files exist and match its manifest.
 
     Attributes:
         path: The folder or file that was opened.
-        folder: Where its files are.
-        manifest: What it says about itself.
-        unchecked: Files of weights whose SHA-256 is not compared yet; `check_rest` does that.
+        folder: Folder of the unpacked files.
+        manifest: Its manifest.
+        unchecked: Weight files whose SHA-256 `check_rest` still has to verify.
     """
 
     path: Path
@@ -51,28 +51,15 @@ class Bundle:
     unchecked: tuple[FileRecord, ...] = ()
 
     def graph_path(self, role: GraphRole) -> Path:
-        """Return the path of the graph with this role.
-
-        Raises:
-            BundleError: The bundle has none.
-        """
+        """Return the path of the graph with this role; raise BundleError if there is none."""
         return self.folder / self.manifest.graph(role).graph.file
 
     def engine_folders(self) -> list[Path]:
-        """Return the folders that may hold engines built from it: the one beside it, then the user's store.
-
-        Raises:
-            StorageError: No cache folder is available.
-        """
+        """Return the existing folders that may hold engines built from it: beside it, then the user's store."""
         return [path for path in (engines_folder(self.path), cache_folder() / ENGINE_STORE) if path.is_dir()]
 
     def check_rest(self) -> None:
-        """Compare the files that opening has left unchecked with the manifest.
-
-        Raises:
-            IntegrityError: Names the file that is different.
-            StorageError: A file cannot be read.
-        """
+        """Verify the remaining files; raise IntegrityError if one differs from the manifest."""
         for record in self.unchecked:
             _verify_digest(self.folder, record)
 
@@ -86,13 +73,25 @@ def engines_folder(bundle: Path) -> Path:
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Return True if a path names a bundle (a folder, a manifest or a ``.samedge`` file), not a checkpoint.
 
-    Half of a SAM, an ONNX graph of any tool, stands for the pair.
+    An ONNX encoder or decoder of a SAM, from any exporter, stands for the pair.
     """
     path = Path(path)
     if path.suffix.lower() == ".onnx":
         return is_half(path)
-    # An engine is neither: what opens bundles says what to do with it.
-    return path.is_dir() or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES) or path.name == MANIFEST_NAME
+    # An engine is neither: `open_bundle` explains what to do with it.
+    return (
+        (path.is_dir() and not _has_weights(path))
+        or path.suffix in (ARCHIVE_SUFFIX, *ENGINE_SUFFIXES)
+        or path.name == MANIFEST_NAME
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    """Return True for a folder of transformers' weights, which is a checkpoint."""
+    names = ("model.safetensors", "pytorch_model.bin")
+    return not (folder / MANIFEST_NAME).is_file() and any(
+        (folder / f"{name}{end}").is_file() for name in names for end in ("", ".index.json")
+    )
 
 
 def open_bundle(
@@ -101,18 +100,18 @@ def open_bundle(
     """Open a bundle.
 
     Args:
-        path: Its folder, its ``manifest.json``, or a ``.samedge`` file; or a folder with the ONNX graphs of a SAM, from
-            any tool, or one of these files, with its partner beside it.
-        force: Open a bundle whose parity verdict is "failed" as well.
-        verify: Compare size and SHA-256 of every file with the manifest.
-        weights_later: Of the weights that lie beside graphs compare the size alone, which lets them be opened safely,
-            and leave their SHA-256 to `Bundle.check_rest`. For folders; a file is always compared whole.
+        path: Its folder, ``manifest.json``, or ``.samedge`` file; or a folder with the ONNX graphs of a SAM, from any
+            exporter, or one of these graphs, with its partner beside it.
+        force: Open the bundle even if its parity verdict is "failed".
+        verify: Verify size and SHA-256 of every file.
+        weights_later: Verify only the size of external weights, enough to open them safely, and leave their SHA-256 to
+            `Bundle.check_rest`. Has no effect on ``.samedge`` files.
 
     Raises:
-        BundleError: It is not a bundle, or not a whole one.
-        IntegrityError: A file is missing or is not the one that the manifest names.
-        ParityError: Its graphs do not give the checkpoint's masks.
-        StorageError: The file system said no.
+        BundleError: It is not a bundle, or is incomplete.
+        IntegrityError: A file is missing or differs from the manifest.
+        ParityError: Its graphs do not reproduce the checkpoint's masks.
+        StorageError: A file cannot be read or unpacked.
     """
     path, is_folder = _find(path)
     plain = _plain_bundle(path, is_folder)
@@ -128,10 +127,9 @@ def open_bundle(
         bundle = _open_archive(path, verify=verify)
     verdict = bundle.manifest.parity
     if verdict.verdict == "failed" and not force:
-        what = bundle.manifest.model_family.answers
         raise ParityError(
-            f"the graphs do not give the checkpoint's {what} (mask IoU {verdict.mask_iou_min:.4f} at worst), so the "
-            "bundle is not loaded",
+            f"the graphs do not reproduce the checkpoint's {bundle.manifest.model_family.answers} "
+            f"(mask IoU {verdict.mask_iou_min:.4f} at worst), so the bundle is not loaded",
             where=path,
             cure="Export it again at a higher precision, or load it with force=True (--force)",
             parity=verdict,
@@ -140,14 +138,11 @@ def open_bundle(
 
 
 def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Return what a bundle says about itself; none of its other files is read, whatever its verdict.
-
-    Args:
-        path: Its folder, its ``manifest.json``, or a ``.samedge`` file.
+    """Return the manifest of a bundle, given as in `open_bundle`, whatever its verdict, without verifying its files.
 
     Raises:
         BundleError: It is not a bundle, or its manifest is damaged.
-        StorageError: The file system said no.
+        StorageError: It cannot be read.
     """
     path, is_folder = _find(path)
     plain = _plain_bundle(path, is_folder)
@@ -160,10 +155,7 @@ def bundle_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def model_family(path: str | os.PathLike[str]) -> Family:
-    """Return the family of a bundle, or of a graph file without one.
-
-    What is neither is of the default family, which says what is wrong with it when it is opened.
-    """
+    """Return the family of a bundle, or of a graph without one; the default family, whose errors fit, for others."""
     if Path(path).suffix.lower() in (*ENGINE_SUFFIXES, *GRAPH_SUFFIXES) and not is_half(Path(path)):
         return family_of_graph(Path(path))
     try:
@@ -173,16 +165,10 @@ def model_family(path: str | os.PathLike[str]) -> Family:
 
 
 def verify_files(folder: Path, manifest: Manifest, sizes_only: Collection[FileRecord] = ()) -> None:
-    """Compare size and SHA-256 of every file with the manifest.
-
-    Args:
-        folder: Where the files are.
-        manifest: What they should be.
-        sizes_only: Files whose SHA-256 is left alone.
+    """Verify the size of every file, and the SHA-256 of those not in `sizes_only`.
 
     Raises:
-        IntegrityError: Names the file that is missing or different.
-        StorageError: A file cannot be read.
+        IntegrityError: A file is missing or differs from the manifest.
     """
     for record in manifest.files:
         file = folder / record.file
@@ -192,8 +178,7 @@ def verify_files(folder: Path, manifest: Manifest, sizes_only: Collection[FileRe
             raise IntegrityError("this file of the bundle is missing", where=file, cure=_AGAIN, file=record.file)
         if size != record.size:
             raise IntegrityError(
-                f"this file has {size} bytes, and the manifest says {record.size}: it is cut short or not the one that "
-                "was exported",
+                f"this file has {size} bytes, but the manifest says {record.size}: it is truncated or another file",
                 where=file,
                 cure=_AGAIN,
                 file=record.file,
@@ -206,7 +191,7 @@ def _verify_digest(folder: Path, record: FileRecord) -> None:
     digest = sha256_file(folder / record.file)
     if digest != record.sha256:
         raise IntegrityError(
-            f"this file is not the one that was exported: its SHA-256 is {digest[:12]}…, and the manifest says "
+            f"this is not the exported file: its SHA-256 is {digest[:12]}…, but the manifest says "
             f"{record.sha256[:12]}…",
             where=folder / record.file,
             cure=_AGAIN,
@@ -221,42 +206,41 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, bool]:
         path = path.parent
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         raise BundleError(
-            "this is a checkpoint, and a bundle is needed",
+            "this is a checkpoint, not a bundle",
             where=path,
-            cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which does that",
+            cure=f"Export it first: samedge export {path.name}, or use samedge.SAM({path.name!r}), which exports it",
         )
     if path.suffix.lower() in ENGINE_SUFFIXES:
         raise BundleError(
-            "this is one TensorRT engine, and the bundle is needed that it was built from",
+            "this is a single TensorRT engine, not the bundle that it was built from",
             where=path,
-            cure="Load that bundle, with backend 'tensorrt' or 'tensorrt-rtx'; for an engine that another tool made, "
-            f"export its checkpoint: samedge export CHECKPOINT --format trt. What this is: samedge info {path.name}",
+            cure="Load that bundle with backend 'tensorrt' or 'tensorrt-rtx'; for an engine of another tool, export "
+            f"the checkpoint: samedge export CHECKPOINT --format trt. To inspect it: samedge info {path.name}",
         )
     if path.name.startswith(TEMPORARY_PREFIX):
-        raise BundleError("this was left behind by an export that did not end", where=path, cure="Export again")
+        raise BundleError("this was left behind by an unfinished export", where=path, cure="Export again")
     with storage_errors(path, "read"):
         is_folder, is_file = path.is_dir(), path.is_file()
     if not is_folder and not is_file:
-        raise BundleError("there is no such bundle", where=path, cure="Check the path, or make one: samedge export")
+        raise BundleError("there is no such bundle", where=path, cure="Check the path, or create one: samedge export")
     return path, is_folder
 
 
 def open_pair(encoder: str | os.PathLike[str], decoder: str | os.PathLike[str]) -> Bundle:
-    """Open the encoder and decoder of a SAM, ONNX files of any tool, as a bundle.
+    """Open the ONNX encoder and decoder of a SAM, from any exporter, as a bundle.
 
     Raises:
         BundleError: A file is not that part of a SAM, or they do not belong together.
         EngineError: A file is not ONNX.
         StorageError: A file cannot be read.
     """
-    folder = Path(encoder).parent
-    return Bundle(
-        Path(encoder), folder, pair_manifest(folder, read_plain_graph(Path(encoder)), read_plain_graph(Path(decoder)))
-    )
+    path, partner = Path(encoder), Path(decoder)
+    manifest = pair_manifest(path.parent, read_plain_graph(path), read_plain_graph(partner))
+    return Bundle(path, path.parent, manifest)
 
 
 def _plain_bundle(path: Path, is_folder: bool) -> Bundle | None:
-    """Return graphs without a manifest, of any tool, as a bundle; None if there are none."""
+    """Return graphs without a manifest, from any exporter, as a bundle; None if there are none."""
     if is_folder:
         with storage_errors(path, "read"):
             graphs = any(path.glob("*.onnx")) or any((path / SUBFOLDER).glob("*.onnx"))
@@ -269,7 +253,7 @@ def _plain_bundle(path: Path, is_folder: bool) -> Bundle | None:
     try:
         pair = find_pair(path.parent, path)
     except EngineError:
-        return None  # it is not ONNX either
+        return None  # not ONNX either
     return Bundle(path, path.parent, pair_manifest(path.parent, *pair))
 
 
@@ -277,7 +261,7 @@ def _folder_manifest(folder: Path) -> Manifest:
     if (folder / MANIFEST_NAME).is_file():
         return read_manifest(folder / MANIFEST_NAME)
     raise BundleError(
-        f"the folder is not a bundle: it has no {MANIFEST_NAME}", where=folder, cure="Make one: samedge export"
+        f"the folder is not a bundle: it has no {MANIFEST_NAME}", where=folder, cure="Create one: samedge export"
     )
 
 
@@ -314,7 +298,7 @@ def _read_manifest_entry(archive: zipfile.ZipFile, path: Path) -> bytes:
         entry = archive.getinfo(MANIFEST_NAME)
     except KeyError as error:
         raise BundleError(
-            f"the file is not a bundle: there is no {MANIFEST_NAME} in it", where=path, cure="Make one: samedge export"
+            f"the file is not a bundle: it contains no {MANIFEST_NAME}", where=path, cure="Create one: samedge export"
         ) from error
     if entry.file_size > _MANIFEST_LIMIT:
         raise BundleError(f"the manifest has {entry.file_size} bytes", where=path, cure=_AGAIN)
@@ -322,21 +306,21 @@ def _read_manifest_entry(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 
 def _unpack(archive: zipfile.ZipFile, data: bytes, manifest: Manifest, folder: Path, path: Path) -> None:
-    """Unpack what the manifest names, and only that, and rename the folder when all of it is there and right."""
+    """Unpack the files listed in the manifest, and only those, into a folder that appears once they are verified."""
     for leftover in abandoned(folder.parent):
         shutil.rmtree(leftover, ignore_errors=True)
-    # A folder that is there by then was unpacked by another process: its name is the digest of its content.
+    # If the folder exists by then, another process unpacked the same content: its name is the digest.
     with staged_folder(folder, replace=False) as stage:
         for record in manifest.files:
             try:
                 entry = archive.getinfo(record.file)
             except KeyError as error:
                 raise IntegrityError(
-                    f"the file {record.file!r} is missing in it", where=path, cure=_AGAIN, file=record.file
+                    f"it lacks the file {record.file!r}", where=path, cure=_AGAIN, file=record.file
                 ) from error
             if entry.file_size != record.size:
                 raise IntegrityError(
-                    f"the file {record.file!r} in it has {entry.file_size} bytes, and the manifest says {record.size}",
+                    f"its file {record.file!r} has {entry.file_size} bytes, but the manifest says {record.size}",
                     where=path,
                     cure=_AGAIN,
                     file=record.file,

@@ -86,7 +86,7 @@ class DecoderDialect:
         leading_axes: Axes of size 1 before the axis of prompts.
         pads: It appends the padding point itself.
         first_mask: It returns the mask for unambiguous prompts, before those for ambiguous ones.
-        mask_count: Masks of each prompt; 0 if graphs differ.
+        mask_count: Masks of each prompt where a graph does not tell; 0 if that must be tried.
         padding_xy: Coordinates of padding points in px of the resized image.
         boxes: It takes the corners of boxes as points.
         background: It takes points beside the object.
@@ -213,6 +213,8 @@ class Dialect:
 
     encoder: EncoderDialect
     decoder: DecoderDialect
+    foreign: bool = False
+    """A pair that ``samedge export`` does not write under this name."""
 
 
 _ENCODER: Final = {record.name: record for record in ENCODERS}
@@ -223,7 +225,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "meta": Dialect(_ENCODER["image"], _DECODER["meta"]),
     "samexporter": Dialect(_ENCODER["input_image_hwc"], _DECODER["meta"]),
     **{
-        f"{encoder.name}+{decoder.name}": Dialect(encoder, decoder)
+        f"{encoder.name}+{decoder.name}": Dialect(encoder, decoder, foreign=True)
         for encoder in ENCODERS
         for decoder in DECODERS
         if set(decoder.features) <= set(encoder.features)

@@ -1,6 +1,6 @@
-"""The engines of a bundle: found beside it or in the store by what they were made from, and chosen by key and verdict.
+"""Engines built from a bundle: found by the graph's digest, and chosen by key and verdict.
 
-Nothing is opened here. An engine whose key does not fit this TensorRT and this GPU is never given out, and why is said.
+No engine is opened here, and none is returned whose key does not fit this TensorRT and GPU.
 """
 
 from __future__ import annotations
@@ -27,20 +27,18 @@ from samedge.errors import EngineError, ParityError, SamedgeError
 from samedge.types import Precision, Verdict
 
 ENGINE_BACKENDS: Final[dict[str, FlavourName]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
-"""Backends that run engines and not graphs, and their TensorRT."""
-
-
+"""Backends that run engines instead of graphs, and their TensorRT."""
 _SHORT: Final[dict[FlavourName, str]] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _ORDER: Final[tuple[Verdict, ...]] = ("passed", "unchecked", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSet:
-    """The engines of a bundle that belong together: such as encoder and decoder of a SAM.
+    """The engines of a bundle that belong together, such as encoder and decoder of a SAM.
 
     Attributes:
-        engines: By role, the one that takes most of the time first.
-        parity: What all of them together were judged to be.
+        engines: Role to engine, the slowest first.
+        parity: The verdict on all of them together.
     """
 
     engines: Mapping[GraphRole, StoredEngine]
@@ -48,7 +46,7 @@ class EngineSet:
 
     @property
     def main(self) -> StoredEngine:
-        """The engine that takes most of the time."""
+        """The slowest engine."""
         return next(iter(self.engines.values()))
 
     @property
@@ -68,27 +66,27 @@ class EngineSet:
 
     @property
     def judged_as(self) -> Precision:
-        """Precision whose thresholds count: a GPU may round the factors of a float32 product."""
+        """Precision whose thresholds apply; fp16 for float32, whose factors a GPU may round."""
         precision = self.main.key.precision
         return "int8" if precision in ("int8", "fp8") else "fp16"
 
     def obstacles(self, flavour: Flavour, gpu: Gpu) -> list[str]:
-        """Return why they must not be opened by this TensorRT on this GPU; empty if they may be."""
+        """Return the reasons not to open them with this TensorRT on this GPU; empty if there are none."""
         found = [why for entry in self.engines.values() for why in entry.key.obstacles(flavour, gpu)]
         return list(dict.fromkeys(found))
 
     def judged(self, parity: ParityRecord) -> EngineSet:
-        """Return the engines with a verdict, written into their sidecars where that can be done."""
+        """Return the engines with a verdict, which is also written to their sidecars if possible."""
         written = {role: _judged(entry, self.partner_of(role), parity) for role, entry in self.engines.items()}
         return EngineSet(written, parity)
 
     def partner_of(self, role: GraphRole) -> str:
-        """Return the SHA-256 of the other engine; an empty text where there is none."""
+        """Return the SHA-256 of the other engine, or an empty string."""
         return next((entry.sidecar.sha256 for other, entry in self.engines.items() if other != role), "")
 
     @property
     def agreed(self) -> bool:
-        """True if each engine was judged together with the other."""
+        """True if the verdict of each engine was reached together with the other."""
         notes = {role: engine_notes(entry.sidecar) for role, entry in self.engines.items()}
         return all(each is not None and each.partner_sha256 == self.partner_of(role) for role, each in notes.items())
 
@@ -99,26 +97,20 @@ def _judged(entry: StoredEngine, partner: str, parity: ParityRecord) -> StoredEn
         return entry
     noted = msgspec.structs.replace(notes, partner_sha256=partner, parity=parity)
     sidecar = replace(entry.sidecar, notes={**entry.sidecar.notes, **noted.to_notes()})
-    with suppress(SamedgeError):  # in a folder that cannot be written to it is judged each time
+    with suppress(SamedgeError):  # in a read-only folder, they are verified at every load
         write_sidecar(entry.plan, sidecar)
     return replace(entry, sidecar=sidecar)
 
 
 def source_digest(manifest: Manifest, role: GraphRole) -> str:
-    """Return the SHA-256 of a graph of a bundle with its weights.
-
-    The same as `samedge.engines.tensorrt.store.key.graph_digest` returns.
-
-    Raises:
-        BundleError: The bundle has no such graph.
-    """
+    """Return the SHA-256 of a bundle's graph with its weights, as `graph_digest` would compute it."""
     graph = manifest.graph(role)
     weights = sorted(graph.external_data, key=lambda file: file.file)
     return joined_digest([graph.graph.sha256, *(file.sha256 for file in weights)])
 
 
 def engine_roles(manifest: Manifest) -> tuple[GraphRole, ...]:
-    """Return the roles of the graphs of a bundle that become engines; empty where there are none for it."""
+    """Return the roles of a bundle's graphs that become engines; empty if it lacks one of them."""
     roles = manifest.model_family.built_roles
     return roles if manifest.has(*roles) else ()
 
@@ -141,25 +133,19 @@ def bundle_pairs(bundle: Bundle) -> list[EngineSet]:
         for together in product(*found):
             engines = {role: entry for role, (entry, _) in zip(roles, together, strict=True)}
             sets.append(EngineSet(engines, together[0][1].parity))
-    # All must say so: a half that was judged anew with another one belongs to that one.
+    # An engine verified again with another partner belongs to that one.
     return [each for each in sets if each.agreed]
 
 
 def require_engines(bundle: Bundle, name: FlavourName, device: str | None, *, force: bool) -> EngineSet:
-    """Return the engines of a bundle that a TensorRT may open here.
-
-    Args:
-        bundle: The bundle.
-        name: Which TensorRT.
-        device: The GPU; None for the first.
-        force: Those that failed as well.
+    """Return a bundle's engines for one TensorRT on a GPU, the first if `device` is None.
 
     Raises:
-        BackendUnavailableError: It does not work here.
+        BackendUnavailableError: TensorRT is unavailable.
         DeviceUnavailableError: There is no such GPU.
-        UsageError: The graph has an operator that this TensorRT has not.
-        EngineError: There are none, or none whose key fits: with the reasons and the command that builds them.
-        ParityError: Theirs are not the checkpoint's masks.
+        UsageError: This TensorRT lacks an operator of the graph.
+        EngineError: There are none, or none whose key fits; with the reasons and the command that builds them.
+        ParityError: They do not reproduce the checkpoint's masks, and `force` is False.
     """
     bundle.manifest.model_family.refuse(bundle, name)
     require_backend(name)
@@ -174,7 +160,7 @@ def require_engines(bundle: Bundle, name: FlavourName, device: str | None, *, fo
     if not fitting:
         reasons = pairs[0].obstacles(flavour, gpu)
         raise EngineError(
-            f"its engine must not be opened here: {'; '.join(reasons)}",
+            f"its engine cannot be opened safely here: {'; '.join(reasons)}",
             where=pairs[0].main.plan,
             cure=f"Build it for this machine: {build}",
             reasons=tuple(reasons),
@@ -186,19 +172,14 @@ def require_engines(bundle: Bundle, name: FlavourName, device: str | None, *, fo
 
 
 def automatic_pair(bundle: Bundle, device: str | None) -> tuple[FlavourName, EngineSet] | None:
-    """Return the engines of a bundle that "auto" takes: there, fitting this machine, and not failed; None without.
-
-    Args:
-        bundle: The bundle.
-        device: The device that was asked for; engines are no answer to one that is not a GPU of CUDA's.
-    """
+    """Return the engines that backend "auto" selects on a device: fitting and not failed; None if there are none."""
     if device is not None and device.lower().partition(":")[0] != "cuda":
         return None
     pairs = bundle_pairs(bundle)
     for name in ENGINE_BACKENDS.values():
         built = [pair for pair in pairs if pair.main.key.flavour == name and pair.verdict != "failed"]
         if not built:
-            continue  # TensorRT is not even imported then
+            continue  # without importing TensorRT
         with suppress(SamedgeError):
             require_backend(name)
             flavour, gpu = find_flavour(name), find_gpu(device)
@@ -209,13 +190,13 @@ def automatic_pair(bundle: Bundle, device: str | None) -> tuple[FlavourName, Eng
 
 
 def failed_pair(bundle: Bundle, pair: EngineSet) -> ParityError:
-    """Return the error for engines that do not give what the checkpoint gives."""
-    what = bundle.manifest.model_family.answers
+    """Return the error for engines that do not reproduce the checkpoint's output."""
     return ParityError(
-        f"the engines of this bundle do not give the checkpoint's {what} (mask IoU {pair.parity.mask_iou_mean:.4f} on "
-        f"average, {pair.parity.mask_iou_min:.4f} at worst), so they are not loaded",
+        f"the engines of this bundle do not reproduce the checkpoint's {bundle.manifest.model_family.answers} "
+        f"(mask IoU {pair.parity.mask_iou_mean:.4f} on average, {pair.parity.mask_iou_min:.4f} at worst), so they are "
+        "not loaded",
         where=bundle.path,
-        cure=f"Build them on this machine, where other precisions are tried: samedge build {bundle.path}; "
+        cure=f"Build them on this machine, which tries other precisions: samedge build {bundle.path}; "
         "or load them with force=True (--force)",
         parity=pair.parity,
     )

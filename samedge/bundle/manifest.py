@@ -1,8 +1,4 @@
-"""The manifest of a bundle: what `manifest.json` says, as typed records.
-
-Written last of all files when a bundle is made, read first when it is loaded. Knows JSON and nothing of graphs or
-engines.
-"""
+"""The manifest of a bundle, `manifest.json`, as typed records. Written last when a bundle is made, read first."""
 
 from __future__ import annotations
 
@@ -24,12 +20,12 @@ MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
 
 GraphRole: TypeAlias = str
-"""Part of a graph in its bundle; each family has its own, see `samedge.families`. Of a SAM, ``decoder`` is whole, from
-prompts to masks; its three parts together are the same, split."""
+"""Role of a graph in its bundle; each family has its own, see `samedge.families`. A SAM's ``decoder`` is whole, from
+prompts to masks; `SPLIT_ROLES` are the same decoder in three parts."""
 SPLIT_ROLES: Final[tuple[GraphRole, ...]] = ("decoder_context", "decoder_prompts", "decoder_masks")
 
 DEFAULT_VARIANT: Final = "default"
-"""Of graphs that there is one form of."""
+"""Variant of graphs that exist in one form."""
 
 
 class TensorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +48,7 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One graph: its role, the ONNX file and its external data, what it takes and gives, and how it was made."""
+    """One graph: its role, files, inputs and outputs, and how it was made."""
 
     role: GraphRole
     graph: FileRecord
@@ -71,19 +67,19 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The model that the graphs were made from.
+    """The exported model.
 
     Attributes:
         name: Architecture: "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam", or "sam_vit" for other sizes;
             "yolov8n-seg", "fastsam-s" and the like.
-        licence: SPDX name of the weights' licence, or a sentence that says why it is not known.
+        licence: SPDX name of the weights' licence, or a sentence on why it is unknown.
         checkpoint: File name of the checkpoint.
         checkpoint_sha256: Its SHA-256 in hex.
-        seeded: The weights are random numbers from a seed: masks mean nothing.
+        seeded: The weights are random: masks are meaningless.
         layers: Leaf modules of the torch model.
         parameters: Parameters of the torch model.
-        encoder_gflops: 1e9 floating point operations (2 a multiply-add) for one image.
-        decoder_gflops: The same for one prompt of one point; 0 for a YOLO, which has no decoder.
+        encoder_gflops: 1e9 floating-point operations (2 per multiply-add) for one image.
+        decoder_gflops: The same for one prompt of one point; 0 without a decoder.
         notes: Sentences about what was assumed, left out or merged as the checkpoint was read; omitted if there are
             none.
     """
@@ -104,8 +100,8 @@ class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Preprocessing of images, and the threshold of masks.
 
     Attributes:
-        image_size: Side of the square input in pixels; the long side of the image is resized to it.
-        pixel_mean: Mean that is taken from each channel, RGB, 0..255.
+        image_size: Side of the square input, px; the long side of the image is resized to it.
+        pixel_mean: Subtracted from each channel, RGB, 0..255.
         pixel_std: Divisor of each channel, RGB, 0..255.
         mask_threshold: A pixel belongs to the mask if its logit is greater.
     """
@@ -117,7 +113,7 @@ class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One probe: image size and prompt kind, and how far the graphs were from the torch model."""
+    """One probe: image size, kind of prompt, and the deviation of the graphs from the torch model."""
 
     image: str
     prompt: str
@@ -126,14 +122,14 @@ class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Agreement of the objects found by two graphs of a YOLO in the same images.
+    """Agreement of two graphs of a YOLO on the same images.
 
     Attributes:
         images: Number of images.
-        objects: Objects that either finds.
-        found: Share of them that the other finds too, in the same place and of the same class.
-        box_iou: Mean intersection over union of the boxes of those that both find.
-        mask_iou: The same of the masks; None for a detector.
+        objects: Objects found by either.
+        found: Share of objects that both find, in the same place and of the same class.
+        box_iou: Mean intersection over union of the boxes that both find.
+        mask_iou: The same for masks; None for a detector.
     """
 
     images: int
@@ -144,7 +140,7 @@ class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sentence(self) -> str:
-        """The figures in words."""
+        """The figures as a sentence."""
         if not self.objects:
             return f"no objects in the {self.images} images to compare"
         masks = "" if self.mask_iou is None else f" and a mean mask IoU of {self.mask_iou:.3f}"
@@ -155,22 +151,22 @@ class ObjectsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The verdict of comparing the graphs with the fp32 torch model on the probe set.
+    """The verdict of the comparison with the fp32 torch model on the probe set.
 
     Attributes:
         verdict: "passed", "failed", or "unchecked" where the comparison was skipped.
         backend: The backend and device that ran the graphs.
         mask_iou_mean: Mean over probes of the intersection over union of the binary masks.
-        mask_iou_decile: A tenth of them are worse; 0 in bundles from before it was kept.
-        mask_iou_min: The worst of them.
+        mask_iou_decile: First decile of them; 0 in bundles of older versions.
+        mask_iou_min: Minimum of them.
         iou_error_max: Largest absolute difference of the predicted IoUs.
         embedding_error_max: Largest absolute difference of the image embeddings.
         low_res_error_max: Largest absolute difference of the low-resolution mask logits.
-        box_error_max: Largest distance of a box side from the torch model's, px of the input; of a YOLO alone.
-        score_error_max: Largest absolute difference of a class score; of a YOLO alone.
-        objects: Agreement of objects with float32 on the user's images; only for a YOLO in int8.
-        thresholds: The limits that the verdict was made with.
-        rows: One row a probe.
+        box_error_max: Largest difference of a box side, px of the input; YOLO only.
+        score_error_max: Largest absolute difference of a class score; YOLO only.
+        objects: Agreement with float32 on the user's images; YOLO in int8 only.
+        thresholds: The limits of the verdict.
+        rows: One row per probe.
     """
 
     verdict: Verdict
@@ -189,13 +185,14 @@ class ParityRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a bundle says about itself.
+    """The description of a bundle.
 
-    `io` is a name of `samedge.bundle.dialects.DIALECTS`.
-    `notes` are sentences about what was tried and not used, such as a precision that changed the masks too much.
-    `probes` holds what the checkpoint said to the probe set; None in a bundle that does not keep it. `yolo` is there
-    for a YOLOv8 or FastSAM, whose one graph has the role "yolo" and Ultralytics' names; None for a SAM. `family` names
-    the family of any other model, and is left out for these two: ask `model_family`.
+    Attributes:
+        io: Name of the I/O scheme in `samedge.bundle.dialects.DIALECTS`.
+        notes: Sentences about rejected attempts, such as a precision that changed the masks too much.
+        probes: The checkpoint's output for the probe set; None if not kept.
+        yolo: Present for YOLOv8 and FastSAM, whose single graph has the role "yolo" and Ultralytics' names.
+        family: Name of the family of models other than SAM and YOLO; use `model_family`.
     """
 
     schema: int
@@ -213,11 +210,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def model_family(self) -> Family:
-        """The line of `samedge.families` that the model belongs to.
-
-        Raises:
-            BundleError: There is no such family here.
-        """
+        """The model's family; raise BundleError if it is unknown here."""
         if self.family is not msgspec.UNSET:
             return find_family(self.family)
         marked = (family for family in families() if family.record and getattr(self, family.record, None) is not None)
@@ -228,11 +221,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return set(roles) <= {graph.role for graph in self.graphs}
 
     def graph(self, role: GraphRole) -> GraphRecord:
-        """Return the graph with this role.
-
-        Raises:
-            BundleError: The bundle has none.
-        """
+        """Return the graph with this role; raise BundleError if there is none."""
         for graph in self.graphs:
             if graph.role == role:
                 return graph
@@ -241,13 +230,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        """Every file of the bundle but the manifest."""
+        """Every file of the bundle except the manifest."""
         graphs = tuple(file for graph in self.graphs for file in graph.files)
         return graphs if self.probes is None else (*graphs, self.probes)
 
     @property
     def weights(self) -> tuple[FileRecord, ...]:
-        """Files with weights of graphs and nothing else."""
+        """Files of external weights."""
         return tuple(file for graph in self.graphs for file in graph.external_data)
 
 
@@ -257,26 +246,17 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest file.
-
-    Raises:
-        BundleError: It is not JSON, is of a newer schema, or a field is missing or of the wrong type.
-        StorageError: It cannot be read.
-    """
+    """Read and check a manifest file, as `parse_manifest`; raise StorageError if it cannot be read."""
     with storage_errors(path, "read"):
         data = path.read_bytes()
     return parse_manifest(data, path)
 
 
 def parse_manifest(data: bytes, where: object) -> Manifest:
-    """Check the contents of a manifest file.
-
-    Args:
-        data: The contents.
-        where: What error messages call the file.
+    """Check the contents of a manifest file, named `where` in errors.
 
     Raises:
-        BundleError: It is not JSON, is of a newer schema, or a field is missing or of the wrong type.
+        BundleError: It is not JSON, has another schema, or a field is missing or of the wrong type.
     """
     cure = "The bundle is damaged or was not made by samedge: export the checkpoint again"
     try:
@@ -314,7 +294,7 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
                 cure=cure,
             )
     for record in manifest.files:
-        # Also what only Windows takes for a path: a bundle is copied between systems.
+        # Includes paths that only Windows recognises: bundles are copied between systems.
         name = PurePosixPath(record.file.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in record.file or not record.file:
             raise BundleError(f"the manifest names a file outside the bundle: {record.file!r}", where=where, cure=cure)

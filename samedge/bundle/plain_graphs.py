@@ -212,20 +212,21 @@ def pair_manifest(folder: Path, encoder: PlainGraph, decoder: PlainGraph) -> Man
     io = scheme_of(front, back, decoder)
     size, notes = _image_size(front, encoder, decoder)
     _require_channels(encoder, decoder)
-    licence = encoder.contents.metadata.get("licence") or encoder.contents.metadata.get("license")
+    told = encoder.contents.metadata
+    licence = told.get("license") or told.get("licence")
     graphs = (_graph_record("encoder", folder, encoder), _graph_record("decoder", folder, decoder))
-    mean, std = _pixel_figures(encoder.contents.metadata)
+    mean, std = _pixel_figures(told)
     versions = {graph.contents.producer: "" for graph in (encoder, decoder) if graph.contents.producer}
     with storage_errors(encoder.path, "read"):
         written = datetime.fromtimestamp(encoder.path.stat().st_mtime, timezone.utc)
     return Manifest(
         schema=SCHEMA_VERSION,
         model=ModelRecord(
-            name=encoder.contents.metadata.get("model") or model_name(encoder.path),
+            name=told.get("model") or model_name(encoder.path),
             licence=licence or "unknown: the graphs do not say",
-            checkpoint=encoder.path.name,
-            checkpoint_sha256=graphs[0].graph.sha256,
-            seeded=False,
+            checkpoint=told.get("checkpoint") or encoder.path.name,
+            checkpoint_sha256=told.get("checkpoint_sha256") or graphs[0].graph.sha256,
+            seeded=told.get("seeded") == "True",
             layers=0,
             parameters=0,
             encoder_gflops=0.0,
@@ -237,7 +238,7 @@ def pair_manifest(folder: Path, encoder: PlainGraph, decoder: PlainGraph) -> Man
         parity=ParityRecord(verdict="unchecked"),
         created=written.isoformat(timespec="seconds"),
         versions=versions,
-        notes=(f"graphs of other tools: encoder of {front.producer}, decoder of {back.producer}", *notes),
+        notes=(f"no manifest, told by names: encoder of {front.producer}, decoder of {back.producer}", *notes),
     )
 
 
@@ -268,8 +269,8 @@ def scheme_of(encoder: EncoderDialect, decoder: DecoderDialect, graph: PlainGrap
 
 def _image_size(record: EncoderDialect, encoder: PlainGraph, decoder: PlainGraph) -> tuple[int, list[str]]:
     """Return the side of the square that prompts refer to, px, and a note if it was guessed."""
-    told = encoder.contents.metadata.get("imgsz") or encoder.contents.metadata.get("image_size")
-    if told and told.isdecimal():
+    told = encoder.contents.metadata.get("imgsz", "").strip("[]").split(",")[0]
+    if told.isdecimal():
         return int(told), []
     side = encoder.inputs[record.input].shape[-1] if record.layout != "hwc" else ""
     grid = decoder.inputs["image_embeddings"].shape[-1]

@@ -1,4 +1,4 @@
-"""Bundles that appear whole or not at all: a folder, or one ``.samedge`` file."""
+"""Atomic writing of bundles, as a folder or one ``.samedge`` file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from samedge.storage.files import storage_errors
 
 @contextmanager
 def staged_bundle(target: Path) -> Iterator[Path]:
-    """Give a folder to fill with a bundle, and put it at its target when the block ends well.
+    """Yield a folder to fill with a bundle, which becomes the target on success and replaces an older bundle.
 
-    Args:
-        target: The bundle's folder, or its file if the name ends with ``.samedge``. An older bundle there is replaced.
+    The target is a folder, or a file if its name ends with ``.samedge``.
 
     Raises:
-        ExportError: Something that is not a bundle is in the way.
-        StorageError: The file system refused.
+        ExportError: Something other than a bundle is in the way.
+        StorageError: The target cannot be written.
     """
     check_target(target)
     with storage_errors(target):
@@ -38,11 +37,7 @@ def staged_bundle(target: Path) -> Iterator[Path]:
 
 
 def check_target(target: Path) -> None:
-    """Refuse a target that holds something other than a bundle, before any work is done.
-
-    Raises:
-        ExportError: Something that is not a bundle is in the way.
-    """
+    """Raise ExportError if something other than a bundle is in the way, before any work is done."""
     if target.suffix == ARCHIVE_SUFFIX:
         if target.is_dir():
             raise ExportError("there is a folder of this name", where=target, cure="Choose another output")

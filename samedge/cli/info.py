@@ -87,9 +87,11 @@ def _show_model(model: str, json: bool, opened: bool) -> None:
 
 
 def _size_of(model: str) -> int | None:
-    from samedge.models.checkpoints.weights import SEEDED, find_checkpoint
+    from samedge.models.checkpoints.weights import SEEDED, checkpoint_files, find_checkpoint
 
-    return None if model.startswith(SEEDED) else find_checkpoint(model).stat().st_size
+    if model.startswith(SEEDED):
+        return None
+    return sum(file.stat().st_size for file in checkpoint_files(find_checkpoint(model)))
 
 
 def _show(model: str, record: ModelRecord, size: int | None, manifest: Manifest | None) -> None:

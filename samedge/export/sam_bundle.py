@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +14,7 @@ from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
 from samedge.export.describe import count_gflops, model_record, provenance
 from samedge.export.family import part_of
-from samedge.export.graphs.onnx_file import file_record, save_graph
+from samedge.export.graphs.onnx_file import add_metadata, file_record, save_graph
 from samedge.export.graphs.plans import plan_graphs
 from samedge.export.graphs.trace import trace
 from samedge.export.precision.calibration import Calibration
@@ -32,6 +33,7 @@ from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import as_bgr
 from samedge.runtime.image.sources import find_images
 from samedge.types import Array, EncoderForm, IOScheme, Progress
+from samedge.version import __version__
 
 
 class SamExporter:
@@ -67,16 +69,47 @@ class SamExporter:
             graphs, parity, notes = (*chosen.graphs, *others), chosen.parity, chosen.notes
         if not options.check:
             parity = ParityRecord(verdict="unchecked")
+        elif parity is None:
+            parity = check(graphs, FP32_THRESHOLDS)
+        model, source = self.describe(loaded), _input_record(sam)
         return Manifest(
             **provenance(),
-            model=self.describe(loaded),
-            input=_input_record(sam),
+            model=model,
+            input=source,
             io=io,
-            graphs=graphs,
-            parity=parity or check(graphs, FP32_THRESHOLDS),
+            graphs=tuple(_described(graph, stage, model, source, io, parity) for graph in graphs),
+            parity=parity,
             notes=notes,
             probes=file_record(stage / PROBES_NAME, stage) if (stage / PROBES_NAME).is_file() else None,
         )
+
+
+def _described(
+    graph: GraphRecord, stage: Path, model: ModelRecord, source: InputRecord, io: IOScheme, parity: ParityRecord
+) -> GraphRecord:
+    """Write what describes a graph into its own file, for use without the bundle."""
+    figures = {name: getattr(parity, name) for name in ("verdict", "mask_iou_mean", "mask_iou_min", "iou_error_max")}
+    description = f"{graph.role.replace('_', ' ')} of {model.name}, exported by samedge {__version__}"
+    metadata = {
+        "description": description,
+        "author": "samedge",
+        "version": __version__,
+        "license": model.licence,
+        "task": "segment-anything",
+        "model": model.name,
+        "role": graph.role,
+        "dialect": io,
+        "precision": graph.precision,
+        "imgsz": json.dumps([source.image_size] * 2),
+        "mean": json.dumps(source.pixel_mean),
+        "std": json.dumps(source.pixel_std),
+        "mask_threshold": json.dumps(source.mask_threshold),
+        "checkpoint": model.checkpoint,
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "seeded": str(model.seeded),
+        "parity": json.dumps(figures),
+    }
+    return add_metadata(graph, stage, description, metadata)
 
 
 def _calibration(images: str | Path, sam: Sam) -> Calibration:

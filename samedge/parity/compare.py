@@ -85,6 +85,7 @@ def compare(
     backend: str,
     thresholds: Mapping[str, float] = FP32_THRESHOLDS,
     shown_only: bool = False,
+    against: str = "the checkpoint",
     progress: Progress = no_progress,
 ) -> ParityRecord:
     """Run both on every probe and return the verdict.
@@ -97,6 +98,7 @@ def compare(
         thresholds: As in `FP32_THRESHOLDS`; figures without a threshold are not judged.
         shown_only: Judge only the mask of each prompt that users see: for a click the reference's best of the three
             ambiguous ones, otherwise the first. The others are weak predictions.
+        against: Name of the reference, for `progress`.
         progress: Called after each probe.
     """
     embedding_errors: list[float] = []
@@ -115,7 +117,7 @@ def compare(
             low_res_errors += [_max_difference(want.low_res_masks, have.low_res_masks) for want, have in pairs]
             ious += prompt_ious
             rows.append(ParityRow(image=probe.name, prompt=prompt.kind, mask_iou=min(prompt_ious), iou_error=iou_error))
-        progress(f"Comparing with the checkpoint: image {done} of {len(probes)}", done / len(probes))
+        progress(f"Comparing with {against}: image {done} of {len(probes)}", done / len(probes))
     record = ParityRecord(
         verdict="failed",
         backend=backend,

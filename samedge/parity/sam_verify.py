@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from samedge.bundle.archive import Bundle
+from samedge.bundle.dialects import DIALECTS
 from samedge.bundle.engines import EngineSet
 from samedge.bundle.manifest import GraphRole, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.options import AxisRange
 from samedge.parity.compare import compare, no_progress, thresholds_for
 from samedge.parity.graph_runner import GraphRunner, judged_roles
+from samedge.parity.pair_verify import verify_pair
 from samedge.parity.stored_reference import NO_ANSWERS, GridRunner, StoredReference, embedding_grid
 from samedge.types import Precision, Progress
 
@@ -29,7 +31,9 @@ class SamParity:
     def verify_graphs(
         self, bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: Progress = no_progress
     ) -> ParityRecord:
-        """Compare with the thresholds of the encoder's precision."""
+        """Compare with the stored output; other tools' graphs, which have none, with another backend."""
+        if bundle.manifest.probes is None and DIALECTS[bundle.manifest.io].foreign:
+            return verify_pair(bundle, engines, progress)
         return verify_engines(bundle, engines, bundle.manifest.graph("encoder").precision, progress)
 
     def verify_engines(

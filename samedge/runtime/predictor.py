@@ -222,7 +222,7 @@ class Predictor(Closing):
         multimask: bool = False,
         conf: float | None = None,
     ) -> Prediction:
-        """Segment the current image by prompts: one mask per prompt, or three with ``multimask``, in prompt order.
+        """Segment the current image by prompts: one mask per prompt, or all others with ``multimask``, in prompt order.
 
         If points, boxes and masks are given together, the i-th of each make up the i-th prompt; lists may hold None for
         prompts without one. Prompts do not influence each other.
@@ -235,8 +235,8 @@ class Predictor(Closing):
             boxes: (x1, y1, x2, y2) in px of the image: ``(4,)`` or ``(N, 4)``. Clipped to the image.
             masks: Low-resolution logits of an earlier prediction, float ``[side, side]``, or masks at image size, bool
                 or uint8 ``(H, W)``, not 0 inside; N of them in an array or a list.
-            multimask: Return the three masks for ambiguous prompts (a click on a shirt: shirt, person, crowd) instead
-                of the one for clear ones. This is the torch reference's rule: mask 0, or masks 1 to 3.
+            multimask: Return the masks for ambiguous prompts (a click on a shirt: shirt, person, crowd), three in SAM,
+                instead of the one for clear ones. This is the torch reference's rule: mask 0, or masks 1 to 3.
             conf: Minimum predicted IoU, exclusive. None keeps all masks.
 
         Raises:

@@ -18,7 +18,6 @@ from support.bundles import file_record, pack, write_any_bundle, write_small_bun
 
 import samedge
 from samedge.api import load as loading
-from samedge.api import open_sam
 from samedge.api.load import load
 from samedge.bundle.manifest import (
     MANIFEST_NAME,
@@ -44,7 +43,7 @@ from samedge.types import FloatArray
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
-OPENING = (loading, open_sam)
+OPENING = (loading,)
 """Modules that open graphs."""
 
 

@@ -59,7 +59,7 @@ class TestFolder:
     @pytest.mark.parametrize("name", CONTENTS)
     def test_a_file_that_is_cut_short_is_named(self, folder: Path, name: str) -> None:
         (folder / name).write_bytes(CONTENTS[name][:-1])
-        with pytest.raises(IntegrityError, match=rf"{name}: this file has \d+ bytes, and the manifest says \d+"):
+        with pytest.raises(IntegrityError, match=rf"{name}: this file has \d+ bytes, but the manifest says \d+"):
             open_bundle(folder)
 
     @pytest.mark.parametrize("name", CONTENTS)
@@ -101,7 +101,7 @@ class TestFolder:
 
     def test_what_a_killed_export_left_never_loads(self, folder: Path) -> None:
         leftover = folder.rename(folder.with_name(f".tmp-{folder.name}-123-abc"))
-        with pytest.raises(BundleError, match=r"left behind by an export that did not end"):
+        with pytest.raises(BundleError, match=r"left behind by an unfinished export"):
             open_bundle(leftover)
         with pytest.raises(BundleError, match=r"left behind"):
             open_bundle(leftover / MANIFEST_NAME)
@@ -240,7 +240,7 @@ class TestArchive:
         path = tmp_path / "photos.zip"
         with zipfile.ZipFile(path, "w") as photos:
             photos.writestr("photo.jpg", b"x")
-        with pytest.raises(BundleError, match=r"not a bundle: there is no manifest\.json in it"):
+        with pytest.raises(BundleError, match=r"not a bundle: it contains no manifest\.json"):
             open_bundle(path)
 
     def test_any_other_file_is_an_error(self, tmp_path: Path) -> None:
@@ -252,11 +252,11 @@ class TestArchive:
     @pytest.mark.parametrize("name", CONTENTS)
     def test_a_file_that_it_lacks_is_named(self, folder: Path, name: str, tmp_path: Path) -> None:
         (folder / name).unlink()
-        with pytest.raises(IntegrityError, match=rf"the file '{name}' is missing in it"):
+        with pytest.raises(IntegrityError, match=rf"it lacks the file '{name}'"):
             open_bundle(pack(folder, tmp_path / "any.samedge"))
 
     def test_a_file_of_another_size_or_content_is_named(self, folder: Path, tmp_path: Path, cache: Path) -> None:
-        for data, message in ((b"longer" * 9, "has 54 bytes, and the manifest says 9"), (b"D" * 9, "SHA-256")):
+        for data, message in ((b"longer" * 9, "has 54 bytes, but the manifest says 9"), (b"D" * 9, "SHA-256")):
             (folder / "decoder.onnx").write_bytes(data)
             with pytest.raises(IntegrityError, match=rf"decoder\.onnx.*{message}"):
                 open_bundle(pack(folder, tmp_path / "any.samedge"))

@@ -203,7 +203,7 @@ def test_errors_are_one_line_and_leave_nothing(
 def test_something_that_is_no_bundle(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Board(monkeypatch)
     (tmp_path / "x.engine").write_bytes(b"ftrt")
-    assert "this is one TensorRT engine, and the bundle is needed" in program("build", tmp_path / "x.engine").err
+    assert "this is a single TensorRT engine" in program("build", tmp_path / "x.engine").err
     assert "there is no such bundle" in program("build", tmp_path / "none").err
     assert "Export it first: samedge export sam_b.pt" in program("build", "sam_b.pt").err
 

@@ -11,6 +11,8 @@ import pytest
 from support.foreign_graphs import write_pair
 from support.program import Program
 
+from samedge.api.sam import SAM
+from samedge.benchmarks.bench.contenders import prepare
 from samedge.bundle.archive import bundle_manifest
 
 
@@ -67,3 +69,24 @@ def test_import_makes_a_bundle(tmp_path: Path, image: Path, program: Program) ->
     (folder / "toy_encoder.onnx").unlink()
     assert program("predict", target, image, "--box", "5,5,60,40").status == 0
     assert "already a bundle" in program("import", target).err
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "prompts"), [("image", "meta", 5), ("pixel_values", "optimum", 2)])
+def test_verify_compares_backends(tmp_path: Path, program: Program, encoder: str, decoder: str, prompts: int) -> None:
+    folder = write_pair(encoder, decoder, tmp_path / "pair")
+    done = program("verify", folder, "--backend", "openvino", "--json")
+    assert done.status == 0, done.err
+    record = json.loads(done.out)
+    assert record["verdict"] == "passed"
+    assert record["backend"].endswith("as onnxruntime cpu")
+    assert len(record["rows"]) == 5 * prompts
+
+
+def test_bench_and_sam_take_a_folder_or_a_graph(tmp_path: Path, image: Path) -> None:
+    folder = write_pair("image", "edgesam", tmp_path / "pair")
+    for model in (folder, folder / "toy_encoder.onnx"):
+        prepared = prepare(str(model), "onnxruntime", None, None)
+        assert (prepared["verdict"], prepared["image_size"], prepared["architecture"]) == ("unchecked", 128, "toy")
+        (found,) = SAM(model, backend="onnxruntime")(image, points=[40, 30], conf=None)
+        assert found.masks is not None
+        assert found.masks.data.shape == (1, 60, 80)

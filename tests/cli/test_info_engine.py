@@ -96,7 +96,7 @@ def test_an_engine_is_no_model(program: Program, tmp_path: Path, photo: Path) ->
     path = write_engine(tmp_path / "encoder.engine")
     done = program("predict", path, photo, "--point", "1,1")
     assert done.status == 1
-    assert "this is one TensorRT engine, and the bundle is needed that it was built from" in done.err
-    assert "for an engine that another tool made, export its checkpoint: samedge export CHECKPOINT" in done.err
+    assert "this is a single TensorRT engine, not the bundle that it was built from" in done.err
+    assert "for an engine of another tool, export the checkpoint: samedge export CHECKPOINT" in done.err
     assert "samedge info encoder.engine" in done.err
     assert "cannot read this: No such file" in program("info", tmp_path / "none.engine").err

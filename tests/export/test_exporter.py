@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from support.reference import reference_sam
 from support.shared import environment
 from torch.nn import functional as F
 
+import samedge
 from samedge.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from samedge.errors import CheckpointError, ExportError, UsageError
 from samedge.export import sam_bundle
@@ -338,3 +340,33 @@ def test_meta_decoder_picks_as_meta_does() -> None:
         assert torch.equal(every[0][:, picked[points]], outputs[0][:, 0])
     assert picked[3] == 0
     assert picked[2] != 0
+
+
+@pytest.mark.parametrize("io", SCHEMES)
+def test_every_graph_says_what_it_is(bundles: dict[IOScheme, Path], io: IOScheme) -> None:
+    manifest = manifest_of(bundles[io])
+    for graph in manifest.graphs:
+        model = onnx.load(bundles[io] / graph.graph.file)
+        onnx.checker.check_model(model)
+        said = {entry.key: entry.value for entry in model.metadata_props}
+        assert json.loads(said["imgsz"]) == [manifest.input.image_size] * 2
+        assert tuple(json.loads(said["mean"])) == manifest.input.pixel_mean
+        assert tuple(json.loads(said["std"])) == manifest.input.pixel_std
+        assert (said["dialect"], said["role"], said["model"]) == (io, graph.role, manifest.model.name)
+        assert said["license"] == manifest.model.licence
+        assert json.loads(said["parity"])["verdict"] == "passed"
+        assert model.doc_string.startswith(
+            f"{graph.role.replace('_', ' ')} of {manifest.model.name}, exported by samedge"
+        )
+
+
+def test_graphs_that_lost_their_manifest_still_open(bundles: dict[IOScheme, Path], tmp_path: Path) -> None:
+    for io in SCHEMES:
+        manifest = manifest_of(bundles[io])
+        folder = shutil.copytree(bundles[io], tmp_path / io, ignore=shutil.ignore_patterns(MANIFEST_NAME))
+        with samedge.load(folder, "onnxruntime") as predictor:
+            assert predictor.info.input == manifest.input
+            assert predictor.info.model.name == manifest.model.name
+            assert predictor.info.model.licence == manifest.model.licence
+            assert predictor.info.model.checkpoint_sha256 == manifest.model.checkpoint_sha256
+            assert predictor.info.parity.verdict == "unchecked"

@@ -30,6 +30,8 @@ from samedge.models.yolo.yolo import Yolo
 from samedge.runtime.image.read import read_image
 from samedge.runtime.results.results import Results
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = Path(__file__).with_name("ultralytics_reference.py")
 NOT_INSTALLED = 3
 ASSETS = Path(samedge.__file__).parent / "assets"

@@ -16,6 +16,8 @@ from samedge.benchmarks.bench.stages.measured_process import MeasuredProcess
 from samedge.benchmarks.measure.artefacts import IMAGES, Artefacts
 from samedge.errors import BenchmarkError
 
+pytestmark = pytest.mark.integration
+
 COMMAND = (sys.executable, str(ULTRALYTICS_SCRIPT))
 installed = pytest.mark.skipif(find_spec("ultralytics") is None, reason="Ultralytics is an optional peer")
 

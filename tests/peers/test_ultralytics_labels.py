@@ -17,6 +17,8 @@ from samedge.annotation.auto_annotate import auto_annotate
 from samedge.api.sam import SAM
 from samedge.testing.predictor import fake_predictor
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = Path(__file__).with_name("ultralytics_labels.py")
 NOT_INSTALLED = 3
 NAMES = ["cat", "dog", "cow", "hen"]

@@ -191,7 +191,7 @@ def prepare(source: str, backend: str, device: str | None, threads: int | None) 
 
     Runs in a child process, which may import torch; the measured processes must not.
     """
-    if Path(source).suffix.lower() in GRAPH_SUFFIXES:
+    if Path(source).suffix.lower() in GRAPH_SUFFIXES and not is_bundle(source):
         model = bench_of(family_of_graph(Path(source))).prepare_graph(Path(source))
     elif is_bundle(source):
         model = _bundle(source, "")

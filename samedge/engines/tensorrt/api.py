@@ -22,7 +22,6 @@ from samedge.errors import BackendUnavailableError, EngineError
 FlavourName: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 MODULES: Final[dict[FlavourName, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-EXTRAS: Final[dict[FlavourName, str]] = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 
 _NEEDED: Final = (
     ("Builder", "build_serialized_network"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import onnx
 from onnx import helper
 
@@ -90,6 +92,22 @@ def write_model(model: onnx.ModelProto, path: Path) -> Path | None:
         )  # fmt: skip
         data.chmod(path.stat().st_mode)  # onnx makes it readable only by its owner
     return data
+
+
+def add_metadata(record: GraphRecord, folder: Path, doc: str, metadata: Mapping[str, str]) -> GraphRecord:
+    """Append a description (``doc_string``) and metadata (``metadata_props``) to a graph's file, and return its new
+    record.
+
+    Protobuf merges appended messages, so that the graph itself is not read.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    addition, path = onnx.ModelProto(doc_string=doc), folder / record.graph.file
+    helper.set_model_props(addition, dict(metadata))
+    with storage_errors(path), path.open("ab") as file:
+        file.write(addition.SerializeToString())
+    return msgspec.structs.replace(record, graph=file_record(path, folder))
 
 
 def remove_graph(record: GraphRecord, folder: Path) -> None:

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import pickle
 import pickletools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import IO, Any, Final, NoReturn, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from samedge.errors import CheckpointError, UnsafeCheckpointError
-
-MAX_PICKLE: Final = 1 << 24
-"""Bytes of the largest pickle that is read: the structure of a model, without its numbers."""
 
 MAX_STEPS: Final = 1 << 21
 """Instructions of the longest pickle that is read, and entries of all the containers that it copies."""
@@ -42,32 +40,38 @@ _MAX_WIDE: Final = 8
 """Integers beyond 64 bits in one pickle. Any number of them can have one hash, and make a dictionary quadratic."""
 
 _INERT: Final[Mapping[str, tuple[str, ...]]] = {
-    "_codecs": ("encode",),
     "argparse": ("Namespace",),
     "builtins": ("object", "bool", "int", "float", "complex", "str", "bytes", "bytearray", "range", "xrange", "slice",
-                 "long", "unicode"),
-    "collections": ("Counter", "deque"),
+                 "long", "unicode", "Ellipsis"),
+    "collections": ("ChainMap", "Counter", "UserDict", "deque"),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
     "fractions": ("Fraction",),
     "types": ("SimpleNamespace",),
+    "ipaddress": ("IPv4Address", "IPv6Address"),
+    "random": ("Random",),
     "typing": ("Any",),
     "uuid": ("UUID",),
     **dict.fromkeys(
         ("pathlib", "pathlib._local"),
         ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
     ),
-    "numpy": ("dtype", "ndarray", "bool_", "bool", "str_", "int8", "int16", "int32", "int64",
+    "numpy": ("ndarray", "matrix", "bool_", "bool", "str_", "int8", "int16", "int32", "int64",
               "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"),
-    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("scalar", "_reconstruct")),
-    **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("scalar",)),
+    "numpy.random._pickle": ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor"),
+    "numpy.random._pcg64": ("PCG64", "PCG64DXSM"),
+    "numpy.random._mt19937": ("MT19937",),
+    "numpy.random._philox": ("Philox",),
+    "numpy.random._sfc64": ("SFC64",),
+    "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
     "torch": ("device", "Tensor"),
     "torch.serialization": ("_get_layout",),
     "torch.torch_version": ("TorchVersion",),
 }  # fmt: skip
 """Extras of training scripts beside the weights: options, paths, dates and figures. All become stand-ins."""
 
-_INERT_ROOTS: Final = ("torch.nn.", "torch.optim.")
+_INERT_ROOTS: Final = ("torch.nn.", "torch.optim.", "torch.amp.", "torch.cuda.amp.", "torch.utils.data.")
 """Packages of torch with objects that become stand-ins, as those of all packages do but of Python, torch and numpy."""
 
 _GUARDED: Final = sys.stdlib_module_names | {"__builtin__", "copy_reg", "torch", "numpy"}
@@ -96,6 +100,19 @@ _MORE_DTYPES: Final = (
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
 )
 """Numbers without a storage of their own."""
+
+_NUMPY_DTYPES: Final = {
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "f8": torch.float64,
+    "i1": torch.int8,
+    "i2": torch.int16,
+    "i4": torch.int32,
+    "i8": torch.int64,
+    "u1": torch.uint8,
+    "b1": torch.bool,
+}
+"""Numbers of numpy's arrays that can be weights."""
 
 _GET_AGAIN: Final = "Get the file again"
 
@@ -153,6 +170,65 @@ class StandIn:
         return f"<{self.kind}>"
 
 
+class _Encoded(StandIn):
+    """In place of text in a codec that is not looked up."""
+
+    __slots__ = ()
+    kind = "_codecs.encode"
+
+
+class _NumpyDtype(StandIn):
+    """In place of a dtype of numpy; its code is an attribute."""
+
+    __slots__ = ()
+    kind = "numpy.dtype"
+
+    def __init__(self, code: object = "", *_: object, **__: object) -> None:
+        self.attributes["code"] = code
+
+    def __setstate__(self, state: object) -> None:
+        """Keep the order of bytes, the second entry."""
+        if isinstance(state, tuple) and len(state) > 1:
+            self.attributes["order"] = state[1]
+
+
+class _NumpyArray(StandIn):
+    """In place of an array of numpy, with its bytes."""
+
+    __slots__ = ()
+    kind = "numpy.ndarray"
+
+    def __setstate__(self, state: object) -> None:
+        """Keep the shape, dtype, order of axes and bytes of numpy's own state."""
+        if isinstance(state, tuple) and len(state) == 5:
+            self.attributes.update(zip(("shape", "dtype", "fortran", "bytes"), state[1:], strict=True))
+
+
+def as_tensor(value: object) -> Tensor | None:
+    """Return a tensor of the file, or an array of numpy as one; None for anything else, and for arrays of other things.
+
+    Args:
+        value: From the content of a pickle.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, _NumpyArray):
+        return None
+    shape, dtype, data = (value.attributes.get(name) for name in ("shape", "dtype", "bytes"))
+    if not isinstance(dtype, _NumpyDtype) or not isinstance(shape, tuple) or not isinstance(data, (bytes, bytearray)):
+        return None
+    kind = _NUMPY_DTYPES.get(str(dtype.attributes.get("code")))
+    sizes = [side for side in shape if isinstance(side, int) and side >= 0]
+    if kind is None or dtype.attributes.get("order", "<") not in ("<", "|", "=") or len(sizes) != len(shape):
+        return None
+    if len(sizes) > _MOST_AXES or len(data) != math.prod(sizes) * kind.itemsize:
+        return None
+    numbers = torch.frombuffer(bytearray(data), dtype=kind) if data else torch.empty(0, dtype=kind)
+    if value.attributes.get("fortran") is True:
+        return numbers.reshape(sizes[::-1]).permute(*reversed(range(len(sizes)))).contiguous()
+    return numbers.reshape(sizes)
+
+
 class _Dictionary(dict[Any, Any]):
     """In place of an OrderedDict: no pickle can hide its methods behind attributes, nor set any."""
 
@@ -195,7 +271,7 @@ class _Function:
         raise pickle.UnpicklingError("a pickle sets the state of a function")
 
 
-def unpickle(stream: io.BytesIO, where: Path, numbers: Numbers) -> Pickled:
+def unpickle(stream: io.BytesIO | mmap.mmap, where: Path, numbers: Numbers) -> Pickled:
     """Read the next pickle of a stream.
 
     Args:
@@ -210,20 +286,22 @@ def unpickle(stream: io.BytesIO, where: Path, numbers: Numbers) -> Pickled:
     """
     start = stream.tell()
     _check_steps(stream, where)
-    unpickler = _Unpickler(io.BytesIO(stream.getbuffer()[start : stream.tell()]), where, numbers)
+    end = stream.tell()
+    stream.seek(start)
+    unpickler = _Unpickler(io.BytesIO(stream.read(end - start)), where, numbers)
     content = unpickler.load()
     return Pickled(content, frozenset(unpickler.kinds))
 
 
-def _check_steps(stream: io.BytesIO, where: Path) -> None:
+def _check_steps(stream: io.BytesIO | mmap.mmap, where: Path) -> None:
     """Refuse what the unpickler would act on before it asks for a name, and stop behind the pickle.
 
     Raises:
         UnsafeCheckpointError: The pickle refers to objects by number, which may be there already.
         CheckpointError: It asks for more places than it has bytes, or has too many instructions.
     """
-    size, wide = len(stream.getbuffer()), 0
-    for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    size, wide = min(len(stream) if isinstance(stream, mmap.mmap) else len(stream.getbuffer()), MAX_STEPS), 0
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", stream))):
         reason = None
         if opcode.name.startswith("EXT"):
             raise _unsafe(f"extension {argument}", where)
@@ -258,14 +336,19 @@ class _Unpickler(pickle.Unpickler):
         self._where = where
         self._numbers = numbers
         self._storages: dict[str, Tensor] = {}
-        self._copied = 0
+        self._copied = self._encoded = 0
+        self._size = len(stream.getbuffer())
         dtypes = [*_DTYPES.values(), *(getattr(torch, name) for name in _MORE_DTYPES if hasattr(torch, name))]
         self._known: dict[str, object] = {
             **{str(dtype): dtype for dtype in dtypes},
             **{f"torch.{device}{name}Storage": dtype for name, dtype in _DTYPES.items() for device in ("", "cuda.")},
             **dict.fromkeys(("torch.UntypedStorage", "torch.storage.UntypedStorage"), torch.uint8),
+            "numpy.dtype": _NumpyDtype,
         }
         functions: dict[str, Callable[..., object]] = {
+            "_codecs.encode": self._encode,
+            **{f"numpy.{core}.multiarray._reconstruct": lambda *_: _NumpyArray() for core in ("core", "_core")},
+            **{f"numpy.{core}.numeric._frombuffer": _array_of_bytes for core in ("core", "_core")},
             "collections.OrderedDict": self._copier(_Dictionary),
             "collections.defaultdict": lambda *_: _Dictionary(),
             "builtins.dict": self._copier(_Dictionary),
@@ -338,6 +421,15 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild_tensor(storage, offset, (size,), (1,))
         return storage
 
+    def _encode(self, text: object, encoding: object = "", *_: object) -> object:
+        """As the codec of the bytes in old pickles, and of no other, so long as the copies do not add up."""
+        if not isinstance(text, str) or encoding != "latin1":
+            return _Encoded()
+        self._encoded += len(text)
+        if self._encoded > self._size:
+            raise pickle.UnpicklingError("a pickle that copies bytes without end")
+        return text.encode("latin1")
+
     def _copier(self, kind: Callable[..., Any]) -> Callable[..., object]:
         """Return a function that makes a container of another, so long as the copies do not add up."""
 
@@ -387,6 +479,12 @@ def _rebuild_from_type(function: object, _kind: object, arguments: tuple[object,
     if not isinstance(function, _Function):
         raise pickle.UnpicklingError("a tensor is made by something that is no function")
     return function(*arguments)
+
+
+def _array_of_bytes(data: object, dtype: object, shape: object, order: object, *_: object) -> _NumpyArray:
+    array = _NumpyArray()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
 
 
 def _reconstruct(kind: object, *_: object) -> object:

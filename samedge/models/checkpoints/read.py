@@ -12,12 +12,14 @@ from typing import Final
 from torch import Tensor
 
 from samedge.errors import CheckpointError, StorageError, missing_extra
+from samedge.models.checkpoints.hugging_face import is_hugging_face, rename
 from samedge.models.checkpoints.lora import merge_lora
+from samedge.models.checkpoints.pickled import mapping
 from samedge.models.checkpoints.state_dict import extract_parts, extract_state
 from samedge.models.checkpoints.torch_files import read_pickled
 from samedge.models.checkpoints.ultralytics import FOREIGN_ROOT, unpack_model
-from samedge.models.checkpoints.weights import find_checkpoint
-from samedge.storage.files import sha256_file, storage_errors
+from samedge.models.checkpoints.weights import checkpoint_digest, checkpoint_files, find_checkpoint
+from samedge.storage.files import storage_errors
 
 _DOWNLOAD_AGAIN: Final = "Get the file again"
 _MAX_HEADER: Final = 100_000_000
@@ -67,7 +69,7 @@ def read_checkpoint(path: str | Path, options: ReadOptions = ReadOptions()) -> C
     stand-ins (pickled.py), and LoRA is merged (lora.py).
 
     Args:
-        path: The file.
+        path: The file; or a folder as transformers' ``save_pretrained`` writes it, or its index of shards.
         options: What it may leave open.
 
     Raises:
@@ -78,8 +80,11 @@ def read_checkpoint(path: str | Path, options: ReadOptions = ReadOptions()) -> C
         UsageError: There is no model of the name that was asked for.
     """
     path = Path(path)
-    content, metadata = _read_content(path)
-    sha256 = sha256_file(path)
+    files = checkpoint_files(path) or (path,)
+    content, metadata = _read_content(files[0])
+    for shard in files[1:]:
+        content = {**mapping(content), **mapping(_read_content(shard)[0])}
+    sha256 = checkpoint_digest(path)
     notes = []
     if options.base is None:
         extracted = extract_state(content, path, options.weights_key)
@@ -91,9 +96,11 @@ def read_checkpoint(path: str | Path, options: ReadOptions = ReadOptions()) -> C
         own = extract_parts(content, path)
         if not own:
             raise CheckpointError("there is no part of a SAM in this file", where=path, cure="Leave --base out")
-        state = {**base.state, **own}
+        state = {**base.state, **(rename(own, files[0]) if is_hugging_face(own) else own)}
         notes += [f"weights that it lacks are those of {base.path.name} (SHA-256 {base.sha256[:16]}…)", *base.notes]
-    state, merged = merge_lora(state, path, options.lora_scale)
+    if is_hugging_face(state):
+        state = rename(state, files[0])
+    state, merged = merge_lora(state, files[0], options.lora_scale)
     return Checkpoint(state, sha256, path, metadata, (*notes, merged) if merged else tuple(notes))
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from samedge.models.checkpoints.pickled import StandIn, module_state
+from samedge.models.checkpoints.pickled import StandIn, as_tensor, module_state
 
 PARTS: Final = frozenset({"image_encoder", "prompt_encoder", "mask_decoder"})
 HUGGING_FACE_PARTS: Final = frozenset({"vision_encoder", "shared_image_embedding"})
@@ -67,8 +67,9 @@ def _walk(content: object) -> Iterator[tuple[str, Tensor]]:
     waiting: list[tuple[str, object, int]] = [("", content, 0)]
     while waiting:
         path, value, level = waiting.pop()
-        if isinstance(value, Tensor):
-            yield path, value
+        tensor = as_tensor(value)
+        if tensor is not None:
+            yield path, tensor
             continue
         if id(value) in seen or level > _MOST_LEVELS:
             continue

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from samedge.errors import CheckpointError, UsageError
-from samedge.models.checkpoints.pickled import StandIn, module_state
+from samedge.models.checkpoints.pickled import StandIn, as_tensor, module_state
 from samedge.models.checkpoints.roots import (
     ANYWHERE,
     FoundModel,
@@ -177,7 +177,8 @@ def _find(content: object, seen: set[int]) -> dict[str, Tensor]:
         found = _find(content.get(name), seen)
         if found:
             return found
-    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    tensors = {key: as_tensor(value) for key, value in content.items() if isinstance(key, str)}
+    return {key: value for key, value in tensors.items() if value is not None}
 
 
 def _describe(content: object) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from samedge.errors import CheckpointError, UnsafeCheckpointError
-from samedge.models.checkpoints.pickled import MAX_PICKLE, Pickled, mapping, unpickle
+from samedge.models.checkpoints.pickled import Pickled, mapping, unpickle
 from samedge.storage.files import storage_errors
 
 MAX_EXPANSION: Final = 64
@@ -112,8 +112,6 @@ def _root_of(archive: zipfile.ZipFile, path: Path) -> str:
         )
     if len(pickles) > 1:
         raise CheckpointError(f"there are {len(pickles)} pickles in this file and not one", where=path, cure=_GET_AGAIN)
-    if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
-        raise CheckpointError("the pickle in this file is too large for a model", where=path, cure=_GET_AGAIN)
     return pickles[0].removesuffix("data.pkl")
 
 
@@ -128,7 +126,7 @@ def _place(mapped: mmap.mmap, member: zipfile.ZipInfo) -> int:
 
 def _read_legacy(mapped: mmap.mmap, path: Path) -> Pickled:
     """Read five pickles (magic number, version, system, content, names of the storages), and the storages behind."""
-    head = io.BytesIO(mapped[:MAX_PICKLE])
+    head = mapped  # read as far as the pickles go
     for expected in _LEGACY:
         if unpickle(head, path, _no_numbers).content != expected:
             raise pickle.UnpicklingError("not a file of torch")

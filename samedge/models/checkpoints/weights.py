@@ -14,6 +14,7 @@ from typing import Final
 
 from samedge.errors import DownloadError, StorageError, UsageError
 from samedge.models.checkpoints.download import DownloadProgress, download
+from samedge.models.checkpoints.hugging_face import INDEXES, shards, weight_files
 from samedge.storage.atomic import write_whole
 from samedge.storage.files import cache_folder, sha256_file, storage_errors
 from samedge.storage.locks import file_lock
@@ -159,6 +160,30 @@ def find_checkpoint(source: str | Path, *, progress: DownloadProgress | None = N
         where=path,
         cure=f"Check the path, or name released weights: {', '.join((*BUNDLED_WEIGHTS, *KNOWN_WEIGHTS))}",
     )
+
+
+def checkpoint_files(path: Path) -> tuple[Path, ...]:
+    """Return the files with the weights of a checkpoint: itself, or those of a folder of transformers' or an index.
+
+    Raises:
+        CheckpointError: An index names a file that is not there.
+    """
+    if path.is_dir():
+        return weight_files(path)
+    return shards(path) if path.name in INDEXES else (path,)
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint in hex; of a folder, that of the digests of its files.
+
+    Raises:
+        CheckpointError: An index names a file that is not there.
+        StorageError: A file cannot be read.
+    """
+    files = checkpoint_files(path)
+    if files == (path,) or not files:
+        return sha256_file(path)
+    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
 
 
 def weights_at_hand(source: str) -> Path | None:

@@ -94,14 +94,16 @@ def model_of(checkpoint: Checkpoint, image_size: int | None = None) -> LoadedMod
         UsageError: The image size does not fit the model.
     """
     found = recognise(checkpoint, image_size)
+    licence = licence_of(checkpoint.path, checkpoint.sha256)
     return LoadedModel(
         model=assemble(found),
         name=found.name,
-        licence=licence_of(checkpoint.path, checkpoint.sha256) or UNKNOWN_LICENCE,
+        licence=licence or UNKNOWN_LICENCE,
         checkpoint=checkpoint.path.name,
         sha256=checkpoint.sha256,
         seeded=False,
-        notes=(*checkpoint.notes, *found.notes),
+        # Nothing is assumed of a released file.
+        notes=(*checkpoint.notes, *(found.notes if licence is None else ())),
     )
 
 

@@ -70,14 +70,18 @@ def recognise(checkpoint: Checkpoint, image_size: int | None = None) -> Recognis
     family = next((family for family in encoder_families() if family.marker in state), None)
     if family is None:
         raise _unknown(checkpoint, "it has the keys of no known model", unexpected=list(checkpoint.state))
+    size = image_size if image_size is not None else _image_size_in(checkpoint)
     try:
-        config = _sizes(family, state, image_size if image_size is not None else _image_size_in(checkpoint))
+        config = _sizes(family, state, size)
     except MisfitError as error:
         raise _unknown(checkpoint, f"it resembles {family.name}, but {error}") from error
-    state = family.model().fit(state, config.encoder)
+    model = family.model()
+    assumptions = getattr(model, "assumptions", None)  # absent in plug-ins' encoders
+    notes = () if assumptions is None else assumptions(state, size)
+    state = model.fit(state, config.encoder)
     _check_shapes(checkpoint, state, config)
     name = next((name for name, known in known_configs().items() if known == config), family.name)
-    return Recognised(name, config, state)
+    return Recognised(name, config, state, notes)
 
 
 def _sizes(family: EncoderFamily, state: State, image_size: int | None) -> SamConfig:

@@ -167,12 +167,19 @@ class WholeDecoder:
         drawn = spec[-1] if spec else ""
         self.mask_side = drawn if isinstance(drawn, int) else self._size if dialect.draws_only else self.prompt_side
         count = spec[-3] if len(spec) > 3 else ""
-        if isinstance(count, int) and dialect.mask_count and count != dialect.mask_count:
-            raise wrong_scheme(engine, f"it returns {count} masks instead of {dialect.mask_count}", io)
-        if dialect.mask_count:
-            self.mask_count = dialect.mask_count
+        scored = engine.outputs[dialect.scores].shape[-1:]
+        if (
+            dialect.mask_count
+            and isinstance(count, int)
+            and scored
+            and isinstance(scored[0], int)
+            and scored[0] != count
+        ):
+            raise wrong_scheme(engine, f"it returns {count} masks and {scored[0]} scores", io)
+        if isinstance(count, int):
+            self.mask_count = count + (not dialect.first_mask)
         else:
-            self.mask_count = count + (not dialect.first_mask) if isinstance(count, int) else self._counted(image_size)
+            self.mask_count = dialect.mask_count or self._counted(image_size)
 
     def _counted(self, image_size: int) -> int:
         """Return the number of masks of a graph that does not tell it, from the answer to a click."""
@@ -207,29 +214,31 @@ class WholeDecoder:
         Raises:
             PromptError: The graph takes no such prompts.
         """
-        self._check_prompts(group)
+        found = self.refusal(group)
+        if found:
+            raise PromptError(
+                f"this decoder takes no {found}: it is a graph of {self._dialect.producer}",
+                where=self.engine.name,
+                cure="Use other prompts, or export the checkpoint itself: samedge export",
+            )
         if self._many:
             return self._decode(context, group)
         parts = [self._decode(context, prompt) for prompt in group.chunks(1)]
         scores, low_res = zip(*((part.scores, on_host(part.low_res)) for part in parts), strict=True)
         return WholeOutput(np.concatenate(scores), np.concatenate(low_res))
 
-    def _check_prompts(self, group: PromptGroup) -> None:
-        dialect, found = self._dialect, ""
+    def refusal(self, group: PromptGroup) -> str:
+        """Return the kind of prompts in a group that the graph does not take, as messages name it; empty if none."""
+        dialect = self._dialect
         if group.masks is not None and not dialect.mask:
-            found = "mask prompts"
-        elif not dialect.boxes and (group.labels >= BOX_CORNER).any():
-            found = "boxes"
-        elif not dialect.background and (group.labels == 0).any():
-            found = "points beside the object (label 0)"
-        elif dialect.most_points and (group.labels != PADDING).sum(1).max(initial=0) > dialect.most_points:
-            found = f"more than {dialect.most_points} points for a prompt"
-        if found:
-            raise PromptError(
-                f"this decoder takes no {found}: it is a graph of {dialect.producer}",
-                where=self.engine.name,
-                cure="Use other prompts, or export the checkpoint itself: samedge export",
-            )
+            return "mask prompts"
+        if not dialect.boxes and (group.labels >= BOX_CORNER).any():
+            return "boxes"
+        if not dialect.background and (group.labels == 0).any():
+            return "points beside the object (label 0)"
+        if dialect.most_points and (group.labels != PADDING).sum(1).max(initial=0) > dialect.most_points:
+            return f"more than {dialect.most_points} points for a prompt"
+        return ""
 
     def _decode(self, context: ImageContext, group: PromptGroup) -> WholeOutput:
         dialect, count = self._dialect, len(group.index)
@@ -325,7 +334,8 @@ class SplitDecoder:
         if not isinstance(side, int):
             raise wrong_scheme(context, "the size of 'mask_input' is not fixed", "native")
         self.mask_side = self.prompt_side = side
-        self.mask_count = MASK_TOKENS
+        scored = prompts.outputs["iou_predictions"].shape[-1]
+        self.mask_count = scored if isinstance(scored, int) else MASK_TOKENS
         self.features: tuple[str, ...] = ()
 
     @property

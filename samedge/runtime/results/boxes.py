@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from samedge.errors import UsageError
 from samedge.runtime.masks.rle import mask_extent
+from samedge.runtime.results.host_array import HostArrays, HostFloats, host_floats
 from samedge.types import Array, BoolArray, FloatArray
 
 Selection: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | NDArray[np.bool_] | NDArray[np.integer]"
@@ -21,16 +21,6 @@ def selected_rows(count: int, selection: Selection) -> NDArray[np.intp]:
     """Return the selected row indices, in an array even for a single index; raise IndexError like numpy."""
     rows: NDArray[np.intp] = np.arange(count)[selection].reshape(-1)
     return rows
-
-
-class HostArrays:
-    """Base of holders of numpy arrays, which `cpu`, `numpy`, `cuda` and `to` return unchanged."""
-
-    def to(self, *_: object) -> Self:
-        """Return the object itself: results are numpy arrays on the host."""
-        return self
-
-    cpu = numpy = cuda = to
 
 
 class Boxes(HostArrays):
@@ -59,7 +49,7 @@ class Boxes(HostArrays):
                 cure="Give (N, 6): x1, y1, x2, y2, score and class",
                 shape=data.shape,
             )
-        self.data: FloatArray = data
+        self.data: HostFloats = host_floats(data)
         self.orig_shape = orig_shape
 
     def __len__(self) -> int:
@@ -83,19 +73,19 @@ class Boxes(HostArrays):
         return self.data.shape
 
     @property
-    def xyxy(self) -> FloatArray:
+    def xyxy(self) -> HostFloats:
         """float32 ``[N, 4]``: left, top, right, bottom in px."""
-        return self.data[:, :4]
+        return self._columns(slice(4))
 
     @property
-    def conf(self) -> FloatArray:
+    def conf(self) -> HostFloats:
         """Scores, float32 ``[N]``."""
-        return self.data[:, 4]
+        return self._columns(4)
 
     @property
-    def cls(self) -> FloatArray:
+    def cls(self) -> HostFloats:
         """Classes, float32 ``[N]``: whole numbers."""
-        return self.data[:, 5]
+        return self._columns(5)
 
     @property
     def id(self) -> None:
@@ -108,20 +98,25 @@ class Boxes(HostArrays):
         return False
 
     @property
-    def xywh(self) -> FloatArray:
+    def xywh(self) -> HostFloats:
         """float32 ``[N, 4]``: x and y of the centre, width, height in px."""
-        left_top, right_bottom = self.data[:, :2], self.data[:, 2:4]
-        return np.concatenate([(left_top + right_bottom) / np.float32(2), right_bottom - left_top], axis=1)
+        corners = self.data.numpy()
+        left_top, right_bottom = corners[:, :2], corners[:, 2:4]
+        return host_floats(np.concatenate([(left_top + right_bottom) / np.float32(2), right_bottom - left_top], axis=1))
 
     @property
-    def xyxyn(self) -> FloatArray:
+    def xyxyn(self) -> HostFloats:
         """`xyxy` as shares of the image's width and height."""
-        return self.xyxy / self._scale
+        return host_floats(self.xyxy / self._scale)
 
     @property
-    def xywhn(self) -> FloatArray:
+    def xywhn(self) -> HostFloats:
         """`xywh` as shares of the image's width and height."""
-        return self.xywh / self._scale
+        return host_floats(self.xywh / self._scale)
+
+    def _columns(self, columns: int | slice) -> HostFloats:
+        chosen: HostFloats = self.data[:, columns]
+        return chosen
 
     @property
     def _scale(self) -> FloatArray:

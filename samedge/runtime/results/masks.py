@@ -14,7 +14,8 @@ from samedge.errors import UsageError
 from samedge.runtime.masks.masks import empty_masks
 from samedge.runtime.masks.polygons import Parts, mask_to_polygons
 from samedge.runtime.masks.rle import Rle, decode_rle, encode_rle
-from samedge.runtime.results.boxes import Boxes, HostArrays, Selection, selected_rows
+from samedge.runtime.results.boxes import Boxes, Selection, selected_rows
+from samedge.runtime.results.host_array import HostArrays, HostBools, host_bools
 from samedge.runtime.results.prediction import Prediction
 from samedge.types import Array, BoolArray, FloatArray, ImageArray
 
@@ -107,12 +108,16 @@ class Masks(HostArrays):
         return f"Masks({len(self)} of {self.orig_shape[1]} x {self.orig_shape[0]} px)"
 
     @property
-    def data(self) -> BoolArray:
+    def data(self) -> HostBools:
         """The masks, bool ``[N, H, W]``; drawn on first use and then kept.
 
         Raises:
             UsageError: There is not enough memory for all of them at once; see `iter_masks`.
         """
+        return host_bools(self._array)
+
+    @property
+    def _array(self) -> BoolArray:
         return self._masks.masks if isinstance(self._masks, _LAZY) else self._masks
 
     @property
@@ -125,7 +130,7 @@ class Masks(HostArrays):
         if isinstance(self._masks, _LAZY) and "masks" not in self._masks.__dict__:
             yield from self._masks.iter_masks()
         else:
-            yield from self.data
+            yield from self._array
 
     @property
     def xy(self) -> list[FloatArray]:

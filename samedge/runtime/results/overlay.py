@@ -91,9 +91,18 @@ def draw_box(canvas: ImageArray, box: Array, colour: Colour, *, line_width: int 
 
 
 def draw_label(
-    canvas: ImageArray, text: str, at: Array, colour: Colour, *, font_size: float | None = None, font: str | None = None
+    canvas: ImageArray,
+    text: str,
+    at: Array,
+    colour: Colour,
+    *,
+    font_size: float | None = None,
+    font: str | None = None,
+    text_colour: Colour | None = None,
 ) -> None:
     """Write black or white text on a coloured background, above a point or, without room there, below it.
+
+    `text_colour` (BGR) replaces black or white.
 
     The point (x, y), px, is the top left of the labelled object. `font_size` is in px, by default one that fits the
     image; `font` is a TrueType file, by default PIL's own. Overflow is clipped.
@@ -110,7 +119,8 @@ def draw_label(
     margin = max(1, round(size * 0.15))
     label_width, label_height = int(right - left) + 2 * margin, int(bottom - top) + 2 * margin
     blue, green, red = colour
-    ink = _BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else _WHITE
+    readable = _BLACK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else _WHITE
+    ink = readable if text_colour is None else text_colour
     label = Image.new("RGB", (label_width, label_height), (blue, green, red))  # BGR throughout: pasted unchanged
     ImageDraw.Draw(label).text((margin - left, margin - top), text, fill=ink, font=typeface)
     x, y = _pixels(at)
@@ -170,6 +180,7 @@ class Look:
     boxes: bool = True
     masks: bool = True
     color_mode: Literal["class", "instance"] = "class"
+    text_colour: Colour | None = None
 
 
 def draw_results(results: Objects, image: ImageArray | None, look: Look) -> ImageArray:
@@ -201,7 +212,9 @@ def draw_results(results: Objects, image: ImageArray | None, look: Look) -> Imag
     if look.labels:
         for box, colour, index, score in zip(corners, colours, classes, results.boxes.conf, strict=True):
             text = f"{results.name_of(index)} {score:.2f}" if look.conf else results.name_of(index)
-            draw_label(canvas, text, box[:2], colour, font_size=look.font_size, font=look.font)
+            draw_label(
+                canvas, text, box[:2], colour, font_size=look.font_size, font=look.font, text_colour=look.text_colour
+            )
     return canvas
 
 

@@ -23,7 +23,7 @@ class Prediction:
         low_res_logits: float32 ``[K, side, side]``; each can be given as a mask prompt for refinement.
         scores: float32 ``[K]``, predicted IoU of each mask.
         prompt_index: int ``[K]``, index of the prompt of each mask.
-        mask_index: int ``[K]``, index among the decoder's four masks: 0, or 1 to 3 with ``multimask``.
+        mask_index: int ``[K]``, index among the decoder's masks: 0, or 1 and up with ``multimask``.
         geometry: Geometry of the image.
         mask_threshold: A pixel belongs to a mask if its logit is greater.
         speed: Milliseconds for "preprocess", "inference" (encoder and decoder) and "postprocess", which excludes

@@ -21,7 +21,8 @@ from samedge.errors import UsageError
 from samedge.runtime.masks.polygons import Parts
 from samedge.runtime.masks.rle import Rle
 from samedge.runtime.results import records
-from samedge.runtime.results.boxes import Boxes, HostArrays, Selection, boxes_of_masks, selected_rows
+from samedge.runtime.results.boxes import Boxes, Selection, boxes_of_masks, selected_rows
+from samedge.runtime.results.host_array import HostArrays
 from samedge.runtime.results.masks import Masks, RleMasks
 from samedge.runtime.results.prediction import Prediction
 from samedge.types import Array, BoolArray, ImageArray
@@ -46,7 +47,9 @@ class Results(HostArrays):
         speed: Milliseconds for "preprocess", "inference" and "postprocess"; None if not measured.
         prompt_index: Index of the prompt of each mask, int ``[N]``; by default the classes.
         dropped: Prompts without a mask because none scored well enough.
-        save_dir: Attribute only: folder of images that `save` writes without a name; None for the current folder.
+        save_dir: Attribute only: folder that a call with ``save=True``, ``save_txt=True`` or ``save_crop=True`` wrote
+            to, and that of images that `save` writes without a name; None for the current folder.
+        probs, keypoints, obb: Attributes only, None: samedge's models have none of these.
 
     Raises:
         UsageError: Numbers of boxes, masks and prompt indices differ, or masks are not at image size.
@@ -70,6 +73,9 @@ class Results(HostArrays):
         self.speed: dict[str, float | None] = {**dict.fromkeys(STAGES), **(speed or {})}
         self.dropped = tuple(dropped)
         self.save_dir: str | None = None
+        self.probs: None = None
+        self.keypoints: None = None
+        self.obb: None = None
         self.boxes: Boxes | None = None
         self.masks: Masks | None = None
         self.prompt_index: NDArray[np.intp] = np.zeros(0, np.intp)
@@ -156,6 +162,9 @@ class Results(HostArrays):
         self,
         boxes: Array | Boxes | None = None,
         masks: BoolArray | Prediction | RleMasks | Masks | None = None,
+        probs: None = None,
+        obb: None = None,
+        keypoints: None = None,
         *,
         prompt_index: Sequence[int] | NDArray[np.integer] | None = None,
     ) -> None:
@@ -164,8 +173,11 @@ class Results(HostArrays):
         Those omitted are kept, and so is `prompt_index` if the number of objects is unchanged.
 
         Raises:
-            UsageError: Their numbers differ.
+            UsageError: Their numbers differ, or `probs`, `obb` or `keypoints`, which samedge does not have, are given.
         """
+        for name, given in (("probs", probs), ("obb", obb), ("keypoints", keypoints)):
+            if given is not None:
+                raise UsageError(f"results have no {name}", where=name, cure="Give boxes or masks")
         if boxes is not None and not isinstance(boxes, Boxes):
             boxes = Boxes(boxes, self.orig_shape)
         if masks is not None and not isinstance(masks, Masks):
@@ -193,6 +205,7 @@ class Results(HostArrays):
         font: str | None = None, pil: Literal[False] = False, img: ImageArray | None = None, *,
         labels: bool = True, boxes: bool = True, masks: bool = True, show: bool = False, save: bool = False,
         filename: str | os.PathLike[str] | None = None, color_mode: Literal["class", "instance"] = "class",
+        txt_color: tuple[int, int, int] | None = None, kpt_radius: int = 5, kpt_line: bool = True, probs: bool = True,
     ) -> ImageArray: ...  # fmt: skip
 
     @overload
@@ -201,6 +214,7 @@ class Results(HostArrays):
         font: str | None = None, *, pil: Literal[True], img: ImageArray | None = None,
         labels: bool = True, boxes: bool = True, masks: bool = True, show: bool = False, save: bool = False,
         filename: str | os.PathLike[str] | None = None, color_mode: Literal["class", "instance"] = "class",
+        txt_color: tuple[int, int, int] | None = None, kpt_radius: int = 5, kpt_line: bool = True, probs: bool = True,
     ) -> PILImage: ...  # fmt: skip
 
     def plot(
@@ -219,6 +233,10 @@ class Results(HostArrays):
         save: bool = False,
         filename: str | os.PathLike[str] | None = None,
         color_mode: Literal["class", "instance"] = "class",
+        txt_color: tuple[int, int, int] | None = None,
+        kpt_radius: int = 5,
+        kpt_line: bool = True,
+        probs: bool = True,
     ) -> ImageArray | PILImage:
         """Return a copy of the image with masks, boxes and labels on it: BGR uint8 ``(H, W, 3)``.
 
@@ -236,6 +254,10 @@ class Results(HostArrays):
             save: Write the image to `filename`.
             filename: As in `save`.
             color_mode: Colours by "class" (prompt), or by "instance".
+            txt_color: Colour of the letters of labels, BGR; None for black or white, whichever can be read.
+            kpt_radius: Ignored, as are `kpt_line` and `probs`: there are no keypoints and no probabilities.
+            kpt_line: Ignored.
+            probs: Ignored.
 
         Raises:
             UsageError: `img` has another size, or `color_mode` is neither of the two.
@@ -243,7 +265,7 @@ class Results(HostArrays):
         """
         from samedge.runtime.results.overlay import Look, draw_results
 
-        look = Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode)
+        look = Look(conf, line_width, font_size, font, labels, boxes, masks, color_mode, txt_color)
         drawn = draw_results(self, img, look)
         if save:
             self._write(drawn, filename)
@@ -256,20 +278,21 @@ class Results(HostArrays):
             return image if pil else drawn
         return drawn
 
-    def show(self) -> None:
-        """Open the image of `plot` in the system's image viewer."""
-        self.plot(show=True)
+    def show(self, *arguments: Any, **keywords: Any) -> None:
+        """Open the image of `plot`, which the arguments are for, in the system's image viewer."""
+        self.plot(*arguments, **{**keywords, "show": True})
 
-    def save(self, filename: str | os.PathLike[str] | None = None) -> str:
+    def save(self, filename: str | os.PathLike[str] | None = None, *arguments: Any, **keywords: Any) -> str:
         """Write the image of `plot` in the format of the suffix, and return its path.
 
-        By default the name is "results_" and that of the image, in `save_dir`.
+        By default the name is "results_" and that of the image, in `save_dir`. The other arguments are those of `plot`.
 
         Raises:
             UsageError: The format is unknown.
             StorageError: The file cannot be written.
         """
-        return self._write(self.plot(), filename)
+        drawn = self.plot(*arguments, **{**keywords, "pil": False})
+        return self._write(drawn, filename or None)
 
     def _write(self, drawn: ImageArray, filename: str | os.PathLike[str] | None) -> str:
         from samedge.runtime.results.overlay import write_image

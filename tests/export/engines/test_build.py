@@ -112,7 +112,7 @@ def test_where_no_rung_gives_the_masks_the_engines_are_kept_and_refused(
     built = build_engines(board.serve(bundle), precision="fp32")
     assert (built.verdict, built.rungs) == ("failed", ("fp32", "fp32"))
     assert [options.precision for options in board.options] == ["fp32", "fp32"]
-    with pytest.raises(ParityError, match=r"do not give the checkpoint's masks .*samedge build .*force"):
+    with pytest.raises(ParityError, match=r"do not reproduce the checkpoint's masks .*samedge build .*force"):
         samedge.load(bundle, backend="tensorrt")
     with samedge.load(bundle, backend="tensorrt", force=True) as predictor:
         assert predictor.device == "cuda:0"
@@ -197,7 +197,7 @@ def test_engines_from_elsewhere_that_fail_are_left_alone_by_auto(bundle: Path, m
     with samedge.load(bundle) as predictor:
         assert (predictor.backend, predictor.device) == ("onnxruntime", "cpu")
     assert bundle_pairs(open_bundle(bundle))[0].verdict == "failed"
-    with pytest.raises(ParityError, match="do not give the checkpoint's masks"):
+    with pytest.raises(ParityError, match="do not reproduce the checkpoint's masks"):
         samedge.load(bundle, backend="tensorrt-rtx")
 
 
@@ -210,7 +210,7 @@ def test_an_engine_whose_key_does_not_fit_is_never_opened(bundle: Path, monkeypa
     monkeypatch.setattr(module, "__version__", "10.7.0.23")
     with pytest.raises(
         EngineError,
-        match=r"must not be opened here: it was built by version 10.3.0.26, but this is 10.7.0.23.*samedge build",
+        match=r"cannot be opened safely here: it was built by version 10.3.0.26, but this is 10.7.0.23.*samedge build",
     ):
         samedge.load(bundle, backend="tensorrt")
     assert samedge.load(bundle).backend == "onnxruntime"

@@ -263,7 +263,7 @@ class TestLoading:
         with samedge.load(self.path) as predictor:
             assert predictor.backend == "onnxruntime"
         assert bundle_pairs(open_bundle(self.path))[0].verdict == "failed"
-        with pytest.raises(ParityError, match="do not give the checkpoint's boxes and masks"):
+        with pytest.raises(ParityError, match="do not reproduce the checkpoint's boxes and masks"):
             samedge.load(self.path, backend="tensorrt-rtx")
 
     def test_without_a_fitting_engine_the_command_is_said(self, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:

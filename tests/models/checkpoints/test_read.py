@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import enum
 import errno
 import hashlib
+import importlib
 import io
 import os
 import pickle
+import random
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -295,3 +301,81 @@ class TestOtherFiles:
         monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
         with pytest.raises(SamedgeError, match="pip install"):
             read_checkpoint(path)
+
+
+class Mode(enum.Enum):
+    TRAIN = "train"
+
+
+class Options(NamedTuple):
+    rate: float
+    mode: Mode
+
+
+INERT: dict[str, object] = {
+    "a figure of numpy": np.float64(0.5),
+    "options": argparse.Namespace(lr=0.1, output=Path("runs")),
+    "a path": Path("runs/1"),
+    "a date": datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+    "an array": np.arange(6.0).reshape(2, 3),
+    "an array of objects": np.array([1, "a", None], dtype=object),
+    "an array of records": np.zeros(2, dtype=[("a", "f4"), ("b", "i4")]),
+    "an enum": Mode.TRAIN,
+    "a named tuple": Options(0.1, Mode.TRAIN),
+    "generators of random numbers": [np.random.default_rng(0), np.random.RandomState(0), random.Random(1)],
+    "a module": torch.nn.Linear(2, 2),
+    "an optimizer": torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]),
+    "a scaler": torch.amp.GradScaler("cpu"),
+    "containers": [Counter("aab"), deque([1]), defaultdict(list, a=[1]), ..., {1, 2}, range(3), slice(1, 2)],
+}
+
+
+class TestInertObjects:
+    @pytest.mark.parametrize("form", [torch.save, save_legacy], ids=["zip", "legacy"])
+    @pytest.mark.parametrize("kind", list(INERT))
+    def test_do_not_matter(self, tmp_path: Path, kind: str, form: Callable[[Any, Path], None]) -> None:
+        path = tmp_path / "best.pt"
+        form({"model": weights(), "extra": INERT[kind]}, path)
+        assert read_checkpoint(path).state.keys() == weights().keys()
+
+    @pytest.mark.parametrize("form", [torch.save, save_legacy], ids=["zip", "legacy"])
+    def test_of_omegaconf(self, tmp_path: Path, form: Callable[[Any, Path], None]) -> None:
+        omegaconf: Any = importlib.import_module("omegaconf")
+        path = tmp_path / "best.pt"
+        form({"model": weights(), "cfg": omegaconf.OmegaConf.create({"a": 1, "b": [1, {"c": "${a}"}]})}, path)
+        assert read_checkpoint(path).state.keys() == weights().keys()
+
+
+class TestArrays:
+    def test_bytes_that_are_encoded_again_and_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "large.pt"
+        call = b"c_codecs\nencode\nh\x01U\x06latin1\x86R"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02X\xe8\x03\x00\x00" + b"x" * 1000 + b"q\x01(" + 100 * call + b"l.")
+        with pytest.raises(CheckpointError, match="without end"):
+            read_checkpoint(path)
+
+    @pytest.mark.parametrize("protocol", [2, 5])
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    def test_as_weights(self, tmp_path: Path, dtype: str, protocol: int) -> None:
+        path = tmp_path / "arrays.pt"
+        arrays = {key: np.asfortranarray(value.numpy().astype(dtype)) for key, value in weights().items()}
+        arrays["mask_decoder.b"] = np.ones((2, 3), dtype)
+        torch.save(arrays, path, pickle_protocol=protocol)
+        state = read_checkpoint(path).state
+        assert state.keys() == arrays.keys()
+        for key, value in arrays.items():
+            assert torch.equal(state[key], torch.from_numpy(value.astype(np.float32))), key
+
+    def test_of_more_than_16_megabytes(self, tmp_path: Path) -> None:
+        array = np.random.default_rng(0).random((2200, 2200)).astype(np.float32)
+        for form in (torch.save, save_legacy):
+            path = tmp_path / "arrays.pt"
+            form({**weights(), "image_encoder.large": array}, path)
+            assert torch.equal(read_checkpoint(path).state["image_encoder.large"], torch.from_numpy(array))
+
+    @pytest.mark.parametrize("array", [np.ones(2, ">f4"), np.array(["a"]), np.ones(2, np.complex64)], ids=str)
+    def test_of_other_things_are_no_weights(self, tmp_path: Path, array: Any) -> None:
+        path = tmp_path / "arrays.pt"
+        torch.save({**weights(), "image_encoder.odd": array}, path)
+        assert read_checkpoint(path).state.keys() == weights().keys()

@@ -19,7 +19,7 @@ from torch import Tensor
 from samedge.errors import SamedgeError, StorageError, UnknownArchitectureError, UsageError
 from samedge.models.checkpoints import weights
 from samedge.models.checkpoints.weights import KnownWeights, find_checkpoint
-from samedge.models.sam.configs import SMALL_TINY_VIT, SMALL_VIT, SamConfig, TinyViTConfig
+from samedge.models.sam.configs import SMALL_TINY_VIT, SMALL_VIT, SamConfig, TinyViTConfig, vit_config
 from samedge.models.sam.load import load_model
 from samedge.models.sam.seeded import seeded_state
 
@@ -99,6 +99,35 @@ def test_a_foreign_model_is_named(tmp_path: Path) -> None:
     torch.save({"sam_mask_decoder.iou_token.weight": torch.ones(1), "memory_attention.norm.bias": torch.ones(1)}, path)
     with pytest.raises(UnknownArchitectureError, match="SAM 2"):
         load_model(path)
+
+
+class TestAssumptions:
+    def test_the_input_of_a_tiny_vit_is_said_to_be_assumed(self, tmp_path: Path) -> None:
+        path = tmp_path / "tiny.pt"
+        torch.save(written_by_the_reference(SMALL_TINY_VIT), path)
+        assert load_model(path).notes[0].startswith("input 1024 px assumed")
+        assert "--image-size" in load_model(path).notes[0]
+        assert load_model(path, image_size=128).notes == ()
+
+    def test_relative_positions_that_are_not_used(self, tmp_path: Path) -> None:
+        path = tmp_path / "plain.pt"
+        state = {key: value for key, value in seeded_state(SMALL_VIT).items() if ".rel_pos_" not in key}
+        theirs = reference.reference_sam(seeded_state(SMALL_VIT), SMALL_VIT)
+        for block in theirs.image_encoder.blocks:
+            block.attn.use_rel_pos = False
+        torch.save(state, path)
+        loaded = load_model(path)
+        image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            assert (loaded.model.encode(image) - theirs.image_encoder(image)).abs().max() < 1e-4
+        assert loaded.notes[0].startswith("heads and windows assumed")
+
+    def test_without_them_an_unknown_width_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "plain.pt"
+        config = SamConfig(vit_config(embed_dim=32, depth=2, num_heads=2, global_blocks=(1,), image_size=64))
+        torch.save({key: value for key, value in seeded_state(config).items() if ".rel_pos_" not in key}, path)
+        with pytest.raises(UnknownArchitectureError, match="no relative positions"):
+            load_model(path)
 
 
 class TestSeeded:

@@ -61,7 +61,7 @@ def test_graphs_of_another_scheme_are_refused(
         ({"mask_input": None}, {}, r"'mask_input' is missing"),
         ({}, {"low_res_masks": None}, r"'low_res_masks' is missing"),
         ({}, {"iou_predictions": None}, r"'iou_predictions' is missing"),
-        ({}, {"low_res_masks": TensorSpec(("n", 1, 16, 16), F32)}, r"it returns 1 masks instead of 4"),
+        ({}, {"low_res_masks": TensorSpec(("n", 1, 16, 16), F32)}, r"it returns 1 masks and 4 scores"),
     ],
 )
 def test_decoders_with_other_names_are_refused(

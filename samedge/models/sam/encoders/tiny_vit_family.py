@@ -59,6 +59,12 @@ class TinyViTModel:
             out_chans=shape_of(state, "image_encoder.neck.0.weight", 4)[0],
         )
 
+    def assumptions(self, state: State, image_size: int | None) -> tuple[str, ...]:
+        """Return a note on the image size, if nothing determines it."""
+        if image_size is not None:
+            return ()
+        return (f"input {TINY_VIT_IMAGE_SIZE} px assumed: the weights do not determine it; --image-size changes it",)
+
     def fit(self, state: dict[str, Tensor], config: TinyViTConfig) -> dict[str, Tensor]:
         """Drop the unused classifier, and tables that some forks save."""
         return {k: value for k, value in state.items() if not k.startswith(_UNUSED) and not k.endswith(_DERIVED)}

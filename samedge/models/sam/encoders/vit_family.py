@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from samedge.errors import UsageError
 from samedge.models.checkpoints.shapes import MisfitError, State, count_entries, shape_of
-from samedge.models.sam.configs import ViTConfig
+from samedge.models.sam.configs import VIT_CONFIGS, ViTConfig
 from samedge.models.sam.encoders.families import Shapes
 from samedge.models.sam.encoders.vit import ImageEncoderViT
 
@@ -29,6 +31,8 @@ class ViTModel:
                 image_size=grid * patch_size,
             )
         depth = count_entries(state, f"{at}.blocks")
+        if _has_no_positions(state):
+            return _without_positions(state, embed_dim, depth, grid * patch_size, patch_size)
         rel_pos = [shape_of(state, f"{at}.blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]
         if not rel_pos or embed_dim % rel_pos[0][1]:
             raise MisfitError("its attention has no whole number of heads")
@@ -44,8 +48,17 @@ class ViTModel:
         )
 
     def fit(self, state: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-        """Interpolate the relative positions of global attention that a fine-tune kept from another image size."""
+        """Interpolate the relative positions of global attention that a fine-tune kept from another image size.
+
+        A model without relative positions gets tables of zeros, which change nothing.
+        """
         fitted, rows = dict(state), 2 * config.grid - 1
+        if _has_no_positions(state):
+            for i, window in enumerate(config.window_sizes):
+                for axis in "hw":
+                    table = torch.zeros(2 * (window or config.grid) - 1, config.embed_dim // config.num_heads)
+                    fitted[f"image_encoder.blocks.{i}.attn.rel_pos_{axis}"] = table
+            return fitted
         for i, window in enumerate(config.window_sizes):
             high, wide = (f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for axis in "hw")
             # Only tables of one shape: the check of shapes reports any other.
@@ -54,6 +67,12 @@ class ViTModel:
                     fitted[key] = fit_relative_positions(state[key], rows)
         return fitted
 
+    def assumptions(self, state: State, image_size: int | None) -> tuple[str, ...]:
+        """Return a note on heads and windows if there are no relative positions, which determine them."""
+        if not _has_no_positions(state):
+            return ()
+        return ("heads and windows assumed as in the SAM of this width and depth: there are no relative positions",)
+
     def build(self, config: ViTConfig) -> nn.Module:
         """Return the encoder."""
         return ImageEncoderViT(config)
@@ -61,6 +80,27 @@ class ViTModel:
     def seeded_shapes(self, shapes: Shapes, config: ViTConfig) -> Shapes:
         """Return the module's shapes."""
         return shapes
+
+
+def _has_no_positions(state: State) -> bool:
+    return not any(key.startswith("image_encoder.") and ".rel_pos_" in key for key in state)
+
+
+def _without_positions(state: State, embed_dim: int, depth: int, image_size: int, patch_size: int) -> ViTConfig:
+    """Return the sizes of a ViT with ``use_rel_pos=False``; heads and windows are those of the SAM of its sizes."""
+    known = (config.encoder for config in VIT_CONFIGS.values() if isinstance(config.encoder, ViTConfig))
+    like = next((each for each in known if (each.embed_dim, each.depth) == (embed_dim, depth)), None)
+    if like is None:
+        raise MisfitError(
+            "it has no relative positions, which tell its heads and windows, and is as wide as no known SAM"
+        )
+    return replace(
+        like,
+        image_size=image_size,
+        patch_size=patch_size,
+        mlp_dim=shape_of(state, "image_encoder.blocks.0.mlp.lin1.weight", 2)[0],
+        out_chans=shape_of(state, "image_encoder.neck.0.weight", 4)[0],
+    )
 
 
 def window_sizes(lengths: list[int], grid: int) -> tuple[int, ...]:

@@ -1,0 +1,104 @@
+"""Documented calls of Ultralytics' FastSAM, predict and Results pages as a table, ours beside theirs.
+
+Their package runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peers.ultralytics_calls import answers
+
+import samedge
+
+SCRIPT = Path(__file__).with_name("ultralytics_calls.py")
+NOT_INSTALLED = 3
+ASSETS = Path(samedge.__file__).parent / "assets"
+BOX = [60, 40, 300, 290]
+READING = [
+    "len(r)",
+    "[int(box.cls) for box in r.boxes]",
+    "[round(float(box.conf), 2) for box in r.boxes]",
+    "[r.names[int(number)] for number in r.boxes.cls]",
+    "r.boxes.cls.int().tolist()",
+    "r.boxes.cpu().numpy().cls.astype(int).tolist()",
+    "r.boxes.xyxy.cpu().numpy().tolist()",
+    "r.boxes.xywh.to('cpu').float().tolist()",
+    "r.boxes.xyxyn.tolist()",
+    "list(r.boxes.data.shape)",
+    "r.boxes[0].conf.item()",
+    "[r.probs, r.keypoints, r.obb]",
+    "list(r.orig_shape)",
+    "sorted(r.speed)",
+    "len(r.to('cpu').cpu().numpy())",
+    "len(r.new())",
+    "list(r.plot().shape)",
+    "[sorted(row) for row in r.summary()]",
+    "[row['class'] for row in r.summary(normalize=True, decimals=3)]",
+    "model.task",
+    "list(model.names.values())",
+]
+MASKS = [
+    "list(r.masks.data.cpu().numpy().shape)",
+    "[int(mask.sum()) for mask in r.masks.data.float()]",
+    "len(r.masks.xy)",
+    "r.masks.cpu().numpy().data.astype(bool).sum((1, 2)).tolist()",
+]
+WRITTEN = ["[Path(r.save_dir).name, sorted(str(p.relative_to(r.save_dir)) for p in Path(r.save_dir).rglob('*.*'))]"]
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    image = str(ASSETS / "coffee.jpg")
+    usual = {"device": "cpu", "verbose": False, "retina_masks": True, "imgsz": 320, "max_det": 9}
+    model = [str(folder / "model.pt")]
+
+    def call(kind: str, *, expressions: list[str], **keywords: Any) -> dict[str, Any]:
+        return {
+            "class": kind, "model": model, "arguments": [image], "keywords": {**usual, **keywords},
+            "expressions": expressions,
+        }  # fmt: skip
+
+    neutral = {"half": False, "augment": False, "visualize": False, "embed": None, "vid_stride": 1, "mode": "predict"}
+    return [
+        call("YOLO", expressions=[*READING, *MASKS]),
+        call("YOLO", conf=0.3, iou=0.5, classes=0, expressions=READING),
+        call("YOLO", classes=[0, 1], agnostic_nms=True, task="segment", stream=True, expressions=READING),
+        call("YOLO", **neutral, batch=1, expressions=[*READING, *MASKS]),
+        call("YOLO", save=True, project=str(folder / "SIDE"), expressions=WRITTEN),
+        call("YOLO", save=True, save_txt=True, save_conf=True, project=str(folder / "SIDE"), expressions=WRITTEN),
+        call("YOLO", save_txt=True, project=str(folder / "SIDE"), name="predict", exist_ok=True, expressions=WRITTEN),
+        call("FastSAM", conf=0.4, iou=0.9, expressions=[*READING, *MASKS]),
+        call("FastSAM", bboxes=[BOX], expressions=[*READING, *MASKS]),
+        call("FastSAM", points=[[200, 200]], labels=[1], expressions=["len(r)"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.integration
+def test_each_call_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = table(tmp_path)
+    pictures = [str(ASSETS / name) for name in ("coffee.jpg", "scene.jpg")]
+    path = calls[0]["model"][0]
+    make = {"do": "make", "model": "yolov8n-seg", "classes": 3, "seed": 1, "images": pictures, "path": path}
+    output = tmp_path / "answers.json"
+    theirs = json.loads(json.dumps(calls).replace("SIDE", "theirs"))
+    (tmp_path / "job.json").write_text(json.dumps({"make": make, "calls": theirs, "output": str(output)}))
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "job.json"], capture_output=True, text=True, cwd=tmp_path)
+    if done.returncode == NOT_INSTALLED:
+        pytest.skip("ultralytics is not installed: pip install --no-deps ultralytics")
+    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setenv("SAMEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    ours = answers(samedge, json.loads(json.dumps(calls).replace("SIDE", "ours")))
+    for call, own, their in zip(calls, ours, json.loads(output.read_text()), strict=True):
+        for expression, a, b in zip(call["expressions"], own, their, strict=True):
+            said = f"{call['class']} {call['keywords']}: {expression}"
+            try:
+                np.testing.assert_allclose(a, b, rtol=0.01, atol=0.02, err_msg=said)
+            except (TypeError, ValueError):  # names
+                assert a == b, said
