@@ -73,9 +73,9 @@ def verify_pair(bundle: Bundle, engines: Mapping[GraphRole, Engine], progress: P
     name = next((name for name in _REFERENCES if name != itself and availability(name).ok), None)
     if name is None:
         raise BackendUnavailableError(
-            "these graphs have no stored output of a checkpoint, and no other backend is installed to compare with",
+            "these graphs have no stored output, and no other backend is installed to compare with",
             where=bundle.path,
-            cure="pip install openvino or onnxruntime; or export the checkpoint with samedge, which compares its graphs",
+            cure="pip install openvino or onnxruntime; or export the checkpoint with samedge, which compares them",
         )
     candidate = PairRunner(manifest, engines)
     drawn = probe_set(manifest.input.image_size, candidate.decoder.prompt_side // 4)

@@ -95,8 +95,7 @@ def write_model(model: onnx.ModelProto, path: Path) -> Path | None:
 
 
 def add_metadata(record: GraphRecord, folder: Path, doc: str, metadata: Mapping[str, str]) -> GraphRecord:
-    """Append a description (``doc_string``) and metadata (``metadata_props``) to a graph's file, and return its new
-    record.
+    """Append ``doc_string`` and ``metadata_props`` to a graph's file, and return its new record.
 
     Protobuf merges appended messages, so that the graph itself is not read.
 
