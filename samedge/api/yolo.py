@@ -24,7 +24,7 @@ from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle
 from samedge.bundle.manifest import ModelRecord
 from samedge.engines.registry import open_engine
 from samedge.errors import ParityError, SamedgeError, UsageError, missing_extra
-from samedge.export.engines.export import export_with_engines
+from samedge.export.exporter import export_with_engines
 from samedge.options import (
     ENGINE_FORMATS,
     AxisRange,

@@ -182,7 +182,7 @@ _CURES: Final = {
     "a SAM with adapter layers": "Such layers are code of their own: fine-tune with LoRA, or the mask decoder alone",
     "a SAM with LoRA layers": "Merge them where they were trained, and save the weights",
 }
-"""Cures of what is no model that can be read as it is."""
+"""Cures, by the kind of file that cannot be read."""
 
 
 def _has_no_encoder(state: State) -> bool:

@@ -178,11 +178,11 @@ def _check_facts(checkpoint: Checkpoint, model: Yolo) -> None:
     Raises:
         MisfitError: It does.
     """
-    told, config = checkpoint.metadata, model.config
-    activations = json.loads(told.get(facts.ACTIVATIONS, "[]"))
+    described, config = checkpoint.metadata, model.config
+    activations = json.loads(described.get(facts.ACTIVATIONS, "[]"))
     if not set(activations) <= {"SiLU", "Identity"}:
         raise MisfitError(f"its activations are {', '.join(activations)} instead of SiLU")
-    layers: list[str] = json.loads(told.get(facts.LAYERS, "[]"))
+    layers: list[str] = json.loads(described.get(facts.LAYERS, "[]"))
     if not layers:
         return
     kinds = [layer.kind for layer in config.layers]
@@ -192,47 +192,47 @@ def _check_facts(checkpoint: Checkpoint, model: Yolo) -> None:
     if len(layers) != config.head_layer + 1 or layers[-1] not in {"Detect", "Segment", "Segment26"}:
         raise MisfitError(f"it has {len(layers)} layers and ends in a {layers[-1]}")
     shortcuts = [number for number, layer in enumerate(config.layers) if layer.shortcut]
-    if json.loads(told.get(facts.SHORTCUTS, json.dumps(shortcuts))) != shortcuts:
-        raise MisfitError(f"its layers {told[facts.SHORTCUTS]} have shortcuts instead of {shortcuts}")
+    if json.loads(described.get(facts.SHORTCUTS, json.dumps(shortcuts))) != shortcuts:
+        raise MisfitError(f"its layers {described[facts.SHORTCUTS]} have shortcuts instead of {shortcuts}")
     plain = sorted(name for name, part in model.named_modules() if isinstance(part, Conv) and part.plain)
-    if facts.PLAIN in told and json.loads(told[facts.PLAIN]) != plain:
-        odd = sorted(set(plain) ^ set(json.loads(told[facts.PLAIN])))[0]
+    if facts.PLAIN in described and json.loads(described[facts.PLAIN]) != plain:
+        odd = sorted(set(plain) ^ set(json.loads(described[facts.PLAIN])))[0]
         raise MisfitError(f"the activation after {odd!r} is unusual")
     heads = {
         name: [part.heads, part.area if isinstance(part, AreaAttention) else 1]
         for name, part in model.named_modules()
         if isinstance(part, (Attention, AreaAttention))
     }
-    if json.loads(told.get(facts.ATTENTION, json.dumps(heads))) != heads:
+    if json.loads(described.get(facts.ATTENTION, json.dumps(heads))) != heads:
         raise MisfitError("its attention has other heads or areas")
-    strides = json.loads(told.get(facts.STRIDE, "[]"))
+    strides = json.loads(described.get(facts.STRIDE, "[]"))
     if strides and tuple(strides) != config.strides:
         raise MisfitError(f"its strides are {strides} instead of {list(config.strides)}")
 
 
 def _names(checkpoint: Checkpoint, config: YoloConfig) -> dict[int, str]:
-    told: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
-    names = {int(number): name for number, name in told.items() if number.isdecimal()}
+    described: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
+    names = {int(number): name for number, name in described.items() if number.isdecimal()}
     return {number: names.get(number, str(number)) for number in range(config.classes)}
 
 
 def _is_fast_sam(checkpoint: Checkpoint) -> bool:
     """Return True if a model of FastSAM's sizes has the one class "object", or FastSAM's file name."""
-    told: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
-    return list(told.values()) == ["object"] or checkpoint.path.stem.lower().startswith("fastsam")
+    names: dict[str, str] = json.loads(checkpoint.metadata.get(facts.NAMES, "{}"))
+    return list(names.values()) == ["object"] or checkpoint.path.stem.lower().startswith("fastsam")
 
 
 def _licence(checkpoint: Checkpoint) -> str:
     """Return the licence that the file states, or that its writer implies."""
-    told = checkpoint.metadata.get(facts.LICENCE)
-    if told:
-        return f"{told}, says the file"
+    licence = checkpoint.metadata.get(facts.LICENCE)
+    if licence:
+        return f"{licence}, says the file"
     return ULTRALYTICS_LICENCE if facts.LAYERS in checkpoint.metadata else UNKNOWN_LICENCE
 
 
 def _image_size(checkpoint: Checkpoint, stride: int) -> int:
-    told = checkpoint.metadata.get(facts.IMAGE_SIZE, "")
-    size = int(told) if told.isdecimal() else 0
+    text = checkpoint.metadata.get(facts.IMAGE_SIZE, "")
+    size = int(text) if text.isdecimal() else 0
     return -(-size // stride) * stride if size else DEFAULT_IMAGE_SIZE
 
 

@@ -23,8 +23,8 @@ from samedge.engines.registry import availability
 from samedge.engines.tensorrt.store.sidecar import read_sidecar
 from samedge.errors import BackendUnavailableError, BundleError, EngineError, ParityError, UsageError
 from samedge.export.engines.build import build_engines
-from samedge.export.engines.export import export_with_engines
 from samedge.export.engines.yolo import yolo_profiles
+from samedge.export.exporter import export_with_engines
 from samedge.models.yolo.yolo import YoloConfig
 from samedge.options import AxisRange, ExportOptions
 from samedge.parity import yolo_verify

@@ -92,7 +92,7 @@ def _without_positions(state: State, embed_dim: int, depth: int, image_size: int
     like = next((each for each in known if (each.embed_dim, each.depth) == (embed_dim, depth)), None)
     if like is None:
         raise MisfitError(
-            "it has no relative positions, which tell its heads and windows, and is as wide as no known SAM"
+            "it has no relative positions, which determine heads and windows, and the sizes of no known SAM"
         )
     return replace(
         like,
