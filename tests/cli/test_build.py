@@ -34,7 +34,7 @@ def test_engines_are_built_without_a_gpu_and_said_to_be_unchecked(program: Progr
     assert (done.status, done.out.splitlines()) == (0, [str(folder / name) for name in names])
     assert "Building the encoder (fp16)" in done.err
     assert "for sm86: encoder fp16, decoder fp16; masks unchecked" in done.err
-    assert "to be checked on the device" in done.err
+    assert "will be checked on the device" in done.err
     assert "parity" not in done.err
     assert not list((cache / "rungs").glob("rung-*"))
 
@@ -215,9 +215,9 @@ def test_something_that_is_no_bundle(program: Program, tmp_path: Path, monkeypat
         (["--format", "trt", "--io", "meta"], "--io: engines are built from native bundles"),
         (["--format", "trt", "--precision", "int8"], "Add --calib IMAGES"),
         (["--format", "trt", "--precision", "fp4"], "unknown precision 'fp4'"),
-        (["--format", "onnx", "--targets", "8.6"], "--targets: this is for engines. Add --format trt or rtx"),
-        (["--prompts", "1/2/4"], "--prompts: this is for engines. Add --format trt or rtx"),
-        (["--device", "cuda:1"], "--device: this is for engines. Add --format trt or rtx"),
+        (["--format", "onnx", "--targets", "8.6"], "--targets: this option is for engines. Add --format trt or rtx"),
+        (["--prompts", "1/2/4"], "--prompts: this option is for engines. Add --format trt or rtx"),
+        (["--device", "cuda:1"], "--device: this option is for engines. Add --format trt or rtx"),
         (["--format", "trt", "--points", "4/2/1"], "invalid profile 4/2/1"),
         (["--format", "trt", "--workspace", "2"], "invalid workspace_share 2.0"),
         (["--format", "trt", "--optimisation-level", "9"], "invalid optimisation_level 9"),

@@ -142,7 +142,7 @@ class TestBuilding:
             "asked for": "not checked, as requested",
             "no reference": "no other backend is installed to run its graph on the CPU",
             "unproved": "its graph was not compared with its checkpoint",
-            "suppression": "a rounding near its thresholds is a missing box",
+            "suppression": "rounding near a threshold makes a box disappear",
         }[why]
         if why == "no reference":
             monkeypatch.setattr(yolo_verify, "availability", no_reference)
@@ -370,9 +370,9 @@ class TestExport:
 
 def serve_all(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tells the board of a bundle as soon as its engines are built."""
-    from samedge.export.engines import export as engine_export
+    from samedge.export import exporter
 
     def build(path: Path, **how: Any) -> Any:
         return build_engines(board.serve(path), **how)
 
-    monkeypatch.setattr(engine_export, "build_engines", build)
+    monkeypatch.setattr(exporter, "build_engines", build)
