@@ -21,7 +21,6 @@ import samedge
 from samedge.api import sam as api
 from samedge.api.sam import SAM
 from samedge.api.sam_predictor import SAMPredictor
-from samedge.engines.cuda.device_array import DeviceArray
 from samedge.errors import (
     BundleError,
     DeviceUnavailableError,
@@ -298,10 +297,10 @@ class TestSources:
         self, sam: SAM, monkeypatch: pytest.MonkeyPatch, stream: bool
     ) -> None:
         encoded = {at: threading.Event() for at in range(3)}
-        prepare, predict = SamGraphs.run_encoder, Predictor.predict
+        prepare, predict = SamGraphs.encode, Predictor.predict
         counts = iter(range(9))
 
-        def encode(self: SamGraphs, prepared: FloatArray) -> FloatArray | DeviceArray:
+        def encode(self: SamGraphs, prepared: FloatArray) -> Any:
             values = prepare(self, prepared)
             encoded[next(counts)].set()
             return values
@@ -311,7 +310,7 @@ class TestSources:
                 assert encoded[self.geometry.height].wait(60)
             return predict(self, *args, **named)
 
-        monkeypatch.setattr(SamGraphs, "run_encoder", encode)
+        monkeypatch.setattr(SamGraphs, "encode", encode)
         monkeypatch.setattr(Predictor, "predict", decode)
         found = sam([picture(height, 9) for height in (1, 2, 3)], points=[0, 0], stream=stream)
         assert [results.orig_shape for results in found] == [(1, 9), (2, 9), (3, 9)]

@@ -46,10 +46,6 @@ class SamGraphs:
         """Return the encoder's input for an image, BGR uint8 ``(H, W, 3)``."""
         return encoder_input(self._dialect, self.encoder, bgr, geometry, self._manifest.input)
 
-    def run_encoder(self, prepared: FloatArray) -> FloatArray | DeviceArray:
-        """Return the image embedding of a prepared input, ``[1, C, g, g]``; see `encode`."""
-        return self.encode(prepared)[0]
-
     def encode(self, prepared: FloatArray) -> tuple[FloatArray | DeviceArray, Mapping[str, Value]]:
         """Return the image embedding of a prepared input, ``[1, C, g, g]``, and the decoder's other features by name.
 
