@@ -116,6 +116,8 @@ KEYWORDS: Final[Mapping[str, Keyword]] = {
 }
 """Ultralytics' keywords."""
 
+_MODES: Final[dict[str, tuple[str, ...]]] = {"sam": ("exact", "fast"), "yolo": ()}
+"""Modes of everything, by family."""
 _REFUSED: Final[Mapping[str, str]] = {
     "augment": "test-time augmentation is not supported",
     "visualize": "drawing of features is not supported",
@@ -155,10 +157,9 @@ def keywords_in_use(given: Mapping[str, Any], family: Literal["sam", "yolo"], ta
                 raise UsageError(f"the requested task is {value}, but the model's task is {task}", cure=cure)
         elif name == "mode" and value in ("predict", None):
             continue
-        elif name == "mode" and family == "yolo":
-            raise UsageError(f"a call cannot run mode {value!r}", where="mode", cure="Give predict, or leave it out")
-        elif name == "mode" and value not in ("exact", "fast"):
-            raise UsageError(f"a call cannot run mode {value!r}", where="mode", cure="Give predict, exact or fast")
+        elif name == "mode" and value not in _MODES[family]:
+            cure = f"Give one of predict{''.join(f', {mode}' for mode in _MODES[family])}, or leave it out"
+            raise UsageError(f"a call cannot run mode {value!r}", where="mode", cure=cure)
         elif row is None or (name not in _REFUSED and getattr(row, family) != "neutral"):
             used[name] = value
     return used

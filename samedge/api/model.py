@@ -90,7 +90,7 @@ class CallableModel(Generic[OpenedModel]):
                 f"{record.encoder_gflops:.1f} GFLOPs"
             )
             if detailed:
-                decoder = f"\ndecoder: {record.decoder_gflops:.2f} GFLOPs per prompt" if self.family == "sam" else ""
+                decoder = f"\ndecoder: {record.decoder_gflops:.2f} GFLOPs per prompt" if record.decoder_gflops else ""
                 line += (
                     f"{decoder}\nlicence: {record.licence}"
                     f"\ncheckpoint: {record.checkpoint} (SHA-256 {record.checkpoint_sha256})"

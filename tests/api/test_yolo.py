@@ -168,7 +168,7 @@ class TestYolo:
         with pytest.raises(BundleError):
             YOLO(tmp_path)(COFFEE)
         torch.save({"image_encoder.neck.0.weight": torch.zeros(1)}, tmp_path / "sam.pt")
-        with pytest.raises(CheckpointError, match="not known"):
+        with pytest.raises(CheckpointError, match="unknown model"):
             YOLO(tmp_path / "sam.pt")(COFFEE)
         (tmp_path / "a.onnx").write_bytes(b"no graph")
         with pytest.raises(EngineError):

@@ -28,6 +28,10 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+def labels_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.txt") if path.name != "classes.txt"]
+
+
 def test_a_folder(program: Program, fake: Path, folder: Path) -> None:
     arguments = ("annotate", folder, "--det-model", folder.parent / "boxes.json", "--sam-model", fake)
     done = program(*arguments)
@@ -39,7 +43,7 @@ def test_a_folder(program: Program, fake: Path, folder: Path) -> None:
     assert "3 images with 3 objects, 1 without, 1 skipped" in done.err
     assert "5 of 5 images" in done.err
     assert done.err.splitlines()[-1].startswith(f"error: {folder}: 1 of 5 images were skipped")
-    labels = {path.relative_to(output).as_posix(): path.read_text()[0] for path in output.rglob("*.txt")}
+    labels = {path.relative_to(output).as_posix(): path.read_text()[0] for path in labels_in(output)}
     assert labels == {"0.txt": "1", "1.txt": "0", "deep/0.txt": "1"}
     document = json.loads((output / "annotations.coco.json").read_text())
     assert [category["name"] for category in document["categories"]] == ["cat", "dog"]
@@ -64,14 +68,14 @@ def test_options(program: Program, fake: Path, folder: Path, tmp_path: Path) -> 
     options = ("--conf", "0.5", "--class", "0", "--class", "1", "--no-recursive", "--workers", "1", "--parts", "all")
     done = program(*arguments, *options)
     assert done.status == 0
-    assert sorted(path.name for path in (tmp_path / "out").rglob("*.txt")) == ["0.txt"]
+    assert sorted(path.name for path in labels_in(tmp_path / "out")) == ["0.txt"]
     refused = program(*arguments)
     assert refused.status == 1
     assert "conf was 0.5 and is 0.25" in refused.err
     assert len(refused.err.splitlines()) == 1
     restarted = program(*arguments, "--restart")
     assert restarted.status == 0
-    assert len(list((tmp_path / "out").rglob("*.txt"))) == 3
+    assert len(labels_in(tmp_path / "out")) == 3
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 INDEXES: Final = tuple(f"{name}.index.json" for name in WEIGHTS)
 
+_MODEL_TYPE: Final = "sam"
 _GAUSSIAN: Final = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _GET_AGAIN: Final = "Get the folder again"
 _NAMES: Final = (
@@ -98,7 +99,7 @@ def _name(key: str, depths: Mapping[str, int]) -> str:
 
 def _check(config: Mapping[str, Any], where: Path) -> None:
     kind = config.get("model_type", "sam")
-    if kind != "sam":
+    if kind != _MODEL_TYPE:
         raise CheckpointError(
             f"this is a model of the type {str(kind)!r} of transformers",
             where=where,

@@ -69,7 +69,7 @@ def test_the_rungs_of_a_precision(
         ("fp32", "mask", "int8", "Export again with --precision int8 --calib IMAGES"),
         ("int8", "mask", "fp32", "the bundle's encoder is int8, not fp32. Export again without"),
         ("fp16", "mask", "fp32", "Export again without --precision"),
-        ("int8", "chunked, int8 dynamic, every linear layer", None, "ranges at run time, which TensorRT does not support"),
+        ("int8", "chunked, int8 dynamic, every linear layer", None, "at run time, which TensorRT does not support"),
     ],
 )
 def test_what_the_graphs_do_not_give_is_refused(
