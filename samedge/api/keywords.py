@@ -158,7 +158,7 @@ def keywords_in_use(given: Mapping[str, Any], family: Literal["sam", "yolo"], ta
         elif name == "mode" and value in ("predict", None):
             continue
         elif name == "mode" and value not in _MODES[family]:
-            cure = f"Give one of predict{''.join(f', {mode}' for mode in _MODES[family])}, or leave it out"
+            cure = f"Give predict{''.join(f', {mode}' for mode in _MODES[family])}, or leave it out"
             raise UsageError(f"a call cannot run mode {value!r}", where="mode", cure=cure)
         elif row is None or (name not in _REFUSED and getattr(row, family) != "neutral"):
             used[name] = value

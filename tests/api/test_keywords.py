@@ -74,7 +74,7 @@ def test_neutral_ones_change_nothing(sam: SAM) -> None:
         ({"augment": True}, "augment: test-time augmentation is not supported. Leave it out"),
         ({"visualize": True}, "visualize: drawing of features is not supported"),
         ({"embed": [1]}, "embed: embeddings of layers are not returned"),
-        ({"mode": "train"}, "mode: a call cannot run mode 'train'. Give predict, exact or fast"),
+        ({"mode": "train"}, "mode: a call cannot run mode 'train'. Give predict, exact, fast"),
         ({"task": "pose"}, "the requested task is pose, but the model's task is segment. Leave it out"),
         ({"imgsz": 640}, "imgsz is 640, but the model's input is 256. Leave it out, or give 256"),
         ({"device": [0, 1]}, r"device: one call runs on one device, not on \[0, 1\]. Give one of them"),
