@@ -179,7 +179,7 @@ def test_our_exports_run_in_their_runtime(reference: Reference, name: str) -> No
 
 
 def test_only_a_yolo26_has_a_head_without_suppression(reference: Reference, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="yolo11n-seg has no head that gives one box an object"):
+    with pytest.raises(UsageError, match="yolo11n-seg has no head that returns one box per object"):
         export_yolo(reference.model("yolo11"), tmp_path / "x.onnx", end_to_end=True)
     with pytest.raises(UsageError, match="nothing is left to suppress"):
         export_yolo(reference.model("yolo26"), tmp_path / "x.onnx", end_to_end=True, nms=True)
