@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from samedge.bundle.dialects import DIALECTS
+from samedge.bundle.ranges import Count, Deviation, Level, Side
 from samedge.bundle.yolo_record import YoloRecord
 from samedge.errors import BundleError
 from samedge.families import DEFAULT, Family, families, find_family
@@ -28,6 +29,10 @@ DEFAULT_VARIANT: Final = "default"
 """Variant of graphs that exist in one form."""
 
 
+MOST_BYTES: Final = 1 << 24
+"""Of a manifest; its probes and graphs make some ten kilobytes."""
+
+
 class TensorRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph: numpy dtype name, and a size or an axis name for each axis."""
 
@@ -44,7 +49,7 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     file: str
     sha256: str
-    size: int
+    size: Count
 
 
 class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +61,7 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     opset: int
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
-    nodes: int
+    nodes: Count
     variant: str = DEFAULT_VARIANT
     external_data: tuple[FileRecord, ...] = ()
 
@@ -89,8 +94,8 @@ class ModelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     checkpoint: str
     checkpoint_sha256: str
     seeded: bool
-    layers: int
-    parameters: int
+    layers: Count
+    parameters: Count
     encoder_gflops: float
     decoder_gflops: float
     notes: tuple[str, ...] = ()
@@ -106,10 +111,10 @@ class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         mask_threshold: A pixel belongs to the mask if its logit is greater.
     """
 
-    image_size: int
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
-    mask_threshold: float
+    image_size: Side
+    pixel_mean: tuple[Level, Level, Level]
+    pixel_std: tuple[Deviation, Deviation, Deviation]
+    mask_threshold: Level
 
 
 class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -247,8 +252,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest file, as `parse_manifest`; raise StorageError if it cannot be read."""
-    with storage_errors(path, "read"):
-        data = path.read_bytes()
+    with storage_errors(path, "read"), path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
     return parse_manifest(data, path)
 
 
@@ -260,7 +265,9 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
     """
     cure = "The bundle is damaged or was not made by samedge: export the checkpoint again"
     try:
-        head: object = json.loads(data)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES:,} bytes")  # noqa: TRY301
+        head: object = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise BundleError(f"the manifest is not valid JSON ({error})", where=where, cure=cure) from error
     schema = head.get("schema") if isinstance(head, Mapping) else None
@@ -273,7 +280,7 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:  # NaN is JSON to Python
         raise BundleError(f"the manifest is not valid: {error}", where=where, cure=cure) from error
     try:
         family = manifest.model_family

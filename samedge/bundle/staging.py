@@ -44,7 +44,11 @@ def check_target(target: Path) -> None:
         return
     if target.is_file():
         raise ExportError("there is a file of this name", where=target, cure="Choose another output folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+    try:
+        full = any(target.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # or replaced this moment by another process
+        return
+    if full and not (target / MANIFEST_NAME).is_file():
         raise ExportError(
             "the folder is not empty and holds no bundle, so it is not replaced",
             where=target,

@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from samedge.bundle.ranges import Count, Share, Side
+
 YoloTask: TypeAlias = Literal["detect", "segment"]
 
 
@@ -19,9 +21,9 @@ class SuppressionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         agnostic: Boxes of different classes suppress each other too.
     """
 
-    conf: float = 0.25
-    iou: float = 0.7
-    max_det: int = 300
+    conf: Share = 0.25
+    iou: Share = 0.7
+    max_det: Count = 300
     agnostic: bool = False
 
 
@@ -40,8 +42,8 @@ class YoloRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     task: YoloTask
     names: tuple[str, ...]
-    strides: tuple[int, ...]
-    image_size: tuple[int, int]
+    strides: tuple[Side, ...]
+    image_size: tuple[Side, Side]
     dynamic: bool
     nms: SuppressionRecord | None = None
     one_to_one: bool | msgspec.UnsetType = msgspec.UNSET

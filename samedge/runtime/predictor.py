@@ -13,9 +13,11 @@ import copy
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
+from threading import get_ident
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar, overload
@@ -62,11 +64,32 @@ _WARM_UP_ROUNDS: Final = 3
 """A CUDA graph is captured at the second call of a shape, unless memory has grown since."""
 
 
+@dataclass(slots=True, eq=False)
+class _Current:
+    """The current image. A call keeps to the one that it began with, whatever other threads set."""
+
+    embedding: ImageEmbedding
+    pixels: ImageArray | None = None
+    """BGR uint8 ``(H, W, 3)``."""
+    encode_ms: float = 0.0
+    speed: dict[str, float] = field(default_factory=dict)
+    context: ImageContext | None = None
+    """The decoder's context, computed at the first prompt: an embedding may only be saved."""
+    owner: int = field(default_factory=get_ident)
+
+    def prepared(self, decoder: Decoder) -> ImageContext:
+        if self.context is None:
+            self.context = decoder.context(self.embedding.values, self.embedding.features)
+        return self.context
+
+
 class Predictor(Closing):
     """Segments one image at a time by prompts.
 
     `samedge.load` makes one from a bundle. Use it as a context manager, or call `close` when done. It holds the state
-    of one image, so give each thread its own.
+    of one image, so give each thread its own `twin`: in another thread than that which set the image, UsageError is
+    raised, where masks of the wrong image might come back. Set `one_thread` to False if calls of several threads
+    never interleave.
 
     Methods that need the current image raise UsageError if none is set, and methods that run graphs raise UsageError
     while a stream is open.
@@ -87,15 +110,12 @@ class Predictor(Closing):
         self, manifest: Manifest, encoder: Engine, decoder: Engine | Decoder, *, prompts_per_call: int | None = None
     ) -> None:
         self.value_range: ValueRange = None
+        self.one_thread = True
         self._manifest = manifest
         if isinstance(decoder, Engine):
             decoder = WholeDecoder(decoder, manifest.io, manifest.input.image_size)
         self._graphs = SamGraphs(manifest, encoder, decoder)
-        self._image: ImageEmbedding | None = None
-        self._context: ImageContext | None = None
-        self._pixels: ImageArray | None = None
-        self._speed: dict[str, float] = {}
-        self._encode_ms = 0.0
+        self._current: _Current | None = None
         self._owns_graphs = True
         self._last_stream: Callable[[], Stream[Any] | None] = lambda: None  # weak: a garbage-collected stream ends
         if prompts_per_call is None:
@@ -139,12 +159,12 @@ class Predictor(Closing):
 
         Inference is the encoder and the last call of `predict`; postprocess excludes drawing masks.
         """
-        return dict(self._speed)
+        return {} if self._current is None else dict(self._current.speed)
 
     @property
     def image_embedding(self) -> FloatArray:
         """Embedding of the current image, copied to the host if necessary: float32 ``[1, C, g, g]``."""
-        return self._present().numpy()
+        return self._present().embedding.numpy()
 
     @property
     def embedding(self) -> ImageEmbedding:
@@ -152,21 +172,21 @@ class Predictor(Closing):
 
         It stays valid when other images are set, and when the predictor is closed.
         """
-        return self._present()
+        return self._present().embedding
 
     @property
     def image(self) -> ImageArray:
         """The current image, BGR uint8 ``(H, W, 3)``; UsageError if only its embedding is available."""
-        self._present()
-        if self._pixels is None:
+        pixels = self._present().pixels
+        if pixels is None:
             cure = "Call set_image; in a stream, give keep_images=True"
             raise UsageError("only the embedding of the image is available", cure=cure)
-        return self._pixels
+        return pixels
 
     @property
     def geometry(self) -> ImageGeometry:
         """Geometry of the current image."""
-        return self._present().geometry
+        return self._present().embedding.geometry
 
     def set_image(self, source: ImageSource) -> None:
         """Encode an image for later calls of `predict`. If that fails, no image is set.
@@ -186,9 +206,8 @@ class Predictor(Closing):
         self._set(encode_image(self._graphs, source, self.value_range))
 
     def _set(self, image: EncodedImage) -> None:
-        self._image, self._pixels = image.embedding, image.pixels
-        self._speed = {"preprocess": image.preprocess_ms, "inference": image.encode_ms, "postprocess": 0.0}
-        self._encode_ms = image.encode_ms
+        speed = {"preprocess": image.preprocess_ms, "inference": image.encode_ms, "postprocess": 0.0}
+        self._current = _Current(image.embedding, image.pixels, image.encode_ms, speed)
 
     def warm_up(self, prompts: Iterable[int] = (1,), points: Iterable[int] = (1,)) -> None:
         """Warm-up: compile kernels and capture graphs, which on a GPU can take seconds for each new set of shapes.
@@ -210,8 +229,7 @@ class Predictor(Closing):
 
     def reset_image(self) -> None:
         """Discard the current image."""
-        self._image, self._context, self._pixels = None, None, None
-        self._speed, self._encode_ms = {}, 0.0
+        self._current = None
 
     def predict(
         self,
@@ -244,8 +262,8 @@ class Predictor(Closing):
             EngineError: The decoder failed.
         """
         self._refuse_beside_a_stream()
-        geometry = self._present().geometry
-        start = perf_counter()
+        current, start = self._present(), perf_counter()
+        geometry = current.embedding.geometry
         decoder = self._graphs.decoder
         if multimask and decoder.mask_count == 1:
             raise UsageError(
@@ -256,21 +274,23 @@ class Predictor(Closing):
         batch = parse_prompts(geometry, decoder.prompt_side, points=points, labels=labels, boxes=boxes, masks=masks)
         tokens = np.arange(1, decoder.mask_count) if multimask else np.arange(1)
         parsed = perf_counter()
-        logits, scores = self._decode(batch, tokens, -np.inf if conf is None else conf)
+        logits, scores = self._decode(current, batch, tokens, -np.inf if conf is None else conf)
         done = perf_counter()
         kept = slice(None) if conf is None else np.flatnonzero(scores > conf)  # a slice copies nothing
         logits, scores = logits[kept], scores[kept]
         prompt_index = np.repeat(np.arange(batch.count), len(tokens))[kept]
         mask_index = np.tile(tokens, batch.count)[kept]
-        self._speed = {
-            "preprocess": self._speed.get("preprocess", 0.0),
-            "inference": self._encode_ms + (done - parsed) * 1e3,
+        current.speed = {
+            "preprocess": current.speed.get("preprocess", 0.0),
+            "inference": current.encode_ms + (done - parsed) * 1e3,
             "postprocess": (parsed - start + perf_counter() - done) * 1e3,
         }
-        threshold, speed = self._manifest.input.mask_threshold, MappingProxyType(self.speed)
+        threshold, speed = self._manifest.input.mask_threshold, MappingProxyType(current.speed)
         return Prediction(logits, scores, prompt_index, mask_index, geometry, threshold, speed)
 
-    def _decode(self, batch: PromptBatch, tokens: NDArray[np.intp], conf: float) -> tuple[FloatArray, FloatArray]:
+    def _decode(
+        self, current: _Current, batch: PromptBatch, tokens: NDArray[np.intp], conf: float
+    ) -> tuple[FloatArray, FloatArray]:
         """Return logits ``[K, side, side]`` and scores ``[K]`` of these masks of each prompt, in prompt order.
 
         The logits of a prompt are left uninitialised if none of its scores is above `conf`.
@@ -278,7 +298,7 @@ class Predictor(Closing):
         decoder = self._graphs.decoder
         logits = np.empty((batch.count, len(tokens), decoder.mask_side, decoder.mask_side), np.float32)
         scores = np.empty((batch.count, len(tokens)), np.float32)
-        context = self._image_context()
+        context = current.prepared(decoder)
         for group in batch.groups:
             for chunk in group.chunks(self._prompts_at_once(masks=group.masks is not None)):
                 output = decoder.decode_prompts(context, chunk)
@@ -311,11 +331,12 @@ class Predictor(Closing):
         if image is not None:
             watch.report("Encoding the image", 0.0)
             self.set_image(image)
-        geometry, threshold = self._present().geometry, self._manifest.input.mask_threshold
+        current, threshold = self._present(), self._manifest.input.mask_threshold
+        context = partial(current.prepared, self._graphs.decoder)
         most = self._prompts_at_once(masks=False)
-        scene = Scene(self._graphs, threshold, geometry, self._image_context, self._pixels, most)
-        found = find_everything(scene, run, watch, {**self._speed, "inference": self._encode_ms})
-        self._speed = dict(found.speed)
+        scene = Scene(self._graphs, threshold, current.embedding.geometry, context, current.pixels, most)
+        found = find_everything(scene, run, watch, {**current.speed, "inference": current.encode_ms})
+        current.speed = dict(found.speed)
         return found
 
     @overload
@@ -377,7 +398,7 @@ class Predictor(Closing):
         return Stream(StreamHost(encode, self._presenting, self._begin_stream), request)
 
     def twin(self) -> Predictor:
-        """Return a predictor with these graphs and its own image, for the same thread. Closing it keeps the graphs."""
+        """Return a predictor with these graphs and its own image, for any thread. Closing it keeps the graphs."""
         twin: Predictor = copy.copy(self)
         twin._owns_graphs = False
         twin._last_stream = lambda: None
@@ -411,7 +432,7 @@ class Predictor(Closing):
         Raises:
             StorageError: The file cannot be written.
         """
-        write_embedding(Path(path), self._present(), self._manifest)
+        write_embedding(Path(path), self._present().embedding, self._manifest)
 
     def load_embedding(self, path: str | os.PathLike[str]) -> None:
         """Set an image by its embedding, saved by a bundle of the same checkpoint.
@@ -443,7 +464,7 @@ class Predictor(Closing):
         check_embedding(values, height, width, self._graphs.decoder.embedding_spec, where)
         if not given.keys() >= set(self._graphs.decoder.features):
             given = self._graphs.constant_features()
-        self._image = ImageEmbedding(values, self._graphs.geometry(height, width), given)
+        self._current = _Current(ImageEmbedding(values, self._graphs.geometry(height, width), given))
 
     def close(self) -> None:
         """Close the open stream, if any, and release the graphs. Idempotent."""
@@ -452,18 +473,15 @@ class Predictor(Closing):
         if self._owns_graphs:
             self._graphs.close()
 
-    def _image_context(self) -> ImageContext:
-        """Return the decoder's context of the image, computed at the first prompt: the embedding may only be saved."""
-        if self._context is None:
-            image = self._present()
-            self._context = self._graphs.decoder.context(image.values, image.features)
-        return self._context
-
     def _prompts_at_once(self, *, masks: bool) -> int:
         limit = self._graphs.decoder.most_prompts(masks=masks)
         return self._prompts_per_call if limit is None else min(self._prompts_per_call, limit)
 
-    def _present(self) -> ImageEmbedding:
-        if self._image is None:
+    def _present(self) -> _Current:
+        current = self._current
+        if current is None:
             raise UsageError("no image is set", cure="Call set_image or load_embedding first")
-        return self._image
+        if self.one_thread and current.owner != get_ident():
+            cure = "Give each thread its own predictor: predictor.twin()"
+            raise UsageError("the current image was set by another thread", cure=cure)
+        return current

@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -117,10 +118,10 @@ class TestFolder:
                 open_bundle(path)
 
     def test_no_permission_is_a_storage_error(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: Path) -> bytes:
+        def refuse(path: Path, _: str) -> NoReturn:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(Path, "open", refuse)
         with pytest.raises(StorageError, match=r"cannot read this: Permission denied\. Check the permissions"):
             open_bundle(folder)
 
@@ -149,6 +150,13 @@ class TestManifest:
             ('"encoder.onnx"', '""', r"names a file outside the bundle"),
             ("{", "", r"not valid JSON"),
             ("{", "[" * 100_000, r"not valid JSON"),
+            ("{", "{" + " " * (1 << 24), r"not valid JSON \(more than 16,777,216 bytes"),
+            ('"image_size": 128', '"image_size": -1', r"not valid: .*>= 1.*image_size"),
+            ('"image_size": 128', '"image_size": 10000000', r"not valid: .*<= 16384.*image_size"),
+            ('"mask_threshold": 0.0', '"mask_threshold": 1e308', r"not valid: .*mask_threshold"),
+            ('"mask_threshold": 0.0', '"mask_threshold": NaN', r"not valid"),
+            ('"size": ', '"size": -', r"not valid: .*>= 0.*size"),
+            ('"size": ', '"size": ' + "9" * 5000, r"not valid"),
         ],
     )
     def test_one_that_is_wrong_is_a_bundle_error(self, folder: Path, old: str, new: str, message: str) -> None:
@@ -156,7 +164,19 @@ class TestManifest:
         with pytest.raises(BundleError, match=rf"manifest\.json: .*{message}"):
             open_bundle(folder)
 
-    @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"null", b"[]", b'"manifest"', b"PK\x03\x04"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"\xff\xfe\x00",
+            b"null",
+            b"[]",
+            b'"manifest"',
+            b"PK\x03\x04",
+            '{"schema": 1}'.encode("utf-16"),
+            '\ufeff{"schema": 1}'.encode(),
+        ],
+    )
     def test_other_content_is_a_bundle_error(self, folder: Path, content: bytes) -> None:
         (folder / MANIFEST_NAME).write_bytes(content)
         with pytest.raises(BundleError, match=r"manifest\.json: "):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,66 @@ class TestState:
         with pytest.raises(PromptError, match=r"no prompt given"):
             predictor.predict()
         assert len(predictor.predict(points=[1, 1])) == 1
+
+    def test_an_image_of_another_thread_is_refused(self, predictor: Predictor) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            for use in (
+                lambda: predictor.predict(points=[1, 1]),
+                predictor.everything,
+                lambda: predictor.image_embedding,
+            ):
+                with pytest.raises(UsageError, match=r"set by another thread\. .*predictor\.twin\(\)"):
+                    pool.submit(use).result()
+            pool.submit(predictor.set_image, IMAGE).result()
+            with pytest.raises(UsageError, match=r"set by another thread"):
+                predictor.predict(points=[1, 1])
+            predictor.one_thread = False
+            assert len(predictor.predict(points=[1, 1])) == 1
+
+    def test_twins_in_many_threads_keep_their_images(self, predictor: Predictor) -> None:
+        def answers(seed: int) -> bool:
+            own, random = predictor.twin(), np.random.default_rng(seed)
+            for _ in range(20):
+                height, width = random.integers(20, 200, 2).tolist()
+                own.set_image(np.full((height, width, 3), seed, np.uint8))
+                found = own.predict(boxes=[0, 0, width / 2, height / 2])
+                if found.masks.shape != (1, height, width) or not found.masks[0, height // 4, width // 4]:
+                    return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(answers, range(8)))
+
+    def test_a_graph_that_returns_nan_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken: set[str] = set()
+
+        def run(self: FakeEngine, feeds: Any, outputs: Any) -> Any:
+            found = whole(self, feeds, outputs)
+            return {name: values * np.float32(np.nan if name in broken else 1) for name, values in found.items()}
+
+        whole = FakeEngine.run
+        monkeypatch.setattr(FakeEngine, "run", run)
+        predictor = fake_predictor(image_size=64)
+        for name in ("iou_predictions", "low_res_masks"):
+            predictor.set_image(IMAGE)
+            broken.add(name)
+            for use in (
+                lambda: predictor.predict(points=[1, 1]),
+                lambda: predictor.everything(points_per_side=2, pred_iou_thresh=0),
+            ):
+                with pytest.raises(EngineError, match=r"returned NaN or infinity\. .*samedge verify"):
+                    use()
+            broken.clear()
+        broken.add("image_embeddings")
+        with pytest.raises(EngineError, match=r"returned NaN or infinity"):
+            predictor.set_image(IMAGE)
+
+    def test_padding_may_lie_anywhere(self, predictor: Predictor) -> None:
+        points = np.array([[[80.0, 60.0], [1e300, -1e300]]])
+        found = predictor.predict(points=points, labels=[[1, -1]])
+        assert np.array_equal(
+            found.low_res_logits, predictor.predict(points=[[[80, 60], [0, 0]]], labels=[[1, -1]]).low_res_logits
+        )
 
     def test_another_image_replaces_the_first(self, predictor: Predictor) -> None:
         first = predictor.image_embedding.copy()

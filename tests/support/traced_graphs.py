@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from samedge.engines.onnxruntime.engine import open_session, parse_device
 from samedge.export.graphs.plans import GraphPlan, plan_graphs
 from samedge.export.graphs.trace import trace
 from samedge.export.yolo.graphs import plan_yolo
@@ -83,8 +84,6 @@ def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
 
 def run_graph(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     """Returns the outputs of a graph, computed by onnxruntime on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(onnxruntime, model.SerializeToString(), parse_device("cpu"), 1)
     outputs: list[Array] = session.run(None, feeds)
     return outputs

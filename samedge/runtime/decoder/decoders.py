@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from samedge.bundle.dialects import DIALECTS
 from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.protocol import Engine, Value
-from samedge.errors import BundleError, PromptError
+from samedge.errors import BundleError, EngineError, PromptError
 from samedge.runtime.prompts.shapes import PADDING
 from samedge.runtime.prompts.tokens import PromptGroup
 from samedge.types import FloatArray, TensorSpec
@@ -134,8 +135,8 @@ class WholeOutput:
     def draw(self, prompts: NDArray[np.intp]) -> FloatArray:
         """Return the masks of some of the prompts."""
         if isinstance(self.low_res, DeviceArray):
-            return self.low_res.rows(prompts.tolist()).astype(np.float32, copy=False)
-        return self.low_res[_selection(prompts, len(self.low_res))]
+            return finite(self.low_res.rows(prompts.tolist()).astype(np.float32, copy=False))
+        return finite(self.low_res[_selection(prompts, len(self.low_res))])
 
 
 class WholeDecoder:
@@ -261,7 +262,7 @@ class WholeDecoder:
         if dialect.size:
             feeds[dialect.size] = np.full(2, self._size, np.float32)
         outputs = self.engine.run_on_device(as_specified(self.engine, feeds), [self._low_res, dialect.scores])
-        low_res, scores = outputs[self._low_res], on_host(outputs[dialect.scores])
+        low_res, scores = outputs[self._low_res], finite(on_host(outputs[dialect.scores]), self.engine)
         if not dialect.leading_axes and dialect.first_mask:
             return WholeOutput(scores[:count], low_res if isinstance(low_res, DeviceArray) else on_host(low_res))
         scores = scores.reshape(len(group.index), -1)[:count]
@@ -308,7 +309,7 @@ class SplitOutput:
         feeds = {"attended_image": some_image, "mask_weights": some_weights}
         low_res = self.masks.run_on_device(feeds, ["low_res_masks"])["low_res_masks"]
         found = low_res.rows(wanted) if isinstance(low_res, DeviceArray) else low_res[wanted]
-        return found.astype(np.float32, copy=False)
+        return finite(found.astype(np.float32, copy=False), self.masks)
 
 
 class SplitDecoder:
@@ -328,7 +329,7 @@ class SplitDecoder:
         require_names(masks, masks.inputs, ("attended_image", "mask_weights"), "native")
         require_names(masks, masks.outputs, ("low_res_masks",), "native")
         self.context_graph, self.prompts_graph, self.masks_graph = context, prompts, masks
-        self._open_whole = whole
+        self._open_whole, self._opening = whole, Lock()
         self._whole: WholeDecoder | None = None
         side = context.inputs["mask_input"].shape[-1]
         if not isinstance(side, int):
@@ -374,15 +375,16 @@ class SplitDecoder:
             tensors = self._context(context.embedding, mask_input(group, self.mask_side), group.has_mask)
         feeds: dict[str, Value] = {**tensors, "point_coords": group.coords, "point_labels": group.labels}
         outputs = self.prompts_graph.run_on_device(feeds, list(PROMPTS_OUTPUTS))
-        scores = on_host(outputs["iou_predictions"])[:count]
+        scores = finite(on_host(outputs["iou_predictions"])[:count], self.prompts_graph)
         return SplitOutput(scores, outputs["mask_weights"], outputs["attended_image"], self.masks_graph)
 
     @property
     def whole(self) -> WholeDecoder:
         """The whole decoder, opened on first use."""
-        if self._whole is None:
-            self._whole = self._open_whole()
-        return self._whole
+        with self._opening:
+            if self._whole is None:
+                self._whole = self._open_whole()
+            return self._whole
 
     def close(self) -> None:
         """Release the graphs. Idempotent."""
@@ -415,6 +417,17 @@ def on_host(value: Value) -> FloatArray:
     """Return a float32 copy on the host."""
     array = value.numpy() if isinstance(value, DeviceArray) else value
     return array.astype(np.float32, copy=False)
+
+
+def finite(values: FloatArray, engine: Engine | None = None) -> FloatArray:
+    """Return the output of a graph; raise EngineError if it contains NaN or infinity, which no mask may come from."""
+    if np.isfinite(values).all():
+        return values
+    raise EngineError(
+        "the graph returned NaN or infinity",
+        where=None if engine is None else f"{engine.name} ({engine.backend}, {engine.device})",
+        cure="Compare it with the checkpoint: samedge verify. In half precision, values may overflow: export in fp32",
+    )
 
 
 def require_names(engine: Engine, have: Iterable[str], want: tuple[str, ...], io: str) -> None:

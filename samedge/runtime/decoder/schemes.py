@@ -13,7 +13,7 @@ from samedge.engines.cuda.device_array import DeviceArray
 from samedge.engines.cuda.dlpack import Exporter
 from samedge.engines.protocol import Engine, Value
 from samedge.errors import UsageError
-from samedge.runtime.decoder.decoders import CONSTANT_FEATURES, Decoder, as_specified, require_names
+from samedge.runtime.decoder.decoders import CONSTANT_FEATURES, Decoder, as_specified, finite, require_names
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_channels, raw_input
 from samedge.types import FloatArray, ImageArray
 
@@ -49,7 +49,8 @@ class SamGraphs:
     def encode(self, prepared: FloatArray) -> tuple[FloatArray | DeviceArray, Mapping[str, Value]]:
         """Return the image embedding of a prepared input, ``[1, C, g, g]``, and the decoder's other features by name.
 
-        They stay on the encoder's device if the decoder can read them there; on the host the embedding is float32.
+        They stay on the encoder's device if the decoder can read them there; on the host the embedding is float32, and
+        EngineError is raised if it is not finite.
 
         Calls from several threads are serialised: two at once would take twice the memory.
         """
@@ -82,7 +83,7 @@ class SamGraphs:
             if embedding.dtype == self.decoder.embedding_spec.dtype:
                 return embedding
             embedding = embedding.numpy()
-        return embedding.astype(np.float32, copy=False)
+        return finite(embedding.astype(np.float32, copy=False), self.encoder)
 
     def placed(self, embedding: FloatArray | DeviceArray | Exporter) -> FloatArray | DeviceArray:
         """Return an embedding in the form that `context` accepts, reading another library's array in place.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.errors import ImageError
+from samedge.runtime.image.limits import check_image_file, known_formats, open_at_once
 from samedge.runtime.image.value_range import ValueRange, to_uint8
 from samedge.types import ImageArray
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | PILImage"
 
 _ORIENTATION_TAG: Final = 0x0112
-_TILES: Final = "Cut it into tiles, or make it smaller"
 
 
 def path_of(source: ImageSource) -> str | None:
@@ -65,29 +65,25 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> 
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with open(path, "rb", opener=open_at_once) as file:
+            check_image_file(file, path)
+            data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise ImageError(f"the image cannot be read: {reason}", where=path, cure="Check the path") from error
-    if not data:
-        raise ImageError("the image file is empty", where=path, cure="Copy it again")
     pixels = None if _is_cut_jpeg(data) or _is_webp_with_exif(data) else _decode_with_cv2(data)
     if pixels is not None:
         return _from_array(pixels, path, value_range)
     # PIL reads some formats that OpenCV does not, and explains failures.
     from io import BytesIO
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(BytesIO(data))
+            image = Image.open(BytesIO(data), formats=known_formats())
             image.load()
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the image is too large: {error}", where=path, cure=_TILES) from error
-    except UnidentifiedImageError as error:
-        raise ImageError("the file is not an image", where=path, cure="Give a JPEG, PNG, TIFF, WebP or BMP") from error
     except Exception as error:
         raise ImageError(f"the image is damaged: {error}", where=path, cure="Copy it again") from error
     return _from_pil(image, path, value_range)

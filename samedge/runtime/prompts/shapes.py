@@ -21,6 +21,8 @@ Numbers: TypeAlias = NDArray[np.float64]
 PADDING: Final = -1
 # Magnitude of the logits of a drawn mask: SAM was trained on its own logits, which are about as large.
 _PROMPT_LOGIT: Final = np.float32(10)
+# SAM's own logits stay below 100; larger ones than this overflow half precision within the prompt encoder.
+_MOST_LOGIT: Final = 1e4
 _POINT_SHAPES: Final = (
     "Give [x, y] for one prompt, (N, 2) for N prompts of one point each, or (N, P, 2) for N prompts of P points"
 )
@@ -187,8 +189,9 @@ def _read_mask(mask: NDArray[Any], at: int, geometry: ImageGeometry, side: int) 
     if mask.dtype.kind == "f":
         if mask.shape != (side, side):
             raise PromptError(f"invalid logits of shape {mask.shape}", where=where, cure=cure, index=at)
-        if not np.isfinite(mask).all():
-            raise PromptError("logits contain NaN or infinity", where=where, cure="Give finite logits", index=at)
+        if not (np.abs(mask) <= _MOST_LOGIT).all():  # NaN is not less either
+            cure = "Give the low_res_masks of an earlier prediction"
+            raise PromptError(f"logits beyond {_MOST_LOGIT:g}, or NaN", where=where, cure=cure, index=at)
         return mask.astype(np.float32)
     if mask.dtype.kind not in "bui":
         raise PromptError(f"invalid mask dtype {mask.dtype}", where=where, cure=cure, index=at)

@@ -112,7 +112,8 @@ def parse_prompts(
         kinds = np.empty(0, np.int32) if parsed_labels is None else parsed_labels[at]
         if not len(xy) and box is None and mask is None:
             raise PromptError(f"prompt {at} is empty", cure="Give it a point, a box or a mask", index=at)
-        coords = geometry.to_input(xy)
+        # The model ignores where padding lies, but graphs multiply it by 0, which infinity survives.
+        coords = geometry.to_input(np.where((kinds == PADDING)[:, None], 0, xy))
         if box is not None:
             coords = np.concatenate([coords, geometry.to_input(box.reshape(2, 2))])
             kinds = np.concatenate([kinds, _CORNERS])

@@ -13,6 +13,7 @@ from support.yolo_models import DETECTOR, SMALL, bundle, checkpoint
 
 import samedge
 from samedge.api.load import load
+from samedge.benchmarks.measure.facts import measured_where
 from samedge.bundle.archive import bundle_manifest, open_bundle
 from samedge.bundle.manifest import ObjectsRecord
 from samedge.engines.registry import open_engine
@@ -105,7 +106,9 @@ class TestConvolutions:
         x = RANDOM.normal(0, 1, (1, 16, 12, 12)).astype(np.float32)
         quantise_layers(model, {"both": RANGE}, convolutions(model.graph))
         both = [run(model, backend, tmp_path / "a.onnx", x) for backend in ("onnxruntime", "openvino")]
-        np.testing.assert_allclose(both[0], both[1], atol=1e-2)  # one step of one input, where a tie is broken
+        # One step of one input, where a tie is broken. Without instructions for int8, OpenVINO's weights have 7 bits.
+        exact = {"avx512_vnni", "avx_vnni", "asimddp"} & set(measured_where("")["instructions"].split(", "))
+        np.testing.assert_allclose(both[0], both[1], atol=1e-2 if exact else 0.2)
 
     def test_a_concatenation_that_others_read_stays(self) -> None:
         model = network("sum", 1)

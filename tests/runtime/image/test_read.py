@@ -269,10 +269,10 @@ class TestBadFiles:
             read_image("a\0b")
 
     def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: Path) -> bytes:  # root may read everything, so that the mode of a file proves nothing
+        def refuse(path: str, _: int) -> int:  # root may read everything, so that the mode of a file proves nothing
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr("samedge.runtime.image.limits.os.open", refuse)
         with pytest.raises(ImageError, match=r"secret\.png: the image cannot be read: Permission denied"):
             read_image(tmp_path / "secret.png")
 
