@@ -107,9 +107,9 @@ KEYWORDS: Final[Mapping[str, Keyword]] = {
     "mode": _both("fixed", "predict; for SAM without prompts also exact or fast"),
     "half": _both("neutral", "the precision is that of the export"),
     "verbose": _both("neutral", "nothing is printed"),
-    "save_frames": _both("neutral", "frames of videos"),
-    "vid_stride": _both("neutral", "frames of videos"),
-    "stream_buffer": _both("neutral", "frames of streams"),
+    "save_frames": _both("used", "write the frames of videos as images too"),
+    "vid_stride": _both("used", "of videos, only each n-th frame is read"),
+    "stream_buffer": _both("used", "of cameras, every frame is read; otherwise the newest"),
     "augment": _both("fixed", "False: there is no test-time augmentation"),
     "visualize": _both("fixed", "False: features are not drawn"),
     "embed": _both("fixed", "None: embeddings of layers are not returned"),
@@ -124,8 +124,8 @@ _REFUSED: Final[Mapping[str, str]] = {
     "embed": "embeddings of layers are not returned",
 }
 OUTPUT: Final[tuple[str, ...]] = (
-    "save", "save_txt", "save_conf", "save_crop", "show", "project", "name", "exist_ok", "line_width", "show_labels",
-    "show_conf", "show_boxes",
+    "save", "save_txt", "save_conf", "save_crop", "save_frames", "show", "project", "name", "exist_ok", "line_width",
+    "show_labels", "show_conf", "show_boxes",
 )  # fmt: skip
 """Keywords of what is written and shown."""
 

@@ -12,6 +12,8 @@ from samedge.api.keywords import device_name, keywords_in_use
 from samedge.api.output import Runs
 from samedge.bundle.manifest import ModelRecord
 from samedge.errors import UsageError
+from samedge.runtime.image.read import Frame, ImageSource
+from samedge.runtime.results.results import Results
 
 
 class _Opened(Protocol):
@@ -112,6 +114,13 @@ class CallableModel(Generic[OpenedModel]):
         used = keywords_in_use(given, self.family, task)
         self.to(used.pop("device", None))
         return used
+
+
+def placed(found: Results, image: ImageSource) -> Results:
+    """Return the results of an image, with its position if it is a frame of a video."""
+    if isinstance(image, Frame):
+        found.frame, found.frame_rate = image.number, image.rate
+    return found
 
 
 def check_imgsz(imgsz: object, size: int) -> None:

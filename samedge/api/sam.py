@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal, TypeGuard, cast, overload
+from typing import Final, Literal, cast, overload
 
 from typing_extensions import Unpack
 
 from samedge.api.cached import cached_bundle
 from samedge.api.keywords import SegmentKeywords, taken_out
 from samedge.api.load import load
-from samedge.api.model import CallableModel, check_imgsz
+from samedge.api.model import CallableModel, check_imgsz, placed
 from samedge.bundle.archive import bundle_manifest, is_bundle
 from samedge.bundle.manifest import ModelRecord
 from samedge.errors import UsageError, missing_extra
@@ -25,7 +25,7 @@ from samedge.export.exporter import export_model
 from samedge.options import ExportFormat, ExportKeywords, ExportOptions, with_keywords
 from samedge.runtime.everything.parameters import EverythingOptions
 from samedge.runtime.image.read import ImageSource, as_bgr, path_of
-from samedge.runtime.image.sources import Source, iter_sources
+from samedge.runtime.image.sources import Source, is_one_image, iter_sources
 from samedge.runtime.image.value_range import ValueRange
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.prompts.shapes import PromptLike
@@ -36,13 +36,6 @@ from samedge.types import Progress
 __all__ = ["DEFAULT_CONF", "SAM", "is_bundle"]
 
 DEFAULT_CONF: Final = 0.25
-
-
-def _is_one_image(source: Source) -> TypeGuard[ImageSource]:
-    """Return True if a source is certainly one image; one in a list or folder is detected later."""
-    if isinstance(source, (str, os.PathLike)):
-        return Path(source).is_file()
-    return not isinstance(source, (list, tuple))
 
 
 class SAM(CallableModel[Predictor]):
@@ -131,7 +124,8 @@ class SAM(CallableModel[Predictor]):
         """Segment images by prompts, the same ones in each image; without prompts, segment everything.
 
         Args:
-            source: A path, folder, pattern, BGR array, PIL image, or a list of these.
+            source: An image, video, folder, pattern, list, address or camera, as `samedge.runtime.image.sources` reads
+                them; a BGR array, a PIL image, a torch tensor; or a list of these.
             bboxes: (x1, y1, x2, y2) in px: ``(4,)`` or ``(N, 4)``.
             points: (x, y) in px: ``(2,)``, ``(N, 2)`` for N prompts, or ``(N, P, 2)`` for N prompts of P points.
             labels: 1 inside, 0 outside: the shape of the points without the last axis; all 1 by default.
@@ -159,21 +153,22 @@ class SAM(CallableModel[Predictor]):
         used = self._in_use(keywords)
         imgsz = used.pop("imgsz", None)
         written = taken_out(used)
+        stride, buffered = used.pop("vid_stride", 1), used.pop("stream_buffer", False)
         conf, multimask = used.pop("conf", DEFAULT_CONF), used.pop("multimask_output", False)
         if any(prompt is not None for prompt in (bboxes, points, masks)):
             used.pop("iou", None)  # of masks without prompts
         request = Request(bboxes, points, labels, masks, multimask, conf, cast("EverythingOptions", used))
         request.check()
-        results = self._runs.deliver(self._segment_all(source, request, imgsz), written)
+        if is_one_image(source):
+            found = self._segment(source, request, imgsz)
+        else:
+            found = self._segment_all(iter_sources(source, stride, buffered=buffered), request, imgsz)
+        results = self._runs.deliver(found, written)
         return results if stream else list(results)
 
     __call__ = predict
 
-    def _segment_all(self, source: Source, request: Request, imgsz: object) -> Iterator[Results]:
-        if _is_one_image(source):
-            yield self._segment(source, request, imgsz)
-            return
-        images = iter_sources(source)
+    def _segment_all(self, images: Iterator[ImageSource], request: Request, imgsz: object) -> Iterator[Results]:
         try:
             first = next(images)  # reports a missing folder before a checkpoint is exported
         except StopIteration:
@@ -181,7 +176,7 @@ class SAM(CallableModel[Predictor]):
         check_imgsz(imgsz, self.predictor.info.input.image_size)
 
         def decode(predictor: Predictor, image: ImageSource) -> Results:
-            return request.results(predictor, predictor.image, path_of(image))
+            return placed(request.results(predictor, predictor.image, path_of(image)), image)
 
         # A twin, so that the loop reading the stream can call this model.
         with self.predictor.twin().stream(
@@ -190,11 +185,11 @@ class SAM(CallableModel[Predictor]):
             for item in items:
                 yield item.result
 
-    def _segment(self, image: ImageSource, request: Request, imgsz: object) -> Results:
+    def _segment(self, image: ImageSource, request: Request, imgsz: object) -> Iterator[Results]:
         bgr = as_bgr(image, self._value_range)
         check_imgsz(imgsz, self.predictor.info.input.image_size)
         self.predictor.set_image(bgr)
-        return request.results(self.predictor, bgr, path_of(image))
+        yield placed(request.results(self.predictor, bgr, path_of(image)), image)
 
     def record(self) -> ModelRecord:
         """Return the model's record, from a bundle's manifest or from the checkpoint's weights.

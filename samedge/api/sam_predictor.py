@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import Unpack
 
 from samedge.api.keywords import KEYWORDS, OUTPUT, device_name, keywords_in_use
-from samedge.api.model import check_imgsz
+from samedge.api.model import check_imgsz, placed
 from samedge.api.output import Runs
 from samedge.api.sam import DEFAULT_CONF, SAM
 from samedge.errors import UsageError
@@ -158,9 +158,10 @@ class SAMPredictor:
         if source is None:
             yield self._segment(request)
             return
-        for image in iter_sources(source):
+        stride, buffered = self._keywords.get("vid_stride", 1), self._keywords.get("stream_buffer", False)
+        for image in iter_sources(source, stride, buffered=buffered):
             self.set_image(image)
-            yield self._segment(request)
+            yield placed(self._segment(request), image)
 
     def _segment(self, request: Request) -> Results:
         if self._image is None:

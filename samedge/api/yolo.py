@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 from samedge.api.cached import cached_bundle
 from samedge.api.keywords import KEYWORDS, DetectKeywords, class_numbers
 from samedge.api.load import load
-from samedge.api.model import CallableModel
+from samedge.api.model import CallableModel, placed
 from samedge.bundle.archive import GRAPH_SUFFIXES, is_bundle
 from samedge.bundle.manifest import ModelRecord
 from samedge.engines.registry import open_engine
@@ -158,7 +158,7 @@ class YOLO(CallableModel[YoloPredictor]):
         """Detect objects in images.
 
         Args:
-            source: A path, folder, pattern, BGR array, PIL image, or a list of these.
+            source: As for `SAM.predict`.
             stream: Return a generator that processes each batch on demand.
             keywords: Those of Ultralytics, see `samedge.api.keywords`:
 
@@ -211,7 +211,8 @@ class YOLO(CallableModel[YoloPredictor]):
             raise UsageError(f"invalid batch {batch}", cure="Give 1 or more")
         if isinstance(imgsz, (list, tuple)):
             imgsz = imgsz[0] if len(imgsz) == 1 else tuple(imgsz)
-        found = map(select, self._batches(iter_sources(source), thresholds, imgsz, rect, batch))
+        images = iter_sources(source, used.get("vid_stride", 1), buffered=used.get("stream_buffer", False))
+        found = map(select, self._batches(images, thresholds, imgsz, rect, batch))
         return self._runs.deliver(found, used)
 
     def _batches(
@@ -223,7 +224,8 @@ class YOLO(CallableModel[YoloPredictor]):
         batch: int,
     ) -> Iterator[Results]:
         while taken := list(islice(images, batch)):
-            yield from self.predictor.predict_batch(taken, thresholds=thresholds, image_size=imgsz, rect=rect)
+            found = self.predictor.predict_batch(taken, thresholds=thresholds, image_size=imgsz, rect=rect)
+            yield from map(placed, found, taken)
 
     def record(self) -> ModelRecord:
         """Return the model's record, from the manifest of its bundle.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from samedge.bundle.manifest import Manifest
     from samedge.families import Family
     from samedge.runtime.everything.parameters import EverythingOptions
+    from samedge.runtime.image.read import ImageSource
     from samedge.runtime.image.value_range import ValueRange
     from samedge.runtime.results.results import Results
 
@@ -74,7 +74,7 @@ class Finder:
 
     backend: str
     device: str
-    find: Callable[[Path], Results]
+    find: Callable[[ImageSource], Results]
     show: Callable[[Results], None]
 
 

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from samedge.runtime.results.results import Results
+    from samedge.runtime.results.video_file import VideoFile
 
 VALUE_RANGE_HELP: Final = (
     "Values that become black and white: LOW,HIGH; full, for all of the integer type; or image, for each image's own."
@@ -20,7 +21,12 @@ _YOLO: Final[Any] = {"rich_help_panel": "YOLO and FastSAM"}
 
 def predict(
     model: Annotated[str, typer.Argument(help="Bundle, folder of ONNX graphs, or checkpoint (exported once).")],
-    image: Annotated[str, typer.Argument(help="Image or folder of images. Without prompts, everything is segmented.")],
+    image: Annotated[
+        str,
+        typer.Argument(
+            help="Image, video, folder, pattern, list (.txt), address, camera (0), or - for standard input."
+        ),
+    ],
     point: Annotated[
         list[str] | None,
         typer.Option(help="X,Y or X,Y,LABEL in px; 1 inside, 0 outside. Repeated points describe one object."),
@@ -37,7 +43,9 @@ def predict(
     backend: Annotated[str, typer.Option(help="Backend of the graphs: see samedge info --backends.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; an error if unavailable.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write an overlay here; for a folder of images, a folder.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write an overlay here; for a folder of images, a folder; for a video, an .mp4.")
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write masks (COCO RLE), boxes and scores here; - for stdout.")
     ] = None,
@@ -47,6 +55,7 @@ def predict(
     txt: Annotated[
         Path | None, typer.Option(help="Append YOLO polygons here; for a folder of images, a folder.")
     ] = None,
+    vid_stride: Annotated[int, typer.Option(min=1, help="Of a video, segment only each n-th frame.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Load a bundle that failed its parity check.")] = False,
     value_range: Annotated[str | None, typer.Option(help=VALUE_RANGE_HELP)] = None,
     mode: Annotated[
@@ -89,7 +98,7 @@ def predict(
     ] = False,
     imgsz: Annotated[int | None, typer.Option(help="Side of the input, px.", **_YOLO)] = None,
 ) -> None:
-    """Segment an image, or each image of a folder, by prompts; without prompts, segment everything.
+    """Segment an image, or each of a folder or video, by prompts; without prompts, segment everything.
 
     YOLO and FastSAM models detect objects; prompts select among them.
 
@@ -109,7 +118,7 @@ def predict(
         read_mask,
     )
     from samedge.errors import SamedgeError, UsageError
-    from samedge.runtime.image.sources import distinct_stems, find_images
+    from samedge.runtime.image.sources import distinct_stems, each_source, images_of, safe_stem
 
     if json_form not in ("samedge", "coco"):
         raise UsageError(f"unknown form {json_form!r}", where="--json-form", cure="Choose samedge or coco")
@@ -122,8 +131,9 @@ def predict(
         min_mask_region_area=min_mask_region_area, crop_n_layers=crop_n_layers, time_budget_ms=time_budget_ms,
     )  # fmt: skip
     check_request(prompts, everything, multimask=multimask)
-    images = find_images(Path(image))
-    many = Path(image).is_dir() or len(images) > 1
+    sources = list(each_source(image))
+    stems = distinct_stems([Path(f"{safe_stem(str(source))}{Path(str(source)).suffix}") for source in sources])
+    many = Path(image).is_dir() or len(sources) > 1
     options = OpenOptions(backend, device, threads, force, parse_value_range(value_range))
     bundle = bundle_of(model)
     request = PredictRequest(
@@ -135,25 +145,27 @@ def predict(
     used = {"model": model, "backend": finder.backend, "device": finder.device}
     records: list[dict[str, Any]] = []
     failed: list[SamedgeError] = []
-    for path, stem in zip(images, distinct_stems(images), strict=True):
-        try:
-            results = finder.find(path)
-            overlay = save / f"{stem}.png" if save and many else save
-            _write(results, prompts, save=overlay, txt=txt / f"{stem}.txt" if txt and many else txt)
-        except SamedgeError as error:
-            if not many:
-                raise
-            failed.append(error)
-            sys.stderr.write(f"skipped: {'' if error.where == str(path) else f'{path}: '}{error}\n")
-            continue
-        if json is not None:
-            records.append(_record(results, path, image_id=len(records)))
-        if json != Path("-"):
-            finder.show(results)
+    for source, stem in zip(sources, stems, strict=True):
+        with _Written(save, txt, stem, many, prompts) as written:
+            try:
+                for frame in images_of(source, vid_stride):
+                    results = finder.find(frame)
+                    written.write(results)
+                    if json is not None:
+                        records.append(_record(results, image_id=len(records)))
+                    if json != Path("-"):
+                        finder.show(results)
+            except SamedgeError as error:
+                if not many:
+                    raise
+                failed.append(error)
+                sys.stderr.write(f"skipped: {'' if error.where == str(source) else f'{source}: '}{error}\n")
     if json is not None:
         _write_json(_coco_results(records) if json_form == "coco" else used | {"images": records}, json)
     if failed:
-        raise UsageError(f"{len(failed)} of {len(images)} images were skipped", where=image, cure="See the lines above")
+        raise UsageError(
+            f"{len(failed)} of {len(sources)} images were skipped", where=image, cure="See the lines above"
+        )
 
 
 def bundle_of(model: str) -> str:
@@ -168,20 +180,57 @@ def bundle_of(model: str) -> str:
         return str(cached_bundle(model, progress=progress))
 
 
-def _write(results: Results, prompts: dict[str, Any], *, save: Path | None, txt: Path | None) -> None:
-    from samedge.runtime.results.overlay import draw_prompts, write_image
+class _Written:
+    """Overlays and labels of one source; a context that finishes its video.
 
-    if save is not None:
-        shown = draw_prompts(results.plot(), prompts.get("points"), prompts.get("labels"), prompts.get("bboxes"))
-        write_image(save, shown)
-    if txt is not None:
-        results.save_txt(txt)
+    Args:
+        save: Overlay of an image; of a video, a video by its suffix, or a folder of images.
+        txt: Labels of an image; of a video, a folder.
+        stem: Name of the source, for files in folders.
+        many: The paths are folders for several sources.
+        prompts: Drawn over the masks.
+    """
+
+    def __init__(self, save: Path | None, txt: Path | None, stem: str, many: bool, prompts: dict[str, Any]) -> None:
+        self._save, self._txt, self._stem, self._many, self._prompts = save, txt, stem, many, prompts
+        self._video: VideoFile | None = None
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video is not None:
+            self._video.close()
+
+    def write(self, results: Results) -> None:
+        """Write one image or frame."""
+        from samedge.runtime.image.limits import VIDEO_SUFFIXES
+        from samedge.runtime.results.overlay import draw_prompts, write_image
+        from samedge.runtime.results.video_file import VideoFile
+
+        frame = results.frame
+        if self._save is not None:
+            save = self._save / f"{self._stem}{'.png' if frame is None else '.mp4'}" if self._many else self._save
+            points, labels, boxes = (self._prompts.get(name) for name in ("points", "labels", "bboxes"))
+            shown = draw_prompts(results.plot(), points, labels, boxes)
+            if frame is None:
+                write_image(save, shown)
+            elif save.suffix.lower() in VIDEO_SUFFIXES:
+                self._video = self._video or VideoFile(save)
+                self._video.write(shown, results.frame_rate)
+            else:
+                write_image(save / f"{self._stem}_{frame}.png", shown)
+        if self._txt is not None and frame is not None:
+            results.save_txt(self._txt / f"{self._stem}_{frame}.txt")
+        elif self._txt is not None:
+            results.save_txt(self._txt / f"{self._stem}.txt" if self._many else self._txt)
 
 
-def _record(results: Results, path: Path, image_id: int) -> dict[str, Any]:
+def _record(results: Results, image_id: int) -> dict[str, Any]:
     height, width = results.orig_shape
+    place = {} if results.frame is None else {"frame": results.frame}
     return {
-        "id": image_id, "image": str(path), "height": height, "width": width, "speed_ms": results.speed,
+        "id": image_id, "image": results.path, **place, "height": height, "width": width, "speed_ms": results.speed,
         "dropped_prompts": list(results.dropped), "objects": results.to_coco(image_id),
     }  # fmt: skip
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from samedge.cli.family import Finder, OpenOptions, PredictRequest, input_row
 
 if TYPE_CHECKING:
     from samedge.bundle.manifest import Manifest
+    from samedge.runtime.image.read import ImageSource
     from samedge.runtime.one_graph import OneGraphPredictor
     from samedge.runtime.results.results import Results
 
@@ -42,7 +42,7 @@ class OneGraphCommand:
         conf = DEFAULT_CONF if request.conf is None else request.conf
         points, labels, boxes = list(request.points), list(request.labels), list(request.boxes)
 
-        def find(image: Path) -> Results:
+        def find(image: ImageSource) -> Results:
             return predictor.predict(image, points or None, labels or None, boxes or None, conf=conf)
 
         return Finder(predictor.backend, predictor.device, find, print_results)

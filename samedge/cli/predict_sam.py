@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from samedge.cli.family import Finder, OpenOptions, PredictRequest, input_row
 
 if TYPE_CHECKING:
     from samedge.bundle.manifest import Manifest
+    from samedge.runtime.image.read import ImageSource
     from samedge.runtime.results.results import Results
 
 
@@ -26,7 +26,7 @@ class SamCommand:
         refuse_foreign("a SAM", request.given("iou", "max_det", "agnostic_nms", "imgsz", "classes"))
         sam = SAM(model, **asdict(options))
 
-        def find(image: Path) -> Results:
+        def find(image: ImageSource) -> Results:
             if request.prompts:
                 found = sam.predict(image, **request.prompts, multimask_output=request.multimask, conf=request.conf)
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from samedge.cli.family import Finder, OpenOptions, PredictRequest
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from samedge.api.yolo import YOLO
     from samedge.bundle.manifest import Manifest
     from samedge.bundle.yolo_record import YoloRecord
+    from samedge.runtime.image.read import ImageSource
     from samedge.runtime.results.results import Results
 
 _SHOWN_NAMES: Final = 6
@@ -28,7 +28,7 @@ class YoloCommand:
         refuse_foreign("a YOLO", request.given("masks", "each_point", "multimask", "everything"))
         opened = _open_yolo(model, options, prompted=bool(request.prompts))
 
-        def find(image: Path) -> Results:
+        def find(image: ImageSource) -> Results:
             return _find_objects(opened, image, request)
 
         return Finder(opened.predictor.backend, opened.predictor.device, find, _print_objects)
@@ -56,7 +56,7 @@ def _open_yolo(model: str, options: OpenOptions, *, prompted: bool) -> YOLO:
     return FastSAM(model, **asdict(options))
 
 
-def _find_objects(model: YOLO, image: Path, request: PredictRequest) -> Results:
+def _find_objects(model: YOLO, image: ImageSource, request: PredictRequest) -> Results:
     """Return the objects in an image, or those selected by the prompts, if any."""
     from samedge.api.yolo import FastSAM
 

@@ -117,7 +117,8 @@ def print_results(results: Results) -> None:
 def print_with_title(results: Results, table: Table) -> None:
     """Print the name and size of the image, on one unwrapped line, and then a table."""
     console = Console()
-    title = f"{results.path or 'image'} {results.orig_shape[1]}×{results.orig_shape[0]}"
+    frame = "" if results.frame is None else f" frame {results.frame}"
+    title = f"{results.path or 'image'}{frame} {results.orig_shape[1]}×{results.orig_shape[0]}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
 

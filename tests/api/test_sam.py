@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.bundles import pack, write_any_bundle, write_small_bundle
+from support.videos import write_video
 
 import samedge
 from samedge.api import sam as api
@@ -32,7 +33,7 @@ from samedge.errors import (
     UsageError,
 )
 from samedge.runtime.decoder.schemes import SamGraphs
-from samedge.runtime.image.sources import Source
+from samedge.runtime.image.sources import Source, iter_sources
 from samedge.runtime.masks.rle import decode_rle
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
@@ -266,8 +267,8 @@ class TestSources:
         for source, where in (
             (path, str(path)),
             (str(path), str(path)),
-            (bgr, None),
-            (Image.fromarray(np.ascontiguousarray(bgr[..., ::-1])), None),
+            (bgr, "image0.jpg"),
+            (Image.fromarray(np.ascontiguousarray(bgr[..., ::-1])), "image0.jpg"),
         ):
             (results,) = sam(source, points=[10, 10])
             assert results.path == where
@@ -281,7 +282,7 @@ class TestSources:
     def test_lists_of_anything(self, sam: SAM, photos: Path) -> None:
         found = sam([photos, picture(), photos / "frame1.png"], points=[10, 10])
         names = [results.path and Path(results.path).name for results in found]
-        assert names == ["frame1.png", "frame2.png", "frame10.png", None, "frame1.png"]
+        assert names == ["frame1.png", "frame2.png", "frame10.png", "image3.jpg", "frame1.png"]
 
     def test_a_stream_works_when_it_is_read(self, sam: SAM, opened: list[dict[str, Any]]) -> None:
         stream = sam([picture(), "no such file.png"], points=[10, 10], stream=True)
@@ -327,7 +328,7 @@ class TestSources:
     def test_streams_inside_streams(self, sam: SAM, photos: Path) -> None:
         for outer in sam(photos, points=[30, 40], stream=True):
             inner = sam([outer.orig_img, photos / "frame1.png"], points=[30, 40], stream=True)
-            assert [results.path and Path(results.path).name for results in inner] == [None, "frame1.png"]
+            assert [results.path and Path(results.path).name for results in inner] == ["image0.jpg", "frame1.png"]
 
     def test_an_error_names_its_image(self, sam: SAM, photos: Path) -> None:
         (photos / "frame3.png").write_text("no image")
@@ -543,7 +544,7 @@ class TestPredictor:
         predictor.set_image(picture())
         assert len(predictor()[0]) == 0
         assert len(predictor(**DISCS)[0]) == 16
-        assert predictor(crop_n_layers=1, **DISCS)[0].path is None
+        assert predictor(crop_n_layers=1, **DISCS)[0].path == "image0.jpg"
         predictor.set_prompts({"points": [10, 10]})
         assert len(predictor()[0]) == 1
         assert len(predictor(**DISCS)[0]) == 16
@@ -607,3 +608,28 @@ class TestPredictor:
     def test_features_of_another_model(self, predictor: SAMPredictor) -> None:
         with pytest.raises(ImageError, match="embedding"):
             predictor.inference_features(np.zeros((1, 2, 3, 4), np.float32), (8, 8), points=[1, 1])
+
+
+class TestVideos:
+    def test_what_a_call_writes(self, sam: SAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        clip = write_video(tmp_path / "clip.mp4", frames=6)
+        found = sam(
+            [clip, picture()], points=[10, 10], vid_stride=2, save=True, save_frames=True, save_txt=True, stream=True
+        )
+        assert [(results.path, results.frame, results.frame_rate) for results in found] == [
+            *((str(clip), number, 5.0) for number in (2, 4, 6)), ("image3.jpg", None, None),
+        ]  # fmt: skip
+        folder = tmp_path / "runs" / "segment" / "predict"
+        assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+            "clip.mp4", "clip_frames/clip_2.jpg", "clip_frames/clip_4.jpg", "clip_frames/clip_6.jpg", "image3.jpg",
+            "labels/clip_2.txt", "labels/clip_4.txt", "labels/clip_6.txt", "labels/image3.txt",
+        ]  # fmt: skip
+        assert len(list(iter_sources(folder / "clip.mp4"))) == 3
+
+    def test_streams_number_their_frames(self, sam: SAM, tmp_path: Path) -> None:
+        clip = write_video(tmp_path / "clip.mp4", frames=4)
+        with sam.predictor.stream(clip, {"points": [10, 10]}) as items:
+            assert [(item.index, item.path, item.frame) for item in items] == [
+                (number, str(clip), number + 1) for number in range(4)
+            ]

@@ -122,7 +122,7 @@ class TestYolo:
     def test_sources_and_streams(self, exported: Path) -> None:
         model = YOLO(exported)
         both = model([COFFEE, read_image(COFFEE)[:100]], conf=CONF)
-        assert [results.path for results in both] == [str(COFFEE), None]
+        assert [results.path for results in both] == [str(COFFEE), "image1.jpg"]
         stream = model.predict(COFFEE, conf=CONF, stream=True)
         assert next(stream).orig_shape == both[0].orig_shape
         with pytest.raises(StopIteration):

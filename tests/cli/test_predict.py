@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from support.bundles import write_small_bundle
+from support.file_server import FileServer, serve
 from support.program import Program
+from support.videos import write_video
 
 import samedge
 from samedge.runtime.image.read import read_image
@@ -295,3 +299,48 @@ class TestRealBundles:
         again = program("predict", "seeded:sam_vit_tiny", photo, "--point", "100,50", "--json", "-")
         assert again.err == ""
         assert objects(json.loads(again.out)) == objects(json.loads(first.out))
+
+
+def test_a_video_frame_by_frame(program: Program, fake: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", frames=6)
+    target, labels, overlay = tmp_path / "all.json", tmp_path / "labels", tmp_path / "out" / "drawn.mp4"
+    written = ("--json", target, "--txt", labels, "--save", overlay)
+    done = program("predict", fake, clip, "--box", "8,8,40,40", "--vid-stride", "2", *written)
+    assert (done.status, done.err) == (0, "")
+    assert f"{clip} frame 4 64×48" in done.out
+    images = json.loads(target.read_text())["images"]
+    assert [(image["image"], image["frame"], len(image["objects"])) for image in images] == [
+        (str(clip), number, 1) for number in (2, 4, 6)
+    ]
+    assert sorted(path.name for path in labels.iterdir()) == ["clip_2.txt", "clip_4.txt", "clip_6.txt"]
+    drawn = cv2.VideoCapture(str(overlay))
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (3, 5)
+    assert program("predict", fake, clip, "--box", "8,8,40,40", "--save", tmp_path / "frames").status == 0
+    assert len(list((tmp_path / "frames").glob("clip_*.png"))) == 6
+
+
+def test_a_folder_of_images_and_videos(program: Program, fake: Path, photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(photo, folder / "a.png")
+    write_video(folder / "b.mp4", frames=2)
+    (folder / "c.avi").write_bytes(b"no video")
+    done = program("predict", fake, folder, "--box", "8,8,40,40", "--save", tmp_path / "drawn")
+    assert done.status == 1
+    assert "skipped: " in done.err
+    assert "the video cannot be opened" in done.err
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a.png", "b.mp4"]
+
+
+def test_an_address_and_standard_input(
+    program: Program, fake: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(FileServer(photo.read_bytes(), kind="image/png")) as server:
+        done = program(
+            "predict", fake, f"{server.address}/a/photo.png", "--box", "8,8,40,40", "--save", tmp_path / "x.png"
+        )
+    assert (done.status, done.err) == (0, "")
+    assert f"{server.address}/a/photo.png 256×192" in done.out
+    assert (tmp_path / "x.png").is_file()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(photo.read_bytes())))
+    assert "stdin 256×192" in program("predict", fake, "-", "--box", "8,8,40,40").out

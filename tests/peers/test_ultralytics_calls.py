@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from peers.ultralytics_calls import answers
+from support.videos import frame, write_video
 
 import samedge
 
@@ -53,14 +55,21 @@ MASKS = [
 WRITTEN = ["[Path(r.save_dir).name, sorted(str(p.relative_to(r.save_dir)) for p in Path(r.save_dir).rglob('*.*'))]"]
 
 
+SOURCES = ["len(rs)", "[Path(each.path).name for each in rs]", "[list(each.orig_shape) for each in rs]"]
+STEMS = ["sorted(str(p.relative_to(r.save_dir).with_suffix('')) for p in Path(r.save_dir).rglob('*.*'))"]
+
+
 def table(folder: Path) -> list[dict[str, Any]]:
     image = str(ASSETS / "coffee.jpg")
+    clip = write_video(folder / "mixed" / "clip.mp4", frames=7)
+    cv2.imwrite(str(clip.with_name("z.png")), frame(9))
+    clip.with_name("list.txt").write_text("z.png\nclip.mp4\n")
     usual = {"device": "cpu", "verbose": False, "retina_masks": True, "imgsz": 320, "max_det": 9}
     model = [str(folder / "model.pt")]
 
-    def call(kind: str, *, expressions: list[str], **keywords: Any) -> dict[str, Any]:
+    def call(kind: str, source: object = image, *, expressions: list[str], **keywords: Any) -> dict[str, Any]:
         return {
-            "class": kind, "model": model, "arguments": [image], "keywords": {**usual, **keywords},
+            "class": kind, "model": model, "arguments": [str(source)], "keywords": {**usual, **keywords},
             "expressions": expressions,
         }  # fmt: skip
 
@@ -76,6 +85,10 @@ def table(folder: Path) -> list[dict[str, Any]]:
         call("FastSAM", conf=0.4, iou=0.9, expressions=[*READING, *MASKS]),
         call("FastSAM", bboxes=[BOX], expressions=[*READING, *MASKS]),
         call("FastSAM", points=[[200, 200]], labels=[1], expressions=["len(r)"]),
+        *(call("YOLO", clip, vid_stride=stride, expressions=SOURCES) for stride in (1, 2, 3)),
+        call("YOLO", clip.parent, expressions=SOURCES),
+        call("YOLO", clip.with_name("list.txt"), expressions=SOURCES),
+        call("YOLO", clip, save=True, save_frames=True, project=str(folder / "SIDE"), name="clip", expressions=STEMS),
     ]  # fmt: skip
 
 

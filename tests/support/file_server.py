@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +24,8 @@ class FileServer:
         statuses: Status codes that are answered first, one a request.
         length: Whether Content-Length is told.
         shift: Added to the start of each part that is served: not the part that was asked for.
+        kind: Content-Type; none by default.
+        redirect: Where every request is sent instead.
         pause: Seconds between two blocks of 16 KiB.
         requests: What was asked: path, Range or None, status.
     """
@@ -36,6 +38,8 @@ class FileServer:
     length: bool = True
     shift: int = 0
     pause: float = 0.0
+    kind: str = ""
+    redirect: str = ""
     address: str = ""
     requests: list[tuple[str, str | None, int]] = field(default_factory=list)
 
@@ -61,6 +65,11 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
                 server.requests.append((self.path, asked, status))
                 self.send_error(status)
                 return
+            if server.redirect:
+                self.send_response(302)
+                self.send_header("Location", server.redirect)
+                self.end_headers()
+                return
             start = 0
             if asked and server.ranges and self.headers.get("If-Range") in {None, server.identity()}:
                 start = int(asked.removeprefix("bytes=").removesuffix("-"))
@@ -76,6 +85,8 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             body = server.content[start:]
             server.requests.append((self.path, asked, status))
             self.send_response(status)
+            if server.kind:
+                self.send_header("Content-Type", server.kind)
             if server.validator:
                 self.send_header(server.validator, server.identity())
             if status == 206:
@@ -87,9 +98,10 @@ def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             cut = server.cuts.pop(0) if server.cuts else len(body)
             body = body[:cut]
-            for at in range(0, len(body), 1 << 14):
-                self.wfile.write(body[at : at + (1 << 14)])
-                time.sleep(server.pause)
+            with suppress(BrokenPipeError, ConnectionResetError):  # who asked has seen enough
+                for at in range(0, len(body), 1 << 14):
+                    self.wfile.write(body[at : at + (1 << 14)])
+                    time.sleep(server.pause)
 
     return Handler
 

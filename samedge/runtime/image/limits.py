@@ -15,6 +15,10 @@ FORMATS: Final = (
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SUN", "TGA", "TIFF", "WEBP"
 )  # fmt: skip
 """Formats of Pillow that are opened: none of them starts a program, as EPS does. HEIF needs a plug-in."""
+VIDEO_SUFFIXES: Final = (
+    ".asf", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv",
+)  # fmt: skip
+"""Suffixes of videos; a GIF is one if it is animated."""
 LIMIT_VARIABLE: Final = "SAMEDGE_MAX_PIXELS"
 """Environment variable: pixels of an image beyond which it is refused; by default Pillow's limit, 178 956 970."""
 
@@ -38,27 +42,31 @@ def known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def check_image_file(file: BinaryIO, where: object) -> None:
-    """Check an open file by its header, and go back to its start.
-
-    Raises:
-        ImageError: It is a device or a pipe, it is empty, it is in none of the known formats, or it is too large.
-        UsageError: `LIMIT_VARIABLE` is not a number.
-    """
+def check_file(file: BinaryIO, where: object) -> int:
+    """Return the size of an open file, in bytes; raise ImageError for a device or a pipe."""
     about = os.fstat(file.fileno())
     if not stat.S_ISREG(about.st_mode):
-        raise ImageError(
-            "this is not a file but a device or a pipe", where=where, cure="Save the image to a file first"
-        )
-    if not about.st_size:
+        cure = "Save the image to a file first"
+        raise ImageError("this is not a file but a device or a pipe", where=where, cure=cure)
+    return about.st_size
+
+
+def check_header(file: BinaryIO, size: int, where: object) -> None:
+    """Check an image of `size` bytes by its header, and go back to its start.
+
+    Raises:
+        ImageError: It is empty, it is in none of the known formats, or it is too large.
+        UsageError: `LIMIT_VARIABLE` is not a number.
+    """
+    if not size:
         raise ImageError("the image file is empty", where=where, cure="Copy it again")
     most = _most_pixels()
     pixels = _pixels(file, where)
     file.seek(0)
     # The second keeps sparse files, and what is appended to small images, out of memory.
-    if most is not None and (pixels > most or about.st_size > most * _MOST_BYTES_PER_PIXEL):
+    if most is not None and (pixels > most or size > most * _MOST_BYTES_PER_PIXEL):
         raise ImageError(
-            f"the image is too large: {pixels:,} pixels in {about.st_size:,} bytes, and the limit is {most:,} pixels",
+            f"the image is too large: {pixels:,} pixels in {size:,} bytes, and the limit is {most:,} pixels",
             where=where,
             cure=f"Cut it into tiles, make it smaller, or set {LIMIT_VARIABLE} to a larger number",
             pixels=pixels,

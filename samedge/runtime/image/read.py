@@ -7,28 +7,67 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.errors import ImageError
-from samedge.runtime.image.limits import check_image_file, known_formats, open_at_once
+from samedge.errors import ImageError, SamedgeWarning
+from samedge.runtime.image.addresses import address_of, fetch_image
+from samedge.runtime.image.limits import VIDEO_SUFFIXES, check_file, check_header, known_formats, open_at_once
 from samedge.runtime.image.value_range import ValueRange, to_uint8
 from samedge.types import ImageArray
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | PILImage"
+
+class Tensor(Protocol):
+    """A tensor of torch."""
+
+    def detach(self) -> Any:
+        """Return it without its gradient."""
+        ...
+
+    def is_floating_point(self) -> bool:
+        """Return True for floats."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """An image and its place in a video, a batch or the network.
+
+    Attributes:
+        image: The image, as `as_bgr` reads it.
+        path: The video's path, an address, "image0.jpg".
+        number: Position in the video, from 1; None for images.
+        count: Number of frames of the video, an estimate; None if it is unknown.
+        rate: Frames that are read for each second of the video.
+    """
+
+    image: ImageSource
+    path: str
+    number: int | None = None
+    count: int | None = None
+    rate: float | None = None
+
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | PILImage | Frame | Tensor"
 
 _ORIENTATION_TAG: Final = 0x0112
 
 
 def path_of(source: ImageSource) -> str | None:
-    """Return the path of an image; None for an array and for a PIL image."""
+    """Return the path of an image or of its video; None for an array and for a PIL image."""
+    if isinstance(source, Frame):
+        return source.path
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
@@ -36,14 +75,17 @@ def as_bgr(source: ImageSource, value_range: ValueRange = None) -> ImageArray:
     """Return an image as BGR uint8 ``(H, W, 3)``; an array in this form is returned itself.
 
     Args:
-        source: A path; a PIL image of any mode; or an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in BGR order or
-            ``(H, W, 4)`` in BGRA order, of integers, of floats 0..1, or of bool.
+        source: A path or an address; a PIL image of any mode; an array ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in BGR
+            order or ``(H, W, 4)`` in BGRA order, of integers, of floats 0..1, or of bool; or a torch tensor
+            ``(3, H, W)`` or ``(1, 3, H, W)``, RGB, of floats 0..1.
         value_range: The values that become black and white, see `to_uint8`; images of uint8 stay as they are.
 
     Raises:
         ImageError: It cannot be read, has no pixels, or has an unsupported shape, dtype or range.
         UsageError: The value range is invalid.
     """
+    if isinstance(source, Frame):
+        return as_bgr(source.image, value_range)
     if isinstance(source, np.ndarray):
         return _from_array(source, "image array", value_range)
     if isinstance(source, (str, os.PathLike)):
@@ -52,31 +94,92 @@ def as_bgr(source: ImageSource, value_range: ValueRange = None) -> ImageArray:
 
     if isinstance(source, Image.Image):
         return _from_pil(source, getattr(source, "filename", "") or "PIL image", value_range)
+    if is_tensor(source):
+        images = tensor_images(source)
+        if len(images) == 1:
+            return images[0]
+        raise ImageError(f"the tensor holds {len(images)} images", cure="Set one image at a time")
     raise ImageError(
         f"invalid image of type {type(source).__name__}", cure="Give a path, a numpy array (BGR, uint8) or a PIL image"
     )
 
 
+def is_tensor(source: object) -> bool:
+    """Return True for a tensor of torch, which is not imported for it."""
+    return type(source).__module__.partition(".")[0] == "torch" and hasattr(source, "detach")
+
+
+def tensor_images(tensor: Any) -> Sequence[ImageArray]:
+    """Return the images of a torch tensor, BGR uint8 ``(H, W, 3)`` each.
+
+    Args:
+        tensor: ``(B, 3, H, W)`` or ``(3, H, W)``, RGB: floats 0..1 (0..255 with a `SamedgeWarning`), or uint8.
+
+    Raises:
+        ImageError: It has another shape, dtype or range.
+    """
+    tensor = tensor.detach().cpu()
+    values: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    shape = tuple(values.shape)
+    values = values[None] if values.ndim == 3 else values
+    if values.ndim != 4 or values.shape[1] != 3 or 0 in shape:
+        cure = "Give (B, 3, H, W) or (3, H, W), RGB, floats 0..1"
+        raise ImageError(f"invalid tensor of shape {shape}", where="tensor", cure=cure)
+    if values.dtype.kind == "f":
+        least, most = float(values.min()), float(values.max())
+        if not (least >= 0 and most <= 255):  # NaN is neither
+            cure = "Give floats 0..1"
+            raise ImageError(f"values from {least:g} to {most:g} are no image", where="tensor", cure=cure)
+        if most > 1 + 1e-3:
+            warnings.warn(
+                "the tensor was read as 0..255, since floats of an image are 0..1", SamedgeWarning, stacklevel=2
+            )
+        values = (values * (1 if most > 1 + 1e-3 else 255)).clip(0, 255).round().astype(np.uint8)
+    elif values.dtype != np.uint8:
+        raise ImageError(f"invalid tensor of {values.dtype}", where="tensor", cure="Give floats 0..1, or uint8")
+    return [np.ascontiguousarray(image[::-1].transpose(1, 2, 0)) for image in values]
+
+
 def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> ImageArray:
-    """Read an image file as BGR uint8 ``(H, W, 3)``, rotated by its EXIF orientation; see `as_bgr`.
+    """Read an image file, or one at an address, as BGR uint8 ``(H, W, 3)``, rotated by its EXIF orientation.
 
     Raises:
         ImageError: The file is missing, unreadable, truncated, not an image, or too large to decode.
     """
+    address = address_of(path)
+    if address is not None:
+        found = fetch_image(address)
+        if found is None:
+            cure = "Give it to SAM, YOLO or stream, which read its frames"
+            raise ImageError("this is a video stream, not an image", where=address, cure=cure)
+        return decode_image(found, address, value_range)
     path = Path(path)
     try:
         with open(path, "rb", opener=open_at_once) as file:
-            check_image_file(file, path)
+            check_header(file, check_file(file, path), path)
             data = file.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise ImageError(f"the image cannot be read: {reason}", where=path, cure="Check the path") from error
+    except ImageError as error:
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise
+        cure = "Give it to SAM, YOLO or stream, which read its frames, or extract them: ffmpeg -i VIDEO %06d.jpg"
+        raise ImageError("this is a video, not an image", where=path, cure=cure) from error
+    return _decoded(data, path, value_range)
+
+
+def decode_image(data: bytes, where: object, value_range: ValueRange = None) -> ImageArray:
+    """Decode the contents of an image file, named `where` in errors, as `read_image`."""
+    check_header(BytesIO(data), len(data), where)
+    return _decoded(data, where, value_range)
+
+
+def _decoded(data: bytes, where: object, value_range: ValueRange) -> ImageArray:
     pixels = None if _is_cut_jpeg(data) or _is_webp_with_exif(data) else _decode_with_cv2(data)
     if pixels is not None:
-        return _from_array(pixels, path, value_range)
+        return _from_array(pixels, where, value_range)
     # PIL reads some formats that OpenCV does not, and explains failures.
-    from io import BytesIO
-
     from PIL import Image
 
     try:
@@ -85,8 +188,8 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> 
             image = Image.open(BytesIO(data), formats=known_formats())
             image.load()
     except Exception as error:
-        raise ImageError(f"the image is damaged: {error}", where=path, cure="Copy it again") from error
-    return _from_pil(image, path, value_range)
+        raise ImageError(f"the image is damaged: {error}", where=where, cure="Copy it again") from error
+    return _from_pil(image, where, value_range)
 
 
 def _decode_with_cv2(data: bytes) -> NDArray[Any] | None:
@@ -132,6 +235,11 @@ def _set_log_level(level: int) -> int:
 
 
 _SILENCE: Final = _Silence()
+
+
+def silent_opencv() -> AbstractContextManager[None]:
+    """Return a context in which OpenCV's log is silent."""
+    return _SILENCE
 
 
 def _is_cut_jpeg(data: bytes) -> bool:

@@ -49,6 +49,8 @@ class Results(HostArrays):
         dropped: Prompts without a mask because none scored well enough.
         save_dir: Attribute only: folder that a call with ``save=True``, ``save_txt=True`` or ``save_crop=True`` wrote
             to, and that of images that `save` writes without a name; None for the current folder.
+        frame: Attribute only: position of the image in its video, from 1; None for other images.
+        frame_rate: Attribute only: frames read for each second of the video.
         probs, keypoints, obb: Attributes only, None: samedge's models have none of these.
 
     Raises:
@@ -73,6 +75,8 @@ class Results(HostArrays):
         self.speed: dict[str, float | None] = {**dict.fromkeys(STAGES), **(speed or {})}
         self.dropped = tuple(dropped)
         self.save_dir: str | None = None
+        self.frame: int | None = None
+        self.frame_rate: float | None = None
         self.probs: None = None
         self.keypoints: None = None
         self.obb: None = None
@@ -155,7 +159,7 @@ class Results(HostArrays):
         """Return results for the same image and names, without objects."""
         empty = Results(self.orig_img, self.path, self.names, speed=None, dropped=self.dropped)
         empty.speed = dict(self.speed)
-        empty.save_dir = self.save_dir
+        empty.save_dir, empty.frame, empty.frame_rate = self.save_dir, self.frame, self.frame_rate
         return empty
 
     def update(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from samedge.errors import ImageError, PromptError, UsageError
 from samedge.runtime.image.read import ImageSource
-from samedge.runtime.image.sources import find_images, without_litter
+from samedge.runtime.image.sources import iter_sources, without_litter
 
 R = TypeVar("R")
 
@@ -57,14 +56,14 @@ class StreamRequest(Generic[R]):
             require_known(self.arguments)
 
     def each_source(self) -> Iterator[StreamSource]:
-        """Yield the images of a folder or pattern in natural order, or any iterable's items except hidden files.
+        """Yield the images that a text names, see `iter_sources`, or any iterable's items except hidden files.
 
         Raises:
-            ImageError: A folder or a pattern has no image.
+            ImageError: A folder or a pattern has no image, or a video cannot be opened.
             StorageError: A folder cannot be read.
         """
         if isinstance(self.sources, (str, os.PathLike)):
-            yield from find_images(Path(self.sources))
+            yield from iter_sources(self.sources)
         else:
             yield from without_litter(self.sources)
 

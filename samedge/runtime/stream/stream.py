@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from samedge.errors import CancelledError, SamedgeError
 from samedge.runtime.decoder.embedding import EncodedImage
-from samedge.runtime.image.read import ImageSource, path_of
+from samedge.runtime.image.read import Frame, ImageSource, path_of
 from samedge.runtime.stream.request import Arguments, StreamRequest, StreamSource, image_and_arguments, require_prompts
 from samedge.runtime.stream.work_ahead import WorkAhead
 from samedge.types import Closing, ImageArray
@@ -30,7 +30,8 @@ class StreamItem(Generic[R]):
 
     Attributes:
         index: Position in the source, from 0.
-        path: Path of the image; None for arrays and PIL images.
+        path: Path of the image or video; None for arrays and PIL images.
+        frame: Position in the video, from 1; None for images.
         error: The reason there is no result; only in streams with ``errors="yield"``.
         speed: Milliseconds for "preprocess", "inference" and "postprocess". They overlap with those of other images, so
             their sum over a stream exceeds its duration.
@@ -43,6 +44,7 @@ class StreamItem(Generic[R]):
     speed: Mapping[str, float]
     image: ImageArray | None
     _result: R | None
+    frame: int | None = None
 
     @property
     def result(self) -> R:
@@ -78,6 +80,7 @@ class _Ready:
     arguments: Arguments = field(default_factory=dict)
     image: EncodedImage | None = None
     error: SamedgeError | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +105,8 @@ class _Reader:
             return _Ready(index, path, error=_named(error, index, path))
         if not self.request.keep_images:
             image = replace(image, pixels=None)
-        return _Ready(index, path, None if isinstance(common, Mapping) else source, own, image)
+        frame = source.number if isinstance(source, Frame) else None
+        return _Ready(index, path, None if isinstance(common, Mapping) else source, own, image, frame=frame)
 
 
 class Stream(Closing, Iterator[StreamItem[R]]):
@@ -176,7 +180,7 @@ class Stream(Closing, Iterator[StreamItem[R]]):
             _forget_frames(error)
         speed = {} if predictor is None else predictor.speed
         pixels = None if ready.image is None else ready.image.pixels
-        return StreamItem(ready.index, ready.path, error, MappingProxyType(speed), pixels, result)
+        return StreamItem(ready.index, ready.path, error, MappingProxyType(speed), pixels, result, ready.frame)
 
     def _arguments(self, ready: _Ready) -> Arguments:
         if ready.source is None or isinstance(self._request.arguments, Mapping):
