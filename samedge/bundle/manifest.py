@@ -109,12 +109,15 @@ class InputRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pixel_mean: Subtracted from each channel, RGB, 0..255.
         pixel_std: Divisor of each channel, RGB, 0..255.
         mask_threshold: A pixel belongs to the mask if its logit is greater.
+        stretched: The values of each image are first stretched to 0..255, from the least to the greatest of all its
+            channels; left out where they are not.
     """
 
     image_size: Side
     pixel_mean: tuple[Level, Level, Level]
     pixel_std: tuple[Deviation, Deviation, Deviation]
     mask_threshold: Level
+    stretched: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ParityRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

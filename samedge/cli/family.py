@@ -102,4 +102,5 @@ def command_of(family: Family) -> FamilyCommand:
 def input_row(manifest: Manifest) -> str:
     """Return the size and normalisation of an input of fixed size."""
     source = manifest.input
-    return f"{source.image_size} px, mean {source.pixel_mean}, std {source.pixel_std}"
+    stretched = ", each image stretched to 0..255" if source.stretched is True else ""
+    return f"{source.image_size} px{stretched}, mean {source.pixel_mean}, std {source.pixel_std}"

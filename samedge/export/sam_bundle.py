@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from samedge.bundle.manifest import GraphRecord, GraphRole, InputRecord, Manifest, ModelRecord, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
@@ -23,7 +25,7 @@ from samedge.export.precision.ladder import WrittenGraph, int8_encoder
 from samedge.export.precision.rounding import judged_graph
 from samedge.export.torch_reference import TorchRunner
 from samedge.models.sam.load import LoadedModel
-from samedge.models.sam.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.sam import MASK_THRESHOLD, Sam
 from samedge.options import ExportOptions, refuse_foreign
 from samedge.parity.compare import FP32_THRESHOLDS, INT8_THRESHOLDS, compare
 from samedge.parity.graph_runner import GraphRunner, judged_roles
@@ -103,6 +105,7 @@ def _described(
         "imgsz": json.dumps([source.image_size] * 2),
         "mean": json.dumps(source.pixel_mean),
         "std": json.dumps(source.pixel_std),
+        "stretched": json.dumps(source.stretched is True),
         "mask_threshold": json.dumps(source.mask_threshold),
         "checkpoint": model.checkpoint,
         "checkpoint_sha256": model.checkpoint_sha256,
@@ -119,7 +122,7 @@ def _calibration(images: str | Path, sam: Sam) -> Calibration:
         for path in paths:
             bgr = as_bgr(path)
             geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], sam.image_size)
-            yield {"image": normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD)}
+            yield {"image": normalised_input(bgr, geometry, sam.normalisation)}
 
     return Calibration(feeds, len(paths))
 
@@ -174,6 +177,7 @@ def _check_parity(
 
 
 def _input_record(sam: Sam) -> InputRecord:
+    own = sam.normalisation
     return InputRecord(
-        image_size=sam.image_size, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD, mask_threshold=MASK_THRESHOLD
+        sam.image_size, own.pixel_mean, own.pixel_std, MASK_THRESHOLD, stretched=own.stretched or msgspec.UNSET
     )

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from samedge.bundle.manifest import GraphRole
 from samedge.export.graphs.plans import MetaDecoder
-from samedge.models.sam.sam import MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.sam import MASK_THRESHOLD, Sam
 from samedge.parity.compare import Decoded
 from samedge.parity.graph_runner import prompt_arrays
 from samedge.parity.probes import Probe, ProbePrompt
@@ -39,7 +39,7 @@ class TorchRunner:
         """Return the embedding of an image, float32 ``[1, C, g, g]``."""
         height, width = probe.image.shape[:2]
         self._geometry = ImageGeometry.of(height, width, self._sam.image_size)
-        image = normalised_input(probe.pixels(self._geometry), self._geometry, PIXEL_MEAN, PIXEL_STD)
+        image = normalised_input(probe.pixels(self._geometry), self._geometry, self._sam.normalisation)
         self._embedding = self._sam.encode(torch.from_numpy(image))
         embedding: FloatArray = self._embedding.numpy()
         return embedding

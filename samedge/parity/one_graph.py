@@ -48,7 +48,7 @@ class OneGraphRunner:
         height, width = probe.image.shape[:2]
         source = self._source
         self._geometry = ImageGeometry.of(height, width, source.image_size)
-        image = normalised_input(probe.pixels(self._geometry), self._geometry, source.pixel_mean, source.pixel_std)
+        image = normalised_input(probe.pixels(self._geometry), self._geometry, source)
         self._maps, self._scores = read_outputs(self._run(image))
         return self._maps[None]
 

@@ -30,7 +30,7 @@ DEFAULT_CONF = 0.25
 def feed_of(bgr: ImageArray, geometry: ImageGeometry, source: InputRecord, engine: Engine) -> dict[str, Array]:
     """Return the graph's input for an image."""
     (name, spec), *_ = engine.inputs.items()
-    prepared = normalised_input(bgr, geometry, source.pixel_mean, source.pixel_std)
+    prepared = normalised_input(bgr, geometry, source)
     return {name: prepared.astype(spec.dtype, copy=False)}
 
 

@@ -18,8 +18,7 @@ from support.bundles import model_record, write_small_bundle
 from samedge.api.load import load
 from samedge.bundle.manifest import SCHEMA_VERSION, InputRecord, Manifest, ParityRecord
 from samedge.models.sam.build import empty_sam
-from samedge.models.sam.configs import SMALL_VIT
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+from samedge.models.sam.configs import IMAGENET, SMALL_VIT
 from samedge.models.sam.seeded import seeded_state
 from samedge.runtime.predictor import Predictor
 from samedge.runtime.results.prediction import Prediction
@@ -61,7 +60,9 @@ def torch_predictor() -> Predictor:
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         model=model_record(),
-        input=InputRecord(image_size=128, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD, mask_threshold=0.0),
+        input=InputRecord(
+            image_size=128, pixel_mean=IMAGENET.pixel_mean, pixel_std=IMAGENET.pixel_std, mask_threshold=0.0
+        ),
         io="native",
         graphs=(),
         parity=ParityRecord(verdict="unchecked"),

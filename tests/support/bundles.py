@@ -116,8 +116,7 @@ def _trace_small_bundle(folder: Path, io: IOScheme) -> None:
     from samedge.export.graphs.plans import plan_graphs
     from samedge.export.graphs.trace import trace
     from samedge.models.sam.build import empty_sam
-    from samedge.models.sam.configs import SMALL_VIT
-    from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+    from samedge.models.sam.configs import IMAGENET, SMALL_VIT
     from samedge.models.sam.seeded import seeded_state
 
     folder.mkdir()
@@ -135,7 +134,7 @@ def _trace_small_bundle(folder: Path, io: IOScheme) -> None:
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         model=model_record(),
-        input=InputRecord(image_size=sam.image_size, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD, mask_threshold=0.0),
+        input=InputRecord(sam.image_size, IMAGENET.pixel_mean, IMAGENET.pixel_std, 0.0),
         io=io,
         graphs=tuple(graphs),
         parity=ParityRecord(verdict="unchecked"),

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from samedge.export.graphs.plans import GraphPlan, MetaDecoder, RawImageEncoder
 from samedge.export.graphs.trace import trace
 from samedge.models.sam.build import empty_sam
-from samedge.models.sam.configs import SMALL_VIT
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.configs import IMAGENET, SMALL_VIT
+from samedge.models.sam.sam import Sam
 from samedge.models.sam.seeded import seeded_state
 from support.shared import made_once
 
@@ -71,7 +71,7 @@ def encode_half(sam: Sam, image: Tensor) -> Tensor:
 
 def encode_unit(sam: Sam, images: Tensor) -> Tensor:
     square = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) / 255 for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) / 255 for values in (IMAGENET.pixel_mean, IMAGENET.pixel_std))
     return sam.encode((square - mean) / std)
 
 
@@ -169,7 +169,8 @@ def plan(name: str) -> GraphPlan:
             "image_embeddings image_positional_embeddings", {"pixel_values": {0: "batch_size"}},
         ),
         "input_image_hwc": (
-            RawImageEncoder(sam.image_encoder, SIDE), _image(SIDE // 2, SIDE, 3), "input_image", "image_embeddings",
+            RawImageEncoder(sam.image_encoder, SIDE, IMAGENET), _image(SIDE // 2, SIDE, 3), "input_image",
+            "image_embeddings",
             {"input_image": {0: "image_height", 1: "image_width"}},
         ),
         "batched_images": (

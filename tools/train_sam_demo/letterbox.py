@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.models.sam.sam import PIXEL_MEAN
+from samedge.models.sam.configs import IMAGENET
 from tools.train_sam_demo.scenes import SMALLEST_SHARE, Scene
 
 _NARROWEST = 0.5
@@ -16,14 +16,14 @@ def padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Place an image uint8 ``[h, w, 3]``, with sides of at most size, at the top left of a size x size image."""
     out = np.empty((size, size, 3), np.uint8)
     # The bytes nearest to SAM's padding, which is 0 after normalisation.
-    out[:] = np.round(PIXEL_MEAN)
+    out[:] = np.round(IMAGENET.pixel_mean)
     out[: image.shape[0], : image.shape[1]] = image
     return out
 
 
 def padding(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return a mask of the pixels of an image uint8 ``[H, W, 3]`` that have the padding's colour, bool ``[H, W]``."""
-    return np.asarray((image == np.round(PIXEL_MEAN).astype(np.uint8)).all(2))
+    return np.asarray((image == np.round(IMAGENET.pixel_mean).astype(np.uint8)).all(2))
 
 
 def fitted(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from samedge.models.sam.configs import DecoderConfig, ViTConfig
+from samedge.models.sam.configs import IMAGENET, DecoderConfig, ViTConfig
 from samedge.models.sam.encoders.vit import Block, ImageEncoderViT
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.sam import Sam
 from samedge.models.sam.two_way import Attention
 
 PATCH = 16
@@ -136,5 +136,8 @@ def sine_positions(grid: int, dim: int) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """Map images uint8 ``[N, S, S, 3]`` to the encoder's input float32 ``[N, 3, S, S]``."""
-    mean, std = torch.tensor(PIXEL_MEAN, device=images.device), torch.tensor(PIXEL_STD, device=images.device)
+    mean, std = (
+        torch.tensor(IMAGENET.pixel_mean, device=images.device),
+        torch.tensor(IMAGENET.pixel_std, device=images.device),
+    )
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()

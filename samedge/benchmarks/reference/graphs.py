@@ -15,7 +15,7 @@ import onnx.utils
 import torch
 
 from samedge.benchmarks.reference.packages import mobile_sam, reference_of, reference_package
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+from samedge.models.sam.configs import IMAGENET
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.runtime.image.read import as_bgr
 
@@ -31,7 +31,7 @@ def write_encoder_input(image: str, image_size: int, folder: str) -> None:
     """Write ``image.npy``, an image as the encoder's input: float32 ``[1, 3, S, S]``."""
     bgr = as_bgr(image)
     geometry = ImageGeometry.of(bgr.shape[0], bgr.shape[1], image_size)
-    np.save(Path(folder) / "image.npy", normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD))
+    np.save(Path(folder) / "image.npy", normalised_input(bgr, geometry, IMAGENET))
 
 
 def write_plain_encoder(source: str, image: str, folder: str) -> None:

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from samedge.bundle.manifest import DEFAULT_VARIANT, GraphRole
 from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
 from samedge.families import resolve
+from samedge.models.sam.configs import Normalisation
 from samedge.models.sam.encoders.families import encoder_family
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.sam import Sam
 from samedge.runtime.decoder.decoders import CONTEXT_INPUTS, CONTEXT_OUTPUTS, PROMPT_INPUTS, PROMPTS_OUTPUTS
+from samedge.runtime.image.geometry import MOST_FLAT
 from samedge.types import EncoderForm, IOScheme
 
 DynamicAxes = dict[str, dict[int, str]]
@@ -70,18 +72,22 @@ class RawImageEncoder(nn.Module):
     Normalisation and zero padding to S x S are part of the graph, as in samexporter's ``--use-preprocess``.
     """
 
-    def __init__(self, encoder: nn.Module, image_size: int) -> None:
+    def __init__(self, encoder: nn.Module, image_size: int, normalisation: Normalisation) -> None:
         super().__init__()
         self.encoder = encoder
         self.image_size = image_size
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
-        self.register_buffer("std", torch.tensor(PIXEL_STD))
+        self.stretched = normalisation.stretched
+        self.register_buffer("mean", torch.tensor(normalisation.pixel_mean))
+        self.register_buffer("std", torch.tensor(normalisation.pixel_std))
         self.mean: Tensor
         self.std: Tensor
 
     def forward(self, input_image: Tensor) -> Tensor:
         """Normalise, pad and encode one image."""
         height, width = input_image.shape[0], input_image.shape[1]
+        if self.stretched:
+            least, most = input_image.min(), input_image.max()
+            input_image = (input_image - least) * (255 / (most - least).clamp(min=MOST_FLAT))
         image = ((input_image - self.mean) / self.std).permute(2, 0, 1).unsqueeze(0)
         size = self.image_size
         padded = F.pad(image, (0, size - width, 0, size - height))
@@ -176,7 +182,7 @@ def _raw_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
     encoder, variant = encoder_module(sam, form)
     return GraphPlan(
         role="encoder",
-        module=RawImageEncoder(encoder, size),
+        module=RawImageEncoder(encoder, size, sam.normalisation),
         variant=variant,
         example=(torch.zeros(size // 2, size, 3),),
         inputs=("input_image",),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from samedge.errors import CheckpointError
+from samedge.storage.files import storage_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,7 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 INDEXES: Final = tuple(f"{name}.index.json" for name in WEIGHTS)
 
+_MOST_BYTES: Final = 1 << 24
 _MODEL_TYPE: Final = "sam"
 _GAUSSIAN: Final = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _GET_AGAIN: Final = "Get the folder again"
@@ -148,9 +150,20 @@ def shards(index: Path) -> tuple[Path, ...]:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """Return the object in a JSON file; an empty one if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Return the object in a JSON file; an empty one if there is no file.
+
+    Raises:
+        CheckpointError: The file is damaged, or larger than any configuration or index.
+        StorageError: It cannot be read.
+    """
+    if not path.is_file():
         return {}
-    return content if isinstance(content, dict) else {}
+    with storage_errors(path, "read"), path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    try:
+        content = json.loads(data.decode("utf-8-sig")) if len(data) <= _MOST_BYTES else None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError("this is not the JSON that belongs here", where=path, cure=_GET_AGAIN)
+    return content

@@ -7,7 +7,6 @@ projection that they add to or as the lists ``w_a_000``, ``w_b_000`` of all bloc
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from samedge.errors import CheckpointError
+from samedge.models.checkpoints.hugging_face import read_json
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 
@@ -26,6 +26,9 @@ _PEFT: Final = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.(?P<adapter>[^
 _BESIDE: Final = re.compile(r"(?P<module>.+\.qkv)\.linear_(?P<side>[ab])_(?P<part>[qv])\.weight")
 _LISTED: Final = re.compile(r"w_(?P<side>[ab])_(?P<place>\d+)")
 _OTHER: Final = re.compile(r".*(lora_|\.linear_[ab]_[a-z]+\.|^w_[ab]_)")
+_LONGEST: Final = 200
+_REPEATED: Final = re.compile(r"\)[*+?{]|\\\d")
+"""Groups that repeat, and references to groups."""
 _MERGE_THERE: Final = "merge it where it was trained (PEFT: model.merge_and_unload()), and save its weights"
 
 
@@ -53,6 +56,13 @@ class _Scales:
 
 
 def _names(pattern: str, module: str) -> bool:
+    # Patterns come with the file. These take at most a square of a name's length to match.
+    if len(pattern) > _LONGEST or _REPEATED.search(pattern) or len(re.findall(r"[*+{]", pattern)) > 1:
+        raise CheckpointError(
+            f"the pattern {pattern[:_LONGEST]!r} is too complicated",
+            where=ADAPTER_CONFIG,
+            cure=f"Write names, or {_MERGE_THERE}",
+        )
     try:
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except re.error:
@@ -74,7 +84,7 @@ def merge_lora(state: dict[str, Tensor], where: Path, scale: float | None = None
     if not any(_OTHER.match(key) for key in state):
         return state, ""
     merged = {key.replace(".base_layer.", ".").replace(".qkv.qkv.", ".qkv."): value for key, value in state.items()}
-    scales = _Scales(scale, _adapter_config(where))
+    scales = _Scales(scale, read_json(where.parent / ADAPTER_CONFIG))
     pairs = _peft_pairs(merged, scales, where) or _query_value_pairs(merged, 1.0 if scale is None else scale, where)
     left = next((key for key in merged if _OTHER.match(key)), None)
     if left is not None or not pairs:
@@ -126,7 +136,7 @@ def _peft_pairs(state: dict[str, Tensor], scales: _Scales, where: Path) -> list[
             raise _refused(
                 f"the scale of these LoRA layers is not known: there is no {ADAPTER_CONFIG} beside the file",
                 where,
-                "Put that file beside it, or give --lora-scale (lora_alpha divided by r)",
+                "Put that file beside it, or give lora_alpha divided by r: samedge export FILE --lora-scale SCALE",
             )
         pairs.append(_Pair(key, slice(None), _product(down, up) * scale, scale))
     return pairs
@@ -173,16 +183,8 @@ def _require(state: Mapping[str, Tensor], key: str, where: Path) -> None:
         raise _refused(
             f"these are LoRA layers without the model that they add to: {key!r} is missing",
             where,
-            "Give the checkpoint that it was trained from with --base",
+            "Export it with the checkpoint that it was trained from: samedge export FILE --base CHECKPOINT",
         )
-
-
-def _adapter_config(where: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads((where.parent / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _refused(what: str, where: Path, cure: str = "") -> CheckpointError:

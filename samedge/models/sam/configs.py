@@ -6,6 +6,26 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
 
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Conversion of pixels, RGB, 0..255, to an encoder's input.
+
+    Attributes:
+        pixel_mean: Subtracted from each channel.
+        pixel_std: Divisor of each channel.
+        stretched: Before that, the values of each image are stretched to 0..255.
+    """
+
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    stretched: bool = False
+
+
+IMAGENET: Final = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+IMAGE_RANGE: Final = Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), stretched=True)
+"""Of MedSAM's models: the least value of an image is 0, the greatest is 1."""
+
+
 class EncoderConfig(Protocol):
     """Sizes of an image encoder of any family."""
 
@@ -76,7 +96,7 @@ class TinyViTConfig:
     """Sizes of MobileSAM's TinyViT image encoder. Tuples have one entry per stage; stage 0 is convolutional.
 
     Attributes:
-        image_size: Side of the square input, px; a multiple of 16. Not determined by the weights.
+        image_size: Side of the square input, px; a multiple of the `stride`. Not determined by the weights.
         embed_dims: Channels.
         depths: Number of blocks.
         num_heads: Attention heads; 0 in stage 0.
@@ -84,6 +104,7 @@ class TinyViTConfig:
         mlp_dims: Hidden channels of a block: in stage 0, of its convolutions.
         local_conv_size: Side of the depthwise kernel between attention and MLP.
         out_chans: Channels of the embedding.
+        patch_stride: Stride of the two convolutions that embed patches: 2, or 1 in LiteMedSAM, where they are 1 x 1.
     """
 
     family: ClassVar[str] = "tiny_vit_sam"
@@ -95,16 +116,27 @@ class TinyViTConfig:
     mlp_dims: tuple[int, ...]
     local_conv_size: int = 3
     out_chans: int = 256
+    patch_stride: int = 2
+
+    @property
+    def stride(self) -> int:
+        """Pixels for each step of the embedding."""
+        return self.patch_stride**2 * 4
 
     @property
     def grid(self) -> int:
         """Side of the image embedding."""
-        return self.image_size // 16
+        return self.image_size // self.stride
 
     @property
     def residual_blocks(self) -> int:
         """See `EncoderConfig`."""
         return sum(self.depths)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """That of MobileSAM or of LiteMedSAM."""
+        return IMAGENET if self.patch_stride > 1 else IMAGE_RANGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +228,28 @@ TINY_VIT_CONFIGS: Final = {
         )
     ),
     "tiny_vit_tiny": SMALL_TINY_VIT,
+    "lite_medsam": SamConfig(
+        TinyViTConfig(
+            image_size=256,
+            embed_dims=(64, 128, 160, 320),
+            depths=(2, 2, 6, 2),
+            num_heads=(0, 4, 5, 10),
+            window_sizes=(0, 7, 14, 7),
+            mlp_dims=(256, 512, 640, 1280),
+            patch_stride=1,
+        )
+    ),
+    "lite_medsam_tiny": SamConfig(
+        TinyViTConfig(
+            image_size=32,
+            embed_dims=(16, 32, 48, 320),
+            depths=(2, 1, 2, 1),
+            num_heads=(0, 2, 3, 10),
+            window_sizes=(0, 7, 3, 5),
+            mlp_dims=(64, 64, 96, 640),
+            patch_stride=1,
+        )
+    ),
 }
 KNOWN_CONFIGS: Final = {**VIT_CONFIGS, **TINY_VIT_CONFIGS}
-"""Configurations by name; "sam_vit_tiny" and "tiny_vit_tiny" are for tests and demonstrations."""
+"""Configurations by name; those that end in "_tiny" are for tests and demonstrations."""

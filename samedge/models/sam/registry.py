@@ -16,12 +16,14 @@ from samedge.models.checkpoints.batch_norm import fold_batch_norms
 from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.checkpoints.shapes import MisfitError, State
 from samedge.models.sam.build import empty_sam, weight_shapes
-from samedge.models.sam.configs import SamConfig
+from samedge.models.sam.configs import IMAGENET, SamConfig
 from samedge.models.sam.encoders.families import EncoderFamily, encoder_families, known_configs
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from samedge.models.sam.sam import Sam
 from samedge.models.sam.shapes import decoder_sizes
 
-_CURE: Final = "samedge reads SAM ViT-B, ViT-L, ViT-H, MobileSAM, YOLOv8, FastSAM and fine-tunes of them in any size"
+_CURE: Final = (
+    "samedge reads SAM ViT-B, ViT-L, ViT-H, MobileSAM, LiteMedSAM, YOLO, FastSAM and fine-tunes of them in any size"
+)
 _SHOWN: Final = 3
 
 
@@ -108,7 +110,7 @@ def _folded(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def _without_normalisation(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Drop the normalisation that some versions save, if it is SAM's."""
     state = dict(checkpoint.state)
-    for key, known in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+    for key, known in (("pixel_mean", IMAGENET.pixel_mean), ("pixel_std", IMAGENET.pixel_std)):
         value = state.pop(key, None)
         if value is not None and not (value.numel() == 3 and torch.allclose(value.flatten(), torch.tensor(known))):
             raise _unknown(checkpoint, f"its {key!r} is not SAM's")
@@ -176,7 +178,7 @@ FAMILIES: Final = (
 
 
 DECODER_ALONE: Final = "the mask decoder of a SAM without its image encoder"
-_BASE_CURE: Final = "Give the checkpoint that it was trained from with --base"
+_BASE_CURE: Final = "Export it with the checkpoint that it was trained from: samedge export FILE --base CHECKPOINT"
 _CURES: Final = {
     "the image encoder of a SAM alone": "Save the whole model: torch.save(sam.state_dict(), path)",
     "a SAM with adapter layers": "Such layers are code of their own: fine-tune with LoRA, or the mask decoder alone",

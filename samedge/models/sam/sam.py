@@ -6,11 +6,10 @@ from typing import Final
 
 from torch import Tensor, nn
 
+from samedge.models.sam.configs import IMAGENET, Normalisation
 from samedge.models.sam.mask_decoder import MaskDecoder
 from samedge.models.sam.prompt_encoder import PromptEncoder
 
-PIXEL_MEAN: Final = (123.675, 116.28, 103.53)
-PIXEL_STD: Final = (58.395, 57.12, 57.375)
 MASK_THRESHOLD: Final = 0.0
 
 
@@ -21,10 +20,18 @@ class Sam(nn.Module):
         image_encoder: Maps ``[N, 3, S, S]`` to ``[N, C, g, g]``; has ``image_size`` (S), ``grid`` (g) and ``family``.
         prompt_encoder: The prompt encoder for the same sizes.
         mask_decoder: The mask decoder.
+        normalisation: Conversion of pixels to the encoder's input.
     """
 
-    def __init__(self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        normalisation: Normalisation = IMAGENET,
+    ) -> None:
         super().__init__()
+        self.normalisation = normalisation
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder

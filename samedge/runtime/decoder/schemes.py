@@ -126,4 +126,4 @@ def encoder_input(
         geometry = ImageGeometry.of(geometry.height, geometry.width, height)
     if dialect.layout == "pixels" or spec.dtype.kind in "iu":
         return raw_channels(bgr, geometry)
-    return normalised_input(bgr, geometry, source.pixel_mean, source.pixel_std)
+    return normalised_input(bgr, geometry, source)

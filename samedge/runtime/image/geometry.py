@@ -6,8 +6,8 @@ normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,16 +69,40 @@ class ImageGeometry:
         return square
 
 
-def normalised_input(
-    bgr: ImageArray, geometry: ImageGeometry, mean: Sequence[float], std: Sequence[float]
-) -> FloatArray:
+class Normalisation(Protocol):
+    """Conversion of pixels to an input, such as `samedge.bundle.manifest.InputRecord`."""
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Subtracted from each channel, RGB, 0..255."""
+        ...
+
+    @property
+    def pixel_std(self) -> tuple[float, float, float]:
+        """Divisor of each channel."""
+        ...
+
+    @property
+    def stretched(self) -> object:
+        """True if the values of each image are stretched to 0..255 before that."""
+        ...
+
+
+MOST_FLAT: Final = 255e-8
+"""Range of values, 0..255, below which an image is not stretched any further; MedSAM's 1e-8 of the range."""
+
+
+def normalised_input(bgr: ImageArray, geometry: ImageGeometry, source: Normalisation) -> FloatArray:
     """Return the native encoder's input: float32 ``[1, 3, S, S]``, RGB, normalised, then padded with zeros.
 
-    Mean and std are those of the RGB channels, 0..255.
+    Values are stretched, if at all, as in MedSAM: by the least and greatest value of the resized image, of any channel.
     """
     channels = geometry.resize(bgr)[..., ::-1].transpose(2, 0, 1).astype(np.float32)
-    channels -= np.asarray(mean, np.float32).reshape(3, 1, 1)
-    channels /= np.asarray(std, np.float32).reshape(3, 1, 1)
+    if source.stretched is True:
+        least, most = channels.min(), channels.max()
+        channels = (channels - least) * np.float32(255 / max(most - least, MOST_FLAT))
+    channels -= np.asarray(source.pixel_mean, np.float32).reshape(3, 1, 1)
+    channels /= np.asarray(source.pixel_std, np.float32).reshape(3, 1, 1)
     return geometry.pad(channels)[None]
 
 

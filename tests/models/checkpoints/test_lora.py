@@ -192,12 +192,16 @@ class TestQueryAndValue:
             read_checkpoint(path)
 
 
-def test_a_configuration_that_is_no_json_counts_as_none(tmp_path: Path) -> None:
+def test_a_configuration_that_is_no_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{")
     path = tmp_path / "plain.pt"
     torch.save({**seeded_state(SMALL_VIT), "image_encoder.blocks.0.attn.qkv.lora_A.x.weight": torch.ones(2, 64),
                 "image_encoder.blocks.0.attn.qkv.lora_B.x.weight": torch.ones(192, 2)}, path)  # fmt: skip
-    with pytest.raises(CheckpointError, match="not known"):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: this is not the JSON that belongs here"):
         read_checkpoint(path)
+    for pattern in ("(a+)+x", "(a|aa)*x", ".*.*.*x", "a" * 300, r"(a)\1"):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "alpha_pattern": {pattern: 1}}))
+        with pytest.raises(CheckpointError, match="is too complicated"):
+            read_checkpoint(path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "alpha_pattern": {"(": 1}}))
     assert "scale of 1" in read_checkpoint(path).notes[-1]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import reference
 from torch import Tensor
+from torch.nn import functional as F
 
 from samedge.errors import CheckpointError, UnknownArchitectureError, UsageError
 from samedge.models.checkpoints.read import Checkpoint
@@ -28,7 +29,7 @@ from samedge.models.sam.configs import (
     vit_config,
 )
 from samedge.models.sam.encoders.vit_family import window_sizes
-from samedge.models.sam.registry import build_model, recognise
+from samedge.models.sam.registry import assemble, build_model, recognise
 from samedge.models.sam.seeded import seeded_state
 
 
@@ -203,8 +204,32 @@ class TestExtraKeys:
 class TestImageSize:
     def test_of_a_vit_is_in_the_weights(self) -> None:
         assert recognise(checkpoint(_state(SMALL_VIT)), 128).config == SMALL_VIT
-        with pytest.raises(UsageError, match="128 px, not 1024 px"):
-            recognise(checkpoint(_state(SMALL_VIT)), 1024)
+        with pytest.raises(UsageError, match=r"100 px is not possible.*Omit it for the size of the weights, 128 px"):
+            recognise(checkpoint(_state(SMALL_VIT)), 100)
+
+    @pytest.mark.parametrize("size", [64, 96, 256])
+    def test_positions_of_a_vit_are_resized_as_samed_does(self, size: int) -> None:
+        state = _state(SMALL_VIT)
+        found = recognise(checkpoint(state), size)
+        assert found.notes == (f"positions resized from 128 px to {size} px, as SAMed does",)
+        assert isinstance(found.config.encoder, ViTConfig)
+        assert isinstance(SMALL_VIT.encoder, ViTConfig)
+        assert found.config.encoder.window_sizes == SMALL_VIT.encoder.window_sizes
+        grid, theirs = size // 16, dict(state)
+        # The lines of load_from in SAMed's segment_anything/build_sam.py, for blocks of global attention.
+        theirs["image_encoder.pos_embed"] = F.interpolate(
+            state["image_encoder.pos_embed"].permute(0, 3, 1, 2), (grid, grid), mode="bilinear", align_corners=False
+        ).permute(0, 2, 3, 1)
+        for key in state:
+            if "rel_pos" in key and key.split(".")[2] in "13":
+                table = state[key][None, None]
+                wanted = (grid * 2 - 1, table.shape[-1])
+                theirs[key] = F.interpolate(table, wanted, mode="bilinear", align_corners=False)[0, 0]
+        assert found.state.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(found.state[key], value, rtol=0, atol=1e-6)
+        sam = assemble(found)
+        assert sam.encode(torch.zeros(1, 3, size, size)).shape == (1, 256, grid, grid)
 
     def test_of_a_tiny_vit_is_1024_unless_told(self) -> None:
         state = _state(SMALL_TINY_VIT)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import reference
 
-from samedge.models.sam.sam import PIXEL_MEAN, PIXEL_STD
+from samedge.models.sam.configs import IMAGENET
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input, raw_input
 from samedge.types import ImageArray
 
@@ -86,9 +86,9 @@ def test_a_side_that_would_vanish_is_one_pixel(height: int, width: int) -> None:
 def test_the_input_is_normalised_and_then_padded_with_zeros_as_the_reference_does(height: int, width: int) -> None:
     bgr = random_image(height, width)
     geometry = ImageGeometry.of(height, width, 128)
-    got = normalised_input(bgr, geometry, PIXEL_MEAN, PIXEL_STD)
+    got = normalised_input(bgr, geometry, IMAGENET)
     resized = longest_side(128).apply_image(np.ascontiguousarray(bgr[..., ::-1]))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.pixel_mean, IMAGENET.pixel_std))
     x = (torch.from_numpy(resized.copy()).permute(2, 0, 1) - mean) / std
     x = torch.nn.functional.pad(x, (0, 128 - x.shape[2], 0, 128 - x.shape[1]))
     assert got.shape == (1, 3, 128, 128)

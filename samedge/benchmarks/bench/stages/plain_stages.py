@@ -53,7 +53,7 @@ def open_model(opening: OpenRequest) -> LoadedModel:
     embeddings: dict[int, Array] = {}
 
     def encode(index: int) -> StageTiming:
-        image = normalised_input(images[index], geometries[index], numbers.pixel_mean, numbers.pixel_std)
+        image = normalised_input(images[index], geometries[index], numbers)
         feeds = {encoder.get_inputs()[0].name: image}
         timing, embeddings[index] = timed_stage(lambda: encoder.run(None, feeds)[0])
         return timing

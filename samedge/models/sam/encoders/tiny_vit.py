@@ -1,5 +1,7 @@
 """MobileSAM's image encoder: a TinyViT (arXiv:2207.10666) that ends at a sixteenth of the input's side.
 
+LiteMedSAM's is the same but for the patch embedding, and ends at a quarter.
+
 It computes the same numbers as mobile_sam's `TinyViT`, in a form made for export: batch norms are folded into their
 convolutions when a checkpoint is loaded (batch_norm.py), N is free, and one gather each cuts windows and puts them
 back. Module names follow the reference's, except that a convolution with its batch norm (``X.c``, ``X.bn``) is one
@@ -23,18 +25,19 @@ variants' last stages."""
 
 
 class PatchEmbed(nn.Module):
-    """Two convolutions that reduce the image to a quarter of its side."""
+    """Two convolutions: of 3 x 3 with stride 2, which reduce the image to a quarter of its side, or of 1 x 1."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, stride: int) -> None:
         super().__init__()
+        size, padding = (3, 1) if stride > 1 else (1, 0)
         self.seq = nn.Sequential(
-            nn.Conv2d(3, dim // 2, kernel_size=3, stride=2, padding=1),
+            nn.Conv2d(3, dim // 2, kernel_size=size, stride=stride, padding=padding),
             nn.GELU(),
-            nn.Conv2d(dim // 2, dim, kernel_size=3, stride=2, padding=1),
+            nn.Conv2d(dim // 2, dim, kernel_size=size, stride=stride, padding=padding),
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map ``[N, 3, S, S]`` to ``[N, dim, S / 4, S / 4]``."""
+        """Map ``[N, 3, S, S]`` to ``[N, dim, S', S']``."""
         out: Tensor = self.seq(image)
         return out
 
@@ -187,9 +190,9 @@ class TinyViT(nn.Module):
         self.image_size = config.image_size
         self.grid = config.grid
         dims, hidden_dims = config.embed_dims, config.mlp_dims
-        self.patch_embed = PatchEmbed(dims[0])
+        self.patch_embed = PatchEmbed(dims[0], config.patch_stride)
         self.layers = nn.ModuleList([ConvStage(dims[0], config.depths[0], hidden_dims[0], dims[1])])
-        side = config.image_size // 4
+        side = config.image_size // config.patch_stride**2
         for i in range(1, len(dims)):
             side //= MERGE_STRIDES[i - 1]
             heads, window = config.num_heads[i], config.window_sizes[i]

@@ -1,4 +1,4 @@
-"""MobileSAM's TinyViT among the image encoders: sizes from the shapes of weights, and the module from sizes."""
+"""The TinyViTs of MobileSAM and LiteMedSAM among the image encoders: sizes from weights, modules from sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from samedge.models.sam.encoders.families import Shapes
 from samedge.models.sam.encoders.tiny_vit import TinyViT
 
 TINY_VIT_STAGES: Final = 4
-TINY_VIT_IMAGE_SIZE: Final = 1024
+_IMAGE_SIZES: Final = {2: 1024, 1: 256}
+"""Of MobileSAM and LiteMedSAM, by the stride of the patch embedding."""
 
 _CLASSES: Final = 1000
 _UNUSED: Final = ("image_encoder.norm_head.", "image_encoder.head.")
@@ -25,11 +26,14 @@ class TinyViTModel:
     """The `samedge.models.sam.encoders.families.EncoderModel` of MobileSAM's TinyViT."""
 
     def sizes(self, state: State, image_size: int | None) -> TinyViTConfig:
-        """Read the sizes; `image_size`, 1024 if None, must be a positive multiple of 16."""
-        size = TINY_VIT_IMAGE_SIZE if image_size is None else image_size
-        if size <= 0 or size % 16:
+        """Read the sizes; `image_size` must be a positive multiple of 16, or of 4 for LiteMedSAM."""
+        stride = _patch_stride(state)
+        size = _IMAGE_SIZES[stride] if image_size is None else image_size
+        step = stride**2 * 4
+        if size <= 0 or size % step:
             raise UsageError(
-                f"an image size of {size} px is not possible for this model", cure="Choose a positive multiple of 16"
+                f"an image size of {size} px is not possible for this model",
+                cure=f"Choose a positive multiple of {step}",
             )
         at = "image_encoder.layers"
         stages = count_entries(state, at)
@@ -57,13 +61,15 @@ class TinyViTModel:
             ),
             local_conv_size=shape_of(state, f"{blocks[1]}.local_conv.weight", 4)[-1],
             out_chans=shape_of(state, "image_encoder.neck.0.weight", 4)[0],
+            patch_stride=stride,
         )
 
     def assumptions(self, state: State, image_size: int | None) -> tuple[str, ...]:
         """Return a note on the image size, if nothing determines it."""
         if image_size is not None:
             return ()
-        return (f"input {TINY_VIT_IMAGE_SIZE} px assumed: the weights do not determine it; --image-size changes it",)
+        size = _IMAGE_SIZES[_patch_stride(state)]
+        return (f"input {size} px assumed: the weights do not determine it; --image-size changes it",)
 
     def fit(self, state: dict[str, Tensor], config: TinyViTConfig) -> dict[str, Tensor]:
         """Drop the unused classifier, and tables that some forks save."""
@@ -76,6 +82,14 @@ class TinyViTModel:
     def seeded_shapes(self, shapes: Shapes, config: TinyViTConfig) -> Shapes:
         """Return the module's shapes with batch norms and the unused classifier."""
         return _with_batch_norms(shapes, config.embed_dims[-1])
+
+
+def _patch_stride(state: State) -> int:
+    """Return the stride of the patch embedding, which follows from the size of its kernels."""
+    sizes = {shape_of(state, f"image_encoder.patch_embed.seq.{at}.weight", 4)[2:] for at in (0, 2)}
+    if sizes not in ({(3, 3)}, {(1, 1)}):
+        raise MisfitError("its patches are embedded by convolutions of another size than 3 x 3 or 1 x 1")
+    return 2 if sizes == {(3, 3)} else 1
 
 
 def _with_batch_norms(shapes: Shapes, width: int) -> Shapes:

@@ -18,26 +18,24 @@ class ViTModel:
     """The `samedge.models.sam.encoders.families.EncoderModel` of Meta's ViT."""
 
     def sizes(self, state: State, image_size: int | None) -> ViTConfig:
-        """Read the sizes; the weights determine the image size."""
+        """Read the sizes; to an image size other than that of the weights, positions are resized."""
         at = "image_encoder"
         embed_dim, _, patch_size, _ = shape_of(state, f"{at}.patch_embed.proj.weight", 4)
         _, grid, width, _ = shape_of(state, f"{at}.pos_embed", 4)
         if grid != width:
             raise MisfitError(f"its images are not square: {grid} x {width} tokens")
-        if image_size not in {None, grid * patch_size}:
-            raise UsageError(
-                f"these weights are for images of {grid * patch_size} px, not {image_size} px",
-                cure="Omit the image size: it is in the weights",
-                image_size=grid * patch_size,
-            )
+        size = grid * patch_size if image_size is None else image_size
+        if size <= 0 or size % patch_size:
+            cure = f"Omit it for the size of the weights, {grid * patch_size} px, or choose a multiple of {patch_size}"
+            raise UsageError(f"an image size of {size} px is not possible for this model", cure=cure)
         depth = count_entries(state, f"{at}.blocks")
         if _has_no_positions(state):
-            return _without_positions(state, embed_dim, depth, grid * patch_size, patch_size)
+            return _without_positions(state, embed_dim, depth, size, patch_size)
         rel_pos = [shape_of(state, f"{at}.blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]
         if not rel_pos or embed_dim % rel_pos[0][1]:
             raise MisfitError("its attention has no whole number of heads")
         return ViTConfig(
-            image_size=grid * patch_size,
+            image_size=size,
             patch_size=patch_size,
             embed_dim=embed_dim,
             depth=depth,
@@ -48,11 +46,14 @@ class ViTModel:
         )
 
     def fit(self, state: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-        """Interpolate the relative positions of global attention that a fine-tune kept from another image size.
+        """Interpolate positions that are of another image size, as Meta's code and SAMed's do.
 
         A model without relative positions gets tables of zeros, which change nothing.
         """
         fitted, rows = dict(state), 2 * config.grid - 1
+        positions = state["image_encoder.pos_embed"]
+        if positions.shape[1] != config.grid:
+            fitted["image_encoder.pos_embed"] = resize_positions(positions, config.grid)
         if _has_no_positions(state):
             for i, window in enumerate(config.window_sizes):
                 for axis in "hw":
@@ -68,10 +69,17 @@ class ViTModel:
         return fitted
 
     def assumptions(self, state: State, image_size: int | None) -> tuple[str, ...]:
-        """Return a note on heads and windows if there are no relative positions, which determine them."""
-        if not _has_no_positions(state):
-            return ()
-        return ("heads and windows assumed as in the SAM of this width and depth: there are no relative positions",)
+        """Return a note if positions are resized, or do not determine heads and windows."""
+        notes = []
+        _, grid, _, _ = shape_of(state, "image_encoder.pos_embed", 4)
+        trained = grid * shape_of(state, "image_encoder.patch_embed.proj.weight", 4)[2]
+        if image_size not in (None, trained):
+            notes.append(f"positions resized from {trained} px to {image_size} px, as SAMed does")
+        if _has_no_positions(state):
+            notes.append(
+                "heads and windows assumed as in the SAM of this width and depth: there are no relative positions"
+            )
+        return tuple(notes)
 
     def build(self, config: ViTConfig) -> nn.Module:
         """Return the encoder."""
@@ -113,6 +121,12 @@ def window_sizes(lengths: list[int], grid: int) -> tuple[int, ...]:
     if whole not in lengths and len(set(lengths)) > 1:
         whole = max(lengths)
     return tuple(0 if length == whole else (length + 1) // 2 for length in lengths)
+
+
+def resize_positions(positions: Tensor, grid: int) -> Tensor:
+    """Resize absolute positions ``[1, g, g, d]`` to ``[1, grid, grid, d]``, bilinearly, as SAMed's ``load_from``."""
+    maps = torch.nn.functional.interpolate(positions.permute(0, 3, 1, 2), (grid, grid), mode="bilinear")
+    return maps.permute(0, 2, 3, 1).contiguous()
 
 
 def fit_relative_positions(table: Tensor, rows: int) -> Tensor:
