@@ -96,8 +96,8 @@ class SamExportOptions:
     """Options specific to SAM.
 
     Attributes:
-        io: Names and shapes of inputs and outputs: "native", "meta" or "samexporter". Engines are built from native
-            bundles.
+        io: Names and shapes of inputs and outputs: "native", "meta", "samexporter" or "osam". Engines are built from
+            native bundles.
         form: Layout of the ViT encoder's global attention, with equal results: "chunked" for CPUs; "mask" or, with less
             memory, "concat" for compilers that fuse attention. None for "chunked", or "mask" for fp16, fp8 and engines.
         for_engines: The graphs are for engines built elsewhere: without `form`, use the one that is fused there.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "fp8"]
-IOScheme: TypeAlias = Literal["native", "meta", "samexporter"]
+IOScheme: TypeAlias = Literal["native", "meta", "samexporter", "osam"]
 EncoderForm: TypeAlias = Literal["chunked", "mask", "concat"]
 """Layout of the global attention in SAM's encoder: for CPUs, for GPUs, for GPUs with little memory."""
 Verdict: TypeAlias = Literal["passed", "failed", "unchecked"]

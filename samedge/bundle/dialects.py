@@ -1,13 +1,13 @@
 """The dialects of SAM graphs: a record for each way in which exporters name and shape the two halves of the model.
 
 Whoever runs, checks or describes a graph asks its record; none compares names of exporters. A bundle's I/O scheme is
-a pair of records: "native", "meta" and "samexporter" are written by ``samedge export``, and any other pair is called
-"ENCODER+DECODER", such as "image+edgesam".
+a pair of records: "native", "meta", "samexporter" and "osam" are written by ``samedge export``, and any other pair is
+called "ENCODER+DECODER", such as "image+edgesam".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -53,6 +53,10 @@ class EncoderDialect:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stretches", self.layout == "unit")
         object.__setattr__(self, "outputs", (self.embedding, *self.features) if self.embedding else ())
+
+    def embedding_of(self, outputs: Iterable[str]) -> str:
+        """Return the name of the embedding among a graph's outputs."""
+        return self.embedding or next(iter(outputs))
 
     def fits(self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> bool:
         """Return True if a graph has these names, and an image of this rank."""
@@ -160,7 +164,7 @@ ENCODERS: Final = (  # the first match wins
         remark="N,3,H,W of 0..1; resized in the graph without keeping the aspect ratio",
     ),
     EncoderDialect(name="images", producer="Meta's encoder, traced by hand", input="images", embedding="embeddings"),
-    EncoderDialect(name="x", producer="osam or labelme", input="x", embedding="", remark="1,3,1024,1024, normalised"),
+    EncoderDialect(name="x", producer="osam or labelme", input="x", embedding="", remark="N,3,S,S, normalised"),
 )  # fmt: skip
 
 DECODERS: Final = (
@@ -224,6 +228,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "native": Dialect(_ENCODER["image"], _DECODER["native"]),
     "meta": Dialect(_ENCODER["image"], _DECODER["meta"]),
     "samexporter": Dialect(_ENCODER["input_image_hwc"], _DECODER["meta"]),
+    "osam": Dialect(_ENCODER["x"], _DECODER["meta"]),
     **{
         f"{encoder.name}+{decoder.name}": Dialect(encoder, decoder, foreign=True)
         for encoder in ENCODERS

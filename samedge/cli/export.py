@@ -22,7 +22,9 @@ def export(
         str | None,
         typer.Option(help="Precision, as far as the masks allow: fp32, int8, fp16 or fp8 (GPUs); fp16 for engines."),
     ] = None,
-    io: Annotated[str, typer.Option(help="Names and shapes of the tensors: native, meta or samexporter.")] = "native",
+    io: Annotated[
+        str, typer.Option(help="Names and shapes of the tensors: native, meta, samexporter or osam.")
+    ] = "native",
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 (default; fp8: 19) to 20.")] = None,
     form: Annotated[
         str | None,

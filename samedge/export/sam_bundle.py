@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -14,6 +15,7 @@ import msgspec
 from samedge.bundle.manifest import GraphRecord, GraphRole, InputRecord, Manifest, ModelRecord, ParityRecord
 from samedge.engines.protocol import Engine
 from samedge.engines.registry import open_engine
+from samedge.errors import SamedgeWarning
 from samedge.export.describe import count_gflops, model_record, provenance
 from samedge.export.family import part_of
 from samedge.export.graphs.onnx_file import add_metadata, file_record, save_graph
@@ -23,6 +25,7 @@ from samedge.export.precision.calibration import Calibration
 from samedge.export.precision.gpu import default_form, gpu_graphs, is_for_gpus
 from samedge.export.precision.ladder import WrittenGraph, int8_encoder
 from samedge.export.precision.rounding import judged_graph
+from samedge.export.tools import ANYLABELING, tool_misfit, write_anylabeling
 from samedge.export.torch_reference import TorchRunner
 from samedge.models.sam.load import LoadedModel
 from samedge.models.sam.sam import MASK_THRESHOLD, Sam
@@ -49,6 +52,9 @@ class SamExporter:
         """Write the graphs in the fastest form of the precision that preserves the masks."""
         refuse_foreign("a SAM", {"--nms": options.yolo.nms, "--no-dynamic": not options.yolo.dynamic})
         precision, io, sam = options.graph_precision, options.sam.io, loaded.model
+        misfit = tool_misfit(io, sam)
+        if misfit:
+            warnings.warn(misfit, SamedgeWarning, stacklevel=2)
         form = options.sam.form or ("mask" if options.sam.for_engines else default_form(precision))
         calibration = None if options.calib is None else _calibration(options.calib, sam)
         graphs = _write_graphs(sam, stage, stem, io, form, options.graph_opset, report)
@@ -73,6 +79,8 @@ class SamExporter:
             parity = ParityRecord(verdict="unchecked")
         elif parity is None:
             parity = check(graphs, FP32_THRESHOLDS)
+        if io in ANYLABELING:
+            write_anylabeling(stage, loaded.name, graphs, sam.image_size)
         model, source = self.describe(loaded), _input_record(sam)
         return Manifest(
             **provenance(),

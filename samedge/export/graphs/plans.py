@@ -1,9 +1,10 @@
-"""The graphs of SAM: torch modules to trace, and the names of their inputs and outputs, in three I/O schemes.
+"""The graphs of SAM: torch modules to trace, and the names of their inputs and outputs, in four I/O schemes.
 
 * ``native``: many prompts on one image, many points per prompt, all four masks at low resolution; the host resizes. The
 decoder is written twice: whole, and split into three graphs of half the cost.
 * ``meta``: the decoder of Meta's web demo and its descendants: one prompt, masks at image size.
 * ``samexporter``: Meta's decoder, and an encoder for the resized image, HWC and 0..255.
+* ``osam``: Meta's decoder, and an encoder whose input is called ``x``, for osam and labelme.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samedge.bundle.dialects import DIALECTS
 from samedge.bundle.manifest import DEFAULT_VARIANT, GraphRole
 from samedge.export.graphs.split_decoder import DecoderContext, DecoderMasks, DecoderPrompts
 from samedge.families import resolve
@@ -162,7 +164,7 @@ class MetaDecoder(nn.Module):
         return masks, ious, low_res
 
 
-def _native_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
+def _native_encoder(sam: Sam, form: EncoderForm, name: str = "image") -> GraphPlan:
     size = sam.image_size
     encoder, variant = encoder_module(sam, form)
     features = encoder_family(str(sam.image_encoder.family)).features
@@ -171,9 +173,9 @@ def _native_encoder(sam: Sam, form: EncoderForm) -> GraphPlan:
         module=encoder,
         variant=variant,
         example=(torch.zeros(1, 3, size, size),),
-        inputs=("image",),
+        inputs=(name,),
         outputs=features,
-        dynamic_axes={name: {0: "batch"} for name in ("image", *features)},
+        dynamic_axes={each: {0: "batch"} for each in (name, *features)},
     )
 
 
@@ -274,7 +276,9 @@ def _meta_decoder(sam: Sam, *, single: bool) -> GraphPlan:
 
 def plan_graphs(sam: Sam, io: IOScheme, form: EncoderForm = "chunked") -> tuple[GraphPlan, ...]:
     """Return the plans of a bundle's graphs, the encoder first, in an I/O scheme and form."""
-    encoder = _raw_encoder(sam, form) if io == "samexporter" else _native_encoder(sam, form)
+    dialect = DIALECTS[io].encoder
+    raw = dialect.layout == "hwc"
+    encoder = _raw_encoder(sam, form) if raw else _native_encoder(sam, form, dialect.input)
     if io == "native":
         return (encoder, _native_decoder(sam), *_split_decoder(sam))
     return encoder, _meta_decoder(sam, single=False), _meta_decoder(sam, single=True)
