@@ -7,7 +7,7 @@ called "ENCODER+DECODER", such as "image+edgesam".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -53,10 +53,6 @@ class EncoderDialect:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stretches", self.layout == "unit")
         object.__setattr__(self, "outputs", (self.embedding, *self.features) if self.embedding else ())
-
-    def embedding_of(self, outputs: Iterable[str]) -> str:
-        """Return the name of the embedding among a graph's outputs."""
-        return self.embedding or next(iter(outputs))
 
     def fits(self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> bool:
         """Return True if a graph has these names, and an image of this rank."""

@@ -58,7 +58,8 @@ class GraphRunner:
         self._geometry = ImageGeometry.of(height, width, source.image_size)
         dialect, pixels = self._dialect.encoder, probe.pixels(self._geometry)
         feeds = {dialect.input: encoder_input(dialect, encoder, pixels, self._geometry, source)}
-        self._embedding: Array = encoder.run(as_specified(encoder, feeds))[dialect.embedding_of(encoder.outputs)]
+        name = dialect.embedding or next(iter(encoder.outputs))
+        self._embedding: Array = encoder.run(as_specified(encoder, feeds))[name]
         if self._split is not None:
             self._context = self._split.context(self._embedding)
         return self._embedding.astype(np.float32, copy=False)

@@ -34,7 +34,7 @@ class SamGraphs:
         require_names(encoder, encoder.inputs, (self._dialect.input,), manifest.io)
         if not set(self._dialect.outputs) <= encoder.outputs.keys():
             require_names(encoder, encoder.outputs, self._dialect.outputs, manifest.io)
-        self._embedding = self._dialect.embedding_of(encoder.outputs)
+        self._embedding = self._dialect.embedding or next(iter(encoder.outputs))
         self._wanted = [self._embedding, *decoder.features]
 
     def geometry(self, height: int, width: int) -> ImageGeometry:
