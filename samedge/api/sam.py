@@ -74,9 +74,9 @@ class SAM(CallableModel[Predictor]):
         if self._predictor is None:
             bundle = Path(self.model) if is_bundle(self.model) else cached_bundle(self.model)
             self._predictor = load(
-                bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force, kind="sam"
-            )
-            self._predictor.value_range = self._value_range
+                bundle, backend=self._backend, device=self._device, threads=self._threads, force=self._force,
+                value_range=self._value_range, kind="sam",
+            )  # fmt: skip
         return self._predictor
 
     @property
@@ -186,7 +186,7 @@ class SAM(CallableModel[Predictor]):
                 yield item.result
 
     def _segment(self, image: ImageSource, request: Request, imgsz: object) -> Iterator[Results]:
-        bgr = as_bgr(image, self._value_range)
+        bgr = as_bgr(image, self._value_range)  # before a checkpoint is exported
         check_imgsz(imgsz, self.predictor.info.input.image_size)
         self.predictor.set_image(bgr)
         yield placed(request.results(self.predictor, bgr, path_of(image)), image)

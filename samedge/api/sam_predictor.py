@@ -96,7 +96,7 @@ class SAMPredictor:
             ImageError: The image cannot be read.
         """
         self.reset_image()
-        bgr = as_bgr(image)
+        bgr = as_bgr(image, self.model.value_range)
         self.model.set_image(bgr)
         self._image = (bgr, path_of(image))
 

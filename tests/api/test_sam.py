@@ -372,8 +372,16 @@ class TestModels:
         assert opened == []
         assert sam.predictor is sam.predictor
         assert opened == [
-            {"bundle": tmp_path, "backend": "onnxruntime", "device": None, "threads": 3, "force": True, "kind": "sam"}
-        ]  # fmt: skip
+            {
+                "bundle": tmp_path,
+                "backend": "onnxruntime",
+                "device": None,
+                "threads": 3,
+                "force": True,
+                "value_range": None,
+                "kind": "sam",
+            }
+        ]
 
     def test_closing_frees_and_the_next_call_opens_anew(self, sam: SAM, opened: list[dict[str, Any]]) -> None:
         sam(picture(), points=[10, 10])
@@ -618,13 +626,21 @@ class TestVideos:
             [clip, picture()], points=[10, 10], vid_stride=2, save=True, save_frames=True, save_txt=True, stream=True
         )
         assert [(results.path, results.frame, results.frame_rate) for results in found] == [
-            *((str(clip), number, 5.0) for number in (2, 4, 6)), ("image3.jpg", None, None),
-        ]  # fmt: skip
+            *((str(clip), number, 5.0) for number in (2, 4, 6)),
+            ("image3.jpg", None, None),
+        ]
         folder = tmp_path / "runs" / "segment" / "predict"
         assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
-            "clip.mp4", "clip_frames/clip_2.jpg", "clip_frames/clip_4.jpg", "clip_frames/clip_6.jpg", "image3.jpg",
-            "labels/clip_2.txt", "labels/clip_4.txt", "labels/clip_6.txt", "labels/image3.txt",
-        ]  # fmt: skip
+            "clip.mp4",
+            "clip_frames/clip_2.jpg",
+            "clip_frames/clip_4.jpg",
+            "clip_frames/clip_6.jpg",
+            "image3.jpg",
+            "labels/clip_2.txt",
+            "labels/clip_4.txt",
+            "labels/clip_6.txt",
+            "labels/image3.txt",
+        ]
         assert len(list(iter_sources(folder / "clip.mp4"))) == 3
 
     def test_streams_number_their_frames(self, sam: SAM, tmp_path: Path) -> None:

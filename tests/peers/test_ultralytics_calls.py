@@ -14,10 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from peers.ultralytics_calls import answers
 from support.videos import frame, write_video
 
 import samedge
+from samedge.models.sam.seeded import seeded_state
 
 SCRIPT = Path(__file__).with_name("ultralytics_calls.py")
 NOT_INSTALLED = 3
@@ -92,12 +94,97 @@ def table(folder: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+SAM_READING = [
+    "len(rs)",
+    "len(r)",
+    "list(r.boxes.data.shape)",
+    "r.boxes.xyxy.tolist()",
+    "r.boxes.conf.tolist()",
+    "r.boxes.cls.tolist()",
+    "r.boxes.xywhn.tolist()",
+    "[r.boxes.is_track, r.boxes.id]",
+    "list(r.masks.data.shape)",
+    "[int(mask.sum()) for mask in r.masks.data]",
+    "[len(r.masks.xy), len(r.masks.xyn)]",
+    "list(r.masks.orig_shape)",
+    "[list(item) for item in sorted(r.names.items())]",
+    "Path(r.path).name",
+    "list(r.orig_shape)",
+    "sorted(r.speed)",
+    "[r.probs, r.keypoints, r.obb]",
+    "[row['name'] for row in r.summary()]",
+    "len(r[0])",
+    "len(r[[0]].cpu().numpy())",
+    "list(r.plot().shape)",
+]
+
+
+def sam_table(folder: Path) -> list[dict[str, Any]]:
+    """Return the calls of Ultralytics' page on SAM, and those of MobileSAM's, on seeded weights."""
+    image, weights = str(ASSETS / "coffee.jpg"), str(folder / "mobile_sam.pt")
+    usual = {"device": "cpu", "verbose": False}
+
+    def call(*, expressions: list[str] = SAM_READING, **keywords: Any) -> dict[str, Any]:
+        return {
+            "class": "SAM", "model": [weights], "arguments": [image], "keywords": {**usual, **keywords},
+            "expressions": expressions,
+        }  # fmt: skip
+
+    def predictor(*, expressions: list[str] = SAM_READING, **keywords: Any) -> dict[str, Any]:
+        overrides = {
+            "conf": 0.25, "task": "segment", "mode": "predict", "imgsz": 1024, "model": weights, "save": False,
+            "verbose": False, "device": "cpu",
+        }  # fmt: skip
+        return {
+            "class": "SAMPredictor", "model": [overrides], "arguments": [image], "keywords": keywords,
+            "expressions": expressions,
+        }  # fmt: skip
+
+    box, two = [60, 40, 300, 290], [[60, 40, 300, 290], [10, 10, 200, 200]]
+    return [
+        call(bboxes=box, expressions=[*SAM_READING, "model.task"]),
+        call(bboxes=two),
+        call(points=[200, 150], labels=[1]),
+        call(points=[200, 150]),
+        call(points=[[200, 150], [300, 300]], labels=[1, 1]),
+        call(points=[[[200, 150], [300, 300]]], labels=[[1, 1]]),
+        call(points=[[[200, 150], [300, 300]]], labels=[[1, 0]]),
+        call(bboxes=box, points=[200, 150], labels=[1]),
+        call(bboxes=box, conf=0.9, expressions=["len(r)"]),
+        call(bboxes=box, save=True, save_txt=True, project=str(folder / "SIDE"), expressions=WRITTEN),
+        predictor(bboxes=[box]),
+        predictor(points=[200, 150], labels=[1]),
+        # Of several masks for a prompt, their class is the mask's number and ours is the prompt's.
+        predictor(
+            points=[200, 150],
+            labels=[1],
+            multimask_output=True,
+            expressions=["len(r)", "list(r.masks.data.shape)", "r.boxes.conf.tolist()", "r.boxes.xyxy.tolist()"],
+        ),
+        predictor(points=[[200, 150]], labels=[1]),
+        predictor(bboxes=[box], points=[[200, 150]], labels=[1]),
+    ]
+
+
+@pytest.mark.integration
+def test_each_call_of_sam_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(seeded_state("mobile_sam"), tmp_path / "mobile_sam.pt")
+    compare_calls(sam_table(tmp_path), None, tmp_path, monkeypatch)
+
+
 @pytest.mark.integration
 def test_each_call_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = table(tmp_path)
     pictures = [str(ASSETS / name) for name in ("coffee.jpg", "scene.jpg")]
     path = calls[0]["model"][0]
     make = {"do": "make", "model": "yolov8n-seg", "classes": 3, "seed": 1, "images": pictures, "path": path}
+    compare_calls(calls, make, tmp_path, monkeypatch)
+
+
+def compare_calls(
+    calls: list[dict[str, Any]], make: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare what each expression of each call gives, ours with theirs."""
     output = tmp_path / "answers.json"
     theirs = json.loads(json.dumps(calls).replace("SIDE", "theirs"))
     (tmp_path / "job.json").write_text(json.dumps({"make": make, "calls": theirs, "output": str(output)}))

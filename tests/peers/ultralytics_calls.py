@@ -2,7 +2,7 @@
 
     python ultralytics_calls.py job.json
 
-The job has ``make`` (a step of ultralytics_reference.py), ``calls`` and ``output``.
+The job has ``make`` (a step of ultralytics_reference.py, or None), ``calls`` and ``output``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ def answers(package: Any, calls: list[dict[str, Any]]) -> list[list[Any]]:
     """Return what each expression of each call gives; `r` is the first result, `rs` are all, `model` is the model."""
     told = []
     for call in calls:
-        model = getattr(package, call["class"])(*call["model"])
-        results = list(model(*call["arguments"], **call["keywords"]))
+        if call["class"] == "SAMPredictor":
+            kind = getattr(package, "SAMPredictor", None) or import_module(f"{package.__name__}.models.sam").Predictor
+            model = kind(overrides=call["model"][0])
+            model.set_image(call["arguments"][0])
+            results = list(model(**call["keywords"]))
+        else:
+            model = getattr(package, call["class"])(*call["model"])
+            results = list(model(*call["arguments"], **call["keywords"]))
         names = {"model": model, "rs": results, "r": results[0], "Path": Path}
         told.append([eval(expression, names) for expression in call["expressions"]])  # noqa: S307  # written in the test
     return told
@@ -29,7 +35,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     reference = import_module("ultralytics_reference")
     package = reference.start()
-    reference.make(package, job["make"])
+    if job["make"]:
+        reference.make(package, job["make"])
     Path(job["output"]).write_text(json.dumps(answers(package, job["calls"])))
 
 

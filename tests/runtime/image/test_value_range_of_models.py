@@ -18,6 +18,7 @@ from support.yolo_models import bundle as yolo_bundle
 
 import samedge
 from samedge.api.sam import SAM
+from samedge.api.sam_predictor import SAMPredictor
 from samedge.api.yolo import YOLO
 from samedge.cli.app import run
 from samedge.errors import SamedgeWarning
@@ -48,6 +49,10 @@ class TestWhereImagesAreRead:
             np.testing.assert_array_equal(predictor.image_embedding, wanted)
             (item,) = predictor.stream([path], {"points": [40, 30]}, keep_images=True)
             np.testing.assert_array_equal(item.image, eight)
+        other = SAMPredictor({"model": str(bundle), "backend": "onnxruntime"})
+        other.model.value_range = value_range
+        other.set_image(self.VALUES)
+        np.testing.assert_array_equal(other.features, wanted)
         plain.close()
         ranged.close()
 
