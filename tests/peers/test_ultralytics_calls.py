@@ -54,6 +54,16 @@ MASKS = [
     "len(r.masks.xy)",
     "r.masks.cpu().numpy().data.astype(bool).sum((1, 2)).tolist()",
 ]
+METHODS = [
+    "list(r.plot(conf=False, labels=False, boxes=False, line_width=2, font_size=8, color_mode='instance').shape)",
+    "list(r.plot(pil=True).size)",
+    "[r.save('SIDE.jpg') and Path('SIDE.jpg').exists()]",
+    "r.save_txt('SIDE.txt') and [line.split()[0] for line in Path('SIDE.txt').read_text().splitlines()]",
+    "(r.save_crop('SIDE'), sorted(p.parent.name for p in Path('SIDE').rglob('*.jpg')))[1]",
+    "(r.new().update(boxes=r.boxes.data * 1), len(r.new()), len(r[:1]), len(r.numpy()))[1:]",
+    "[len(each) for each in r]",
+    "[row['box'].keys() == {'x1', 'y1', 'x2', 'y2'} for row in r.summary()]",
+]
 WRITTEN = ["[Path(r.save_dir).name, sorted(str(p.relative_to(r.save_dir)) for p in Path(r.save_dir).rglob('*.*'))]"]
 
 
@@ -77,7 +87,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
 
     neutral = {"half": False, "augment": False, "visualize": False, "embed": None, "vid_stride": 1, "mode": "predict"}
     return [
-        call("YOLO", expressions=[*READING, *MASKS]),
+        call("YOLO", expressions=[*READING, *MASKS, *METHODS]),
         call("YOLO", conf=0.3, iou=0.5, classes=0, expressions=READING),
         call("YOLO", classes=[0, 1], agnostic_nms=True, task="segment", stream=True, expressions=READING),
         call("YOLO", **neutral, batch=1, expressions=[*READING, *MASKS]),
