@@ -21,6 +21,7 @@ from samedge.runtime.image.sources import (
     is_image_name,
     is_litter,
     natural_order,
+    require_image_files,
     without_litter,
 )
 from samedge.storage.files import storage_errors
@@ -109,6 +110,7 @@ def _path(path: object) -> Path:
             where="data",
             cure="Give an image file, a folder, a pattern, or a list of these",
         )
+    require_image_files(path)  # before a path of it drops a slash
     return Path(path)
 
 

@@ -81,6 +81,16 @@ def test_what_is_no_path(data: object) -> None:
         ImageSet(data, recursive=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("address", ["https://host/photos/a.jpg", "rtsp://host/live"])
+def test_addresses_and_videos_are_refused_in_words(address: str, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"frames")
+    for data, name in ((address, address), ([address], address), (Path(address), address), (clip, str(clip))):
+        with pytest.raises(ImageError, match="only files of images are read here") as caught:
+            ImageSet(data, recursive=True)  # type: ignore[arg-type]
+        assert caught.value.where == name
+
+
 def test_none(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         ImageSet([], recursive=True)

@@ -156,9 +156,8 @@ def find_images(path: Path, *, videos: bool = False) -> list[Path]:
         ImageError: There are none; or, without `videos`, the path is that of a video or an address.
         StorageError: The folder cannot be read.
     """
-    if not videos and (address_of(path) is not None or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())):
-        cure = "Download its images, or extract its frames: ffmpeg -i VIDEO frames/%06d.jpg"
-        raise ImageError("only files of images are read here", where=address_of(path) or path, cure=cure)
+    if not videos:
+        require_image_files(path)
     known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) if videos else IMAGE_SUFFIXES
     with storage_errors(path, "read"):
         if path.is_dir():
@@ -181,6 +180,14 @@ def find_images(path: Path, *, videos: bool = False) -> list[Path]:
             "no images found", where=path, cure=f"Give a folder or pattern with {', '.join(IMAGE_SUFFIXES)}"
         )
     return sorted(found, key=lambda entry: (entry.suffix.lower() in VIDEO_SUFFIXES, natural_order(entry)))
+
+
+def require_image_files(source: str | os.PathLike[str]) -> None:
+    """Raise ImageError for an address or a video, where only files of images are read."""
+    path, address = Path(source), address_of(source)
+    if address is not None or (path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()):
+        cure = "Download its images, or extract its frames: ffmpeg -i VIDEO frames/%06d.jpg"
+        raise ImageError("only files of images are read here", where=address or path, cure=cure)
 
 
 def is_image_name(name: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
