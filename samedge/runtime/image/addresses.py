@@ -40,6 +40,11 @@ def address_of(source: object) -> str | None:
     return address
 
 
+def without_login(address: str) -> str:
+    """Return an address without a name and a password in it, for messages and records."""
+    return re.sub(r"//[^/?#]*@", "//", address, count=1)
+
+
 def address_suffix(address: str) -> str:
     """Return the suffix of the file that an address names, in lower case."""
     return PurePosixPath(urlsplit(address).path).suffix.lower()
@@ -56,6 +61,7 @@ def fetch_image(address: str) -> bytes | None:
     if not address.startswith("http"):
         return None
     request = urllib.request.Request(address, headers={"User-Agent": "samedge", "Accept": "image/*, */*;q=0.5"})  # noqa: S310 - http and https
+    where = without_login(address)
     until, parts, size = monotonic() + _WHOLE_S, list[bytes](), 0
     try:
         with _opener().open(request, timeout=_PATIENCE_S) as response:
@@ -64,19 +70,19 @@ def fetch_image(address: str) -> bytes | None:
                 return None
             if kind.startswith("text/"):
                 cure = "Give the address of the image itself"
-                raise ImageError(f"neither an image nor a stream, but {kind}", where=address, cure=cure)
+                raise ImageError(f"neither an image nor a stream, but {kind}", where=where, cure=cure)
             while part := response.read(1 << 16):
                 parts.append(part)
                 size += len(part)
                 if size > _MOST_BYTES or monotonic() > until:
                     limit = f"{_MOST_BYTES >> 20} MB" if size > _MOST_BYTES else f"{_WHOLE_S} s"
-                    raise ImageError(f"the image takes more than {limit}", where=address, cure="Download it first")
+                    raise ImageError(f"the image takes more than {limit}", where=where, cure="Download it first")
     except urllib.error.HTTPError as error:
         error.close()
-        raise ImageError(f"the server answered {error.code} {error.reason}", where=address, cure=_CHECK) from error
+        raise ImageError(f"the server answered {error.code} {error.reason}", where=where, cure=_CHECK) from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise ImageError(f"the address cannot be read: {reason}", where=address, cure=_CHECK) from error
+        raise ImageError(f"the address cannot be read: {reason}", where=where, cure=_CHECK) from error
     return b"".join(parts)
 
 

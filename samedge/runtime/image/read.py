@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samedge.errors import ImageError, SamedgeWarning
-from samedge.runtime.image.addresses import address_of, fetch_image
+from samedge.runtime.image.addresses import address_of, fetch_image, without_login
 from samedge.runtime.image.limits import VIDEO_SUFFIXES, check_file, check_header, known_formats, open_at_once
 from samedge.runtime.image.value_range import ValueRange, to_uint8
 from samedge.types import ImageArray
@@ -151,8 +151,8 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange = None) -> 
         found = fetch_image(address)
         if found is None:
             cure = "Give it to SAM, YOLO or stream, which read its frames"
-            raise ImageError("this is a video stream, not an image", where=address, cure=cure)
-        return decode_image(found, address, value_range)
+            raise ImageError("this is a video stream, not an image", where=without_login(address), cure=cure)
+        return decode_image(found, without_login(address), value_range)
     path = Path(path)
     try:
         with open(path, "rb", opener=open_at_once) as file:

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from samedge.errors import ImageError, UsageError
-from samedge.runtime.image.addresses import address_of, address_suffix, fetch_image
+from samedge.runtime.image.addresses import address_of, address_suffix, fetch_image, without_login
 from samedge.runtime.image.limits import VIDEO_SUFFIXES
 from samedge.runtime.image.read import Frame, ImageSource, decode_image, is_tensor, tensor_images
 from samedge.runtime.image.videos import is_video, video_frames
@@ -132,7 +132,7 @@ def images_of(item: ImageSource | int, stride: int = 1, *, buffered: bool = Fals
             live = named not in VIDEO_SUFFIXES or not address.startswith("http")
             yield from video_frames(address, stride, live=live, buffered=buffered)
         else:
-            yield Frame(decode_image(data, address), address)
+            yield Frame(decode_image(data, without_login(address)), without_login(address))
     elif item == "-" and not Path(item).exists():
         yield Frame(decode_image(sys.stdin.buffer.read(_MOST_BYTES), "standard input"), "stdin")
     elif is_video(Path(item)):

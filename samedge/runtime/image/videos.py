@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import Any, Final, TypeVar
 
 from samedge.errors import ImageError, SamedgeWarning, UsageError
-from samedge.runtime.image.addresses import address_of
+from samedge.runtime.image.addresses import address_of, without_login
 from samedge.runtime.image.limits import VIDEO_SUFFIXES
 from samedge.runtime.image.read import Frame, silent_opencv
 from samedge.types import ImageArray
@@ -66,7 +66,7 @@ def video_frames(source: str | int, stride: int = 1, *, live: bool = False, buff
 def _frames(source: str | int, stride: int, live: bool) -> Iterator[Frame]:
     import cv2
 
-    where = f"camera {source}" if isinstance(source, int) else source
+    where = f"camera {source}" if isinstance(source, int) else without_login(source)
     capture = _opened(source, where, live)
     try:
         rate = capture.get(cv2.CAP_PROP_FPS)

@@ -231,6 +231,12 @@ class TestAddresses:
         with pytest.raises(ImageError, match=r"this is the page of a video"):
             list(iter_sources(page))
 
+    def test_passwords_are_not_told(self) -> None:
+        for address in ("rtsp://user:secret@127.0.0.1:1/a", "http://user:secret@127.0.0.1:1/a.png"):
+            with pytest.raises(ImageError, match=r"://127\.0\.0\.1:1/a") as caught:
+                list(iter_sources(address))
+            assert "secret" not in str(caught.value)
+
     def test_names_of_outputs(self) -> None:
         assert safe_stem("https://host/a b/c%20d.jpg?x=1") == "c_20d"
         assert safe_stem("rtsp://user:secret@host:554/") == "host"
