@@ -242,7 +242,8 @@ def _module(fake: FakeTensorRt) -> ModuleType:
         progress_monitor = property(lambda self: None)
         num_compute_capabilities = property(lambda self: 0)
 
-        def __init__(self) -> None:
+        def __init__(self, logger: ILogger) -> None:
+            self._logger = logger
             self._profiles: list[IOptimizationProfile] = []
             self._cache: TimingCache | None = None
 
@@ -258,7 +259,10 @@ def _module(fake: FakeTensorRt) -> ModuleType:
 
         def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None:
             fake.calls.append(("create_timing_cache", bytes(serialized_timing_cache)))
-            return None if serialized_timing_cache == b"damaged" else TimingCache(serialized_timing_cache)
+            if serialized_timing_cache == b"damaged":
+                self._logger.log(self._logger.Severity.ERROR, "[timingCache.cpp] Serialization assertion failed.")
+                return None
+            return TimingCache(serialized_timing_cache)
 
         def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
             self._cache = cache
@@ -282,7 +286,7 @@ def _module(fake: FakeTensorRt) -> ModuleType:
 
         def create_builder_config(self) -> IBuilderConfig:
             fake.say(self._logger)
-            return IBuilderConfig()
+            return IBuilderConfig(self._logger)
 
         def create_optimization_profile(self) -> IOptimizationProfile:
             return IOptimizationProfile()

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.engines.cuda.memory import Gpu, PinnedBuffer, no_driver, no_such_gpu, out_of_memory
+from samedge.engines.cuda.memory import Gpu, PinnedBuffer, no_driver, no_such_gpu, old_driver, out_of_memory
 from samedge.errors import EngineError
 
 _NON_BLOCKING: Final = 1  # cudaStreamNonBlocking
@@ -202,5 +202,7 @@ def _device_count(cuda: Any) -> int:
         return int(count)
     if error == cuda.cudaError_t.cudaErrorNoDevice:
         raise no_such_gpu(0, 0)
+    if error == cuda.cudaError_t.cudaErrorInsufficientDriver:
+        raise old_driver(int(cuda.cudaDriverGetVersion()[1]), int(cuda.cudaRuntimeGetVersion()[1]))
     _, text = cuda.cudaGetErrorString(error)
     raise no_driver(text.decode(errors="replace") if isinstance(text, bytes) else str(text))

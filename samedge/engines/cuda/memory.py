@@ -162,6 +162,26 @@ def device_index(device: str | None) -> int:
     return int(number) if colon else 0
 
 
+def old_driver(driver: int, runtime: int) -> DeviceUnavailableError:
+    """Return the error for CUDA bindings that are newer than the driver; versions as CUDA tells them, such as 12060.
+
+    Bindings 12 run on every driver of CUDA 12, and bindings 13 on those of CUDA 13 (r580) alone.
+    """
+    has, needs = (f"{version // 1000}.{version % 1000 // 10}" for version in (driver, runtime))
+    if not driver:
+        return no_driver("it does not tell its version")
+    if 12000 <= driver < 13000 <= runtime:
+        cure = "Install the bindings for this driver: pip install 'cuda-bindings>=12.8,<13'"
+    else:
+        cure = "Update NVIDIA's driver: CUDA 12 needs r525 or newer, CUDA 13 needs r580"
+    return DeviceUnavailableError(
+        f"the installed cuda-bindings are for CUDA {needs}, and this driver is for CUDA {has}",
+        cure=cure,
+        driver=driver,
+        runtime=runtime,
+    )
+
+
 def no_driver(cause: str) -> DeviceUnavailableError:
     """Return the error for a missing or broken NVIDIA driver."""
     return DeviceUnavailableError(

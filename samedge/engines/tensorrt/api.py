@@ -134,7 +134,7 @@ def describe(name: FlavourName, module: ModuleType | TensorRtModule) -> Flavour:
         if not hasattr(getattr(module, owner, None), member):
             raise BackendUnavailableError(
                 f"TensorRT {version} is too old: it lacks {owner}.{member}",
-                cure="Update it to 8.6 or newer; on a Jetson that is JetPack 5.1.2 or newer with TensorRT 8.6",
+                cure="Update it to 8.6 or newer; on a Jetson that is JetPack 6.0 or newer",
                 version=version,
             )
     return Flavour(name, version, cast("TensorRtModule", module), _features(module))

@@ -23,13 +23,7 @@ from samedge.engines.tensorrt.build.config import (
     profile_shapes,
     save_timing_cache,
 )
-from samedge.engines.tensorrt.build.failures import (
-    build_failure,
-    computes_zeros,
-    fatal_errors,
-    known_zeros,
-    refuse_unsupported,
-)
+from samedge.engines.tensorrt.build.failures import build_failure, computes_zeros, known_zeros, refuse_unsupported
 from samedge.engines.tensorrt.build.memory import DeviceMemory, check_memory
 from samedge.engines.tensorrt.build.options import BuildOptions, BuildReport
 from samedge.engines.tensorrt.build.progress import PhaseTree, attach_monitor
@@ -119,7 +113,7 @@ def _build(
     configure(flavour, config, options, workspace=workspace, strong=strong)
     add_profile(builder, config, shapes, graph)
     if cache is not None:
-        load_timing_cache(config, cache)
+        load_timing_cache(config, cache, log)
     if features.progress_monitor:
         cast("MonitoredConfig", config).progress_monitor = attach_monitor(trt, tree)
     if log.errors:  # a setter rejected its value
@@ -127,7 +121,8 @@ def _build(
     memory = builder.build_serialized_network(network, config)
     if memory is None and tree.cancelled():
         raise EngineError("the build was cancelled", where=graph.name, cure="Start it again to build", cancelled=True)
-    if memory is None or fatal_errors(log.errors):
+    # With a plan, errors are kernels that were tried and did not work; the report has them, and the probes judge.
+    if memory is None:
         raise build_failure(flavour, graph, "build", log.errors)
     plan = memoryview(cast("Any", memory)).cast("B")  # not bytes: that would copy the plan
     tree.complete()

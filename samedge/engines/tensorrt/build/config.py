@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from samedge.engines.tensorrt.api import Flavour
 from samedge.engines.tensorrt.build.options import BuildOptions
+from samedge.engines.tensorrt.log import BuildLog
 from samedge.engines.tensorrt.protocols import Builder, BuilderConfig, CapabilityConfig, CompatibleConfig
 from samedge.errors import EngineError, StorageError, UsageError
 from samedge.options import AxisRange
@@ -104,15 +105,24 @@ def add_profile(builder: Builder, config: BuilderConfig, shapes: Shapes, graph: 
         raise EngineError("TensorRT rejected the optimisation profile", where=graph.name, cure="Give smaller ranges")
 
 
-def load_timing_cache(config: BuilderConfig, path: Path) -> None:
-    """Load the stored timing cache, or start a new one if it cannot be read: it only saves time."""
+def load_timing_cache(config: BuilderConfig, path: Path, log: BuildLog) -> None:
+    """Load the stored timing cache, or delete it and start a new one if TensorRT rejects it: it only saves time.
+
+    What TensorRT logs of a rejected one, as errors, is taken out of the log.
+    """
     try:
         kept = path.read_bytes()
     except OSError:
         kept = b""
-    cache = config.create_timing_cache(kept) or config.create_timing_cache(b"")
-    if cache is not None:
-        config.set_timing_cache(cache, False)
+    before = len(log.errors)
+    cache = config.create_timing_cache(kept)
+    if cache is None or not config.set_timing_cache(cache, False) or len(log.errors) > before:
+        del log.errors[before:]
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        cache = config.create_timing_cache(b"")
+        if cache is not None:
+            config.set_timing_cache(cache, False)
 
 
 def save_timing_cache(config: BuilderConfig, path: Path) -> None:

@@ -49,7 +49,6 @@ _CURES: Final = (  # lower-case signs of a cause in the log, and the cure; the f
         "The file is truncated or not an ONNX graph: copy it again, or export the checkpoint again",
     ),
 )  # fmt: skip
-_SURVIVED: Final = ("outofmemory", "out of memory", "insufficient memory")
 
 
 def build_failure(flavour: Flavour, graph: Path, doing: str, causes: Sequence[str]) -> EngineError:
@@ -75,15 +74,6 @@ def build_failure(flavour: Flavour, graph: Path, doing: str, causes: Sequence[st
         causes=tuple(messages),
         doing=doing,
     )
-
-
-def fatal_errors(errors: Sequence[str]) -> list[str]:
-    """Return the errors that make a finished plan worthless.
-
-    A kernel that did not fit into memory during timing is skipped in favour of another, yet logged as an error: on
-    boards this happens in every build.
-    """
-    return [error for error in errors if not any(sign in error.lower() for sign in _SURVIVED)]
 
 
 def refuse_unsupported(flavour: Flavour, options: BuildOptions) -> None:

@@ -72,7 +72,10 @@ def stored_engine(
     if found is not None:
         return found
     where = None if gpu is None or options.targets else f"cuda:{gpu.index}"
-    times = None if gpu is None else shelf.folder / f"{slug(f'timing {tensorrt.version} {gpu.name}')}.cache"
+    times = None
+    if gpu is not None:
+        named = f"timing {tensorrt.version} {gpu.name} {gpu.compute_capability} {gpu.multiprocessors}"
+        times = shelf.folder / f"{slug(named)}.cache"
 
     def build(path: Path) -> Any:
         return build_in_child(

@@ -139,18 +139,27 @@ def test_an_error_line_fails_the_build_though_nothing_else_does(generation: str,
     assert caught.value.doing == "configure"
 
 
-def test_an_error_while_building_fails_though_there_is_a_plan(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[virtualMemoryBuffer.cpp] Error Code 2: OutOfMemory (no further information)",
+        "[optimizer.cpp] Error Code 10: Internal Error (Could not find any implementation for node X.)",
+        "Error Code: 9: Skipping tactic 0x0000000000000000 due to exception autotuning",
+    ],
+)
+def test_an_error_beside_a_plan_is_a_tactic_that_was_skipped(
+    line: str, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = FakeTensorRt("10.3")
     say = fake.say
     monkeypatch.setattr(fake, "say", lambda logger: say(logger) if fake.called("build_serialized_network") else None)
-    fake.log = [("ERROR", "something is wrong")]
-    with pytest.raises(EngineError, match="cannot build this graph: something is wrong"):
-        build(fake, graph, BuildOptions())
-    fake.calls.clear()
-    # Boards log this for every kernel that is tried and does not fit, and go on with another one.
-    fake.log = [("ERROR", "[virtualMemoryBuffer.cpp] Error Code 2: OutOfMemory (no further information)")]
+    fake.log = [("ERROR", line)]
     _, report = build(fake, graph, BuildOptions())
-    assert "OutOfMemory" in report.warnings[0]
+    assert report.warnings == (line,)
+    fake.build_fails = True
+    fake.calls.clear()
+    with pytest.raises(EngineError, match="cannot build this graph"):
+        build(fake, graph, BuildOptions())
 
 
 def test_what_a_build_logs_is_in_the_report(graph: Path) -> None:

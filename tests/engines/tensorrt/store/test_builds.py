@@ -109,7 +109,7 @@ def test_the_gpu_at_hand_is_in_the_key_and_measured_by_the_child(
     entry = stored_engine(graph, BuildOptions(), flavour="tensorrt", store=store)
     assert (entry.key.gpu, entry.key.compute_capability, entry.key.multiprocessors) == (gpu.name, "8.7", 8)
     assert seen[0]["device"] == "cuda:0"
-    assert seen[0]["timing_cache"] == tmp_path / "timing-10.3.0.26-nvidia-orin-nvgpu.cache"
+    assert seen[0]["timing_cache"] == tmp_path / "timing-10.3.0.26-nvidia-orin-nvgpu-8.7-8.cache"
 
 
 def test_what_would_compute_zeros_on_the_gpu_at_hand_is_not_built(
