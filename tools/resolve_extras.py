@@ -35,8 +35,8 @@ def answer(extra: str, python: str, platform: str) -> str:
         check=False, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode == 0:
-        found = dict(match.groups() for line in done.stdout.splitlines() if (match := SHOWN.match(line)))
-        return ", ".join(f"{name} {version}" for name, version in found.items())
+        found = [match for line in done.stdout.splitlines() if (match := SHOWN.match(line))]
+        return ", ".join(f"{match[1]} {match[2]}" for match in found)
     text = " ".join(done.stderr.split())
     lacking = re.search(r"we only found wheels for `([^`]+)`|Wheels are available for `([^`]+)`", text)
     if lacking:

@@ -87,7 +87,7 @@ def test_addresses_and_videos_are_refused_in_words(address: str, tmp_path: Path)
     clip.write_bytes(b"frames")
     for data, name in ((address, address), ([address], address), (Path(address), address), (clip, str(clip))):
         with pytest.raises(ImageError, match="only files of images are read here") as caught:
-            ImageSet(data, recursive=True)  # type: ignore[arg-type]
+            ImageSet(data, recursive=True)
         assert caught.value.where == name
 
 

@@ -242,7 +242,7 @@ def _module(fake: FakeTensorRt) -> ModuleType:
         progress_monitor = property(lambda self: None)
         num_compute_capabilities = property(lambda self: 0)
 
-        def __init__(self, logger: ILogger) -> None:
+        def __init__(self, logger: Any) -> None:
             self._logger = logger
             self._profiles: list[IOptimizationProfile] = []
             self._cache: TimingCache | None = None
