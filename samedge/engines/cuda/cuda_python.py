@@ -20,6 +20,7 @@ from samedge.errors import EngineError
 
 _NON_BLOCKING: Final = 1  # cudaStreamNonBlocking
 _NO_TIMING: Final = 2  # cudaEventDisableTiming
+_INSUFFICIENT_DRIVER: Final = 35  # cudaErrorInsufficientDriver
 
 
 class _Pinned:
@@ -202,7 +203,7 @@ def _device_count(cuda: Any) -> int:
         return int(count)
     if error == cuda.cudaError_t.cudaErrorNoDevice:
         raise no_such_gpu(0, 0)
-    if error == cuda.cudaError_t.cudaErrorInsufficientDriver:
+    if int(error) == _INSUFFICIENT_DRIVER:
         raise old_driver(int(cuda.cudaDriverGetVersion()[1]), int(cuda.cudaRuntimeGetVersion()[1]))
     _, text = cuda.cudaGetErrorString(error)
     raise no_driver(text.decode(errors="replace") if isinstance(text, bytes) else str(text))
