@@ -432,6 +432,12 @@ class FakeRuntime:
         )
         return self._do("cudaGetDeviceProperties", properties)
 
+    def cudaDriverGetVersion(self) -> Any:
+        return 0, 12060
+
+    def cudaRuntimeGetVersion(self) -> Any:
+        return 0, 13000
+
     def cudaGetErrorString(self, error: int) -> Any:
         return 0, b"something is wrong"
 
@@ -588,7 +594,8 @@ def test_cuda_pythons_statuses_are_errors(runtime: FakeRuntime, name: str, statu
     [
         (2, {}, "no GPU 5: 2 visible"),
         (0, {"cudaGetDeviceCount": 100}, "none visible"),
-        (0, {"cudaGetDeviceCount": 35}, "no working NVIDIA driver .something is wrong"),
+        (0, {"cudaGetDeviceCount": 35}, "are for CUDA 13.0, and this driver is for CUDA 12.6"),
+        (0, {"cudaGetDeviceCount": 999}, "no working NVIDIA driver .something is wrong"),
     ],
 )
 def test_gpus_that_are_not_there(runtime: FakeRuntime, count: int, fail: dict[str, int], message: str) -> None:
