@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from typing_extensions import Self
 
+from samedge.runtime.image.read import opencv
 from samedge.types import FloatArray, ImageArray
 
 GREY: Final = 114
@@ -50,12 +51,9 @@ class Letterbox:
 
     def input(self, bgr: ImageArray) -> FloatArray:
         """Return the graph's input, float32 ``[1, 3, input_height, input_width]``, RGB 0..1, for a BGR uint8 image."""
-        import cv2
-
+        cv2 = opencv()
         if (self.height, self.width) != (self.resized_height, self.resized_width):
-            bgr = cv2.resize(  # type: ignore[assignment]  # cv2's own array types are wider
-                bgr, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR
-            )
+            bgr = cv2.resize(bgr, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR)
         canvas = np.full((3, self.input_height, self.input_width), GREY, np.float32)
         bottom, right = self.top + self.resized_height, self.left + self.resized_width
         canvas[:, self.top : bottom, self.left : right] = bgr[..., ::-1].transpose(2, 0, 1)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from samedge.errors import ImageError, SamedgeWarning
+from samedge.errors import ImageError, MissingExtraError, SamedgeWarning
 from samedge.runtime.image.addresses import address_of, fetch_image, without_login
 from samedge.runtime.image.limits import VIDEO_SUFFIXES, check_file, check_header, known_formats, open_at_once
 from samedge.runtime.image.value_range import ValueRange, to_uint8
@@ -194,13 +195,50 @@ def _decoded(data: bytes, where: object, value_range: ValueRange) -> ImageArray:
 
 def _decode_with_cv2(data: bytes) -> NDArray[Any] | None:
     """Return BGR pixels in the file's own depth, or None if OpenCV cannot read them."""
-    import cv2
-
+    cv2 = opencv()
     with _SILENCE:  # it would print what is about to be raised
         try:
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            pixels: NDArray[Any] | None = cv2.imdecode(
+                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+            )
         except cv2.error:
             return None
+    return pixels
+
+
+def opencv() -> Any:
+    """Return the module cv2.
+
+    Raises:
+        MissingExtraError: It cannot be imported; the cure tells of two wheels that overwrite each other, and of one
+            that needs the libraries of a desktop.
+    """
+    try:
+        return import_module("cv2")
+    except ImportError as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        wheels = [name for name in _WHEELS if installed(name)]
+        both = f" ({' and '.join(wheels)} are installed together and overwrite each other)" if len(wheels) > 1 else ""
+        remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
+        raise MissingExtraError(
+            f"OpenCV cannot be imported: {cause}{both}", cure=f"Run: {remove}pip install opencv-python-headless"
+        ) from error
+
+
+_WHEELS: Final = (
+    "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless",
+)  # fmt: skip
+
+
+def installed(wheel: str) -> bool:
+    """Return True if a wheel of this name is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(wheel)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 class _Silence:
@@ -226,7 +264,7 @@ class _Silence:
 
 def _set_log_level(level: int) -> int:
     """Set the level of OpenCV's log, 0 for silence, and return the level before."""
-    import cv2
+    cv2 = opencv()
 
     # One function under two names: OpenCV 4.8 to 4.12 have the first alone, 4.13 and later the second.
     set_level: Any = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel

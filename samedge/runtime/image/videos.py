@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from samedge.errors import ImageError, SamedgeWarning, UsageError
 from samedge.runtime.image.addresses import address_of, without_login
 from samedge.runtime.image.limits import VIDEO_SUFFIXES
-from samedge.runtime.image.read import Frame, silent_opencv
+from samedge.runtime.image.read import Frame, opencv, silent_opencv
 from samedge.types import ImageArray
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def video_frames(source: str | int, stride: int = 1, *, live: bool = False, buff
 
 
 def _frames(source: str | int, stride: int, live: bool) -> Iterator[Frame]:
-    import cv2
+    cv2 = opencv()
 
     where = f"camera {source}" if isinstance(source, int) else without_login(source)
     capture = _opened(source, where, live)
@@ -89,7 +89,7 @@ _CONVERT: Final = "Play it to check it, or convert it: ffmpeg -i VIDEO video.mp4
 
 
 def _opened(source: str | int, where: str, live: bool) -> Any:
-    import cv2
+    cv2 = opencv()
 
     quiet_ffmpeg()
     network = isinstance(source, str) and address_of(source) is not None

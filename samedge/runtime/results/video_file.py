@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from samedge.errors import StorageError
-from samedge.runtime.image.read import silent_opencv
+from samedge.runtime.image.read import opencv, silent_opencv
 from samedge.runtime.image.videos import quiet_ffmpeg
 from samedge.storage.files import storage_errors
 from samedge.types import Closing, ImageArray
@@ -39,7 +39,7 @@ class VideoFile(Closing):
         Raises:
             StorageError: The file cannot be written, or OpenCV has no codec for it.
         """
-        import cv2
+        cv2 = opencv()
 
         if self._writer is None:
             self._size = (frame.shape[1], frame.shape[0])
@@ -50,7 +50,7 @@ class VideoFile(Closing):
             self._writer.write(frame)
 
     def _opened(self, rate: float) -> Any:
-        import cv2
+        cv2 = opencv()
 
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
