@@ -155,7 +155,8 @@ def test_the_head_without_suppression_chooses_the_same_boxes(reference: Referenc
 def test_boxes_scores_and_masks(reference: Reference, graphs: dict[str, YOLO], name: str, image: str) -> None:
     boxes, masks = reference.found(name, image)
     assert len(boxes)
-    agree(graphs[name](reference.images[image], **LIKE_THEIRS, conf=CONF)[0], boxes, masks)
+    # The edges of masks of random weights move with the processor's rounding: 0.979 without AVX-512.
+    agree(graphs[name](reference.images[image], **LIKE_THEIRS, conf=CONF)[0], boxes, masks, iou=0.97)
 
 
 @pytest.mark.parametrize("image", SIZES)
@@ -181,5 +182,5 @@ def test_our_exports_run_in_their_runtime(reference: Reference, name: str) -> No
 def test_only_a_yolo26_has_a_head_without_suppression(reference: Reference, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="yolo11n-seg has no head that returns one box per object"):
         export_yolo(reference.model("yolo11"), tmp_path / "x.onnx", end_to_end=True)
-    with pytest.raises(UsageError, match="nothing is left to suppress"):
+    with pytest.raises(UsageError, match="which leaves nothing to suppress"):
         export_yolo(reference.model("yolo26"), tmp_path / "x.onnx", end_to_end=True, nms=True)
