@@ -186,3 +186,32 @@ def test_metas_flow(image: ImageArray, tmp_path: Path) -> None:
     wanted, wanted_scores, _ = predictor.predict(points, labels, multimask_output=False)
     assert min(ious(list(masks[0] > predictor.model.mask_threshold), list(wanted))) >= 0.999
     np.testing.assert_allclose(scores[0], wanted_scores, atol=1e-5)
+
+
+def test_optimums_graphs_run_here(image: ImageArray, tmp_path: Path) -> None:
+    """The graphs that optimum writes of transformers' model, those of transformers.js, have the masks of our export."""
+    made = environment(
+        "optimum", "optimum-onnx==0.1.0", "optimum==2.1.0", "transformers==4.57.6", "tokenizers==0.22.2",
+        "huggingface_hub==0.36.2", "requests", "urllib3", "certifi", "charset-normalizer", "idna",
+        options=("--no-deps",),
+    )  # fmt: skip
+    packages = next(made.folder.glob("lib/python*/site-packages"))  # beside our torch
+    paths = os.pathsep.join(map(str, (packages, ROOT, ROOT / "tests")))
+    script = Path(__file__).with_name("optimum_export.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, tmp_path / "model", tmp_path / "graphs"], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    own = ExportOptions(check=False, output=tmp_path / "own")
+    found, embeddings = [], []
+    for folder in (export_model(tmp_path / "model", options=own), tmp_path / "graphs"):
+        with samedge.load(folder, "onnxruntime", force=True) as predictor:
+            predictor.set_image(image[..., ::-1])
+            embeddings.append(predictor.image_embedding)
+            points = [[[200, 150], [300, 300]], [[100, 100], [50, 50]]]
+            found.append(predictor.predict(points, [[1, 0], [1, 1]], multimask=True).masks)
+    assert embeddings[0].std() > 0.1
+    assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-4
+    assert all(mask.any() for mask in found[0])
+    assert min(ious(*map(list, found))) >= 0.999
