@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from samedge.models.checkpoints.read import Checkpoint
 from samedge.models.sam.configs import IMAGE_RANGE, KNOWN_CONFIGS, TinyViTConfig
 from samedge.models.sam.registry import build_model, recognise
 from samedge.models.sam.seeded import seeded_state
+from samedge.parity.verify import verify_bundle
 from samedge.runtime.image.geometry import ImageGeometry, normalised_input
 from samedge.types import FloatArray, ImageArray
 
@@ -112,3 +114,23 @@ def test_a_bundle_stretches_in_the_host_or_in_the_graph(io: str, tmp_path: Path)
     with samedge.load(export_model("seeded:tiny_vit_tiny", output=tmp_path / "mobile")) as other:
         assert "stretched" not in (tmp_path / "mobile" / MANIFEST_NAME).read_text()
         assert other.info.input.stretched is not True
+
+
+def test_masks_as_large_as_the_input_go_through_everything(tmp_path: Path) -> None:
+    """In other SAMs a mask has a quarter of the input's side, and the embedding a sixteenth."""
+    folder = export_model(SOURCE, output=tmp_path / "bundle")
+    picture = np.random.default_rng(1).integers(0, 255, (48, 20, 3), dtype=np.uint8)
+    with samedge.load(folder, "onnxruntime", threads=1) as predictor:
+        predictor.set_image(picture)
+        assert predictor.image_embedding.shape == (1, 256, 8, 8)
+        first = predictor.predict(points=[[10, 10], [5, 40]], multimask=True)
+        assert first.low_res_logits.shape == (6, 32, 32)
+        assert first.masks.shape == (6, 48, 20)
+        again = predictor.predict(boxes=[[1, 1, 18, 40]], masks=first.low_res_logits[:1])
+        drawn = predictor.predict(masks=first.masks[:1])
+        assert again.masks.shape == drawn.masks.shape == (1, 48, 20)
+        options: Any = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+        found = predictor.everything(**options).records()
+        assert found
+        assert {record["segmentation"].shape for record in found} == {(48, 20)}
+    assert verify_bundle(folder, backend="onnxruntime").verdict == "passed"
