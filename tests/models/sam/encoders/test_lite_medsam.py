@@ -132,5 +132,5 @@ def test_masks_as_large_as_the_input_go_through_everything(tmp_path: Path) -> No
         options: Any = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
         found = predictor.everything(**options).records()
         assert found
-        assert {np.shape(record["segmentation"]) for record in found} == {(48, 20)}
+        assert {np.asarray(record["segmentation"]).shape for record in found} == {(48, 20)}
     assert verify_bundle(folder, backend="onnxruntime").verdict == "passed"
